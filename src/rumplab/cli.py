@@ -1,0 +1,123 @@
+"""The command line: finds the verb, loads its module and nothing else, and turns errors into exit codes.
+
+A verb is a module ``rumplab.VERB`` with ``HELP`` (one line), ``EPILOG`` (examples),
+``add_arguments(parser)`` and ``run(args) -> int``. A module with ``TAKES_EXTRA = True`` gets what follows
+``--`` on the command line as the list ``args.extra``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import errno
+import importlib
+import os
+import signal
+import sys
+from types import ModuleType
+
+from rumplab import __version__
+from rumplab.errors import RumplabError
+
+VERBS = ("status", "doctor", "stage", "run", "ps", "logs", "stop", "debug", "smoke")
+HIDDEN_VERBS = ("completion",)
+
+EXAMPLES = """\
+examples:
+  rumplab status                          what is provisioned
+  rumplab smoke                           prove that the whole lab works
+  rumplab stage hello.bin -o hello.img    make a bootable image, without root
+  rumplab run hello.img --wait --detach   start it, stopped before its first instruction
+  rumplab debug hello main                attach the debugger and run to main
+
+'rumplab VERB --help' explains a verb. Exit codes: 0 done, 1 failed, 2 usage, 3 not provisioned.
+"""
+
+
+def verb_module(verb: str) -> ModuleType:
+    """The module that implements `verb`, imported now."""
+    return importlib.import_module(f"rumplab.{verb}")
+
+
+def verb_parser(verb: str, module: ModuleType) -> argparse.ArgumentParser:
+    """The argument parser of one verb."""
+    parser = argparse.ArgumentParser(
+        prog=f"rumplab {verb}",
+        description=module.HELP,
+        epilog=module.EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    return parser
+
+
+def overview() -> str:
+    """The text of ``rumplab --help``: a table of the verbs."""
+    width = max(map(len, VERBS))
+    rows = "\n".join(f"  {verb:{width}}  {verb_module(verb).HELP}" for verb in VERBS)
+    return f"usage: rumplab VERB [ARGUMENT…]\n       rumplab --version\n\nverbs:\n{rows}\n\n{EXAMPLES}"
+
+
+def split_extra(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before and after the first ``--``."""
+    if "--" not in arguments:
+        return arguments, []
+    at = arguments.index("--")
+    return arguments[:at], arguments[at + 1 :]
+
+
+def unknown(word: str) -> str:
+    close = difflib.get_close_matches(word, VERBS, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return f"rumplab: unknown verb '{word}'{hint}; 'rumplab --help' lists them"
+
+
+def dispatch(verb: str, arguments: list[str]) -> int:
+    """Parses `arguments` for `verb` and runs it; the verb's errors pass through."""
+    module = verb_module(verb)
+    parser = verb_parser(verb, module)
+    if getattr(module, "TAKES_EXTRA", False):
+        arguments, extra = split_extra(arguments)
+        args = parser.parse_args(arguments)
+        args.extra = extra
+    else:
+        args = parser.parse_args(arguments)
+    code: int = module.run(args)
+    sys.stdout.flush()
+    return code
+
+
+def complain(verb: str, message: str) -> None:
+    print(f"rumplab {verb}: {message}", file=sys.stderr)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point. Returns the exit code; see docs/architecture.md for what the codes mean."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview(), end="")
+        return 0 if arguments else 2
+    verb = arguments[0]
+    if verb in ("-V", "--version"):
+        print(f"rumplab {__version__}")
+        return 0
+    if verb not in VERBS + HIDDEN_VERBS:
+        print(unknown(verb), file=sys.stderr)
+        return 2
+    try:
+        return dispatch(verb, arguments[1:])
+    except RumplabError as error:
+        complain(verb, str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader went away: that's not a failure to report, and the exit must not flush to it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        remedy = "; free some space there" if error.errno == errno.ENOSPC else ""
+        complain(verb, f"{place}{error.strerror or error}{remedy}")
+        return 1
