@@ -1,0 +1,163 @@
+/*
+ * From a Multiboot loader (32-bit protected mode, paging off, interrupts off) to C in long mode.
+ *
+ * The header has the address fields, so a loader copies the file flat and never looks at the ELF headers:
+ * that is how a loader that knows only 32-bit ELF (QEMU's -kernel) starts a 64-bit program.
+ */
+#include "multiboot.h"
+
+#define HEADER_FLAGS (MULTIBOOT_PAGE_ALIGN | MULTIBOOT_MEMORY_INFO | MULTIBOOT_ADDRESS_FIELDS)
+
+#define COM1_DATA 0x3f8
+#define COM1_LINE_STATUS 0x3fd
+#define TRANSMITTER_EMPTY 0x20
+
+#define PRESENT_WRITABLE 0x003
+#define LARGE_PAGE 0x083
+#define CR4_PAE 0x20
+#define EFER_MSR 0xc0000080
+#define EFER_LONG_MODE 0x100
+#define CR0_PAGING 0x80000000
+
+#define CODE_SELECTOR 0x08
+#define DATA_SELECTOR 0x10
+
+	.section .multiboot, "a"
+	.balign 4
+multiboot_header:
+	.long	MULTIBOOT_HEADER_MAGIC
+	.long	HEADER_FLAGS
+	.long	-(MULTIBOOT_HEADER_MAGIC + HEADER_FLAGS)
+	.long	multiboot_header	/* header_addr */
+	.long	image_start		/* load_addr */
+	.long	image_load_end		/* load_end_addr: what follows in the file is symbols */
+	.long	image_bss_end		/* bss_end_addr: the loader clears up to here */
+	.long	_start			/* entry_addr */
+
+	.section .text.boot, "ax"
+	.code32
+	.globl	_start
+	.type	_start, @function
+_start:
+	cli
+	cld
+	movl	$boot_stack_top, %esp
+	movl	$no_multiboot, %esi
+	cmpl	$MULTIBOOT_LOADER_MAGIC, %eax
+	jne	refuse
+	movl	%ebx, %ebp		/* cpuid overwrites ebx */
+
+	movl	$no_long_mode, %esi
+	movl	$0x80000000, %eax
+	cpuid
+	cmpl	$0x80000001, %eax
+	jb	refuse
+	movl	$0x80000001, %eax
+	cpuid
+	btl	$29, %edx
+	jnc	refuse
+
+	/* Map the first 4 GiB one to one with 2 MiB pages: every processor with long mode has those. */
+	movl	$page_directories, %edi
+	movl	$LARGE_PAGE, %eax
+	xorl	%edx, %edx
+	movl	$(4 * 512), %ecx
+1:	movl	%eax, (%edi)
+	movl	%edx, 4(%edi)
+	addl	$0x200000, %eax
+	addl	$8, %edi
+	loop	1b
+
+	movl	$page_pointers, %edi
+	movl	$(page_directories + PRESENT_WRITABLE), %eax
+	movl	$4, %ecx
+2:	movl	%eax, (%edi)
+	addl	$0x1000, %eax
+	addl	$8, %edi
+	loop	2b
+	movl	$(page_pointers + PRESENT_WRITABLE), page_top
+
+	movl	$page_top, %eax
+	movl	%eax, %cr3
+	movl	%cr4, %eax
+	orl	$CR4_PAE, %eax
+	movl	%eax, %cr4
+	movl	$EFER_MSR, %ecx
+	rdmsr
+	orl	$EFER_LONG_MODE, %eax
+	wrmsr
+	movl	%cr0, %eax
+	orl	$CR0_PAGING, %eax
+	movl	%eax, %cr0
+	lgdt	descriptor_table_register
+	ljmp	$CODE_SELECTOR, $long_mode
+
+	/* esi: the message. Says it on the serial port, which the firmware or the reset state left usable. */
+refuse:
+	movw	$COM1_LINE_STATUS, %dx
+	movl	$0x100000, %ecx
+3:	inb	%dx, %al
+	testb	$TRANSMITTER_EMPTY, %al
+	loopz	3b
+	lodsb
+	testb	%al, %al
+	jz	halt
+	movw	$COM1_DATA, %dx
+	outb	%al, %dx
+	jmp	refuse
+halt:
+	cli
+	hlt
+	jmp	halt
+	.size	_start, . - _start
+
+	.code64
+	.type	long_mode, @function
+long_mode:
+	movl	$DATA_SELECTOR, %eax
+	movl	%eax, %ds
+	movl	%eax, %es
+	movl	%eax, %ss
+	xorl	%eax, %eax
+	movl	%eax, %fs
+	movl	%eax, %gs
+	movl	$boot_stack_top, %esp
+	call	exceptions_init
+	movl	%ebp, %edi
+	xorl	%ebp, %ebp		/* ends a debugger's back trace */
+	call	main
+4:	cli
+	hlt
+	jmp	4b
+	.size	long_mode, . - long_mode
+
+	.section .rodata
+no_multiboot:
+	.asciz	"boot: not started by a Multiboot loader, halting\r\n"
+no_long_mode:
+	.asciz	"boot: this processor has no long mode, halting\r\n"
+
+	.section .data
+	.balign	8
+descriptor_table:
+	.quad	0
+	.quad	0x00af9b000000ffff	/* 64-bit code */
+	.quad	0x00cf93000000ffff	/* data */
+descriptor_table_end:
+descriptor_table_register:
+	.word	descriptor_table_end - descriptor_table - 1
+	.long	descriptor_table
+
+	.section .bss
+	.balign	4096
+page_top:
+	.skip	4096
+page_pointers:
+	.skip	4096
+page_directories:
+	.skip	4 * 4096
+boot_stack:
+	.skip	64 * 1024
+boot_stack_top:
+
+	.section .note.GNU-stack, "", @progbits

@@ -1,0 +1,61 @@
+/*
+ * The lab's demo unikernel: says how it was started and which PCI functions it sees, then ends.
+ * What it prints is described in docs/pcihello.md.
+ */
+#include "multiboot.h"
+#include "platform.h"
+
+/* QEMU's isa-debug-exit, `-device isa-debug-exit,iobase=0xf4`: writing v ends QEMU with status 2v + 1. */
+#define DEBUG_EXIT_PORT 0xf4
+#define DEBUG_EXIT_DONE 0x10
+
+static const void *physical(uint32_t address)
+{
+	return (const void *)(uintptr_t)address;
+}
+
+static void print_command_line(const struct multiboot_info *info)
+{
+	serial_string("pcihello: command line: ");
+	if (info->flags & MULTIBOOT_HAS_COMMAND_LINE)
+		serial_string(physical(info->command_line));
+	serial_character('\n');
+}
+
+static void print_modules(const struct multiboot_info *info)
+{
+	const struct multiboot_module *modules = physical(info->modules);
+
+	if (!(info->flags & MULTIBOOT_HAS_MODULES))
+		return;
+	for (uint32_t index = 0; index < info->module_count; index++) {
+		uint32_t size = modules[index].end - modules[index].start;
+
+		serial_string("pcihello: module ");
+		serial_decimal(index);
+		serial_string(": ");
+		serial_decimal(size);
+		serial_string(" bytes, ");
+		serial_string(physical(modules[index].string));
+		serial_character('\n');
+		serial_bytes(physical(modules[index].start), size);
+		serial_character('\n');
+	}
+}
+
+void main(const struct multiboot_info *info);
+
+void main(const struct multiboot_info *info)
+{
+	serial_init();
+	print_command_line(info);
+	print_modules(info);
+	unsigned int functions = pci_walk(0);
+
+	serial_string("pcihello: ");
+	serial_decimal(functions);
+	serial_string(" PCI functions\n");
+	serial_string("pcihello: done\n");
+	out8(DEBUG_EXIT_PORT, DEBUG_EXIT_DONE);
+	halt();
+}

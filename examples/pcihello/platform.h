@@ -1,0 +1,76 @@
+/* What the start-up code and the drivers of the examples offer to each other and to main(). */
+#ifndef PLATFORM_H
+#define PLATFORM_H
+
+#include <stdint.h>
+
+/* The start of the machine's configuration space of one PCI function. */
+#define PCI_ID 0x00
+#define PCI_CLASS 0x08
+#define PCI_HEADER_TYPE 0x0c
+#define PCI_BUS_NUMBERS 0x18
+
+static inline void out8(uint16_t port, uint8_t value)
+{
+	__asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port));
+}
+
+static inline uint8_t in8(uint16_t port)
+{
+	uint8_t value;
+
+	__asm__ volatile("inb %1, %0" : "=a"(value) : "Nd"(port));
+	return value;
+}
+
+static inline void out32(uint16_t port, uint32_t value)
+{
+	__asm__ volatile("outl %0, %1" : : "a"(value), "Nd"(port));
+}
+
+static inline uint32_t in32(uint16_t port)
+{
+	uint32_t value;
+
+	__asm__ volatile("inl %1, %0" : "=a"(value) : "Nd"(port));
+	return value;
+}
+
+/* Interrupts off, for good. A debugger can still stop here and look. */
+static inline void __attribute__((noreturn)) halt(void)
+{
+	for (;;)
+		__asm__ volatile("cli; hlt");
+}
+
+/* exceptions.c: a processor exception prints one line and halts, instead of resetting the machine. */
+void exceptions_init(void);
+void exception(uint64_t vector, uint64_t error, uint64_t rip, uint64_t cr2);
+
+/* serial.c: the first serial port, 115200 8N1. A line feed goes out as carriage return and line feed. */
+void serial_init(void);
+void serial_character(char character);
+void serial_string(const char *string);
+void serial_bytes(const char *bytes, uint64_t count);
+void serial_hex(uint64_t value, unsigned int digits);
+void serial_decimal(uint64_t value);
+
+/*
+ * pci.c: one 32-bit word of a function's configuration space; offset is in bytes, a multiple of 4.
+ * An absent function reads as 0xffffffff.
+ */
+uint32_t pci_read(unsigned int bus, unsigned int device, unsigned int function, unsigned int offset);
+
+/*
+ * Walks bus and, through bridges, every bus below it. Prints one line a function and calls
+ * pci_device_found() for it. Returns how many functions there are.
+ */
+unsigned int pci_walk(unsigned int bus);
+
+/*
+ * A place for a breakpoint; does nothing. id is the first word of the configuration space, that is
+ * device << 16 | vendor: 0x100e8086 is the 82540EM that QEMU calls e1000.
+ */
+void pci_device_found(unsigned int bus, unsigned int device, unsigned int function, uint32_t id);
+
+#endif
