@@ -1,0 +1,194 @@
+"""Make the checkout's virtual environment from a lock file: make_venv.py CALLER LOCK [INSTALLED-PACKAGE...]
+
+Called by tools/venv.sh when its comparison says that .venv is not what the lock asks for. Runs on the host's
+own Python, so: standard library only. Whatever happens, .venv is trusted only once the copy of the lock in
+.venv/locks, which is written last, equals the lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+LOCK_WAIT = 900.0
+PIP_LIMIT = 1800.0
+RECORD = "bootstrap-packages.json"
+UNREACHABLE = (
+    "NewConnectionError",
+    "ConnectTimeoutError",
+    "ReadTimeoutError",
+    "Temporary failure in name resolution",
+    "ProxyError",
+    "No matching distribution found",
+)
+
+
+class Failed(Exception):
+    """What went wrong and the remedy, in words for the user."""
+
+
+@contextlib.contextmanager
+def held(directory: Path, say: Callable[[str], None], limit: float = LOCK_WAIT) -> Iterator[None]:
+    """Hold the directory's lock. The kernel drops it with the process, so a killed run leaves none behind."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        deadline = time.monotonic() + limit
+        told = False
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise Failed(
+                        f"another run has held {directory}/.venv for {limit:.0f} s: end that run, then start again"
+                    ) from None
+                if not told:
+                    say("another run is making .venv; waiting for it")
+                    told = True
+                time.sleep(0.2)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_current(venv: Path, lock: Path) -> bool:
+    """Whether the environment stands where it was made and holds what the lock names."""
+    try:
+        return (
+            os.access(venv / "bin" / "python", os.X_OK)
+            and (venv / "locks" / lock.name).read_bytes() == lock.read_bytes()
+            and (venv / "locks" / "location").read_text("utf-8") == f"{venv.parent}\n"
+        )
+    except OSError:
+        return False
+
+
+def remember(venv: Path, packages: list[str]) -> None:
+    """Add to the record of packages installed on the way here: the playbooks take it into their manifest."""
+    record = venv / RECORD
+    known = set(packages)
+    if record.exists():
+        known.update(json.loads(record.read_text("utf-8"))["rumplab_bootstrap_packages"])
+    venv.mkdir(exist_ok=True)
+    record.write_text(json.dumps({"rumplab_bootstrap_packages": sorted(known)}) + "\n", "utf-8")
+
+
+def clear(venv: Path) -> None:
+    """Empty the environment's directory, but for the record."""
+    for entry in venv.iterdir():
+        if entry.name == RECORD:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def pip_argv(venv: Path, lock: Path) -> list[str]:
+    """The command that installs exactly what the lock names, every file checked against its hash."""
+    return [
+        *(str(venv / "bin" / "python"), "-I", "-m", "pip", "install"),
+        *("--quiet", "--no-input", "--disable-pip-version-check", "--retries", "2"),
+        *("--require-hashes", "--requirement", str(lock)),
+    ]
+
+
+def explain(output: str, lock: Path) -> str:
+    """Say what pip's failure means and what to do about it."""
+    if "DO NOT MATCH THE HASHES" in output:
+        return (
+            f"a package is not the one that {lock.name} names: see pip's message above. "
+            "The package index served something else; nothing of it was used"
+        )
+    if "No space left on device" in output:
+        return f"no space left for {lock.parent}/.venv, which needs 1 GB: free some, then start again"
+    if any(sign in output for sign in UNREACHABLE):
+        return (
+            "pip could not reach a package index that has what the lock names: see its message above. "
+            "Check the network, or name a mirror or a directory of wheels in PIP_INDEX_URL or "
+            "PIP_FIND_LINKS, then start again"
+        )
+    return f"pip could not install {lock.name}: see its message above"
+
+
+def run_pip(venv: Path, lock: Path) -> None:
+    elsewhere = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX")
+    try:
+        done = subprocess.run(
+            pip_argv(venv, lock),
+            env={name: value for name, value in os.environ.items() if name not in elsewhere},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=PIP_LIMIT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise Failed(f"pip did not finish in {PIP_LIMIT:.0f} s: check the network, start again") from None
+    if done.returncode:
+        sys.stderr.write(done.stdout)
+        raise Failed(explain(done.stdout, lock))
+
+
+def make(venv: Path, lock: Path) -> None:
+    """Bring the environment to what the lock names: on top of another current lock, else from nothing."""
+    locks = venv / "locks"
+    kept = [
+        name
+        for name in sorted(p.name for p in lock.parent.glob("requirements*.txt"))
+        if is_current(venv, lock.parent / name)
+    ]
+    if kept:
+        shutil.rmtree(locks)
+    else:
+        clear(venv)
+        # The interpreter's own name: /usr/bin/python3 may be another version after an upgrade of the host.
+        interpreter = os.path.realpath(sys.executable)
+        subprocess.run([interpreter, "-I", "-m", "venv", str(venv)], check=True, timeout=300)
+    run_pip(venv, lock)
+    locks.mkdir()
+    (locks / "location").write_text(f"{venv.parent}\n", "utf-8")
+    for name in {*kept, lock.name}:
+        shutil.copyfile(lock.parent / name, locks / f"{name}.new")
+        os.replace(locks / f"{name}.new", locks / name)
+
+
+def main(argv: list[str]) -> int:
+    caller, lock_name, *packages = argv
+    repository = Path(__file__).resolve().parent.parent
+    venv, lock = repository / ".venv", repository / lock_name
+
+    def say(text: str) -> None:
+        print(f"{caller}: {text}", file=sys.stderr, flush=True)
+
+    try:
+        with held(repository, say):
+            remember(venv, packages)
+            if not is_current(venv, lock):
+                say(f"making .venv from {lock.name}: a minute or so, once")
+                make(venv, lock)
+    except Failed as failure:
+        say(str(failure))
+        return 1
+    except subprocess.SubprocessError as failure:
+        say(f"cannot make {venv}: {failure}")
+        return 1
+    except OSError as failure:
+        say(f"cannot write {venv}: {failure.strerror}. Make the checkout writable, or clone it elsewhere")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
