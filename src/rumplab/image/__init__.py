@@ -1,0 +1,1 @@
+"""The pieces that `rumplab stage` builds a disk image from."""

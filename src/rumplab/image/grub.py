@@ -1,0 +1,60 @@
+"""GRUB's menu, and how a text gets from the command line of `rumplab stage` to the unikernel unchanged.
+
+Two things stand between. GRUB's script language, of which single quotes switch everything off. And GRUB's
+`multiboot` command, which joins its words with spaces to the unikernel's command line, but puts a backslash
+before every quote and backslash in them, and double quotes round a word with a space. No quoting in the menu
+prevents that, and JSON can't be written without quotes. A Multiboot module arrives as it is; rumprun takes
+its configuration from the first module if there is one, else from the command line.
+"""
+
+from __future__ import annotations
+
+PROGRAM = "/boot/program.bin"
+MODULES = ("biosdisk", "part_msdos", "ext2", "multiboot", "normal", "serial", "terminal", "configfile")
+# The device is left out: it is the disk that the firmware booted, whichever number that has.
+PREFIX = "(,msdos1)/boot/grub"
+
+# rumprun keeps its command line in 4096 bytes, with the program's name and a NUL.
+COMMAND_LINE_LIMIT = 4096 - len(PROGRAM) - len(" ") - 1
+
+ESCAPED_BY_GRUB = frozenset("\\'\"")
+
+
+def survives_command_line(text: str) -> bool:
+    """Whether `text` reaches the unikernel unchanged as part of its command line."""
+    return (
+        not any(character in ESCAPED_BY_GRUB or character < " " or character == "\x7f" for character in text)
+        and len(text.encode(errors="surrogateescape")) <= COMMAND_LINE_LIMIT
+    )
+
+
+def quote(word: str) -> str:
+    """`word` as one word of GRUB's script language."""
+    return "'" + word.replace("'", "'\\''") + "'"
+
+
+def command_line_words(text: str) -> list[str]:
+    """The words that GRUB joins with single spaces to `text`; an empty word stands for a further space."""
+    return text.split(" ") if text else []
+
+
+def menu(arguments: str, module: str | None) -> str:
+    """The file grub.cfg. `arguments` must survive the command line; `module` is a path in the image.
+
+    GRUB leaves the file's name out of the command line, so it is given again as the first word, which is
+    where programs expect it.
+    """
+    words = [quote(word) for word in [PROGRAM, *command_line_words(arguments)]]
+    lines = [f"\tmultiboot {PROGRAM} {' '.join(words)}"]
+    if module:
+        lines.append(f"\tmodule {module} {quote(module)}")
+    commands = "\n".join(lines)
+    return f"""\
+serial --unit=0 --speed=115200
+terminal_input --append serial
+terminal_output --append serial
+set timeout=0
+menuentry 'program.bin' {{
+{commands}
+}}
+"""

@@ -1,0 +1,70 @@
+"""How large an image has to be. All sizes are in bytes unless a name says otherwise."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from rumplab.errors import RumplabError, UsageError
+
+KIB = 1024
+MIB = 1024 * KIB
+SECTOR = 512
+# The usual first sector: what is left before it holds GRUB's core image.
+PARTITION_START = MIB
+BLOCK = 4 * KIB
+INODES = 64
+
+POINTERS = BLOCK // 4
+BLOCKS_PER_GROUP = 8 * BLOCK
+# Superblock, group descriptors, two bitmaps and the inode table: a group has at most that many.
+BLOCKS_OF_A_GROUP = 16
+# Directories, and the 16 KiB of lost+found.
+FIXED_BLOCKS = 16
+# An MBR counts sectors in 32 bits.
+LARGEST = (2**32 - 1) * SECTOR // MIB * MIB
+
+UNITS = {"": MIB, "m": MIB, "mib": MIB, "g": KIB * MIB, "gib": KIB * MIB}
+SIZE = re.compile(r"([0-9]{1,9}) ?([a-z]*)", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """`64` (MiB), `64M`, `64MiB`, `1G` or `1GiB` in bytes. UsageError for anything else."""
+    match = SIZE.fullmatch(text)
+    unit = UNITS.get(match[2].lower()) if match else None
+    if match is None or unit is None:
+        raise UsageError(f"--size {text}: give a number of MiB, or one with M or G")
+    size = int(match[1]) * unit
+    if not 0 < size <= LARGEST:
+        raise UsageError(f"--size {text}: an image has between 1 MiB and {LARGEST // MIB} MiB")
+    return size
+
+
+def blocks_of_file(size: int) -> int:
+    """How many blocks an ext2 file of `size` bytes takes: its data and at most its indirect blocks."""
+    data = -(-size // BLOCK)
+    single = -(-data // POINTERS)
+    return data + single + -(-single // POINTERS) + 2
+
+
+def image_size(contents: Iterable[int]) -> int:
+    """The size of the smallest image, in whole MiB, that is certain to hold files of these sizes."""
+    blocks = FIXED_BLOCKS + sum(map(blocks_of_file, contents))
+    groups = 1 + blocks // (BLOCKS_PER_GROUP - BLOCKS_OF_A_GROUP)
+    blocks += groups * BLOCKS_OF_A_GROUP
+    return PARTITION_START + -(-blocks * BLOCK // MIB) * MIB
+
+
+def choose_size(wanted: int | None, contents: Iterable[int]) -> int:
+    """`wanted`, or the smallest size that holds `contents`. RumplabError when `wanted` is too small."""
+    needed = image_size(contents)
+    if needed > LARGEST:
+        raise RumplabError(f"the program is too large: an image has at most {LARGEST // MIB} MiB")
+    if wanted is None:
+        return needed
+    if wanted < needed:
+        raise RumplabError(
+            f"the program is larger than the image: it needs {needed // MIB} MiB and --size gives"
+            f" {wanted // MIB}; leave --size out or give at least {needed // MIB}"
+        )
+    return wanted

@@ -1,0 +1,77 @@
+"""Whether a program is one that a Multiboot 1 loader starts.
+
+The header's format: Multiboot Specification 0.6.96, section 3.1. It lies 4-aligned in the first 8192 bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from pathlib import Path
+
+from rumplab.errors import RumplabError
+
+SEARCH = 8192
+MAGIC = 0x1BADB002
+MAGIC_BYTES = struct.pack("<I", MAGIC)
+HEADER_SIZE = 12
+# Bits 0 to 15 are demands on the loader; GRUB knows the first three and refuses a program with another one.
+UNKNOWN_DEMANDS = 0xFFF8
+
+ELF_MAGIC = b"\x7fELF"
+ELF_LITTLE_ENDIAN = 1
+ELF_X86 = (3, 62)
+ELF_IDENTITY = struct.Struct("<4sBB10xHH")
+
+
+def check_program(path: Path) -> int:
+    """The size in bytes of the unikernel `path`. RumplabError says why it can't be booted, if it can't."""
+    try:
+        # Opening a FIFO would wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        raise RumplabError(f"cannot read {path}: {error.strerror}") from error
+    with open(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise RumplabError(f"{path} is not a file; name the unikernel that the build wrote")
+        head = file.read(SEARCH)
+    problem = elf_problem(head) or header_problem(head)
+    if problem:
+        raise RumplabError(f"{path} {problem}")
+    return status.st_size
+
+
+def elf_problem(head: bytes) -> str | None:
+    """Why a file that begins with `head` is no x86 ELF program, or None."""
+    if not head.startswith(ELF_MAGIC):
+        return "is not an ELF file; name the unikernel that the build wrote, not an image or an archive"
+    if len(head) < ELF_IDENTITY.size:
+        return "is a truncated ELF file; build it again"
+    _, _, order, _, machine = ELF_IDENTITY.unpack_from(head)
+    if order != ELF_LITTLE_ENDIAN or machine not in ELF_X86:
+        return f"is an ELF file for another processor (machine {machine}); build it for x86"
+    return None
+
+
+def header_problem(head: bytes) -> str | None:
+    """Why the first 8192 bytes `head` hold no usable Multiboot header, or None."""
+    problem = None
+    for offset in range(0, len(head) - HEADER_SIZE + 1, 4):
+        magic, flags, checksum = struct.unpack_from("<III", head, offset)
+        if magic != MAGIC:
+            continue
+        if (magic + flags + checksum) & 0xFFFFFFFF:
+            problem = problem or f"has a Multiboot header at byte {offset} whose checksum is wrong"
+        elif flags & UNKNOWN_DEMANDS:
+            demands = flags & UNKNOWN_DEMANDS
+            return f"asks the boot loader for a feature that GRUB doesn't have (header flags {demands:#x})"
+        else:
+            return None
+    unaligned = head.find(MAGIC_BYTES)
+    if problem is None and unaligned % 4 and unaligned >= 0:
+        problem = f"has a Multiboot header at byte {unaligned}, which is not a multiple of 4"
+    return (problem or "has no Multiboot header in its first 8192 bytes") + (
+        "; link it as a Multiboot 1 program, with the header's section first"
+    )

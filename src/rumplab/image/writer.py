@@ -1,0 +1,138 @@
+"""Carries a recipe out: into a temporary file beside the output, which takes its place at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import secrets
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from rumplab.errors import RumplabError
+from rumplab.image.layout import MIB
+from rumplab.image.recipe import Recipe, Step
+
+SIDECAR_SUFFIX = ".rumplab.json"
+VERSION_LINE = re.compile(r"\S+ [0-9]+\.[0-9]+.*\([^)]*\)\s*")
+OUT_OF_SPACE = os.strerror(errno.ENOSPC)
+# A step that writes slower than that, or hangs, is given up.
+SLOWEST = MIB
+PATIENCE = 60
+
+
+def sidecar(output: Path) -> Path:
+    """The file beside an image that says what was staged into it."""
+    return output.with_name(output.name + SIDECAR_SUFFIX)
+
+
+def write_image(recipe: Recipe, output: Path, needed: int, about: dict[str, object]) -> None:
+    """Writes the image `output` and its sidecar, or nothing. `needed` is what it takes on disk, in bytes."""
+    check_space(output.parent, needed)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(interruptible())
+        image = stack.enter_context(temporary_file(output.parent))
+        description = stack.enter_context(temporary_file(output.parent))
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rumplab-stage-")))
+        description.write_text(json.dumps({"schema": 1, **about}, indent=2) + "\n", encoding="utf-8")
+        lay_out(recipe, work, image)
+        for step in recipe.steps:
+            run_step(step, work, recipe, output.parent, needed)
+        # In this order a description never stands beside an image that it doesn't describe.
+        sidecar(output).unlink(missing_ok=True)
+        image.rename(output)
+        description.rename(sidecar(output))
+
+
+def lay_out(recipe: Recipe, work: Path, image: Path) -> None:
+    """Makes the files and links that the recipe's commands expect in `work`."""
+    for name, content in recipe.files.items():
+        (work / name).write_bytes(content)
+    for name, target in {**recipe.links, "image": image}.items():
+        (work / name).symlink_to(target)
+
+
+def run_step(step: Step, work: Path, recipe: Recipe, directory: Path, needed: int) -> None:
+    """Runs one command. RumplabError with what it said when it fails."""
+    try:
+        result = subprocess.run(
+            step.argv,
+            cwd=work,
+            env={**os.environ, **recipe.environment},
+            input=step.stdin.encode(),
+            capture_output=True,
+            check=False,
+            timeout=PATIENCE + needed / SLOWEST,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RumplabError(
+            f"{step.argv[0]} took more than {error.timeout:.0f} s and was stopped; is {directory} on a disk"
+            " that answers?"
+        ) from error
+    except OSError as error:
+        raise RumplabError(f"cannot run {step.argv[0]}: {error.strerror}") from error
+    said = result.stderr.decode(errors="replace").strip()
+    if OUT_OF_SPACE in said:
+        raise out_of_space(directory, needed)
+    if result.returncode or (step.quiet and complaints(said)):
+        reason = said or f"exit status {result.returncode}"
+        raise RumplabError(f"{step.argv[0]} failed: {reason}\nthe commands: rumplab stage --dry-run …")
+
+
+def complaints(said: str) -> list[str]:
+    """The lines of `said` that are not just a program's name and version."""
+    return [line for line in said.splitlines() if line.strip() and not VERSION_LINE.fullmatch(line)]
+
+
+def check_space(directory: Path, needed: int) -> None:
+    """RumplabError when `directory` has less than `needed` bytes left."""
+    status = os.statvfs(directory)
+    if status.f_bavail * status.f_frsize < needed:
+        raise out_of_space(directory, needed)
+
+
+def out_of_space(directory: Path, needed: int) -> RumplabError:
+    status = os.statvfs(directory)
+    free = status.f_bavail * status.f_frsize
+    return RumplabError(
+        f"no space left: the image needs {-(-needed // MIB)} MiB in {directory}, which has {free // MIB} MiB"
+        f" free, and 1 MiB in {tempfile.gettempdir()}; free some space or choose another place with -o"
+    )
+
+
+@contextlib.contextmanager
+def temporary_file(directory: Path) -> Iterator[Path]:
+    """An empty file in `directory`, removed at the end unless it was renamed. Its mode follows the umask."""
+    path = directory / f".rumplab-stage-{secrets.token_hex(8)}"
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except OSError as error:
+        raise RumplabError(
+            f"cannot write in {directory}: {error.strerror}; choose another place with -o"
+        ) from error
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Turns SIGTERM and SIGHUP into an exit that cleans up, as Python does for SIGINT."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, leave) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, before):
+            signal.signal(number, handler)
