@@ -1,0 +1,29 @@
+"""Filter: the stamp that names an installed tree."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Callable, Mapping
+
+# What makes a pin the pin it is. Where a file comes from doesn't: moving a URL must not rebuild anything.
+IDENTITY = ("sha512", "sha256", "sha1", "commit", "submodules", "apt_source", "member")
+
+
+def canonical(value: Any) -> bytes:
+    """Return JSON with sorted keys, without blanks, in UTF-8."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str).encode()
+
+
+def artifact_stamp(recipe: Mapping[str, Any], pin: Mapping[str, Any]) -> str:
+    """Return the sha256, in hex, of the canonical JSON of a recipe (edits, build, files, platform) and a pin."""
+    identity = {key: pin[key] for key in IDENTITY if pin.get(key)}
+    return hashlib.sha256(canonical({"pin": identity, "recipe": recipe})).hexdigest()
+
+
+class FilterModule:
+    """The filters of role artifact."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return the filters by name."""
+        return {"artifact_stamp": artifact_stamp}

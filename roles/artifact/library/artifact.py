@@ -1,0 +1,106 @@
+#!/usr/bin/python
+"""Ansible module: bring one pinned artefact from its pin to an installed tree."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: artifact
+short_description: Bring one pinned artefact from its pin to an installed tree
+description:
+  - Fetches, verifies, unpacks, edits, builds and installs a source below a prefix, as an unprivileged user,
+    holding the artefact's lock all the while. Role C(artifact) documents and fills in the options.
+options:
+  name: {description: "The artefact's name.", type: str, required: true}
+  version: {description: "The version that is wanted.", type: str, required: true}
+  licence: {description: "SPDX identifier.", type: str, required: true}
+  prefix: {description: "The lab's prefix.", type: path, required: true}
+  user: {description: "The account that fetches, builds and owns the tree.", type: str, required: true}
+  source: {description: "The pin.", type: dict, required: true}
+  substitute: {description: "The declared substitute, or empty.", type: dict, default: {}}
+  edits: {description: "Source edits.", type: list, elements: dict, default: []}
+  build: {description: "The recipe.", type: dict, default: {}}
+  files: {description: "Files that are added to the tree.", type: list, elements: dict, default: []}
+  paths: {description: "Logical names of paths in the tree.", type: dict, default: {}}
+  stamps: {description: "The stamps of the upstream's tree and of the substitute's.", type: dict, required: true}
+  mirror: {description: "A directory or URL that holds the same files.", type: str, default: ''}
+  candidates: {description: "What may be tried, in order.", type: list, elements: str, required: true}
+  strict: {description: "Neither a substitute nor a deferral will do.", type: bool, default: false}
+  retry: {description: "Try for the upstream again, though a substitute serves.", type: bool, default: false}
+  built_cache: {description: "A directory of built trees.", type: str, default: ''}
+  blocked: {description: "Why nothing can be built today (its build dependencies are out of reach), or empty.",
+            type: str, default: ''}
+  generations: {description: "How many trees are kept.", type: int, default: 2}
+  jobs: {description: "How many jobs a build may run; 0 is the number of cores.", type: int, default: 0}
+  lock_wait: {description: "Seconds to wait for another run.", type: float, default: 1800}
+  fetch_timeout: {description: "Seconds without a byte after which a server counts as unreachable.",
+                  type: float, default: 30}
+  build_timeout: {description: "Seconds after which a build is ended.", type: float, default: 7200}
+author: rumplab
+"""
+
+EXAMPLES = r"""
+- name: Provide the debugger
+  artifact:
+    name: gdb
+    version: "13.2"
+"""
+
+RETURN = r"""
+state: {description: "C(installed) or C(deferred).", type: str, returned: success}
+tree: {description: "The tree in use.", type: str, returned: when installed}
+reason: {description: "Why it is deferred, or served by a substitute.", type: str, returned: always}
+"""
+
+from typing import Any  # noqa: E402
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.rumplab_artifact.pathway import provide  # noqa: E402
+from ansible.module_utils.rumplab_artifact.privilege import as_user  # noqa: E402
+from ansible.module_utils.urls import open_url  # noqa: E402
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "name": {"type": "str", "required": True},
+    "version": {"type": "str", "required": True},
+    "licence": {"type": "str", "required": True},
+    "prefix": {"type": "path", "required": True},
+    "user": {"type": "str", "required": True},
+    "source": {"type": "dict", "required": True},
+    "substitute": {"type": "dict", "default": {}},
+    "edits": {"type": "list", "elements": "dict", "default": []},
+    "build": {"type": "dict", "default": {}},
+    "files": {"type": "list", "elements": "dict", "default": []},
+    "paths": {"type": "dict", "default": {}},
+    "stamps": {"type": "dict", "required": True},
+    "mirror": {"type": "str", "default": ""},
+    "candidates": {"type": "list", "elements": "str", "required": True},
+    "strict": {"type": "bool", "default": False},
+    "retry": {"type": "bool", "default": False},
+    "built_cache": {"type": "str", "default": ""},
+    "blocked": {"type": "str", "default": ""},
+    "generations": {"type": "int", "default": 2},
+    "jobs": {"type": "int", "default": 0},
+    "lock_wait": {"type": "float", "default": 1800},
+    "fetch_timeout": {"type": "float", "default": 30},
+    "build_timeout": {"type": "float", "default": 7200},
+}
+
+
+def open_with_ansible(url: str, timeout: float) -> Any:
+    """Open a URL the way Ansible does: proxies, netrc and certificates of the host, redirects followed."""
+    return open_url(url, timeout=timeout, follow_redirects="safe", http_agent="rumplab", unredirected_headers=[])
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
+    if module.check_mode:
+        module.exit_json(changed=True, state="unknown", tree=None, reason=None)
+    request = module.params
+    answer = as_user(request["user"], lambda: provide(request, open_with_ansible))
+    if answer.get("failed"):
+        module.fail_json(**answer)
+    module.exit_json(**answer)
+
+
+if __name__ == "__main__":
+    main()

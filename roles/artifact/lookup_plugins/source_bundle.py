@@ -1,0 +1,69 @@
+"""Lookup: a directory of this repository as a source for role artifact."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: source_bundle
+short_description: A directory of the controller as a reproducible archive
+description:
+  - Returns, for each directory, a dictionary with C(bundle) (its name), C(sha256) and C(data), a base64 tar archive.
+    The same files give the same archive, whoever makes it and whenever.
+options:
+  _terms: {description: "Directories.", required: true}
+"""
+
+import base64  # noqa: E402
+import fnmatch  # noqa: E402
+import hashlib  # noqa: E402
+import io  # noqa: E402
+import lzma  # noqa: E402
+import os  # noqa: E402
+import tarfile  # noqa: E402
+from typing import Any  # noqa: E402
+
+from ansible.errors import AnsibleError  # noqa: E402
+from ansible.plugins.lookup import LookupBase  # noqa: E402
+
+# What a build or an editor leaves in a source directory.
+LEFT_OUT = ("__pycache__", "*.pyc", "*.o", "*.bin", "*.elf", "*~", ".*")
+
+
+def source_files(directory: str) -> list[str]:
+    """Return the paths of the files below `directory`, relative to it and sorted, without what is left out."""
+    found = []
+    for here, directories, names in os.walk(directory):
+        directories[:] = [d for d in directories if not any(fnmatch.fnmatch(d, pattern) for pattern in LEFT_OUT)]
+        for name in names:
+            if not any(fnmatch.fnmatch(name, pattern) for pattern in LEFT_OUT):
+                found.append(os.path.relpath(os.path.join(here, name), directory))
+    return sorted(found)
+
+
+def make_bundle(directory: str) -> dict[str, str]:
+    """Return the bundle of a directory: its base name, the sha256 of its tar archive, and that archive, xz, base64."""
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name in source_files(directory):
+            path = os.path.join(directory, name)
+            member = tarfile.TarInfo(name)
+            member.size = os.path.getsize(path)
+            member.mode = 0o755 if os.access(path, os.X_OK) else 0o644
+            with open(path, "rb") as stream:
+                archive.addfile(member, stream)
+    content = raw.getvalue()
+    return {
+        "bundle": os.path.basename(os.path.abspath(directory)),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "data": base64.b64encode(lzma.compress(content, preset=1)).decode(),
+    }
+
+
+class LookupModule(LookupBase):
+    """The lookup."""
+
+    def run(self, terms: list[str], variables: Any = None, **kwargs: Any) -> list[dict[str, str]]:
+        """Return one bundle a term."""
+        for term in terms:
+            if not os.path.isdir(term):
+                raise AnsibleError(f"source_bundle: {term} is not a directory")
+        return [make_bundle(term) for term in terms]

@@ -1,0 +1,58 @@
+"""A cache of built trees, by stamp: hosts of the same platform need to build once only."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import tempfile
+
+from .errors import Broken
+
+
+def _path(cache: str, name: str, stamp: str) -> str:
+    return os.path.join(cache, f"{name}-{stamp}.tar")
+
+
+def check_owner(path: str) -> None:
+    """Raise Broken when somebody else could have made or changed this tree: what is in it gets executed."""
+    status = os.stat(path)
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+        raise Broken(
+            f"{path} was written by somebody else, and what is in it would be executed: remove it. A cache of built "
+            "trees belongs to root or the lab user, with mode 0755 or 1777."
+        )
+
+
+def restore(cache: str, name: str, stamp: str, directory: str) -> str | None:
+    """Unpack the cached tree into `directory` and return its version, or None where there is none."""
+    path = _path(cache, name, stamp)
+    if not cache or not os.path.isfile(path):
+        return None
+    check_owner(path)
+    with tarfile.open(path) as archive:
+        version = archive.pax_headers.get("rumplab.version", "")
+        origin = archive.pax_headers.get("rumplab.origin", "")
+        if not version or not origin:
+            return None
+        if hasattr(tarfile, "tar_filter"):
+            archive.extractall(directory, filter="tar")
+        else:
+            archive.extractall(directory)
+    return f"{version}\n{origin}"
+
+
+def keep(cache: str, name: str, stamp: str, directory: str, version: str, origin: str) -> None:
+    """Put the finished tree `directory` into the cache, by way of a temporary file; a cache we can't write is left."""
+    if not cache or not os.access(cache, os.W_OK):
+        return
+    descriptor, fresh = tempfile.mkstemp(dir=cache, prefix=".new-")
+    try:
+        headers = {"rumplab.version": version, "rumplab.origin": origin}
+        with os.fdopen(descriptor, "wb") as stream:
+            with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT, pax_headers=headers) as archive:
+                archive.add(directory, arcname=".")
+        os.chmod(fresh, 0o644)
+        os.replace(fresh, _path(cache, name, stamp))
+    except BaseException:
+        os.unlink(fresh)
+        raise

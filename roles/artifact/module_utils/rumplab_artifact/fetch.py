@@ -1,0 +1,129 @@
+"""Fetching one pinned file over HTTP(S) or from a directory, and checking it."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import shutil
+import socket
+import ssl
+import urllib.error
+from typing import Any, Callable, Mapping
+
+from .errors import Broken, Unreachable
+
+HASHES = ("sha512", "sha256", "sha1")
+CHUNK = 1 << 20
+# Opens a URL: (url, timeout in seconds) -> a response with read() and headers. The module passes Ansible's own.
+Opener = Callable[[str, float], Any]
+
+
+def wanted_hash(pin: Mapping[str, Any]) -> tuple[str, str]:
+    """Return (algorithm, hex digest) of the strongest hash that the pin gives."""
+    for algorithm in HASHES:
+        digest = str(pin.get(algorithm) or "").lower()
+        if digest:
+            if len(digest) != hashlib.new(algorithm).digest_size * 2 or set(digest) - set("0123456789abcdef"):
+                raise Broken(f"the pin's {algorithm} isn't one: '{digest}'")
+            return algorithm, digest
+    raise Broken("nothing unpinned is fetched: the pin has none of " + ", ".join(HASHES))
+
+
+def file_hash(path: str, algorithm: str) -> str:
+    """Return the hex digest of a file, read in pieces."""
+    digest = hashlib.new(algorithm)
+    with open(path, "rb") as stream:
+        for piece in iter(lambda: stream.read(CHUNK), b""):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def check(path: str, pin: Mapping[str, Any], origin: str) -> None:
+    """Raise Broken, naming both hashes, unless the file at `path` is the pinned one."""
+    algorithm, wanted = wanted_hash(pin)
+    found = file_hash(path, algorithm)
+    if found != wanted:
+        raise Broken(
+            f"{origin} is not the file that is pinned: {algorithm} {found}, expected {wanted}. "
+            "Nothing was installed. Either the pin or the server is wrong; don't change the pin "
+            "unless a second source confirms the new hash."
+        )
+
+
+def is_cached(path: str, pin: Mapping[str, Any]) -> bool:
+    """True when the cache holds the pinned file; a file that rotted in the cache is taken away."""
+    if not os.path.exists(path):
+        return False
+    algorithm, wanted = wanted_hash(pin)
+    if file_hash(path, algorithm) == wanted:
+        return True
+    os.unlink(path)
+    return False
+
+
+def _download(url: str, partial: str, opener: Opener, timeout: float) -> None:
+    try:
+        response = opener(url, timeout)
+        length = response.headers.get("Content-Length")
+        received = 0
+        with open(partial, "wb") as stream:
+            while True:
+                piece = response.read(CHUNK)
+                if not piece:
+                    break
+                stream.write(piece)
+                received += len(piece)
+    except urllib.error.HTTPError as error:
+        if error.code == 404 or error.code >= 500 or error.code in (408, 410, 429):
+            raise Unreachable(f"{url}: HTTP {error.code}") from error
+        raise Broken(f"{url}: the server answers HTTP {error.code} ({error.reason})") from error
+    except http.client.IncompleteRead as error:
+        raise Unreachable(f"{url}: the connection was cut off") from error
+    except (ssl.SSLError, ssl.CertificateError) as error:
+        raise Broken(f"{url}: TLS: {error}") from error
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, ssl.SSLError):
+            raise Broken(f"{url}: TLS: {error.reason}") from error
+        raise Unreachable(f"{url}: {error.reason}") from error
+    except (socket.timeout, TimeoutError) as error:
+        raise Unreachable(f"{url}: timed out after {timeout:.0f} s") from error
+    except (ConnectionError, socket.gaierror, http.client.HTTPException) as error:
+        raise Unreachable(f"{url}: {error or type(error).__name__}") from error
+    # A body that is shorter than announced is a cut connection, which is the line's fault and not the file's.
+    if length is not None and length.isdigit() and received < int(length):
+        raise Unreachable(f"{url}: the connection was cut off after {received} of {length} bytes")
+
+
+def fetch_url(
+    url: str, pin: Mapping[str, Any], path: str, opener: Opener, timeout: float = 30.0, tries: int = 2
+) -> None:
+    """Bring the pinned file at `url` to `path`, by way of `path`.part; Unreachable or Broken otherwise."""
+    partial = path + ".part"
+    try:
+        for left in reversed(range(tries)):
+            try:
+                _download(url, partial, opener, timeout)
+                break
+            except Unreachable as error:
+                if not left or "cut off" not in str(error):
+                    raise
+        check(partial, pin, url)
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            os.unlink(partial)
+
+
+def fetch_copy(origin: str, pin: Mapping[str, Any], path: str) -> None:
+    """Bring the pinned file from the mirror directory's `origin` to `path`."""
+    if not os.path.isfile(origin):
+        raise Unreachable(f"{origin}: no such file in the mirror")
+    partial = path + ".part"
+    try:
+        shutil.copyfile(origin, partial)
+        check(partial, pin, origin)
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            os.unlink(partial)

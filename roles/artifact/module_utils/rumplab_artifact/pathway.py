@@ -1,0 +1,312 @@
+"""From a pin to an installed tree: the steps, in order.
+
+A request is what the module takes (docs/artifact.md has the table). The steps are: already in the store? else from
+the cache of built trees? else candidate after candidate until a source is there; edit; build; install; switch.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import os
+import shutil
+import time
+import urllib.parse
+from typing import Any, Iterator, Mapping
+
+from . import built, edits, fetch, git, package
+from .build import require_space, run_recipe
+from .errors import Broken, Unreachable
+from .lock import Lock
+from .store import Store
+from .unpack import unpack
+
+Request = Mapping[str, Any]
+Answer = dict[str, Any]
+
+
+class Source:
+    """A pristine source: its directory, what it is, and where it came from."""
+
+    def __init__(self, directory: str, kind: str, version: str, origin: str) -> None:
+        self.directory, self.kind, self.version, self.origin = directory, kind, version, origin
+
+
+def file_name(pin: Mapping[str, Any], name: str) -> str:
+    """Return the name under which cache and mirror hold a pin's file (or checkout, or git bundle)."""
+    if pin.get("git"):
+        return f"{name}-{pin['commit']}"
+    return os.path.basename(urllib.parse.urlsplit(pin["urls"][0]).path)
+
+
+def mirror_origin(mirror: str, pin: Mapping[str, Any], name: str) -> str:
+    """Return where the mirror, a directory or URL, holds the pin's file."""
+    wanted = file_name(pin, name) + (".bundle" if pin.get("git") else "")
+    return mirror.rstrip("/") + "/" + (urllib.parse.quote(wanted) if "://" in mirror else wanted)
+
+
+def _fetch(request: Request, store: Store, origin: str, opener: fetch.Opener) -> str:
+    pin, path = request["source"], os.path.join(store.cache, file_name(request["source"], request["name"]))
+    if pin.get("git"):
+        git.fetch_commit(origin, pin, path)
+    elif "://" in origin:
+        fetch.fetch_url(origin, pin, path, opener, request["fetch_timeout"])
+    else:
+        fetch.fetch_copy(origin, pin, path)
+    return path
+
+
+def _cached(request: Request, store: Store) -> str | None:
+    pin = request["source"]
+    path = os.path.join(store.cache, file_name(pin, request["name"]))
+    if pin.get("git"):
+        return path if git.is_checkout(path, pin["commit"]) else None
+    return path if fetch.is_cached(path, pin) else None
+
+
+def _origins(request: Request) -> Iterator[tuple[str, str]]:
+    """Yield (kind, origin) of each candidate, in the order that the lab's policy gives."""
+    pin, mirror = request["source"], request["mirror"]
+    for kind in request["candidates"]:
+        if kind == "upstream":
+            for url in [pin["git"]] if pin.get("git") else pin["urls"]:
+                yield kind, url
+        elif kind == "mirror" and mirror:
+            yield kind, mirror_origin(mirror, pin, request["name"])
+        elif kind == "substitute" and request["substitute"]:
+            yield kind, request["substitute"]["apt_source"]
+
+
+def _unpack_bundle(request: Request, work: str) -> Source:
+    archive = os.path.join(work, "bundle.tar")
+    with open(archive, "wb") as stream:
+        stream.write(base64.b64decode(request["source"]["data"]))
+    # A bundle's entries are the source, also where there is only one.
+    directory = os.path.join(work, "source")
+    unpack(archive, directory)
+    return Source(directory, "bundle", request["version"], request["source"]["bundle"])
+
+
+def _open(request: Request, work: str, path: str) -> str:
+    directory = os.path.join(work, "source")
+    if os.path.isdir(path):
+        shutil.copytree(path, directory, symlinks=True, ignore=shutil.ignore_patterns(".git"))
+        return directory
+    return unpack(path, directory)
+
+
+def obtain(request: Request, store: Store, work: str, opener: fetch.Opener) -> Source:
+    """Return the source out of the first candidate that can be had; Unreachable says what each one answered."""
+    if request["source"].get("data") is not None:
+        return _unpack_bundle(request, work)
+    reasons = []
+    cached = _cached(request, store)
+    if cached:
+        return Source(_open(request, work, cached), "upstream", request["version"], cached)
+    for kind, origin in _origins(request):
+        try:
+            if kind == "substitute":
+                tarball, version, where = package.fetch_apt_source(
+                    request["substitute"], os.path.join(work, "package")
+                )
+                source = Source(_open(request, work, tarball), kind, version, where)
+                shutil.rmtree(os.path.join(work, "package"))
+                return source
+            path = _fetch(request, store, origin, opener)
+            return Source(_open(request, work, path), kind, request["version"], origin)
+        except Unreachable as error:
+            reasons.append(str(error))
+    raise Unreachable("; ".join(reasons) or "no candidate is allowed: see rumplab_candidates and rumplab_mirror")
+
+
+def install_files(request: Request, tree: str) -> None:
+    """Write the request's own files into the tree."""
+    for entry in request["files"]:
+        path = os.path.join(tree, entry["path"])
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="utf-8") as stream:
+            stream.write(entry["content"])
+        os.chmod(path, int(str(entry.get("mode", "0644")), 8))
+
+
+def check_paths(request: Request, tree: str) -> None:
+    """Raise Broken unless all that the descriptor will name stands in the tree."""
+    missing = [path for path in request["paths"].values() if not os.path.exists(os.path.join(tree, path))]
+    if missing:
+        raise Broken(f"the build ended well, but left no {', '.join(missing)} in the tree")
+
+
+def make_tree(request: Request, store: Store, work: str, source: Source) -> str:
+    """Edit and build the source and return the directory of the finished tree, still in the work directory."""
+    edits.apply_edits(source.directory, request["edits"])
+    recipe = request["build"]
+    places = {name: os.path.join(work, name) for name in ("build", "dest", "tmp")}
+    for directory in places.values():
+        os.makedirs(directory)
+    places["source"] = source.directory
+    places["jobs"] = str(request["jobs"] or os.cpu_count() or 1)
+    log = os.path.join(store.logs, f"{request['name']}.log")
+    run_recipe(recipe, places, store.cache, log, request["build_timeout"])
+    tree = os.path.join(places["dest"], recipe.get("root") or "")
+    if not os.path.isdir(tree):
+        raise Broken(f"the build ended well, but left no directory {recipe.get('root')} in its destination", log)
+    install_files(request, tree)
+    check_paths(request, tree)
+    return tree
+
+
+def _descriptor(request: Request, store: Store, tree: str, kind: str, stamp: str, origin: str) -> Answer:
+    name = request["name"]
+    version = os.path.basename(tree)[len(name) + 1 : -13]
+    paths = {key: os.path.join(store.prefix, name, path) for key, path in request["paths"].items()}
+    return {
+        "schema": 1,
+        "name": name,
+        "state": "installed",
+        "version": version,
+        "wanted": request["version"],
+        "stamp": stamp,
+        "source": kind,
+        "origin": origin,
+        "licence": request["licence"],
+        "tree": tree,
+        "paths": paths,
+        "reason": None,
+        "installed": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _use(request: Request, store: Store, tree: str, kind: str, origin: str, reason: str | None) -> Answer:
+    """Describe the tree, make it the one in use, and prune what is older than the previous one."""
+    name = request["name"]
+    stamp = store.stamp_of(tree) or ""
+    descriptor = {**_descriptor(request, store, tree, kind, stamp, origin), "reason": reason}
+    # A tree's own description goes with it, for the day it is switched back to.
+    old = store.descriptor(name)
+    if old and old.get("stamp") == stamp and old.get("state") == "installed":
+        descriptor.update({key: old[key] for key in ("source", "origin", "installed", "reason")})
+    store.describe(name, descriptor)
+    switched = store.switch(name, tree)
+    removed = store.prune(name, request["generations"])
+    return {
+        "changed": True,
+        "state": "installed",
+        "tree": tree,
+        "version": descriptor["version"],
+        "source": descriptor["source"],
+        "switched": switched,
+        "removed": removed,
+        "reason": descriptor["reason"],
+    }
+
+
+def _defer(request: Request, store: Store, reason: str) -> Answer:
+    name = request["name"]
+    if request["strict"]:
+        raise Broken(f"{name} {request['version']} can't be reached, and rumplab_strict allows no deferral: {reason}")
+    current = store.current(name)
+    installed = store.descriptor(name)
+    if current and store.stamp_of(current) and installed and installed.get("state") == "installed":
+        # An older tree is better than none: it stays in use, and says what it waits for.
+        descriptor = {**installed, "wanted": request["version"], "reason": f"deferred: {reason}"}
+    else:
+        descriptor = {
+            **_descriptor(request, store, "", "upstream", request["stamps"]["upstream"], ""),
+            "state": "deferred",
+            "version": None,
+            "source": None,
+            "origin": None,
+            "tree": None,
+            "paths": {},
+            "installed": None,
+            "reason": reason,
+        }
+    changed = store.describe(name, descriptor)
+    return {"changed": changed, "state": "deferred", "reason": reason, "tree": None}
+
+
+def _kinds(request: Request) -> list[str]:
+    """Return the kinds of stamp that will do, the preferred first."""
+    if request["strict"] or not request["substitute"] or "substitute" not in request["candidates"]:
+        return ["upstream"]
+    return ["upstream", "substitute"]
+
+
+def _from_built_cache(request: Request, store: Store, work: str, kind: str) -> str | None:
+    stamp = request["stamps"][kind]
+    tree = os.path.join(work, "built")
+    found = built.restore(request["built_cache"], request["name"], stamp, tree)
+    if found is None:
+        return None
+    version = found.split("\n", 1)[0]
+    check_paths(request, tree)
+    target = store.tree(request["name"], version, stamp)
+    store.adopt(tree, target, stamp)
+    return target
+
+
+def _build(request: Request, store: Store, work: str, opener: fetch.Opener) -> Answer:
+    name = request["name"]
+    require_space(work, int(request["build"].get("space") or 16))
+    cached = _from_built_cache(request, store, work, "upstream")
+    if cached:
+        return _use(request, store, cached, "upstream", "cache of built trees", None)
+    if request["blocked"]:
+        return _defer(request, store, request["blocked"])
+    try:
+        source = obtain(request, store, work, opener)
+    except Unreachable as error:
+        return _defer(request, store, str(error))
+    substituted = source.kind == "substitute"
+    stamp = request["stamps"]["substitute" if substituted else "upstream"]
+    reason = f"{name} {request['version']} can't be reached; {source.origin} serves instead" if substituted else None
+    tree = None
+    if substituted:
+        tree = store.find(name, stamp) or _from_built_cache(request, store, work, "substitute")
+    if tree is None:
+        made = make_tree(request, store, work, source)
+        built.keep(request["built_cache"], name, stamp, made, source.version, source.origin)
+        tree = store.tree(name, source.version, stamp)
+        store.adopt(made, tree, stamp)
+    return _use(request, store, tree, source.kind, source.origin, reason)
+
+
+def _provide_locked(request: Request, store: Store, opener: fetch.Opener) -> Answer:
+    name = request["name"]
+    kinds = _kinds(request)
+    current = store.current(name)
+    for kind in kinds if not request["retry"] else kinds[:1]:
+        tree = store.find(name, request["stamps"][kind])
+        if tree and tree == current and (store.descriptor(name) or {}).get("state") == "installed":
+            return {"changed": False, "state": "installed", "tree": tree, "reason": None}
+        if tree:
+            return _use(request, store, tree, kind, "the store", None)
+    work = os.path.join(store.work, name)
+    shutil.rmtree(work, ignore_errors=True)
+    os.makedirs(work)
+    try:
+        return _build(request, store, work, opener)
+    finally:
+        store.clean(name)
+
+
+def provide(request: Request, opener: fetch.Opener) -> Answer:
+    """Do what the request asks for; the answer is a module's result, a failure included."""
+    store = Store(request["prefix"])
+    try:
+        store.ready()
+        lock = os.path.join(store.locks, f"{request['name']}.lock")
+        with Lock(lock, request["lock_wait"], f"providing {request['name']}") as held:
+            answer = _provide_locked(request, store, opener)
+        return {**answer, "waited": round(held.waited, 1)}
+    except Broken as error:
+        return {"failed": True, "msg": f"{request['name']}: {error}", "log": error.log}
+    except OSError as error:
+        place = error.filename or request["prefix"]
+        remedies = {
+            errno.ENOSPC: "no space left on the device: make room there, or choose another rumplab_prefix",
+            errno.EROFS: "the file system is read-only: choose another rumplab_prefix, or mount it writable",
+            errno.EACCES: "permission denied: the prefix must belong to the lab user",
+        }
+        remedy = remedies.get(error.errno or 0, error.strerror or str(error))
+        return {"failed": True, "msg": f"{request['name']}: {place}: {remedy}"}

@@ -1,0 +1,59 @@
+"""Giving up root: the whole of an artefact's way is gone by the lab user."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import signal
+import sys
+import traceback
+from typing import Any, Callable
+
+from .command import die_with_parent
+
+
+def _become(user: str) -> None:
+    account = pwd.getpwnam(user)
+    os.initgroups(user, account.pw_gid)
+    os.setgid(account.pw_gid)
+    os.setuid(account.pw_uid)
+
+
+def as_user(user: str, function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Call `function` in a child process that belongs to `user`, and return what it returned.
+
+    The child is a fork, since who gave up root can't clean up what root's part of the module made. `function`
+    returns a JSON-able object. A child that dies without a word gives `{"failed": True, "msg": …}`.
+    """
+    if os.geteuid() == 0 and pwd.getpwnam(user).pw_uid == 0:
+        return {"failed": True, "msg": "the lab user is root: builds don't run as root; set rumplab_user"}
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.close(reader)
+            if os.geteuid() == 0:
+                _become(user)
+            os.umask(0o022)
+            # After the change of user, which clears the setting.
+            die_with_parent(signal.SIGTERM)
+            try:
+                answer = function()
+            except Exception:  # noqa: BLE001 - a fault of ours is reported like any other failure
+                answer = {"failed": True, "msg": "internal error", "exception": traceback.format_exc()}
+            with os.fdopen(writer, "wb") as stream:
+                stream.write(json.dumps(answer).encode())
+            status = 0
+        finally:
+            sys.stdout.flush()
+            os._exit(status)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as stream:
+        said = stream.read()
+    _, code = os.waitpid(child, 0)
+    if not said:
+        return {"failed": True, "msg": f"the build's process ended without an answer (wait status {code})"}
+    answer = json.loads(said)
+    return answer if isinstance(answer, dict) else {"failed": True, "msg": f"unexpected answer: {answer!r}"}

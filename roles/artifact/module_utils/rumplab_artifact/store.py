@@ -1,0 +1,149 @@
+"""The store: installed trees by stamp, the links that choose among them, and the descriptors."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from typing import Any, Mapping
+
+COMPLETE = ".complete"
+
+
+class Store:
+    """What stands under a prefix; docs/architecture.md has the picture."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.trees = os.path.join(prefix, "store")
+        self.cache = os.path.join(prefix, "cache")
+        self.logs = os.path.join(prefix, "var", "log", "build")
+        self.locks = os.path.join(prefix, "var", "lock")
+        self.components = os.path.join(prefix, "etc", "components.d")
+        # Autoconf and make can't cope with a path that has spaces or stranger things in it.
+        plain = re.fullmatch(r"[A-Za-z0-9/._+-]+", prefix) is not None
+        self.work = os.path.join(prefix, "work") if plain else f"/var/tmp/rumplab-work-{os.geteuid()}"
+
+    def ready(self) -> None:
+        """Make the directories that a virgin prefix lacks."""
+        for directory in (self.trees, self.cache, self.logs, self.locks, self.components):
+            os.makedirs(directory, exist_ok=True)
+        os.makedirs(self.work, mode=0o755, exist_ok=True)
+        if os.stat(self.work).st_uid != os.geteuid():
+            raise PermissionError(f"{self.work} belongs to somebody else: remove it, or choose another prefix")
+
+    def clean(self, name: str) -> None:
+        """Remove an artefact's work directory, and with it the one outside the prefix when nothing else is in it."""
+        shutil.rmtree(os.path.join(self.work, name), ignore_errors=True)
+        if not self.work.startswith(self.prefix + os.sep):
+            try:
+                os.rmdir(self.work)
+            except OSError:
+                pass
+
+    def tree(self, name: str, version: str, stamp: str) -> str:
+        """Return the path of the tree with this stamp."""
+        return os.path.join(self.trees, f"{name}-{version}-{stamp[:12]}")
+
+    def find(self, name: str, stamp: str) -> str | None:
+        """Return the complete tree of this name and stamp, whatever its version, or None."""
+        suffix = f"-{stamp[:12]}"
+        for entry in sorted(os.listdir(self.trees)) if os.path.isdir(self.trees) else []:
+            if entry.startswith(f"{name}-") and entry.endswith(suffix):
+                tree = os.path.join(self.trees, entry)
+                if self.stamp_of(tree) == stamp:
+                    return tree
+        return None
+
+    def stamp_of(self, tree: str) -> str | None:
+        """Return the stamp in a tree's .complete, or None for a tree that isn't whole."""
+        try:
+            with open(os.path.join(tree, COMPLETE), encoding="utf-8") as stream:
+                return stream.read()
+        except OSError:
+            return None
+
+    def current(self, name: str) -> str | None:
+        """Return the tree that is in use, or None."""
+        link = os.path.join(self.prefix, name)
+        return os.path.join(self.prefix, os.readlink(link)) if os.path.islink(link) else None
+
+    def adopt(self, made: str, tree: str, stamp: str) -> None:
+        """Move the finished directory `made` into the store as `tree`; it counts from the last rename on."""
+        partial = os.path.join(self.trees, "." + os.path.basename(tree) + ".part")
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            os.rename(made, partial)
+        except OSError:
+            # Another file system: the work directory may stand outside the prefix.
+            shutil.copytree(made, partial, symlinks=True)
+        with open(os.path.join(partial, COMPLETE), "w", encoding="utf-8") as stream:
+            stream.write(stamp)
+            stream.flush()
+            os.fsync(stream.fileno())
+        shutil.rmtree(tree, ignore_errors=True)
+        os.rename(partial, tree)
+
+    def switch(self, name: str, tree: str) -> bool:
+        """Point the prefix's link at the tree, atomically; True when it pointed elsewhere."""
+        link = os.path.join(self.prefix, name)
+        target = os.path.relpath(tree, self.prefix)
+        if os.path.islink(link) and os.readlink(link) == target:
+            return False
+        fresh = os.path.join(self.prefix, f".{name}.link")
+        if os.path.lexists(fresh):
+            os.unlink(fresh)
+        os.symlink(target, fresh)
+        os.replace(fresh, link)
+        # The time of a switch decides which generation is the previous one.
+        os.utime(os.path.join(tree, COMPLETE))
+        return True
+
+    def prune(self, name: str, keep: int) -> list[str]:
+        """Remove all but the `keep` trees of this name that were in use last, and every half-made one."""
+        pattern = re.compile(re.escape(name) + r"-.+-[0-9a-f]{12}")
+        current = os.path.realpath(self.current(name) or "")
+        whole, removed = [], []
+        for entry in os.listdir(self.trees):
+            tree = os.path.join(self.trees, entry)
+            half = entry.startswith(".") and pattern.fullmatch(entry[1:].removesuffix(".part"))
+            if half or (pattern.fullmatch(entry) and self.stamp_of(tree) is None):
+                removed.append(tree)
+            elif pattern.fullmatch(entry) and os.path.realpath(tree) != current:
+                whole.append((os.stat(os.path.join(tree, COMPLETE)).st_mtime_ns, tree))
+        removed += [tree for _, tree in sorted(whole, reverse=True)[max(keep - 1, 0) :]]
+        for tree in removed:
+            shutil.rmtree(tree)
+        return removed
+
+    def descriptor(self, name: str) -> dict[str, Any] | None:
+        """Return a component's descriptor, or None where there is none that can be read."""
+        try:
+            with open(os.path.join(self.components, f"{name}.json"), encoding="utf-8") as stream:
+                found = json.load(stream)
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def describe(self, name: str, descriptor: Mapping[str, Any]) -> bool:
+        """Write a component's descriptor atomically; True when it differs from the one that stood there."""
+        if self.descriptor(name) == descriptor:
+            return False
+        write_json(os.path.join(self.components, f"{name}.json"), descriptor)
+        return True
+
+
+def write_json(path: str, content: Mapping[str, Any]) -> None:
+    """Write JSON by way of a temporary file and a rename, readable by all."""
+    descriptor, fresh = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            json.dump(content, stream, indent=2, sort_keys=True, ensure_ascii=False)
+            stream.write("\n")
+        os.chmod(fresh, 0o644)
+        os.replace(fresh, path)
+    except BaseException:
+        os.unlink(fresh)
+        raise

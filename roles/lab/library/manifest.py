@@ -1,0 +1,66 @@
+#!/usr/bin/python
+"""Ansible module: the record of what was created outside the prefix."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: manifest
+short_description: The record of what rumplab created on a host outside its prefix
+description:
+  - Adds entries to C(var/manifest.json). Uninstall takes away what is in it and nothing else.
+options:
+  path: {description: "The manifest.", type: path, required: true}
+  user: {description: "Whom it belongs to.", type: str, required: true}
+  entries: {description: "What was created, each with C(kind) and C(name).", type: list, elements: dict, default: []}
+  packages: {description: "C(remember) what is installed, or C(settle) what has come since.", type: str,
+             choices: [remember, settle]}
+  manager: {description: "The package manager, as in the fact pkg_mgr.", type: str}
+author: rumplab
+"""
+
+EXAMPLES = r"""
+- name: Record the launcher
+  manifest:
+    path: /opt/rumplab/var/manifest.json
+    user: alice
+    entries: [{kind: path, name: /usr/local/bin/rumplab}]
+"""
+
+RETURN = r"""
+added: {description: "The entries that are new.", type: list, returned: success}
+"""
+
+import subprocess  # noqa: E402
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.rumplab_lab.record import record, remember_packages, settle_packages  # noqa: E402
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "path": {"type": "path", "required": True},
+            "user": {"type": "str", "required": True},
+            "entries": {"type": "list", "elements": "dict", "default": []},
+            "packages": {"type": "str", "choices": ["remember", "settle"]},
+            "manager": {"type": "str"},
+        },
+        supports_check_mode=True,
+        required_if=[("packages", "remember", ["manager"])],
+    )
+    path, user, packages = module.params["path"], module.params["user"], module.params["packages"]
+    added = []
+    try:
+        if packages == "remember" and not module.check_mode:
+            remember_packages(path, module.params["manager"], user)
+        if packages == "settle" and not module.check_mode:
+            added += settle_packages(path, user)
+        added += record(path, module.params["entries"], user, check=module.check_mode)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        module.fail_json(msg=f"manifest: {error}")
+    module.exit_json(changed=bool(added), added=added)
+
+
+if __name__ == "__main__":
+    main()

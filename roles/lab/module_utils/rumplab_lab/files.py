@@ -1,0 +1,37 @@
+"""Small files of the lab: JSON, written whole or not at all, and owned by the lab user."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import tempfile
+from typing import Any
+
+
+def read_json(path: str, otherwise: Any) -> Any:
+    """Return the content of a JSON file, or `otherwise` where there is no such file. ValueError names a bad one."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return json.load(stream)
+    except FileNotFoundError:
+        return otherwise
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}): remove it and run ./provision again") from error
+
+
+def write_json(path: str, content: Any, user: str) -> None:
+    """Write JSON by way of a temporary file and a rename; root gives the file to `user`."""
+    descriptor, fresh = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            json.dump(content, stream, indent=2, sort_keys=True, ensure_ascii=False)
+            stream.write("\n")
+        os.chmod(fresh, 0o644)
+        if os.geteuid() == 0:
+            account = pwd.getpwnam(user)
+            os.chown(fresh, account.pw_uid, account.pw_gid)
+        os.replace(fresh, path)
+    except BaseException:
+        os.unlink(fresh)
+        raise

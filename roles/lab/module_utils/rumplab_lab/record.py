@@ -1,0 +1,59 @@
+"""The manifest: what was created outside the prefix, entered before or together with its creation."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from typing import Any, Sequence
+
+from .files import read_json, write_json
+from .packages import installed
+
+Entry = dict[str, Any]
+
+
+def merged(entries: Sequence[Entry], new: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
+    """Return (all entries, those that were added); an entry stands once, in the order of its creation."""
+    added: list[Entry] = []
+    for entry in new:
+        if entry not in entries and entry not in added:
+            added.append(entry)
+    return [*entries, *added], added
+
+
+def record(path: str, new: Sequence[Entry], user: str, check: bool = False) -> list[Entry]:
+    """Add entries to the manifest at `path` and return those that weren't in it; two runs may do so at once."""
+    empty = {"schema": 1, "entries": []}
+    if check:
+        return merged(read_json(path, empty)["entries"], new)[1]
+    with open(os.path.join(os.path.dirname(path), "manifest.lock"), "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        entries, added = merged(read_json(path, empty)["entries"], new)
+        if added:
+            write_json(path, {"schema": 1, "entries": entries}, user)
+    return added
+
+
+def snapshot_path(manifest: str) -> str:
+    """Return where the list of packages stands while a package manager is at work."""
+    return os.path.join(os.path.dirname(manifest), "packages-before.json")
+
+
+def remember_packages(manifest: str, manager: str, user: str) -> None:
+    """Write down what is installed now. An older list that nobody settled, of a run that was killed, stays."""
+    path = snapshot_path(manifest)
+    if not os.path.exists(path):
+        write_json(path, {"manager": manager, "names": installed(manager)}, user)
+
+
+def settle_packages(manifest: str, user: str) -> list[Entry]:
+    """Enter the packages that came since `remember_packages` into the manifest, and forget the list."""
+    path = snapshot_path(manifest)
+    before = read_json(path, None)
+    if before is None:
+        return []
+    manager = before["manager"]
+    brought = sorted(set(installed(manager)) - set(before["names"]))
+    added = record(manifest, [{"kind": "package", "manager": manager, "name": name} for name in brought], user)
+    os.unlink(path)
+    return added
