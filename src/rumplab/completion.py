@@ -1,0 +1,136 @@
+"""``rumplab completion``: a shell's completion script, made from the verbs' own argument parsers."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+
+from rumplab import cli
+
+HELP = "print a completion script for a shell"
+EPILOG = """\
+examples:
+  rumplab completion bash > ~/.local/share/bash-completion/completions/rumplab
+  source <(rumplab completion bash)
+  rumplab completion zsh > ~/.zfunc/_rumplab
+"""
+SHELLS = ("bash", "zsh")
+# Verbs whose first positional argument is a machine's name.
+NAMED = ("debug", "logs", "stop")
+
+BASH = """\
+# Completion for rumplab.
+_rumplab() {{
+    local current=${{COMP_WORDS[COMP_CWORD]}} previous=${{COMP_WORDS[COMP_CWORD-1]}}
+    local verb=${{COMP_WORDS[1]}} words=""
+    COMPREPLY=()
+    if [ "$COMP_CWORD" -eq 1 ]; then
+        mapfile -t COMPREPLY < <(compgen -W "{verbs} --help --version" -- "$current")
+        return
+    fi
+    case "$verb $previous" in
+{choices}
+    esac
+    if [ -z "$words" ]; then
+        case "$verb" in
+{options}
+        esac
+        case "$verb" in
+            {named}) words="$words $(_rumplab_machines)" ;;
+        esac
+    fi
+    mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
+}}
+_rumplab_machines() {{
+    rumplab ps 2>/dev/null | awk 'NR > 1 {{ print $1 }}'
+}}
+complete -o bashdefault -o default -F _rumplab rumplab
+"""
+
+ZSH = """\
+#compdef rumplab
+# Completion for rumplab.
+_rumplab_machines() {{
+    local -a names
+    names=(${{(f)"$(rumplab ps 2>/dev/null | awk 'NR > 1 {{ print $1 }}')"}})
+    compadd -a names
+}}
+_rumplab() {{
+    if (( CURRENT == 2 )); then
+        compadd -- {verbs} --help --version
+        return
+    fi
+    case "$words[2] $words[CURRENT-1]" in
+{choices}
+    esac
+    case "$words[2]" in
+{options}
+    esac
+    case "$words[2]" in
+        {named}) _rumplab_machines ;;
+        *) _files ;;
+    esac
+}}
+if [ "$funcstack[1]" = "_rumplab" ]; then
+    _rumplab "$@"
+else
+    compdef _rumplab rumplab
+fi
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=SHELLS, help="which shell")
+
+
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """Every verb's parser."""
+    return {verb: cli.verb_parser(verb, cli.verb_module(verb)) for verb in cli.VERBS}
+
+
+def options(parser: argparse.ArgumentParser) -> list[str]:
+    """The long options of a verb."""
+    return sorted(
+        option for action in actions(parser) for option in action.option_strings if option.startswith("--")
+    )
+
+
+def actions(parser: argparse.ArgumentParser) -> Iterable[argparse.Action]:
+    # argparse has no public way to walk a parser's arguments.
+    return parser._actions
+
+
+def choices(parser: argparse.ArgumentParser) -> dict[str, list[str]]:
+    """The words that may follow an option, for options that take one of a few."""
+    return {
+        option: [str(choice) for choice in action.choices]
+        for action in actions(parser)
+        if action.choices
+        for option in action.option_strings
+    }
+
+
+def script(shell: str) -> str:
+    """The completion script for `shell`."""
+    verbs = parsers()
+    words = 'words="{}"' if shell == "bash" else "compadd -- {}"
+    after = "" if shell == "bash" else "; return"
+    option_lines = [
+        f"            {verb}) {words.format(' '.join(options(parser)))} ;;" for verb, parser in verbs.items()
+    ]
+    choice_lines = [
+        f'        "{verb} {option}") {words.format(" ".join(values))}{after} ;;'
+        for verb, parser in verbs.items()
+        for option, values in choices(parser).items()
+    ]
+    return (BASH if shell == "bash" else ZSH).format(
+        verbs=" ".join(cli.VERBS),
+        named="|".join(NAMED),
+        options="\n".join(option_lines),
+        choices="\n".join(choice_lines),
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    print(script(args.shell), end="")
+    return 0

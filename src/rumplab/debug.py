@@ -1,0 +1,176 @@
+"""``rumplab debug``: the lab's GDB on a running machine, with the right symbols."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import sys
+from dataclasses import dataclass
+from typing import NoReturn
+
+from rumplab import config, media
+from rumplab.errors import RumplabError, UsageError
+from rumplab.machines import Machine, Machines, open_machines
+
+HELP = "attach the debugger to a machine, its symbols loaded"
+EPILOG = """\
+Without NAME: the only machine there is. With SYMBOL: a hardware breakpoint there, and on to it. Commands
+given by --ex and --script run after that. What follows '--' goes to GDB as it is.
+
+examples:
+  rumplab debug                                       the only machine
+  rumplab debug hello main                            run to main
+  rumplab debug hello 'pci_device_found if bus == 1'  run to a breakpoint with a condition
+  rumplab debug hello main --batch --ex bt --ex 'info registers rip'
+  rumplab debug hello --dry-run                       print the GDB command instead
+"""
+TAKES_EXTRA = True
+REMOTE_SECONDS = 10
+# A place as GDB's linespecs have it: a function, FILE:LINE or *ADDRESS, maybe with a condition.
+LOCATION = re.compile(r"[^\x00-\x1f]+")
+
+
+@dataclass(frozen=True)
+class Session:
+    """One GDB session. `location` is where to run to; `commands` and `scripts` follow."""
+
+    gdb: str
+    gdbinit: str | None
+    port: int
+    program: str | None
+    location: str | None = None
+    commands: tuple[str, ...] = ()
+    scripts: tuple[str, ...] = ()
+    batch: bool = False
+    extra: tuple[str, ...] = ()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "rumplab debug [NAME] [SYMBOL] [OPTION…] [-- GDB-ARGUMENT…]"
+    parser.add_argument("name", metavar="NAME", nargs="?", help="the machine (default: the only one)")
+    parser.add_argument("location", metavar="SYMBOL", nargs="?", help="where to break and run to")
+    parser.add_argument(
+        "--ex", metavar="COMMAND", action="append", default=[], help="run a GDB command; repeatable"
+    )
+    parser.add_argument(
+        "--script", metavar="FILE", action="append", default=[], help="run a file of GDB commands"
+    )
+    parser.add_argument(
+        "--batch", action="store_true", help="no questions, no user's .gdbinit; end after the commands"
+    )
+    parser.add_argument(
+        "--symbols", metavar="FILE", help="load these symbols instead of the machine's program"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the GDB command and do nothing")
+
+
+def gdb_argv(session: Session) -> list[str]:
+    """GDB's command line. Nothing in it is newer than GDB 7.6."""
+    argv = [session.gdb, "-q"]
+    # The user's own .gdbinit must not change what a script sees.
+    argv += ["-nx", "-batch"] if session.batch else []
+    argv += ["-ix", session.gdbinit] if session.gdbinit else []
+    for command in attach_commands(session):
+        argv += ["-ex", command]
+    for command in session.commands:
+        argv += ["-ex", command]
+    for script in session.scripts:
+        argv += ["-x", script]
+    return [*argv, *session.extra]
+
+
+def attach_commands(session: Session) -> list[str]:
+    """What attaches: symbols first, since they tell GDB the architecture before the stub's first reply."""
+    commands = ["set architecture i386:x86-64", f"set remotetimeout {REMOTE_SECONDS}"]
+    if session.program is not None:
+        # GDB splits the argument of 'file' as a shell would.
+        commands.append(f"file {gdb_quote(session.program)}")
+    commands.append(f"target remote 127.0.0.1:{session.port}")
+    if session.location is not None:
+        # A software breakpoint set before the loader has run would be overwritten by the program itself.
+        commands += [f"hbreak {session.location}", "continue"]
+    return commands
+
+
+def gdb_quote(path: str) -> str:
+    """`path` as one argument of a GDB command."""
+    return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def choose(machines: Machines, name: str | None) -> Machine:
+    """The machine `name`, or the only one. RumplabError lists them when that's not clear."""
+    if name is not None:
+        return machines.find(name)
+    running = machines.all()
+    if len(running) == 1:
+        return running[0]
+    if not running:
+        raise RumplabError("no machine is running; start one with: rumplab run IMAGE --wait --detach")
+    names = ", ".join(machine.name for machine in running)
+    raise RumplabError(f"{len(running)} machines are running, so name one: {names}")
+
+
+def symbols_of(machine: Machine) -> str | None:
+    """The machine's program, if it is still there; says on stderr what is wrong with it."""
+    if machine.program is None:
+        warn(f"{machine.name} has no program on record, so no symbols; give them with --symbols FILE")
+        return None
+    if not os.path.isfile(machine.program):
+        warn(f"{machine.program} is gone, so there are no symbols; give them with --symbols FILE")
+        return None
+    if machine.program_sha256 and media.sha256(machine.program) != machine.program_sha256:
+        warn(f"{machine.program} has changed since it was staged; symbols may not fit: stage it again")
+    return machine.program
+
+
+def warn(message: str) -> None:
+    print(f"rumplab debug: {message}", file=sys.stderr)
+
+
+def checked_location(location: str | None) -> str | None:
+    """`location`, if it is one line of text; UsageError otherwise."""
+    if location is not None and not LOCATION.fullmatch(location):
+        raise UsageError(
+            "SYMBOL must be one line: a function, FILE:LINE or *ADDRESS, maybe with 'if CONDITION'"
+        )
+    return location
+
+
+def run(args: argparse.Namespace) -> int:
+    location = checked_location(args.location)
+    lab = config.load()
+    gdb = lab.component("gdb")
+    machine = choose(open_machines(lab), args.name)
+    for path in (args.symbols, *args.script):
+        if path is not None and not os.path.isfile(path):
+            raise RumplabError(f"{path}: no such file")
+    program = os.path.abspath(args.symbols) if args.symbols else symbols_of(machine)
+    if location is not None and program is None and not location.startswith("*"):
+        raise RumplabError(f"'{location}' needs symbols, and there are none; give them with --symbols FILE")
+    session = Session(
+        gdb=gdb.path("gdb"),
+        gdbinit=gdb.path("gdbinit") if "gdbinit" in gdb.paths else None,
+        port=machine.gdb_port,
+        program=program,
+        location=location,
+        commands=tuple(args.ex),
+        scripts=tuple(args.script),
+        batch=args.batch,
+        extra=tuple(args.extra),
+    )
+    argv = gdb_argv(session)
+    if args.dry_run:
+        print(shlex.join(argv))
+    else:
+        replace_process(argv, args.batch)
+    return 0
+
+
+def replace_process(argv: list[str], batch: bool) -> NoReturn:
+    """GDB takes this process's place, so that Ctrl-C and a caller's signals reach it alone."""
+    sys.stdout.flush()
+    if batch:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
+    os.execv(argv[0], argv)

@@ -1,0 +1,216 @@
+"""``rumplab doctor``: whether this host can do what the lab is for. It only looks; it changes nothing."""
+
+from __future__ import annotations
+
+import argparse
+import grp
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rumplab import accel, config, output, ports
+from rumplab.config import Lab
+from rumplab.errors import RumplabError
+from rumplab.machines import open_machines
+
+HELP = "check what this host can do: accelerator, tools, network devices, disk"
+EPILOG = """\
+Each line is ok, warn or fail; warn and fail say what to do. Exits with 1 if a line is fail.
+
+examples:
+  rumplab doctor
+  rumplab doctor --reprobe      try the accelerators again instead of remembering
+  rumplab doctor --json
+"""
+OLDEST_PYTHON = (3, 9)
+TOOL_SECONDS = 10
+GIB = 1 << 30
+LOW_DISK = 2 * GIB
+NO_DISK = GIB // 8
+TUN = Path("/dev/net/tun")
+BRIDGE_HELPERS = (
+    "/usr/lib/qemu/qemu-bridge-helper",
+    "/usr/libexec/qemu-bridge-helper",
+)
+# What each component's tools print their version with; those not named here are only looked for.
+VERSION_ARGUMENTS = {
+    "gdb": "--version",
+    "qemu-system-x86_64": "--version",
+    "qemu-img": "--version",
+    "sfdisk": "--version",
+    "mke2fs": "-V",
+    "debugfs": "-V",
+    "grub-mkimage": "--version",
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line: what was looked at, how it is (`ok`, `warn` or `fail`), what was seen, what to do."""
+
+    subject: str
+    level: str
+    detail: str
+    remedy: str = ""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--reprobe", action="store_true", help="try the accelerators again")
+
+
+def check_python() -> Check:
+    version = platform.python_version()
+    if sys.version_info[:2] < OLDEST_PYTHON:
+        return Check("python", "fail", version, "install Python 3.9 or newer and provision again")
+    return Check("python", "ok", f"{version} ({sys.executable})")
+
+
+def first_line(argv: list[str]) -> str:
+    """The first line a tool prints, on either stream. OSError or TimeoutExpired when it can't run."""
+    result = subprocess.run(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=TOOL_SECONDS,
+        check=True,
+    )
+    lines = result.stdout.decode(errors="replace").strip().splitlines()
+    return lines[0] if lines else "prints no version"
+
+
+def check_path(subject: str, logical: str, path: str, remedy: str) -> Check:
+    """One of a component's paths: there, and if it is a tool whose version we can ask for, able to run."""
+    if not os.path.exists(path):
+        return Check(subject, "fail", f"{path} is missing", remedy)
+    if logical not in VERSION_ARGUMENTS:
+        return Check(subject, "ok", path)
+    try:
+        return Check(subject, "ok", f"{first_line([path, VERSION_ARGUMENTS[logical]])} ({path})")
+    except subprocess.TimeoutExpired:
+        return Check(subject, "fail", f"{path} did not answer within {TOOL_SECONDS} s", remedy)
+    except (OSError, subprocess.CalledProcessError) as error:
+        return Check(subject, "fail", f"{path} does not run: {error}", remedy)
+
+
+def check_components(lab: Lab) -> Iterator[Check]:
+    """Every component, and every tool of those that are installed."""
+    for component in lab.components():
+        if component.state != "installed":
+            reason = component.reason or "no reason recorded"
+            yield Check(component.name, "warn", f"{component.state}: {reason}", component.remedy)
+            continue
+        for logical, path in component.paths.items():
+            yield check_path(f"{component.name}/{logical}", logical, path, component.remedy)
+
+
+def check_accelerators(lab: Lab, reprobe: bool) -> Iterator[Check]:
+    """What running a guest in each accelerator showed, and which one `--accel auto` takes."""
+    component = lab.component("qemu")
+    root = open_machines(lab).root
+    verdict = accel.decide(component.path("qemu-system-x86_64"), component.version, root, reprobe)
+    for result in verdict.results:
+        yield describe(result, verdict.chosen)
+    how = "remembered" if verdict.remembered else "tried now" if verdict.results else "no other on this host"
+    yield Check("accelerator", "ok", f"--accel auto takes {verdict.chosen} ({how})")
+
+
+def describe(result: accel.Result, chosen: str) -> Check:
+    subject = f"accelerator/{result.name}"
+    if result.works and (result.name == chosen or result.name == "tcg"):
+        return Check(subject, "ok", f"ran the probe in {result.seconds:.2f} s")
+    if result.works:
+        return Check(
+            subject,
+            "warn",
+            f"works, but took {result.seconds:.2f} s for the probe: slower than {chosen}",
+            "nothing to do; --accel auto avoids it",
+        )
+    level = "fail" if result.name == "tcg" else "warn"
+    return Check(subject, level, result.detail, accelerator_remedy(result.name))
+
+
+def accelerator_remedy(name: str) -> str:
+    if name == "kvm" and not os.access(accel.KVM, os.R_OK | os.W_OK):
+        group = grp.getgrgid(accel.KVM.stat().st_gid).gr_name if accel.KVM.exists() else "kvm"
+        return f"let your account open {accel.KVM}: sudo usermod -aG {group} $USER, then log in again"
+    if name == "tcg":
+        return "provision QEMU again: ./provision --tags qemu"
+    return "nothing to do; --accel auto avoids it"
+
+
+def check_tap() -> Check:
+    """Whether tap devices could be used; nothing is opened."""
+    if sys.platform == "darwin":
+        return Check("tap", "ok", "not used on macOS: user networking and vmnet need no device")
+    if not TUN.exists():
+        return Check(
+            "tap", "warn", f"{TUN} does not exist", "user networking works without; else: sudo modprobe tun"
+        )
+    if os.access(TUN, os.R_OK | os.W_OK):
+        return Check("tap", "ok", f"{TUN} can be opened")
+    return Check(
+        "tap", "warn", f"{TUN} can't be opened", "user networking works without; ask the administrator"
+    )
+
+
+def check_bridge_helper() -> Check:
+    for path in BRIDGE_HELPERS:
+        if os.path.exists(path):
+            setuid = bool(os.stat(path).st_mode & 0o4000)
+            return Check("bridge helper", "ok", f"{path}{', setuid' if setuid else ', not setuid'}")
+    return Check("bridge helper", "ok", "none; only bridged networking would use it")
+
+
+def check_port() -> Check:
+    try:
+        return Check("debug ports", "ok", f"127.0.0.1 gives free ports (now {ports.free()})")
+    except OSError as error:
+        return Check(
+            "debug ports", "fail", f"no port on 127.0.0.1: {error}", "bring the loopback interface up"
+        )
+
+
+def check_disk(lab: Lab) -> Check:
+    free = shutil.disk_usage(lab.prefix).free
+    detail = f"{free / GIB:.1f} GiB free in {lab.prefix}"
+    if free < LOW_DISK:
+        level = "fail" if free < NO_DISK else "warn"
+        return Check("disk", level, detail, f"free some: builds want {LOW_DISK // GIB} GiB")
+    return Check("disk", "ok", detail)
+
+
+def checks(lab: Lab, reprobe: bool) -> Iterator[Check]:
+    """All checks, in the order they are printed."""
+    yield check_python()
+    yield from check_components(lab)
+    try:
+        yield from check_accelerators(lab, reprobe)
+    except RumplabError as error:
+        yield Check("accelerator", "fail", str(error), f"{lab.provision} --tags qemu")
+    yield check_tap()
+    yield check_bridge_helper()
+    yield check_port()
+    yield check_disk(lab)
+
+
+def line(check: Check) -> str:
+    remedy = f"; {check.remedy}" if check.remedy else ""
+    return f"{check.level:4}  {check.subject}: {check.detail}{remedy}"
+
+
+def run(args: argparse.Namespace) -> int:
+    results = []
+    for check in checks(config.load(), args.reprobe):
+        results.append(check)
+        if not args.json:
+            print(line(check), flush=True)
+    if args.json:
+        print(output.as_json([asdict(check) for check in results]))
+    return 1 if any(check.level == "fail" for check in results) else 0

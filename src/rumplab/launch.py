@@ -1,0 +1,113 @@
+"""Starts a machine and keeps its record: the one place that runs QEMU for ``rumplab run``."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from types import FrameType
+
+from rumplab import process, qmp
+from rumplab.errors import RumplabError
+from rumplab.machines import Machine, Machines
+
+READY_SECONDS = 20.0
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# What QEMU says, and what to do about it.
+KNOWN_FAILURES = (
+    ('Failed to get "write" lock', "the image is in use by another process; stop that, or pass --snapshot"),
+    ("Address already in use", "the debug port is taken; use another --gdb-port"),
+    ("No space left on device", "free some space"),
+)
+
+
+def adopt(
+    machines: Machines, machine: Machine, child: subprocess.Popen[bytes], argv: Sequence[str]
+) -> Machine:
+    """Records QEMU's process as the machine's own. One that has ended by now leaves the launcher's claim."""
+    token = process.started(child.pid)
+    if token is None:
+        return replace(machine, argv=tuple(argv))
+    running = replace(machine, pid=child.pid, token=token, argv=tuple(argv))
+    machines.update(running)
+    return running
+
+
+def foreground(machines: Machines, machine: Machine, argv: Sequence[str]) -> int:
+    """Runs QEMU on this terminal until it ends. Returns its status, or 128 plus the signal that ended it."""
+    caught: list[int] = []
+    try:
+        child = subprocess.Popen(argv)
+    except OSError:
+        machines.retire(machine)
+        raise
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        caught.append(number)
+        child.send_signal(number)
+
+    previous = {number: signal.signal(number, forward) for number in FORWARDED}
+    try:
+        machine = adopt(machines, machine, child, argv)
+        code = child.wait()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        machines.retire(machine)
+    if caught or code < 0:
+        return 128 + (caught[0] if caught else -code)
+    return code
+
+
+def detached(machines: Machines, machine: Machine, argv: Sequence[str]) -> Machine | None:
+    """Starts QEMU on its own and waits until it answers. None when the guest has ended it by then."""
+    try:
+        with machine.qemu_log.open("wb") as log:
+            child = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, close_fds=True
+            )
+    except OSError:
+        machines.retire(machine)
+        raise
+    running = adopt(machines, machine, child, argv)
+    try:
+        return _until_ready(machines, running, child)
+    except BaseException:
+        child.kill()
+        child.wait(5)
+        machines.retire(running)
+        raise
+
+
+def _until_ready(machines: Machines, machine: Machine, child: subprocess.Popen[bytes]) -> Machine | None:
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        code = child.poll()
+        if code is not None:
+            if code and not machine.serial_log.stat().st_size:
+                raise RumplabError(explain(code, machine.qemu_log.read_text(errors="replace")))
+            machines.retire(machine)
+            return None
+        try:
+            qmp.execute(machine.socket, "query-status", timeout=1.0)
+        except qmp.QmpError:
+            time.sleep(0.01)
+        else:
+            # It must not be waited for by Popen's destructor: it outlives this process.
+            child.returncode = 0
+            return machine
+    raise RumplabError(
+        f"QEMU did not answer on {machine.socket} within {READY_SECONDS:.0f} s; is the host busy?"
+    )
+
+
+def explain(code: int, log: str) -> str:
+    """A message for QEMU's early end, made from its exit status and what it printed."""
+    lines = log.strip().splitlines()
+    said = lines[-1] if lines else "it printed nothing"
+    for sign, remedy in KNOWN_FAILURES:
+        if sign in log:
+            return f"QEMU did not start: {said}; {remedy}"
+    return f"QEMU did not start (exit status {code}): {said}"

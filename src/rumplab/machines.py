@@ -1,0 +1,293 @@
+"""The records of the machines that ``rumplab run`` started: one directory a machine.
+
+``<root>/NAME/`` holds ``machine.json``, ``serial.log``, ``qemu.log`` and the socket ``qmp.sock``. All changes
+are made under the root's lock, so that two starts at once can't take the same name or port. A record whose
+process is gone is retired when it is met: its logs move to ``<root>/.ended/NAME/``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+from rumplab import ports, process
+from rumplab.config import SCHEMA, Lab
+from rumplab.errors import RumplabError, UsageError
+
+NAME_LENGTH = 32
+NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_LENGTH - 1}}}")
+SOCKET = "qmp.sock"
+RECORD = "machine.json"
+# sun_path holds 108 bytes on Linux and 104 on macOS, with the closing NUL.
+SOCKET_PATH_LIMIT = 100
+LOCK_SECONDS = 10.0
+ENDED_KEPT = 16
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine's record. `pid` and `token` name its process (see rumplab.process); `since` is UNIX time."""
+
+    name: str
+    directory: str
+    gdb_port: int
+    image: str | None = None
+    program: str | None = None
+    program_sha256: str | None = None
+    snapshot: bool = False
+    accel: str = ""
+    pid: int = 0
+    token: str = ""
+    since: float = 0.0
+    argv: tuple[str, ...] = ()
+    schema: int = SCHEMA
+
+    @property
+    def path(self) -> Path:
+        return Path(self.directory)
+
+    @property
+    def serial_log(self) -> Path:
+        return self.path / "serial.log"
+
+    @property
+    def qemu_log(self) -> Path:
+        return self.path / "qemu.log"
+
+    @property
+    def socket(self) -> Path:
+        return self.path / SOCKET
+
+    def alive(self) -> bool:
+        return process.alive(self.pid, self.token)
+
+
+def check_name(name: str) -> str:
+    """`name` if a machine can be called so; UsageError otherwise."""
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"'{name}' can't name a machine: use up to {NAME_LENGTH} letters, digits, '.', '_' and '-',"
+            " beginning with a letter or digit"
+        )
+    return name
+
+
+def base_name(path: str) -> str:
+    """A machine name made from an image's or program's file name."""
+    words = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).stem).strip("-._")
+    # Room for the number that tells two machines of one image apart.
+    return words[: NAME_LENGTH - 4].rstrip("-._") or "machine"
+
+
+class Machines:
+    """The machines of this user in one lab, below the directory `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the root's lock. The kernel drops it when the process ends, however it ends."""
+        with (self.root / ".lock").open("w", encoding="ascii") as handle:
+            deadline = time.monotonic() + LOCK_SECONDS
+            while True:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        raise RumplabError(
+                            f"another rumplab has held {self.root}/.lock for {LOCK_SECONDS:.0f} s; try again"
+                        ) from None
+                    time.sleep(0.02)
+            yield
+
+    def all(self) -> list[Machine]:
+        """The machines that are running, by name. Retires the records of those that aren't."""
+        with self.locked():
+            return self._all()
+
+    def _all(self) -> list[Machine]:
+        found = []
+        for path in sorted(self.root.iterdir()):
+            if path.name.startswith(".") or not path.is_dir():
+                continue
+            machine = read_record(path)
+            if machine is None or not machine.alive():
+                self._retire(path)
+            else:
+                found.append(machine)
+        return found
+
+    def find(self, name: str) -> Machine:
+        """The running machine `name`; RumplabError lists those there are."""
+        machines = self.all()
+        for machine in machines:
+            if machine.name == name:
+                return machine
+        names = ", ".join(machine.name for machine in machines)
+        raise RumplabError(
+            f"no machine called '{name}' is running; {'running: ' + names if names else 'none is running'}"
+        )
+
+    def claim(self, wanted: Machine, numbered: bool) -> Machine:
+        """Makes the directory and record of `wanted`, which the calling process owns until `update`.
+
+        With `numbered`, a taken name gets a number; else it is an error. A `gdb_port` of 0 becomes a
+        free one. RumplabError also when the port is taken, or the image in use by another of these machines.
+        """
+        with self.locked():
+            others = self._all()
+            check_free(wanted, others)
+            if not wanted.gdb_port:
+                wanted = replace(wanted, gdb_port=ports.free({other.gdb_port for other in others}))
+            name = wanted.name
+            if numbered:
+                name = free_name(name, {other.name for other in others})
+            elif any(other.name == name for other in others):
+                raise RumplabError(f"a machine called '{name}' is running; 'rumplab stop {name}' ends it")
+            directory = self.root / name
+            token = process.started(os.getpid()) or ""
+            machine = replace(
+                wanted, name=name, directory=str(directory), pid=os.getpid(), token=token, since=time.time()
+            )
+            self._create(machine)
+            return machine
+
+    def _create(self, machine: Machine) -> None:
+        try:
+            machine.path.mkdir(mode=0o700)
+            machine.serial_log.touch()
+            write_record(machine)
+        except OSError as error:
+            shutil.rmtree(machine.path, ignore_errors=True)
+            remedy = "free some space" if error.errno == errno.ENOSPC else "check its permissions"
+            raise RumplabError(
+                f"cannot record the machine in {machine.path}: {error.strerror}; {remedy}"
+            ) from error
+
+    def update(self, machine: Machine) -> None:
+        """Writes the record again, whole or not at all."""
+        with self.locked():
+            write_record(machine)
+
+    def retire(self, machine: Machine) -> None:
+        """Takes the record away once its process is gone, keeping its logs."""
+        with self.locked():
+            # Another command may have retired it and the name may have been taken since.
+            current = read_record(machine.path)
+            if current is not None and (current.pid, current.token) == (machine.pid, machine.token):
+                self._retire(machine.path)
+
+    def ended(self, name: str) -> Path | None:
+        """The directory with the logs of the last machine `name` that ended, if they are still there."""
+        path = self.root / ".ended" / name
+        return path if path.is_dir() else None
+
+    def forget(self, name: str) -> None:
+        """Removes the logs of the ended machine `name`."""
+        shutil.rmtree(self.root / ".ended" / name, ignore_errors=True)
+
+    def _retire(self, path: Path) -> None:
+        kept = self.root / ".ended"
+        kept.mkdir(mode=0o700, exist_ok=True)
+        (path / SOCKET).unlink(missing_ok=True)
+        shutil.rmtree(kept / path.name, ignore_errors=True)
+        path.rename(kept / path.name)
+        (kept / path.name).touch()
+        for old in sorted(kept.iterdir(), key=lambda entry: entry.stat().st_mtime)[:-ENDED_KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def check_free(wanted: Machine, others: list[Machine]) -> None:
+    """RumplabError when another machine has the debug port, or writes to the same disk image."""
+    for other in others:
+        if other.gdb_port == wanted.gdb_port:
+            raise RumplabError(
+                f"port {wanted.gdb_port} is taken by machine '{other.name}' (pid {other.pid});"
+                f" stop it with 'rumplab stop {other.name}' or use another --gdb-port"
+            )
+        if wanted.image and other.image == wanted.image and not (wanted.snapshot and other.snapshot):
+            raise RumplabError(
+                f"{wanted.image} is in use by machine '{other.name}' (pid {other.pid}); stop it with"
+                f" 'rumplab stop {other.name}', or run both with --snapshot"
+            )
+    if wanted.gdb_port and ports.taken(wanted.gdb_port):
+        raise RumplabError(
+            f"port {wanted.gdb_port} on 127.0.0.1 is taken by a process that is none of your machines;"
+            " use another --gdb-port, or leave it out"
+        )
+
+
+def free_name(base: str, taken: set[str]) -> str:
+    """`base`, or `base` with the first number that is free."""
+    if base not in taken:
+        return base
+    return next(name for number in range(2, len(taken) + 3) if (name := f"{base}-{number}") not in taken)
+
+
+def read_record(directory: Path) -> Machine | None:
+    """The record in `directory`; None when there is none that can be understood."""
+    try:
+        data = json.loads((directory / RECORD).read_text(encoding="utf-8"))
+        known = {item.name for item in fields(Machine)}
+        machine = Machine(**{key: value for key, value in data.items() if key in known})
+        return replace(machine, directory=str(directory), argv=tuple(machine.argv))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def write_record(machine: Machine) -> None:
+    """Writes ``machine.json`` to a temporary name and renames it."""
+    temporary = machine.path / f".{RECORD}"
+    temporary.write_text(json.dumps(asdict(machine), indent=2) + "\n", encoding="utf-8")
+    temporary.replace(machine.path / RECORD)
+
+
+def open_machines(lab: Lab) -> Machines:
+    """The records of this user: in the prefix, or in a runtime directory where the prefix doesn't serve."""
+    shared = lab.prefix / "var" / "machines"
+    own = shared / str(os.getuid())
+    if fits(own) and (os.access(own, os.W_OK) or (not own.exists() and os.access(shared, os.W_OK))):
+        own.mkdir(mode=0o700, exist_ok=True)
+        check_private(own)
+        return Machines(own)
+    return Machines(runtime_root(lab))
+
+
+def fits(root: Path) -> bool:
+    """Whether a machine's socket below `root` has a path that the kernel takes."""
+    return len(os.fsencode(root)) + NAME_LENGTH + len(SOCKET) + 2 < SOCKET_PATH_LIMIT
+
+
+def runtime_root(lab: Lab) -> Path:
+    """A per-user directory for this lab's machines outside its prefix."""
+    mark = hashlib.sha256(os.fsencode(lab.prefix)).hexdigest()[:8]
+    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    root = Path(base) / f"rumplab-{os.getuid()}-{mark}"
+    if not fits(root):
+        raise RumplabError(
+            f"{root} is too long for a socket's path; set XDG_RUNTIME_DIR to a shorter directory"
+        )
+    root.mkdir(mode=0o700, exist_ok=True)
+    check_private(root)
+    return root
+
+
+def check_private(root: Path) -> None:
+    """RumplabError unless `root` is a directory that only this user can write to."""
+    info = root.lstat()
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o022:
+        raise RumplabError(f"{root} is not a directory of your own; remove it, or ask its owner to")

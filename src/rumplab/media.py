@@ -1,0 +1,62 @@
+"""What a file given to ``rumplab run`` is, told by its content, and which program's symbols belong to it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from rumplab.config import read_object, text
+from rumplab.errors import RumplabError
+
+SECTOR = 512
+MAGICS = {b"QFI\xfb": "qcow2", b"KDMV": "vmdk"}
+
+
+@dataclass(frozen=True)
+class Media:
+    """A program (`format` is None) or a disk image of `format`, and the program in it, if known."""
+
+    path: str
+    format: str | None
+    program: str | None
+    program_sha256: str | None
+
+
+def inspect(path: str) -> Media:
+    """Looks at the file. RumplabError when it is neither a program nor an image; `path` becomes absolute."""
+    # An absolute path also keeps QEMU from taking what stands before a colon for a protocol.
+    absolute = os.path.abspath(path)
+    try:
+        with open(absolute, "rb") as handle:
+            head = handle.read(SECTOR)
+    except OSError as error:
+        raise RumplabError(
+            f"cannot read {path}: {error.strerror}; give an image made by 'rumplab stage', or a program"
+        ) from error
+    if head.startswith(b"\x7fELF"):
+        return Media(absolute, None, absolute, None)
+    if len(head) < SECTOR:
+        raise RumplabError(f"{path} is neither an ELF program nor a disk image ({len(head)} bytes)")
+    program, sha256 = sidecar(absolute)
+    return Media(absolute, MAGICS.get(head[:4], "raw"), program, sha256)
+
+
+def sidecar(image: str) -> tuple[str | None, str | None]:
+    """Program and its sha256 from ``IMAGE.rumplab.json``, which ``rumplab stage`` writes beside the image."""
+    path = Path(f"{image}.rumplab.json")
+    if not path.exists():
+        return None, None
+    remedy = "stage the image again with 'rumplab stage'"
+    data = read_object(path, remedy)
+    return text(data, "program", path, remedy), text(data, "sha256", path, remedy)
+
+
+def sha256(path: str) -> str:
+    """Hexadecimal sha256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        for piece in iter(lambda: handle.read(1 << 20), b""):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -1,0 +1,21 @@
+"""Tables and JSON for people and programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns as wide as their widest cell, two spaces apart; one line a row, no trailing blanks."""
+    lines = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines
+    )
+
+
+def as_json(data: Any) -> str:
+    """`data` as JSON text for another program."""
+    return json.dumps(data, indent=2, ensure_ascii=False)

@@ -1,0 +1,77 @@
+"""Telling a process apart from a later one with the same number, and ending it within a bounded time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+PROC = Path("/proc/self")
+
+
+def started(pid: int) -> str | None:
+    """A token that names this life of `pid`; None when there is no such process, or only its zombie.
+
+    On Linux the token is the boot and the start time in clock ticks (field 22 of ``/proc/PID/stat``),
+    elsewhere what ``ps -o lstart`` prints.
+    """
+    return _started_linux(pid) if PROC.is_dir() else _started_ps(pid)
+
+
+def _started_linux(pid: int) -> str | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+    # The command, field 2, may itself hold spaces and parentheses: count from its last one.
+    fields = stat.rpartition(")")[2].split()
+    state, ticks = fields[0], fields[19]
+    return None if state in "ZX" else f"{boot}/{ticks}"
+
+
+def _started_ps(pid: int) -> str | None:
+    result = subprocess.run(
+        ["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, timeout=5, check=False
+    )
+    state, _, token = result.stdout.strip().partition(" ")
+    return token.strip() if token and not state.startswith("Z") else None
+
+
+def alive(pid: int, token: str) -> bool:
+    """Whether `pid` is still the process that `token` was taken from."""
+    return started(pid) == token
+
+
+def wait_gone(pid: int, token: str, seconds: float) -> bool:
+    """Waits at most `seconds` for the process to end; whether it did."""
+    deadline = time.monotonic() + seconds
+    while alive(pid, token):
+        if time.monotonic() >= deadline:
+            return False
+        _reap(pid)
+        time.sleep(0.02)
+    return True
+
+
+def terminate(pid: int, token: str, patience: float = 3.0) -> bool:
+    """SIGTERM, then after `patience` seconds SIGKILL, to this very process only; whether it is gone."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        if not alive(pid, token):
+            return True
+        try:
+            os.kill(pid, sign)
+        except ProcessLookupError:
+            return True
+        if wait_gone(pid, token, patience):
+            return True
+    return False
+
+
+def _reap(pid: int) -> None:
+    """Collects `pid` if it is a child of ours, since only then its number is free."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)

@@ -1,0 +1,69 @@
+"""``rumplab ps``: the machines that are running."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict
+from typing import Any
+
+from rumplab import config, output, qmp
+from rumplab.machines import Machine, open_machines
+
+HELP = "list the machines that are running"
+EPILOG = """\
+STATE is QEMU's: 'prelaunch' waits before the first instruction, 'paused' is held by a debugger.
+
+examples:
+  rumplab ps
+  rumplab ps --json
+"""
+SECONDS = {"d": 86400, "h": 3600, "m": 60}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def state(machine: Machine) -> str:
+    """QEMU's run state, 'starting' before it answers."""
+    try:
+        status: str = qmp.execute(machine.socket, "query-status", timeout=0.5)["status"]
+    except qmp.QmpError:
+        return "starting" if machine.alive() and not machine.argv else "no answer"
+    return status
+
+
+def age(seconds: float) -> str:
+    """A duration in its largest whole unit: 42s, 7m, 3h, 2d."""
+    for unit, length in SECONDS.items():
+        if seconds >= length:
+            return f"{int(seconds // length)}{unit}"
+    return f"{int(seconds)}s"
+
+
+def described(machine: Machine) -> dict[str, Any]:
+    """A machine's record and state, for --json."""
+    return {**asdict(machine), "state": state(machine)}
+
+
+def row(machine: Machine, now: float) -> list[str]:
+    return [
+        machine.name,
+        state(machine),
+        str(machine.pid),
+        f"127.0.0.1:{machine.gdb_port}",
+        machine.accel,
+        age(max(now - machine.since, 0)),
+        machine.image or machine.program or "",
+    ]
+
+
+def run(args: argparse.Namespace) -> int:
+    machines = open_machines(config.load()).all()
+    if args.json:
+        print(output.as_json([described(machine) for machine in machines]))
+        return 0
+    rows = [row(machine, time.time()) for machine in machines]
+    print(output.table(["NAME", "STATE", "PID", "GDB", "ACCEL", "AGE", "BOOTED FROM"], rows))
+    return 0

@@ -1,0 +1,91 @@
+"""Builds QEMU's command line. Nothing here runs anything.
+
+The default machine is the one of the rump PCI work: an e1000 behind a PCI bridge on a user-mode network, and
+a debug stub that only this host can reach.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+BRIDGE = "pci.1"
+MAC = "54:54:00:55:55:55"
+NETWORK = "192.168.76.0/24"
+DHCP_START = "192.168.76.9"
+E1000_ID = 0x100E8086
+EXIT_PORT = 0xF4
+DISKS = ("virtio", "ide", "none")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the machine is to be. Exactly one of `image` and `program` is a path."""
+
+    qemu: str
+    gdb_port: int
+    accel: str
+    memory: str = "128M"
+    image: str | None = None
+    image_format: str = "raw"
+    program: str | None = None
+    arguments: str | None = None
+    disk: str = "virtio"
+    snapshot: bool = False
+    wait: bool = False
+    exit_device: bool = False
+    extra: tuple[str, ...] = ()
+
+
+def value(text: str) -> str:
+    """`text` as the value of a QEMU option, where a comma would end it."""
+    return text.replace(",", ",,")
+
+
+def machine_argv(spec: Spec) -> list[str]:
+    """The machine itself: board, devices, debug stub, what it boots."""
+    argv = [spec.qemu, "-machine", f"pc,accel={spec.accel}", "-m", spec.memory, "-display", "none"]
+    argv += ["-device", f"pci-bridge,chassis_nr=2,id={BRIDGE}"]
+    argv += ["-netdev", f"user,id=net0,net={NETWORK},dhcpstart={DHCP_START}"]
+    argv += ["-device", f"e1000,netdev=net0,mac={MAC},bus={BRIDGE},addr=1"]
+    argv += ["-gdb", f"tcp:127.0.0.1:{spec.gdb_port}"]
+    if spec.wait:
+        argv.append("-S")
+    if spec.exit_device:
+        argv += ["-device", f"isa-debug-exit,iobase={EXIT_PORT:#x},iosize=0x4"]
+    return argv + boot_argv(spec)
+
+
+def boot_argv(spec: Spec) -> list[str]:
+    """What the machine boots: a program by QEMU's own loader, or a disk."""
+    if spec.program is not None:
+        append = ["-append", spec.arguments] if spec.arguments else []
+        return ["-kernel", spec.program, *append]
+    drive = f"file={value(spec.image or '')},format={spec.image_format},id=disk0"
+    if spec.snapshot:
+        drive += ",snapshot=on"
+    if spec.disk == "ide":
+        return ["-drive", f"{drive},if=none", "-device", "ide-hd,drive=disk0"]
+    return ["-drive", f"{drive},if=none", "-device", "virtio-blk-pci,drive=disk0"]
+
+
+def foreground_argv(log: str) -> list[str]:
+    """Serial console and QEMU's monitor (Ctrl-A c) share the terminal; the console is logged too."""
+    chardev = f"stdio,id=console,mux=on,signal=off,logfile={value(log)}"
+    return ["-chardev", chardev, "-serial", "chardev:console", "-mon", "chardev=console,mode=readline"]
+
+
+def terminal_argv() -> list[str]:
+    """The same without a log: what a user pastes."""
+    return ["-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console",
+            "-mon", "chardev=console,mode=readline"]  # fmt: skip
+
+
+def detached_argv(log: str) -> list[str]:
+    """The serial console goes to a file."""
+    return ["-chardev", f"file,id=console,path={value(log)}", "-serial", "chardev:console"]
+
+
+def control_argv(socket: str) -> list[str]:
+    """The control socket, which ps and stop use."""
+    return ["-chardev", f"socket,id=control,path={value(socket)},server=on,wait=off",
+            "-mon", "chardev=control,mode=control"]  # fmt: skip

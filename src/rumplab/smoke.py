@@ -1,0 +1,232 @@
+"""``rumplab smoke``: the whole loop on the demo unikernel, to prove that the lab works."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import rumplab
+from rumplab import config, logs, output, qemu, stop, verified
+from rumplab.config import Lab
+from rumplab.errors import NotProvisioned, RumplabError
+from rumplab.machines import Machines, open_machines
+
+HELP = "prove that the lab works: stage, boot, attach, break, read PCI"
+EPILOG = """\
+Stages the demo unikernel, boots it with an e1000 behind a PCI bridge, attaches the debugger, stops where the
+program finds the e1000, asks the debugger where that is, and lets it run to its end. Cleans up after itself.
+
+examples:
+  rumplab smoke
+  rumplab smoke --record        remember that the lab, as it is, has passed (see status)
+  rumplab smoke --keep          leave machine and image for a look
+"""
+COMPONENTS = ("qemu", "rump_stager", "gdb", "pcihello")
+DEFAULT_SECONDS = 120
+DONE = "pcihello: done"
+BREAK = f"pci_device_found if id == {qemu.E1000_ID:#x}"
+# One line of our own, whatever the version of GDB prints around it.
+REPORT = 'printf "rumplab-found %02x:%02x.%x %08x\\n", bus, device, function, id'
+REPORTED = re.compile(r"^rumplab-found (\S+) (\S+)$", re.MULTILINE)
+EXPECTED = ("01:01.0", f"{qemu.E1000_ID:08x}")
+
+
+class Terminated(RumplabError):
+    """SIGTERM arrived."""
+
+    exit_code = 128 + signal.SIGTERM
+
+
+@dataclass
+class Loop:
+    """One run: where it works, until when, and what it has found."""
+
+    machines: Machines
+    program: str
+    directory: Path
+    deadline: float
+    name: str
+    device: str = ""
+    steps: list[dict[str, object]] = field(default_factory=list)
+
+    @property
+    def image(self) -> Path:
+        return self.directory / "pcihello.img"
+
+    def left(self) -> float:
+        """Seconds that remain. RumplabError when there are none."""
+        seconds = self.deadline - time.monotonic()
+        if seconds <= 0:
+            raise RumplabError("out of time; give it more with --timeout, or look into it with --keep")
+        return seconds
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--record", action="store_true", help="record in the prefix that the lab has passed")
+    parser.add_argument("--keep", action="store_true", help="leave machine and image, and say where")
+    parser.add_argument(
+        "--timeout",
+        type=int,
+        default=DEFAULT_SECONDS,
+        metavar="SECONDS",
+        help="for all of it (default: %(default)s)",
+    )
+
+
+def require(lab: Lab) -> str:
+    """The demo's path. NotProvisioned names every component that is missing."""
+    missing = []
+    for name in COMPONENTS:
+        try:
+            lab.component(name)
+        except NotProvisioned as error:
+            missing.append(str(error))
+    if missing:
+        raise NotProvisioned("; ".join(missing))
+    return lab.component("pcihello").path("program")
+
+
+def call(loop: Loop, *arguments: str) -> str:
+    """Runs ``rumplab ARGUMENTS`` as a user would and returns its output; RumplabError with it on failure."""
+    source = str(Path(rumplab.__file__).parents[1])
+    path = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
+    try:
+        result = subprocess.run(
+            [sys.executable, "-m", "rumplab", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": path},
+            timeout=loop.left(),
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        said = (error.stdout or b"").decode(errors="replace")
+        raise RumplabError(f"'rumplab {arguments[0]}' did not end in time; it said:\n{said}") from error
+    said = result.stdout.decode(errors="replace")
+    if result.returncode:
+        raise RumplabError(f"'rumplab {arguments[0]}' failed ({result.returncode}); it said:\n{said}")
+    return said
+
+
+def stage(loop: Loop) -> str:
+    call(loop, "stage", loop.program, "-o", str(loop.image), "--args", "rumplab smoke")
+    return f"{loop.image.name}, {loop.image.stat().st_size >> 20} MiB"
+
+
+def boot(loop: Loop) -> str:
+    call(loop, "run", str(loop.image), "--wait", "--detach", "--name", loop.name)
+    machine = loop.machines.find(loop.name)
+    return f"{machine.accel}, debug stub on 127.0.0.1:{machine.gdb_port}"
+
+
+def attach(loop: Loop) -> str:
+    """Breaks where the e1000 is found, and has the debugger say which device that is."""
+    said = call(
+        loop, "debug", loop.name, BREAK, "--batch", "--ex", REPORT, "--ex", "delete", "--ex", "detach"
+    )
+    found = REPORTED.search(said)
+    if found is None:
+        raise RumplabError(f"the debugger did not stop where the program finds the e1000; it said:\n{said}")
+    if found.groups() != EXPECTED:
+        raise RumplabError(
+            f"the debugger reports {found.group(1)} {found.group(2)}, expected {' '.join(EXPECTED)}"
+        )
+    loop.device = f"{found.group(1)} {found.group(2)[4:]}:{found.group(2)[:4]}"
+    return f"stopped in pci_device_found: e1000 {loop.device}, behind the bridge"
+
+
+def finish(loop: Loop) -> str:
+    """Waits for the program's last line on the serial console."""
+    path, _ = logs.locate(loop.machines, loop.name)
+    while DONE not in path.read_text(errors="replace"):
+        loop.left()
+        time.sleep(0.05)
+    return f"'{DONE}' on the serial console"
+
+
+STEPS: tuple[tuple[str, Callable[[Loop], str]], ...] = (
+    ("stage", stage),
+    ("run", boot),
+    ("debug", attach),
+    ("done", finish),
+)
+
+
+def perform(loop: Loop, quiet: bool) -> None:
+    """All steps, one line each unless `quiet`."""
+    for name, step in STEPS:
+        began = time.monotonic()
+        try:
+            detail = step(loop)
+        except RumplabError as error:
+            raise RumplabError(f"{name}: {error}") from error
+        seconds = time.monotonic() - began
+        loop.steps.append({"step": name, "seconds": round(seconds, 3), "detail": detail})
+        if not quiet:
+            print(f"ok  {name:5}  {seconds:5.1f} s  {detail}", flush=True)
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Makes SIGTERM unwind the stack, so that what was started is taken away."""
+
+    def raise_terminated(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise Terminated("ended by SIGTERM")
+
+    previous = signal.signal(signal.SIGTERM, raise_terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def clean_up(loop: Loop, keep: bool) -> None:
+    if keep:
+        print(f"rumplab smoke: kept machine {loop.name} and {loop.directory}", file=sys.stderr)
+        return
+    for machine in loop.machines.all():
+        if machine.name == loop.name and not stop.end(loop.machines, machine):
+            print(f"rumplab smoke: {loop.name} (pid {machine.pid}) does not end", file=sys.stderr)
+    loop.machines.forget(loop.name)
+    shutil.rmtree(loop.directory, ignore_errors=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    lab = config.load()
+    program = require(lab)
+    began = time.monotonic()
+    with terminable():
+        loop = Loop(
+            machines=open_machines(lab),
+            program=program,
+            directory=Path(tempfile.mkdtemp(prefix="rumplab-smoke-")),
+            deadline=began + args.timeout,
+            name=f"smoke-{os.getpid()}",
+        )
+        try:
+            perform(loop, quiet=args.json)
+            if args.record:
+                verified.record(lab)
+        finally:
+            clean_up(loop, args.keep)
+    seconds = time.monotonic() - began
+    if args.json:
+        print(output.as_json({"device": loop.device, "seconds": round(seconds, 3), "steps": loop.steps}))
+    else:
+        print(f"the lab works: e1000 {loop.device} behind the bridge, seen by the debugger ({seconds:.1f} s)")
+    return 0

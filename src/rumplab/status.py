@@ -1,0 +1,83 @@
+"""``rumplab status``: what is provisioned, from where, and whether that has been verified."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from rumplab import config, output, verified
+from rumplab.config import Component, Lab
+
+HELP = "show what is provisioned, from which source, what is deferred and why"
+EPILOG = """\
+'verified' says whether 'rumplab smoke' has passed with exactly these components.
+
+examples:
+  rumplab status
+  rumplab status --json
+"""
+STAMP_SHOWN = 12
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def row(component: Component) -> list[str]:
+    """The cells of one component; '-' where there is nothing to say."""
+    version = component.version or "-"
+    if component.wanted and component.wanted != version:
+        version = f"{version} (wanted {component.wanted})"
+    return [
+        component.name,
+        version,
+        component.source or "-",
+        component.state,
+        component.stamp[:STAMP_SHOWN] or "-",
+    ]
+
+
+def notes(components: list[Component]) -> list[str]:
+    """One line for each component that is deferred or substituted: why, and what to do."""
+    return [
+        f"{component.name}: {component.reason}; to complete it: {component.remedy}"
+        for component in components
+        if component.reason
+    ]
+
+
+def as_data(lab: Lab, components: list[Component], passed: bool) -> dict[str, Any]:
+    """The report for --json."""
+    return {
+        "prefix": str(lab.prefix),
+        "version": lab.version,
+        "user": lab.user,
+        "verified": passed,
+        "components": [
+            {
+                "name": component.name,
+                "version": component.version,
+                "wanted": component.wanted,
+                "source": component.source,
+                "state": component.state,
+                "stamp": component.stamp,
+                "reason": component.reason,
+                "paths": component.paths,
+            }
+            for component in components
+        ],
+    }
+
+
+def run(args: argparse.Namespace) -> int:
+    lab = config.load()
+    components = lab.components()
+    passed = verified.is_verified(lab, components)
+    if args.json:
+        print(output.as_json(as_data(lab, components, passed)))
+        return 0
+    print(output.table(["COMPONENT", "VERSION", "SOURCE", "STATE", "STAMP"], map(row, components)))
+    for note in notes(components):
+        print(note)
+    print(f"verified: {'yes' if passed else 'no; to verify: rumplab smoke --record'}")
+    return 0

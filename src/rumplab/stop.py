@@ -1,0 +1,63 @@
+"""``rumplab stop``: ends machines, politely first, within a bounded time."""
+
+from __future__ import annotations
+
+import argparse
+
+from rumplab import config, process, qmp
+from rumplab.errors import RumplabError, UsageError
+from rumplab.machines import Machine, Machines, open_machines
+
+HELP = "end a machine"
+EPILOG = """\
+QEMU is told to quit; if it doesn't, it gets SIGTERM and at last SIGKILL. Only the process that rumplab
+started is ever signalled.
+
+examples:
+  rumplab stop hello
+  rumplab stop netbsd --powerdown     press its power button and give it time to shut down
+  rumplab stop --all
+"""
+QUIT_SECONDS = 5.0
+POWERDOWN_SECONDS = 30.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", nargs="?", help="the machine")
+    parser.add_argument("--all", action="store_true", help="all of your machines")
+    parser.add_argument(
+        "--powerdown",
+        action="store_true",
+        help=f"let the guest shut down first, for {POWERDOWN_SECONDS:.0f} s at most",
+    )
+
+
+def ask(machine: Machine, command: str, patience: float) -> bool:
+    """Sends one command to QEMU's control socket; whether the machine ended within `patience` seconds."""
+    try:
+        qmp.execute(machine.socket, command)
+    except qmp.QmpError:
+        # Quitting may close the socket before the answer; a machine that doesn't listen gets signals.
+        return process.wait_gone(machine.pid, machine.token, 0.2)
+    return process.wait_gone(machine.pid, machine.token, patience)
+
+
+def end(machines: Machines, machine: Machine, powerdown: bool = False) -> bool:
+    """Ends one machine and retires its record; whether it is gone."""
+    gone = powerdown and ask(machine, "system_powerdown", POWERDOWN_SECONDS)
+    gone = gone or ask(machine, "quit", QUIT_SECONDS) or process.terminate(machine.pid, machine.token)
+    if gone:
+        machines.retire(machine)
+    return gone
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.all == (args.name is not None):
+        raise UsageError("say which machine: its NAME, or --all")
+    machines = open_machines(config.load())
+    chosen = machines.all() if args.all else [machines.find(args.name)]
+    for machine in chosen:
+        if not end(machines, machine, args.powerdown):
+            raise RumplabError(f"{machine.name} (pid {machine.pid}) does not end, not even by SIGKILL")
+        print(f"{machine.name} stopped")
+    return 0
