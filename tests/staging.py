@@ -1,0 +1,94 @@
+"""What the tests of the demo unikernel and of the stager share: building, staging and booting."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLE = ROOT / "examples" / "pcihello"
+SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+COMMANDS = ("sfdisk", "mke2fs", "debugfs", "grub-mkimage")
+GRUB_MODULES = Path("/usr/lib/grub/i386-pc")
+QEMU = "qemu-system-x86_64"
+# isa-debug-exit turns the 0x10 that pcihello writes into 2 * 0x10 + 1.
+DONE = 33
+
+needs_qemu = pytest.mark.skipif(shutil.which(QEMU) is None, reason=f"{QEMU} is not installed")
+needs_compiler = pytest.mark.skipif(
+    shutil.which("gcc") is None or shutil.which("make") is None, reason="gcc or make is not installed"
+)
+
+
+def command(name: str) -> str:
+    """The path of a command; skips the test where it isn't installed."""
+    path = shutil.which(name, path=SEARCH_PATH)
+    if path is None:
+        pytest.skip(f"{name} is not installed")
+    return path
+
+
+def build(source: Path, output: Path, *variables: str) -> Path:
+    """Builds the example that lies in `source` to `output`, with its objects beside the output."""
+    objects = output.with_suffix(".obj")
+    argv = ["make", "-s", "-C", str(source), f"OUT={output}", f"OBJ={objects}", *variables]
+    result = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    return output
+
+
+def copy_example(destination: Path) -> Path:
+    """A copy of the example's sources, for tests that change them or the path they lie in."""
+    return shutil.copytree(EXAMPLE, destination, ignore=shutil.ignore_patterns("obj", "*.bin"))
+
+
+@functools.cache
+def tool_paths() -> dict[str, str]:
+    """The paths that component rump_stager has on this host; skips where one is missing."""
+    if not (GRUB_MODULES / "boot.img").is_file():
+        pytest.skip(f"GRUB's modules are not in {GRUB_MODULES}")
+    return {"grub-modules": str(GRUB_MODULES), **{name: command(name) for name in COMMANDS}}
+
+
+def make_lab(prefix: Path, paths: dict[str, str]) -> Path:
+    """A prefix with component rump_stager as provisioning describes it; returns its rumplab.json."""
+    components = prefix / "etc" / "components.d"
+    components.mkdir(parents=True)
+    common = {"schema": 1, "version": "1"}
+    lab = {**common, "prefix": str(prefix), "user": "lab", "group": "lab", "provision": "./provision"}
+    component = {**common, "name": "rump_stager", "state": "installed", "stamp": "0" * 64, "paths": paths}
+    (components / "rump_stager.json").write_text(json.dumps(component))
+    path = prefix / "etc" / "rumplab.json"
+    path.write_text(json.dumps(lab))
+    return path
+
+
+def stage_argv(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "rumplab", "stage", *map(str, arguments)]
+
+
+def stage_environment(lab: Path) -> dict[str, str]:
+    return {**os.environ, "RUMPLAB_CONFIG": str(lab), "PYTHONPATH": str(ROOT / "src")}
+
+
+def boot(*arguments: str) -> tuple[int, str]:
+    """Runs QEMU without acceleration until the program ends it. Returns exit status and serial output."""
+    argv = [QEMU, "-accel", "tcg", "-m", "128", "-display", "none", "-no-reboot", "-serial", "stdio"]
+    argv += ["-device", "isa-debug-exit,iobase=0xf4,iosize=4", *arguments]
+    result = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=90, check=False)
+    # QEMU's own failures, which it reports with status 1, are told apart from what the program says.
+    complaint = result.stderr.decode() if result.returncode == 1 else ""
+    return result.returncode, result.stdout.decode().replace("\r\n", "\n") + complaint
+
+
+def boot_image(image: Path) -> tuple[int, str]:
+    """Boots a staged image from a virtio disk without changing it."""
+    drive = f"file={str(image).replace(',', ',,')},format=raw,if=virtio,snapshot=on"
+    return boot("-nic", "none", "-drive", drive)
