@@ -49,7 +49,7 @@ def held(directory: Path, say: Callable[[str], None], limit: float = LOCK_WAIT) 
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise Failed(
-                        f"another run has held {directory}/.venv for {limit:.0f} s: end that run, then start again"
+                        f"another run has held {directory}/.venv for {limit:.0f} s: end it, then start again"
                     ) from None
                 if not told:
                     say("another run is making .venv; waiting for it")

@@ -1,0 +1,261 @@
+"""Make the images that the Molecule scenarios start from: base_images.py RELEASE...
+
+rumplab/debian:RELEASE is a fresh Debian with Python 3 and nothing else. On a Debian host it is made by
+debootstrap from the mirror that the host's own apt uses; elsewhere from the image debian:RELEASE of the registry
+that the Docker engine is set up for. A label holds the hash of the recipe: an image is remade only when that
+changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from host import Failed, as_root, os_release, run
+
+CODENAMES = {"12": "bookworm", "13": "trixie"}
+INCLUDE = ("python3",)
+LABEL = "rumplab.recipe"
+# The host's proxy and its leniency towards a mirror's clock hold for the guests of the same mirror.
+HOST_SETTINGS = re.compile(r'^Acquire::(?:https?::Proxy|Check-Valid-Until|Check-Date)(?:::\S+)? "[^"]+";$')
+# No service starts in a container, and there is nothing in one that an fsync would save.
+FILES = {
+    "usr/sbin/policy-rc.d": (0o755, "#!/bin/sh\nexit 101\n"),
+    "etc/dpkg/dpkg.cfg.d/no-fsync": (0o644, "force-unsafe-io\n"),
+    "etc/resolv.conf": (0o644, ""),
+    "etc/hostname": (0o644, "localhost\n"),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One package source: the URI of an archive, a suite of it, and the suite's components."""
+
+    uri: str
+    suite: str
+    components: tuple[str, ...]
+
+    def line(self) -> str:
+        return f"deb {self.uri} {self.suite} {' '.join(self.components)}"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides what an image holds."""
+
+    release: str
+    sources: tuple[Source, ...]
+    settings: tuple[str, ...]
+    include: tuple[str, ...] = INCLUDE
+
+    def digest(self) -> str:
+        made_by = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+        text = json.dumps({"recipe": asdict(self), "made_by": made_by}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parse_one_line(text: str) -> list[Source]:
+    """Read sources in apt's one-line style (sources.list(5)); source-package lines are left out."""
+    found = []
+    for line in text.splitlines():
+        match = re.match(r"deb\s+(?:\[[^\]]*\]\s+)?(\S+)\s+(\S+)\s+([^#]+)", line.strip())
+        if match:
+            found.append(Source(match[1].rstrip("/"), match[2], tuple(match[3].split())))
+    return found
+
+
+def parse_deb822(text: str) -> list[Source]:
+    """Read sources in apt's deb822 style (sources.list(5)); disabled and source stanzas are left out."""
+    found = []
+    for stanza in re.split(r"\n\s*\n", text):
+        fields: dict[str, list[str]] = {}
+        name = ""
+        for line in stanza.splitlines():
+            if line.startswith("#") or not line.strip():
+                continue
+            if not line[0].isspace():
+                name, _, line = line.partition(":")
+                name = name.strip().lower()
+            fields.setdefault(name, []).extend(line.split())
+        if "deb" not in fields.get("types", []) or fields.get("enabled", ["yes"])[0].lower() in (
+            "no",
+            "false",
+        ):
+            continue
+        found += [
+            Source(uri.rstrip("/"), suite, tuple(fields.get("components", [])))
+            for uri in fields.get("uris", [])
+            for suite in fields.get("suites", [])
+        ]
+    return found
+
+
+def host_sources(etc_apt: Path = Path("/etc/apt")) -> list[Source]:
+    found: list[Source] = []
+    for path in [etc_apt / "sources.list", *sorted((etc_apt / "sources.list.d").glob("*.list"))]:
+        if path.is_file():
+            found += parse_one_line(path.read_text("utf-8", "replace"))
+    for path in sorted((etc_apt / "sources.list.d").glob("*.sources")):
+        found += parse_deb822(path.read_text("utf-8", "replace"))
+    return found
+
+
+def sources_for(
+    release: str, host_codename: str, sources: Iterable[Source], offers: Callable[[Source], bool]
+) -> tuple[Source, ...]:
+    """Translate the host's Debian sources into those of another release, as far as the mirror offers them.
+
+    The first is the release itself. An empty answer means that no mirror of the host's has the release.
+    """
+    wanted: dict[str, Source] = {}
+    for part in ("", "-updates", "-security"):
+        for source in sources:
+            if source.suite == host_codename + part and "main" in source.components:
+                target = Source(source.uri, CODENAMES[release] + part, ("main",))
+                if part not in wanted and offers(target):
+                    wanted[part] = target
+    return tuple(wanted.values()) if "" in wanted else ()
+
+
+def offered(source: Source) -> bool:
+    """Whether the mirror has the suite now."""
+    if not source.uri.startswith(("http://", "https://")):
+        return False
+    for name in ("InRelease", "Release"):
+        request = urllib.request.Request(f"{source.uri}/dists/{source.suite}/{name}", method="HEAD")
+        try:
+            with urllib.request.urlopen(request, timeout=20):
+                return True
+        except (urllib.error.URLError, OSError):
+            continue
+    return False
+
+
+def host_settings() -> tuple[str, ...]:
+    dump = run(["apt-config", "dump"], limit=30).stdout
+    return tuple(line for line in dump.splitlines() if HOST_SETTINGS.match(line))
+
+
+def debootstrap_argv(recipe: Recipe, tree: Path) -> list[str]:
+    codename = CODENAMES[recipe.release]
+    argv = ["debootstrap", "--variant=minbase", f"--include={','.join(recipe.include)}"]
+    argv += [codename, str(tree), recipe.sources[0].uri]
+    scripts = Path("/usr/share/debootstrap/scripts")
+    # A debootstrap older than the release has no script of that name; those since 2012 are all this one.
+    if not (scripts / codename).exists():
+        argv.append(str(scripts / "sid"))
+    return argv
+
+
+def image_files(recipe: Recipe) -> dict[str, tuple[int, str]]:
+    return {
+        **FILES,
+        "etc/apt/sources.list": (0o644, "".join(source.line() + "\n" for source in recipe.sources)),
+        "etc/apt/apt.conf.d/90host": (0o644, "".join(line + "\n" for line in recipe.settings)),
+    }
+
+
+def write_files(tree: Path, files: dict[str, tuple[int, str]]) -> None:
+    for name, (mode, content) in files.items():
+        run(as_root(["tee", str(tree / name)]), limit=30, stdin=content)
+        run(as_root(["chmod", f"{mode:o}", str(tree / name)]), limit=30)
+
+
+def bootstrap(recipe: Recipe, image: str) -> None:
+    """Make the image from packages, as root, in a temporary directory."""
+    with tempfile.TemporaryDirectory(prefix="rumplab-image-") as directory:
+        tree = Path(directory) / "tree"
+        try:
+            run(as_root(debootstrap_argv(recipe, tree)), limit=900)
+            files = image_files(recipe)
+            resolver = files.pop("etc/resolv.conf")
+            write_files(tree, files)
+            inside = as_root(["chroot", str(tree), "env", "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C.UTF-8"])
+            for words in (["update"], ["--yes", "dist-upgrade"], ["clean"]):
+                run([*inside, "apt-get", "--quiet", *words], limit=600)
+            run(
+                [*inside, "sh", "-c", "rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/log/*.log"],
+                limit=30,
+            )
+            write_files(tree, {"etc/resolv.conf": resolver})
+            archive = Path(directory) / "image.tar"
+            run(as_root(["tar", "--numeric-owner", "-C", str(tree), "-cf", str(archive), "."]), limit=300)
+            change = ["--change", f"LABEL {LABEL}={recipe.digest()}", "--change", 'CMD ["bash"]']
+            run(["docker", "import", *change, str(archive), image], limit=300)
+        finally:
+            run(as_root(["rm", "-rf", "--one-file-system", str(tree)]), limit=120)
+
+
+def from_registry(recipe: Recipe, image: str) -> None:
+    """Make the image on top of the engine's own Debian image, for hosts that have no Debian mirror."""
+    lines = [
+        f"FROM debian:{recipe.release}",
+        f"RUN apt-get update && apt-get install -y --no-install-recommends {' '.join(recipe.include)}"
+        " && apt-get clean && rm -rf /var/lib/apt/lists/*",
+        f"LABEL {LABEL}={recipe.digest()}",
+    ]
+    run(["docker", "build", "--tag", image, "-"], limit=1200, stdin="\n".join(lines) + "\n")
+
+
+def label_of(image: str) -> str:
+    template = f'{{{{index .Config.Labels "{LABEL}"}}}}'
+    done = subprocess.run(
+        ["docker", "image", "inspect", "--format", template, image],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def ensure(release: str, say: Callable[[str], None]) -> str:
+    """Make the image of a release unless it is there by the same recipe; answer its name."""
+    image = f"rumplab/debian:{release}"
+    host = os_release()
+    sources: tuple[Source, ...] = ()
+    settings: tuple[str, ...] = ()
+    if host.get("ID") == "debian" and shutil.which("debootstrap"):
+        sources = sources_for(release, host.get("VERSION_CODENAME", ""), host_sources(), offered)
+        settings = host_settings()
+    recipe = Recipe(release, sources, settings)
+    made_by = label_of(image)
+    if made_by == recipe.digest():
+        return image
+    if made_by and settings and not sources:
+        say(f"keeping the image {image}: no mirror answers to make it anew")
+        return image
+    say(f"making the image {image} from {'packages' if sources else 'the registry'}")
+    try:
+        (bootstrap if sources else from_registry)(recipe, image)
+    except Failed as failure:
+        raise Failed(f"cannot make the image {image}: {failure}") from None
+    return image
+
+
+def main(releases: list[str]) -> int:
+    unknown = [release for release in releases if release not in CODENAMES]
+    if unknown or not releases:
+        print(f"usage: base_images.py RELEASE...   releases: {' '.join(CODENAMES)}", file=sys.stderr)
+        return 2
+    try:
+        for release in releases:
+            print(ensure(release, print))
+    except Failed as failure:
+        print(failure, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

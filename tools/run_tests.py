@@ -1,0 +1,322 @@
+"""Run the parts of the test suite one after the other and add them up: what ./test starts.
+
+A failing part doesn't stop the later ones. Each part's output goes to build/test-logs/NAME.log; the end of it
+is shown when the part fails. The last line is the total, alone: `N passed, N failed, N skipped`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import base_images
+import host
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = ROOT / ".venv" / "bin"
+LOGS = ROOT / "build" / "test-logs"
+HEARTBEAT = 60.0
+MINUTE = 60.0
+SHELL = re.compile(rb"#!\s*(?:/usr/bin/env\s+)?(?:/bin/)?(?:sh|bash|dash)\b|# shellcheck shell=")
+PRUNED = {".git", ".venv", ".cache", "build", "__pycache__", "fixtures"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One command of the suite. `junit` marks a part that leaves a JUnit file to count tests from."""
+
+    name: str
+    argv: tuple[str, ...]
+    limit: float
+    group: str
+    junit: bool = False
+    release: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    name: str
+    ok: bool
+    seconds: float
+    passed: int
+    failed: int
+    skipped: int
+
+
+def sources(root: Path) -> Iterator[Path]:
+    """The files of the checkout, without what is built or fetched."""
+    for directory, names, files in os.walk(root):
+        names[:] = sorted(name for name in names if name not in PRUNED and not name.endswith("_cache"))
+        for name in sorted(files):
+            yield Path(directory, name).relative_to(root)
+
+
+def is_shell(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return bool(SHELL.match(stream.read(80)))
+
+
+def lint_parts(root: Path) -> list[Part]:
+    files = list(sources(root))
+    python = tuple(str(path) for path in files if path.suffix == ".py")
+    shell = tuple(str(path) for path in files if (root / path).is_file() and is_shell(root / path))
+
+    def part(name: str, *argv: str) -> Part:
+        return Part(name, argv, 10 * MINUTE, "lint")
+
+    return [
+        part("ansible-lint", str(BIN / "ansible-lint"), "--offline"),
+        part("yamllint", str(BIN / "yamllint"), "--strict", "."),
+        part("ruff", str(BIN / "ruff"), "check", "."),
+        part("mypy", str(BIN / "mypy"), *python),
+        part("shellcheck", "shellcheck", "--external-sources", *shell),
+    ]
+
+
+def unit_part() -> Part:
+    return Part("unit", (str(BIN / "pytest"), "tests/unit"), 15 * MINUTE, "unit", junit=True)
+
+
+def scenario_part(name: str, release: str) -> Part:
+    """A Molecule scenario on a release of Debian. The first release has the plain name."""
+    first = next(iter(base_images.CODENAMES))
+    label = name if release == first else f"{name}-{release}"
+    argv = (str(BIN / "molecule"), "test", "--scenario-name", name)
+    return Part(label, argv, 30 * MINUTE, "molecule", True, release, {"RUMPLAB_DEBIAN": release})
+
+
+def molecule_parts(root: Path) -> list[Part]:
+    """Every scenario on the first release, `default` on the others too."""
+    first, *others = base_images.CODENAMES
+    names = sorted(path.parent.name for path in (root / "molecule").glob("*/molecule.yml"))
+    names.sort(key=lambda name: name != "default")
+    return [
+        part
+        for name in names
+        for part in [
+            scenario_part(name, release) for release in (first, *(others if name == "default" else ()))
+        ]
+    ]
+
+
+def choose(parts: list[Part], names: list[str], fast: bool) -> list[Part]:
+    """The parts asked for, by name or by group; raise host.Failed for a name that is neither."""
+    known = {part.name for part in parts} | {part.group for part in parts}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise host.Failed(f"no part is called {' or '.join(unknown)}; ./test --list names them")
+    if names:
+        parts = [part for part in parts if part.name in names or part.group in names]
+    return [part for part in parts if not (fast and part.group == "molecule")]
+
+
+def count(junit: Path) -> tuple[int, int, int]:
+    """Passed, failed and skipped tests of a JUnit file; none where there is no such file."""
+    if not junit.is_file():
+        return 0, 0, 0
+    passed = failed = skipped = 0
+    for case in ElementTree.parse(junit).getroot().iter("testcase"):
+        if case.find("failure") is not None or case.find("error") is not None:
+            failed += 1
+        elif case.find("skipped") is not None:
+            skipped += 1
+        else:
+            passed += 1
+    return passed, failed, skipped
+
+
+def add_up(part: Part, ok: bool, seconds: float, junit: Path) -> Result:
+    """A tool or a scenario counts as one, tests one each; a pytest run counts only as its tests."""
+    passed, failed, skipped = count(junit) if part.junit else (0, 0, 0)
+    if part.group != "unit" or not passed + failed + skipped or (not ok and not failed):
+        passed, failed = passed + ok, failed + (not ok)
+    return Result(part.name, ok, seconds, passed, failed, skipped)
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
+
+
+def tail(path: Path, lines: int) -> str:
+    return "\n".join("    " + line for line in path.read_text("utf-8", "replace").splitlines()[-lines:])
+
+
+def wait(process: subprocess.Popen[bytes], name: str, limit: float) -> bool:
+    """Wait for the end, saying every minute that it goes on; at the limit end the whole process group."""
+    started = time.monotonic()
+    try:
+        while True:
+            left = limit - (time.monotonic() - started)
+            try:
+                return process.wait(min(HEARTBEAT, max(left, 0.1))) == 0
+            except subprocess.TimeoutExpired:
+                if left <= 0:
+                    say(f"{name}: no end after {limit / MINUTE:.0f} min; ended")
+                    return False
+                say(f"{name}: {(time.monotonic() - started) / MINUTE:.0f} min")
+    finally:
+        if process.poll() is None:
+            end_group(process)
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    for number, patience in ((signal.SIGTERM, 20), (signal.SIGKILL, 10)):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(patience)
+            return
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+
+
+def execute(part: Part, environment: dict[str, str]) -> Result:
+    log, junit = LOGS / f"{part.name}.log", LOGS / f"{part.name}.xml"
+    junit.unlink(missing_ok=True)
+    environment = {**environment, **part.environment}
+    if part.junit:
+        environment["PYTEST_ADDOPTS"] = f"--junit-xml={shlex.quote(str(junit))} --color=no"
+    say(part.name)
+    started = time.monotonic()
+    try:
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                part.argv,
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            ok = wait(process, part.name, part.limit)
+    except FileNotFoundError as missing:
+        log.write_text(f"{missing.filename} is not installed\n", "utf-8")
+        ok = False
+    if not ok and part.group == "molecule":
+        take_away(part, environment)
+    result = add_up(part, ok, time.monotonic() - started, junit)
+    if not ok:
+        say(f"{part.name} FAILED; the end of {log.relative_to(ROOT)}:")
+        print(tail(log, 60), flush=True)
+    return result
+
+
+def take_away(part: Part, environment: dict[str, str]) -> None:
+    """Molecule removes its containers when a scenario fails, but not when it is ended."""
+    argv = [str(BIN / "molecule"), "destroy", "--scenario-name", part.argv[-1]]
+    with (LOGS / f"{part.name}.destroy.log").open("wb") as output:
+        subprocess.run(
+            argv,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            timeout=3 * MINUTE,
+            check=False,
+        )
+
+
+def prepare_cache(cache: Path, certificates: Path = Path("/usr/local/share/ca-certificates")) -> None:
+    """Make the directories that containers share: built artefacts, and the certificates the host adds."""
+    (cache / "built").mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(cache / "certificates", ignore_errors=True)
+    (cache / "certificates").mkdir()
+    for certificate in certificates.glob("*.crt"):
+        shutil.copy(certificate, cache / "certificates")
+
+
+def test_environment(cache: Path) -> dict[str, str]:
+    plain = {"NO_COLOR": "1", "PY_COLORS": "0", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
+    return {
+        **os.environ,
+        **plain,
+        "PATH": os.pathsep.join([str(BIN), os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]),
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "RUMPLAB_TEST_CACHE": str(cache),
+    }
+
+
+def docker_host(environment: dict[str, str]) -> dict[str, str]:
+    """The engine of the current context, which Docker's Python client doesn't look up by itself."""
+    if "DOCKER_HOST" in environment:
+        return {}
+    done = host.run(["docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"], limit=30)
+    return {"DOCKER_HOST": done.stdout.strip()} if done.stdout.strip() else {}
+
+
+def run_all(parts: list[Part]) -> list[Result]:
+    cache = Path(os.environ.get("RUMPLAB_TEST_CACHE") or Path.home() / ".cache" / "rumplab-test").resolve()
+    LOGS.mkdir(parents=True, exist_ok=True)
+    environment = test_environment(cache)
+    host.install_packages(host.UNIT_PACKAGES, say)
+    scenarios = [part for part in parts if part.group == "molecule"]
+    results = [execute(part, environment) for part in parts if part.group != "molecule"]
+    if not scenarios:
+        return results
+    try:
+        prepare_cache(cache)
+        host.install_packages(host.IMAGE_PACKAGES, say)
+        with host.Engine(LOGS, say):
+            environment.update(docker_host(environment))
+            for release in dict.fromkeys(part.release for part in scenarios):
+                base_images.ensure(release, say)
+            results += [execute(part, environment) for part in scenarios]
+    except host.Failed as failure:
+        say(str(failure))
+        done = {result.name for result in results}
+        results += [Result(part.name, False, 0.0, 0, 1, 0) for part in scenarios if part.name not in done]
+    return results
+
+
+def report(results: list[Result]) -> str:
+    """The table and, as its last line, the totals."""
+    width = max((len(result.name) for result in results), default=4)
+    rows = [f"{'part':<{width}}  result  {'passed':>6} {'failed':>6} {'skipped':>7} {'seconds':>8}"]
+    for r in results:
+        verdict = "ok" if r.ok else "FAILED"
+        rows.append(
+            f"{r.name:<{width}}  {verdict:<6}  {r.passed:>6} {r.failed:>6} {r.skipped:>7} {r.seconds:>8.1f}"
+        )
+    passed, failed, skipped = (
+        sum(getattr(r, name) for r in results) for name in ("passed", "failed", "skipped")
+    )
+    return "\n".join(["", *rows, "", f"{passed} passed, {failed} failed, {skipped} skipped"])
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="./test", description="Lint, unit tests and Molecule scenarios.")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help="a part or a group of --list; all unless given"
+    )
+    parser.add_argument("--fast", action="store_true", help="without the Molecule scenarios")
+    parser.add_argument("--list", action="store_true", help="name the parts and their groups, run nothing")
+    arguments = parser.parse_args(argv)
+    try:
+        every = [*lint_parts(ROOT), unit_part(), *molecule_parts(ROOT)]
+        parts = choose(every, arguments.parts, arguments.fast)
+        if arguments.list:
+            print("\n".join(f"{part.group:<9} {part.name}" for part in parts))
+            return 0
+        results = run_all(parts)
+    except host.Failed as failure:
+        print(f"./test: {failure}", file=sys.stderr)
+        return 1
+    print(report(results), flush=True)
+    return 0 if results and all(result.ok for result in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
