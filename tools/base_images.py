@@ -1,7 +1,7 @@
 """Make the images that the Molecule scenarios start from: base_images.py RELEASE...
 
 rumplab/debian:RELEASE is a fresh Debian with Python 3 and nothing else. On a Debian host it is made by
-debootstrap from the mirror that the host's own apt uses; elsewhere from the image debian:RELEASE of the registry
+debootstrap from the mirror of the host's own apt; elsewhere from the image debian:RELEASE of the registry
 that the Docker engine is set up for. A label holds the hash of the recipe: an image is remade only when that
 changes.
 """
