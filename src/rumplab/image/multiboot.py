@@ -32,11 +32,13 @@ def check_program(path: Path) -> int:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         raise RumplabError(f"cannot read {path}: {error.strerror}") from error
-    with open(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise RumplabError(f"{path} is not a file; name the unikernel that the build wrote")
-        head = file.read(SEARCH)
+        head = os.pread(descriptor, SEARCH, 0)
+    finally:
+        os.close(descriptor)
     problem = elf_problem(head) or header_problem(head)
     if problem:
         raise RumplabError(f"{path} {problem}")

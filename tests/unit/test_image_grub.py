@@ -1,0 +1,106 @@
+"""The menu against a small model of GRUB: its script language, and how its loader joins words."""
+
+from __future__ import annotations
+
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rumplab.image import grub
+
+SPECIAL = frozenset('{}|&$;<>#"\\')
+texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=60)
+shellish = st.text(st.sampled_from(string.punctuation + " aé€😀x41"), max_size=40)
+
+
+def script_words(line: str) -> list[str]:
+    """The words of one line of GRUB script that uses no quoting but single quotes and backslashes."""
+    words: list[str] = []
+    word: str | None = None
+    characters = iter(line)
+    for character in characters:
+        if character == "'":
+            word = word or ""
+            for inner in characters:
+                if inner == "'":
+                    break
+                word += inner
+            else:
+                raise AssertionError("a quote is left open")
+        elif character == "\\":
+            word = (word or "") + next(characters)
+        elif character in " \t":
+            if word is not None:
+                words.append(word)
+            word = None
+        else:
+            assert character not in SPECIAL, f"{character} has a meaning here"
+            word = (word or "") + character
+    return words if word is None else [*words, word]
+
+
+def loader_command_line(words: list[str]) -> str:
+    """What GRUB's multiboot command makes of its words. Measured on GRUB 2.06, see test_stage_boot.py."""
+    hexadecimal = frozenset(string.hexdigits)
+    joined = []
+    for word in words:
+        out = ""
+        rest = word
+        while rest:
+            if rest[:2] == "\\x" and len(rest) > 3 and rest[2] in hexadecimal and rest[3] in hexadecimal:
+                out, rest = out + rest[:4], rest[4:]
+                continue
+            out += f"\\{rest[0]}" if rest[0] in "\\'\"" else rest[0]
+            rest = rest[1:]
+        joined.append(f'"{out}"' if " " in word else out)
+    return " ".join(joined)
+
+
+def menu_command(menu: str, name: str) -> list[str]:
+    """The words of the one command `name` in the menu."""
+    (line,) = [line for line in menu.split("\n") if line.startswith(f"\t{name} ")]
+    return script_words(line)
+
+
+@given(st.one_of(texts, shellish))
+def test_arguments_arrive_as_they_are(text: str) -> None:
+    if not grub.survives_command_line(text):
+        return
+    command, file, *words = menu_command(grub.menu(text, None), "multiboot")
+    assert (command, file) == ("multiboot", grub.PROGRAM)
+    expected = f"{grub.PROGRAM} {text}" if text else grub.PROGRAM
+    assert loader_command_line(words) == expected
+
+
+@given(shellish)
+def test_only_what_the_loader_would_change_is_kept_off_the_command_line(text: str) -> None:
+    unchanged = loader_command_line(grub.command_line_words(text)) == text
+    assert grub.survives_command_line(text) == (unchanged and "\\" not in text)
+
+
+@given(texts)
+def test_quote_makes_one_word(text: str) -> None:
+    assert script_words(grub.quote(text)) == [text]
+
+
+@pytest.mark.parametrize("text", ["a\nb", "a\x00b", "\t", "\x7f", '{"a": 1}', "it's", "\\"])
+def test_kept_off_the_command_line(text: str) -> None:
+    assert not grub.survives_command_line(text)
+
+
+def test_the_limit_counts_bytes() -> None:
+    assert grub.survives_command_line("x" * grub.COMMAND_LINE_LIMIT)
+    assert not grub.survives_command_line("x" * (grub.COMMAND_LINE_LIMIT + 1))
+    assert not grub.survives_command_line("é" * (grub.COMMAND_LINE_LIMIT // 2 + 1))
+    longest = f"{grub.PROGRAM} {'x' * grub.COMMAND_LINE_LIMIT}"
+    assert len(longest) == 4095
+
+
+def test_the_module_is_loaded_under_its_name() -> None:
+    assert menu_command(grub.menu("", "/boot/config.json"), "module") == [
+        "module",
+        *["/boot/config.json"] * 2,
+    ]
+    assert "\tmodule" not in grub.menu("", None)
