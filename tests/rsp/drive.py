@@ -1,0 +1,51 @@
+"""Run a GDB against the server, and say in JSON what both of them saw.
+
+Usage: python3 drive.py GDB SECONDS < session.json
+
+The session has `stops`, a list of {"g": HEX, "p": {"NUMBER": HEX}}, and `commands`, GDB's commands. The
+answer, on standard output, has `status` (null when GDB had to be ended), `output` and `packets`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from rsp.server import Machine, Server, Stop
+
+
+def argv(gdb: str, port: int, commands: Sequence[str]) -> list[str]:
+    """Return the command line: no settings of the user's, i386, the given commands after attaching."""
+    first = ["set architecture i386", f"target remote 127.0.0.1:{port}"]
+    return [gdb, "-nx", "-batch", *(part for command in [*first, *commands] for part in ("-ex", command))]
+
+
+def drive(gdb: str, session: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+    """Run one session, which takes at most `timeout` seconds."""
+    stops = [Stop(stop["g"], {int(n): p for n, p in stop["p"].items()}) for stop in session["stops"]]
+    machine = Machine(stops)
+    with Server(machine, timeout) as server:
+        command = argv(gdb, server.port, session["commands"])
+        try:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=timeout,
+                check=False,
+            )
+            status, output = done.returncode, done.stdout
+        except subprocess.TimeoutExpired as error:
+            status, output = None, error.stdout or b""
+    return {"status": status, "output": output.decode("utf-8", "replace"), "packets": machine.log}
+
+
+if __name__ == "__main__":
+    json.dump(drive(sys.argv[1], json.load(sys.stdin), float(sys.argv[2])), sys.stdout)
