@@ -36,17 +36,8 @@ import os  # noqa: E402
 from typing import Mapping  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.rumplab_lab.files import missing_parents  # noqa: E402
 from ansible.module_utils.rumplab_lab.record import record  # noqa: E402
-
-
-def missing_parents(path: str) -> list[str]:
-    """Return the directories above `path` that don't exist, the topmost first."""
-    missing = []
-    parent = os.path.dirname(path)
-    while parent != "/" and not os.path.isdir(parent):
-        missing.insert(0, parent)
-        parent = os.path.dirname(parent)
-    return missing
 
 
 def plan(directory: str, target: str, links: Mapping[str, str]) -> tuple[list[tuple[str, str]], list[str]]:

@@ -20,16 +20,34 @@ def read_json(path: str, otherwise: Any) -> Any:
         raise ValueError(f"{path} is not JSON ({error}): remove it and run ./provision again") from error
 
 
+def account_of(user: str) -> pwd.struct_passwd | None:
+    """Return the user's account, or None while it isn't there yet."""
+    try:
+        return pwd.getpwnam(user)
+    except KeyError:
+        return None
+
+
+def missing_parents(path: str) -> list[str]:
+    """Return the directories above `path` that don't exist, the topmost first."""
+    missing = []
+    parent = os.path.dirname(path)
+    while parent != "/" and not os.path.isdir(parent):
+        missing.insert(0, parent)
+        parent = os.path.dirname(parent)
+    return missing
+
+
 def write_json(path: str, content: Any, user: str) -> None:
-    """Write JSON by way of a temporary file and a rename; root gives the file to `user`."""
+    """Write JSON by way of a temporary file and a rename; root gives the file to `user`, once there is one."""
     descriptor, fresh = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             json.dump(content, stream, indent=2, sort_keys=True, ensure_ascii=False)
             stream.write("\n")
         os.chmod(fresh, 0o644)
-        if os.geteuid() == 0:
-            account = pwd.getpwnam(user)
+        account = account_of(user)
+        if os.geteuid() == 0 and account:
             os.chown(fresh, account.pw_uid, account.pw_gid)
         os.replace(fresh, path)
     except BaseException:

@@ -6,7 +6,7 @@ import fcntl
 import os
 from typing import Any, Sequence
 
-from .files import read_json, write_json
+from .files import missing_parents, read_json, write_json
 from .packages import installed
 
 Entry = dict[str, Any]
@@ -21,16 +21,38 @@ def merged(entries: Sequence[Entry], new: Sequence[Entry]) -> tuple[list[Entry],
     return [*entries, *added], added
 
 
+def make_room(path: str, check: bool = False) -> list[Entry]:
+    """Make the directories that the manifest at PREFIX/var/manifest.json needs; return the entries for them.
+
+    The prefix is one of its own kind, since all below it is ours; directories above it go only when they are empty.
+    """
+    prefix = os.path.dirname(os.path.dirname(path))
+    entries = []
+    for directory in missing_parents(path):
+        if not check:
+            os.mkdir(directory, 0o755)
+        if directory == prefix:
+            entries.append({"kind": "prefix", "name": directory})
+        elif not directory.startswith(prefix + os.sep):
+            entries.append({"kind": "path", "name": directory})
+    return entries
+
+
 def record(path: str, new: Sequence[Entry], user: str, check: bool = False) -> list[Entry]:
     """Add entries to the manifest at `path` and return those that weren't in it; two runs may do so at once."""
     empty = {"schema": 1, "entries": []}
+    new = [*make_room(path, check), *new]
     if check:
         return merged(read_json(path, empty)["entries"], new)[1]
-    with open(os.path.join(os.path.dirname(path), "manifest.lock"), "w", encoding="utf-8") as lock:
+    # The directory is the lock: root and the lab user can both open it, whoever of them wrote the file last.
+    lock = os.open(os.path.dirname(path), os.O_RDONLY)
+    try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         entries, added = merged(read_json(path, empty)["entries"], new)
         if added:
             write_json(path, {"schema": 1, "entries": entries}, user)
+    finally:
+        os.close(lock)
     return added
 
 
