@@ -22,6 +22,7 @@ options:
   files: {description: "Files that are added to the tree.", type: list, elements: dict, default: []}
   paths: {description: "Logical names of paths in the tree.", type: dict, default: {}}
   stamps: {description: "The stamps of the upstream's tree and of the substitute's.", type: dict, required: true}
+  space: {description: "MiB that must be free before a build starts.", type: int, default: 16}
   mirror: {description: "A directory or URL that holds the same files.", type: str, default: ''}
   candidates: {description: "What may be tried, in order.", type: list, elements: str, required: true}
   strict: {description: "Neither a substitute nor a deferral will do.", type: bool, default: false}
@@ -71,6 +72,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "files": {"type": "list", "elements": "dict", "default": []},
     "paths": {"type": "dict", "default": {}},
     "stamps": {"type": "dict", "required": True},
+    "space": {"type": "int", "default": 16},
     "mirror": {"type": "str", "default": ""},
     "candidates": {"type": "list", "elements": "str", "required": True},
     "strict": {"type": "bool", "default": False},

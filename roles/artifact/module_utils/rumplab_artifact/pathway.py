@@ -247,7 +247,7 @@ def _from_built_cache(request: Request, store: Store, work: str, kind: str) -> s
 
 def _build(request: Request, store: Store, work: str, opener: fetch.Opener) -> Answer:
     name = request["name"]
-    require_space(work, int(request["build"].get("space") or 16))
+    require_space(work, request["space"])
     cached = _from_built_cache(request, store, work, "upstream")
     if cached:
         return _use(request, store, cached, "upstream", "cache of built trees", None)
