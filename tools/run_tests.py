@@ -232,6 +232,8 @@ def take_away(part: Part, environment: dict[str, str]) -> None:
 def prepare_cache(cache: Path, certificates: Path = Path("/usr/local/share/ca-certificates")) -> None:
     """Make the directories that containers share: built artefacts, and the certificates the host adds."""
     (cache / "built").mkdir(parents=True, exist_ok=True)
+    # Each container's lab user puts its own trees there; the sticky bit keeps them apart.
+    (cache / "built").chmod(0o1777)
     shutil.rmtree(cache / "certificates", ignore_errors=True)
     (cache / "certificates").mkdir()
     for certificate in certificates.glob("*.crt"):
