@@ -1,0 +1,49 @@
+"""Print, as JSON, all that a host's file system and package manager hold: what uninstall is measured by.
+
+Runs on the host, on nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import subprocess
+
+# Not a disk's: the kernel's file systems, what the container's engine puts in, and memory.
+SKIPPED = ("/proc", "/sys", "/dev", "/run", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/var/cache/rumplab-built")
+
+
+def describe(path: str) -> str:
+    """Return type, mode, owner and content of one entry, as far as a difference in it would matter."""
+    status = os.lstat(path)
+    parts = [stat.filemode(status.st_mode), str(status.st_uid), str(status.st_gid)]
+    if stat.S_ISLNK(status.st_mode):
+        parts.append(os.readlink(path))
+    elif stat.S_ISREG(status.st_mode):
+        with open(path, "rb") as stream:
+            parts.append(hashlib.sha1(stream.read()).hexdigest())
+    return " ".join(parts)
+
+
+def listing() -> dict[str, str]:
+    """Return path -> description for the whole file system."""
+    found = {}
+    for directory, names, files in os.walk("/"):
+        names[:] = [name for name in names if os.path.join(directory, name) not in SKIPPED]
+        for name in names + files:
+            path = os.path.join(directory, name)
+            if path not in SKIPPED:
+                found[path] = describe(path)
+    return found
+
+
+def packages() -> list[str]:
+    """Return every package that dpkg knows of, with its state."""
+    query = ["dpkg-query", "-W", "-f", "${Package}:${Architecture} ${Version} ${db:Status-Abbrev}\\n"]
+    return subprocess.run(query, check=True, capture_output=True, text=True).stdout.splitlines()
+
+
+if __name__ == "__main__":
+    print(json.dumps({"files": listing(), "packages": packages()}))
