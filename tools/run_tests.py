@@ -7,6 +7,7 @@ is shown when the part fails. The last line is the total, alone: `N passed, N fa
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import re
 import shlex
@@ -240,6 +241,17 @@ def prepare_cache(cache: Path, certificates: Path = Path("/usr/local/share/ca-ce
         shutil.copy(certificate, cache / "certificates")
 
 
+def venv_for_ansible(root: Path, cache: Path) -> Path:
+    """The virtual environment by a path that needs no quotes, which Ansible doesn't give its own Python."""
+    venv = root / ".venv"
+    if shlex.quote(str(venv)) == str(venv):
+        return venv
+    link = cache / f"venv-{hashlib.sha256(bytes(root)).hexdigest()[:12]}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(venv)
+    return link
+
+
 def test_environment(cache: Path) -> dict[str, str]:
     plain = {"NO_COLOR": "1", "PY_COLORS": "0", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
     return {
@@ -270,6 +282,7 @@ def run_all(parts: list[Part]) -> list[Result]:
         return results
     try:
         prepare_cache(cache)
+        environment["RUMPLAB_TEST_PYTHON"] = str(venv_for_ansible(ROOT, cache) / "bin" / "python")
         host.install_packages(host.IMAGE_PACKAGES, say)
         with host.Engine(LOGS, say):
             environment.update(docker_host(environment))
