@@ -68,8 +68,11 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(shell(made, output), end="")
         return 0
-    about = {"program": str(program), "sha256": sha256(program), "args": args.args}
-    write_image(made, output, needed=layout.image_size(contents), about=about)
+
+    def describe() -> dict[str, object]:
+        return {"program": str(program), "sha256": sha256(program), "args": args.args}
+
+    write_image(made, output, layout.image_size(contents), describe)
     seconds = time.monotonic() - started
     if args.json:
         report = {"image": str(output), "program": str(program), "size": size}

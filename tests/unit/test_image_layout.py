@@ -14,7 +14,7 @@ from rumplab.errors import RumplabError, UsageError
 from rumplab.image import layout
 from rumplab.image.layout import BLOCK, MIB, PARTITION_START
 from rumplab.image.recipe import ENVIRONMENT, recipe
-from rumplab.image.writer import lay_out, run_step
+from rumplab.image.writer import Runner, lay_out
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,9 @@ def test_the_computed_size_holds_the_program(tmp_path: Path, program_size: int) 
     work = tmp_path / "work"
     work.mkdir()
     lay_out(made, work, image)
+    runner = Runner(work, made.environment, tmp_path, size)
     for step in made.steps:
-        run_step(step, work, made, tmp_path, size)
+        runner.run(step)
     assert image.stat().st_size == size
     copy = tmp_path / "copy"
     argv = [tools["debugfs"], "-R", f"dump /boot/program.bin {copy}", f"{image}?offset={PARTITION_START}"]

@@ -10,7 +10,7 @@ its configuration from the first module if there is one, else from the command l
 from __future__ import annotations
 
 PROGRAM = "/boot/program.bin"
-MODULES = ("biosdisk", "part_msdos", "ext2", "multiboot", "normal", "serial", "terminal", "configfile")
+MODULES = ("biosdisk", "part_msdos", "ext2", "multiboot", "normal", "serial", "terminal")
 # The device is left out: it is the disk that the firmware booted, whichever number that has.
 PREFIX = "(,msdos1)/boot/grub"
 

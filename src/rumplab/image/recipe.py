@@ -43,12 +43,22 @@ class Step:
 
 @dataclass(frozen=True)
 class Recipe:
-    """`files` (name → content) and `links` (name → absolute path) come first, then `steps` run in order."""
+    """`files` (name → content) and `links` (name → absolute path) come first, then the steps.
+
+    `loader` needs nothing of `disk` and takes as long, so the two may run side by side; `boot` needs both.
+    """
 
     files: Mapping[str, bytes]
     links: Mapping[str, Path]
-    steps: tuple[Step, ...]
+    disk: tuple[Step, ...]
+    loader: Step
+    boot: tuple[Step, ...]
     environment: Mapping[str, str] = field(default_factory=lambda: dict(ENVIRONMENT))
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """All of them, one after the other."""
+        return (*self.disk, self.loader, *self.boot)
 
 
 def partition_table() -> str:
@@ -71,9 +81,8 @@ def population(module: str | None) -> str:
     return "".join(f"{command}\n" for command in commands)
 
 
-def steps(tools: Mapping[str, str], size: int, module: str | None) -> tuple[Step, ...]:
-    """The commands for an image of `size` bytes; `tools` are the paths of component rump_stager."""
-    boot_image = f"{tools['grub-modules']}/boot.img"
+def disk_steps(tools: Mapping[str, str], size: int) -> tuple[Step, ...]:
+    """A disk of `size` bytes with one partition and its files."""
     options = f"offset={PARTITION_START},hash_seed={UUID},root_owner=0:0,nodiscard"
     return (
         Step(("dd", "if=/dev/null", "of=image", f"bs={MIB}", f"seek={size // MIB}", "count=0")),
@@ -81,15 +90,6 @@ def steps(tools: Mapping[str, str], size: int, module: str | None) -> tuple[Step
             (tools["sfdisk"], "--quiet", "--no-reread", "--no-tell-kernel", "--wipe", "never", "image"),
             stdin=partition_table(),
         ),
-        Step(
-            (
-                tools["grub-mkimage"],
-                *("-O", "i386-pc", "-d", tools["grub-modules"], "-o", "core.img", "-p", grub.PREFIX),
-                *grub.MODULES,
-            )
-        ),
-        Step(("dd", f"if={boot_image}", "of=image", f"bs={BOOT_CODE}", "count=1", "conv=notrunc")),
-        Step(("dd", "if=core.img", "of=image", f"bs={SECTOR}", "seek=1", "conv=notrunc")),
         Step(
             (
                 tools["mke2fs"],
@@ -105,10 +105,26 @@ def steps(tools: Mapping[str, str], size: int, module: str | None) -> tuple[Step
     )
 
 
+def loader_step(tools: Mapping[str, str]) -> Step:
+    """GRUB with all modules that it needs, as one file."""
+    options = ("-O", "i386-pc", "-d", tools["grub-modules"], "-o", "core.img", "-p", grub.PREFIX)
+    return Step((tools["grub-mkimage"], *options, *grub.MODULES))
+
+
+def boot_steps(tools: Mapping[str, str]) -> tuple[Step, ...]:
+    """GRUB in front of the partition."""
+    boot_image = f"{tools['grub-modules']}/boot.img"
+    return (
+        Step(("dd", f"if={boot_image}", "of=image", f"bs={BOOT_CODE}", "count=1", "conv=notrunc")),
+        Step(("dd", "if=core.img", "of=image", f"bs={SECTOR}", "seek=1", "conv=notrunc")),
+    )
+
+
 def recipe(
     tools: Mapping[str, str], program: Path, size: int, arguments: str, module: tuple[str, bytes] | None
 ) -> Recipe:
-    """The whole recipe. `module` is the name and content of the Multiboot module, if there is one."""
+    """The whole recipe. `tools` are the paths of component rump_stager; `module` is the name and content of
+    the Multiboot module, if there is one."""
     name = module[0] if module else None
     menu = grub.menu(arguments, f"/boot/{name}" if name else None)
     files = {
@@ -117,7 +133,13 @@ def recipe(
     }
     if module:
         files[module[0]] = module[1]
-    return Recipe(files=files, links={"program": program}, steps=steps(tools, size, name))
+    return Recipe(
+        files=files,
+        links={"program": program},
+        disk=disk_steps(tools, size),
+        loader=loader_step(tools),
+        boot=boot_steps(tools),
+    )
 
 
 def shell(made: Recipe, output: Path) -> str:

@@ -11,7 +11,8 @@ import secrets
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -32,18 +33,27 @@ def sidecar(output: Path) -> Path:
     return output.with_name(output.name + SIDECAR_SUFFIX)
 
 
-def write_image(recipe: Recipe, output: Path, needed: int, about: dict[str, object]) -> None:
-    """Writes the image `output` and its sidecar, or nothing. `needed` is what it takes on disk, in bytes."""
+def write_image(recipe: Recipe, output: Path, needed: int, describe: Callable[[], dict[str, object]]) -> None:
+    """Writes the image `output` and its sidecar, or nothing. `needed` is what it takes on disk, in bytes.
+
+    `describe`, called while commands are running, returns what the sidecar says.
+    """
     check_space(output.parent, needed)
     with contextlib.ExitStack() as stack:
         stack.enter_context(interruptible())
         image = stack.enter_context(temporary_file(output.parent))
         description = stack.enter_context(temporary_file(output.parent))
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rumplab-stage-")))
-        description.write_text(json.dumps({"schema": 1, **about}, indent=2) + "\n", encoding="utf-8")
+        runner = Runner(work, recipe.environment, output.parent, needed)
         lay_out(recipe, work, image)
-        for step in recipe.steps:
-            run_step(step, work, recipe, output.parent, needed)
+        loader = stack.enter_context(runner.running(recipe.loader))
+        about = json.dumps({"schema": 1, **describe()}, indent=2)
+        description.write_text(about + "\n", encoding="utf-8")
+        for step in recipe.disk:
+            runner.run(step)
+        runner.finish(recipe.loader, loader)
+        for step in recipe.boot:
+            runner.run(step)
         # In this order a description never stands beside an image that it doesn't describe.
         sidecar(output).unlink(missing_ok=True)
         image.rename(output)
@@ -58,31 +68,56 @@ def lay_out(recipe: Recipe, work: Path, image: Path) -> None:
         (work / name).symlink_to(target)
 
 
-def run_step(step: Step, work: Path, recipe: Recipe, directory: Path, needed: int) -> None:
-    """Runs one command. RumplabError with what it said when it fails."""
-    try:
-        result = subprocess.run(
-            step.argv,
-            cwd=work,
-            env={**os.environ, **recipe.environment},
-            input=step.stdin.encode(),
-            capture_output=True,
-            check=False,
-            timeout=PATIENCE + needed / SLOWEST,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise RumplabError(
-            f"{step.argv[0]} took more than {error.timeout:.0f} s and was stopped; is {directory} on a disk"
-            " that answers?"
-        ) from error
-    except OSError as error:
-        raise RumplabError(f"cannot run {step.argv[0]}: {error.strerror}") from error
-    said = result.stderr.decode(errors="replace").strip()
-    if OUT_OF_SPACE in said:
-        raise out_of_space(directory, needed)
-    if result.returncode or (step.quiet and complaints(said)):
-        reason = said or f"exit status {result.returncode}"
-        raise RumplabError(f"{step.argv[0]} failed: {reason}\nthe commands: rumplab stage --dry-run …")
+@dataclass(frozen=True)
+class Runner:
+    """Where steps run: in `work`, on behalf of an image in `directory` that takes `needed` bytes there."""
+
+    work: Path
+    environment: Mapping[str, str]
+    directory: Path
+    needed: int
+
+    def run(self, step: Step) -> None:
+        """Runs one command to its end. RumplabError with what it said when it fails."""
+        with self.running(step) as process:
+            self.finish(step, process)
+
+    @contextlib.contextmanager
+    def running(self, step: Step) -> Iterator[subprocess.Popen[bytes]]:
+        """Starts a command, which does not outlive the context."""
+        try:
+            process = subprocess.Popen(
+                step.argv,
+                cwd=self.work,
+                env={**os.environ, **self.environment},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+        except OSError as error:
+            raise RumplabError(f"cannot run {step.argv[0]}: {error.strerror}") from error
+        with process:
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    process.kill()
+
+    def finish(self, step: Step, process: subprocess.Popen[bytes]) -> None:
+        """Waits for a command that `running` started. RumplabError with what it said when it has failed."""
+        try:
+            _, errors = process.communicate(step.stdin.encode(), timeout=PATIENCE + self.needed / SLOWEST)
+        except subprocess.TimeoutExpired as error:
+            raise RumplabError(
+                f"{step.argv[0]} took more than {error.timeout:.0f} s and was stopped; is {self.directory} on a"
+                " disk that answers?"
+            ) from error
+        said = errors.decode(errors="replace").strip()
+        if OUT_OF_SPACE in said:
+            raise out_of_space(self.directory, self.needed)
+        if process.returncode or (step.quiet and complaints(said)):
+            reason = said or f"exit status {process.returncode}"
+            raise RumplabError(f"{step.argv[0]} failed: {reason}\nthe commands: rumplab stage --dry-run …")
 
 
 def complaints(said: str) -> list[str]:

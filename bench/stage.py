@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+"""How long `rumplab stage` takes against what can't be had for less: `mke2fs -d` and one copy of the bytes.
+
+    bench/stage.py [MIB] [ROUNDS]
+
+Stages a program of MIB (20) mebibytes of random data; both sides run alternately, ROUNDS (7) times, and the
+medians count. The tools are those of the provisioned lab. Prints ratios and the peak memory, asserts nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+SOURCE = Path(__file__).resolve().parent.parent / "src"
+sys.path.insert(0, str(SOURCE))
+
+from rumplab import config  # noqa: E402
+
+MIB = 1024 * 1024
+
+
+def write_program(path: Path, mib: int) -> None:
+    """A program that the stager takes: an ELF head, a Multiboot header, random bytes."""
+    magic, flags = 0x1BADB002, 0x10003
+    head = struct.pack("<4sBBB9xHH", b"\x7fELF", 2, 1, 1, 2, 62).ljust(64, b"\0")
+    header = struct.pack("<III", magic, flags, -(magic + flags) & 0xFFFFFFFF)
+    with open(path, "wb") as file:
+        file.write(head + header)
+        for _ in range(mib):
+            file.write(os.urandom(MIB))
+
+
+def seconds(work: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def floor(mke2fs: str, tree: Path, program: Path, scratch: Path, mib: int) -> None:
+    """Fills a file system image from a directory, and copies the program once."""
+    image = scratch / "floor.img"
+    image.unlink(missing_ok=True)
+    argv = [mke2fs, "-q", "-F", "-t", "ext2", "-d", str(tree), str(image), f"{mib * 11 // 10 + 8}M"]
+    subprocess.run(argv, check=True, capture_output=True)
+    subprocess.run(["cp", "--reflink=never", str(program), str(scratch / "copy")], check=True)
+
+
+def stage(program: Path, scratch: Path) -> None:
+    argv = [
+        sys.executable,
+        "-m",
+        "rumplab",
+        "stage",
+        str(program),
+        "-o",
+        str(scratch / "stage.img"),
+        "--force",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, env=environment)
+
+
+def peak_of_children() -> float:
+    """The largest resident set of any process waited for so far, in MiB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / MIB
+
+
+def main() -> None:
+    given = [int(argument) for argument in sys.argv[1:3]]
+    mib, rounds = given + [20, 7][len(given) :]
+    mke2fs = config.load().component("rump_stager").path("mke2fs")
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        tree = scratch / "tree"
+        tree.mkdir()
+        program = tree / "program.bin"
+        write_program(program, mib)
+        stage(program, scratch)
+        peak = peak_of_children()
+        pairs = [
+            (
+                seconds(lambda: floor(mke2fs, tree, program, scratch, mib)),
+                seconds(lambda: stage(program, scratch)),
+            )
+            for _ in range(rounds)
+        ]
+    bare, ours = (statistics.median(side) for side in zip(*pairs, strict=True))
+    print(f"program {mib} MiB, {rounds} rounds, medians")
+    print(f"floor (mke2fs -d, cp)  {bare:.3f} s")
+    print(f"rumplab stage          {ours:.3f} s  {ours / bare:.2f} x floor")
+    print(f"peak memory of a process of rumplab stage  {peak:.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()
