@@ -83,7 +83,7 @@ class Lab:
     def _read(self, path: Path) -> Component:
         remedy = f"{self.provision} --tags {path.stem}"
         data = read_object(path, remedy)
-        paths = data.get("paths") or {}
+        paths = data.get("paths", {})
         if not isinstance(paths, dict) or not all(isinstance(value, str) for value in paths.values()):
             raise RumplabError(f"{path}: 'paths' must be an object of strings; write it again: {remedy}")
         return Component(

@@ -22,7 +22,7 @@ given by --ex and --script run after that. What follows '--' goes to GDB as it i
 examples:
   rumplab debug                                       the only machine
   rumplab debug hello main                            run to main
-  rumplab debug hello 'pci_device_found if bus == 1'  run to a breakpoint with a condition
+  rumplab debug hello 'found if bus == 1'             run to a breakpoint with a condition
   rumplab debug hello main --batch --ex bt --ex 'info registers rip'
   rumplab debug hello --dry-run                       print the GDB command instead
 """

@@ -55,6 +55,11 @@ class Machine:
     schema: int = SCHEMA
 
     @property
+    def starting(self) -> bool:
+        """Whether the process is still the launcher, which has claimed the record, and not yet QEMU."""
+        return not self.argv
+
+    @property
     def path(self) -> Path:
         return Path(self.directory)
 
@@ -182,6 +187,17 @@ class Machines:
         """Writes the record again, whole or not at all."""
         with self.locked():
             write_record(machine)
+
+    def started(self, machine: Machine, seconds: float) -> Machine | None:
+        """`machine` once QEMU runs, waiting at most `seconds`; None when it doesn't by then, or has ended."""
+        deadline = time.monotonic() + seconds
+        current: Machine | None = machine
+        while current is not None and current.starting:
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(0.02)
+            current = next((other for other in self.all() if other.name == machine.name), None)
+        return current
 
     def retire(self, machine: Machine) -> None:
         """Takes the record away once its process is gone, keeping its logs."""

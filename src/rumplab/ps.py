@@ -30,7 +30,7 @@ def state(machine: Machine) -> str:
     try:
         status: str = qmp.execute(machine.socket, "query-status", timeout=0.5)["status"]
     except qmp.QmpError:
-        return "starting" if machine.alive() and not machine.argv else "no answer"
+        return "starting" if machine.starting else "no answer"
     return status
 
 

@@ -37,7 +37,7 @@ def memory(text: str) -> str:
 
 def port(text: str) -> int:
     """A TCP port number from 1 to 65535."""
-    if not text.isdigit() or not 1 <= int(text) <= ports.LAST_PORT:
+    if not re.fullmatch("[0-9]+", text) or not 1 <= int(text) <= ports.LAST_PORT:
         raise argparse.ArgumentTypeError(f"'{text}' is not a port; use a number from 1 to {ports.LAST_PORT}")
     return int(text)
 

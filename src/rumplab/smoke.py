@@ -44,12 +44,6 @@ REPORTED = re.compile(r"^rumplab-found (\S+) (\S+)$", re.MULTILINE)
 EXPECTED = ("01:01.0", f"{qemu.E1000_ID:08x}")
 
 
-class Terminated(RumplabError):
-    """SIGTERM arrived."""
-
-    exit_code = 128 + signal.SIGTERM
-
-
 @dataclass
 class Loop:
     """One run: where it works, until when, and what it has found."""
@@ -185,10 +179,12 @@ def perform(loop: Loop, quiet: bool) -> None:
 def terminable() -> Iterator[None]:
     """Makes SIGTERM unwind the stack, so that what was started is taken away."""
 
-    def raise_terminated(_number: int, _frame: FrameType | None) -> NoReturn:
-        raise Terminated("ended by SIGTERM")
+    def unwind(number: int, _frame: FrameType | None) -> NoReturn:
+        # A second one must not cut the cleaning up short.
+        signal.signal(number, signal.SIG_IGN)
+        raise SystemExit(128 + number)
 
-    previous = signal.signal(signal.SIGTERM, raise_terminated)
+    previous = signal.signal(signal.SIGTERM, unwind)
     try:
         yield
     finally:

@@ -18,6 +18,7 @@ examples:
   rumplab stop netbsd --powerdown     press its power button and give it time to shut down
   rumplab stop --all
 """
+START_SECONDS = 5.0
 QUIT_SECONDS = 5.0
 POWERDOWN_SECONDS = 30.0
 
@@ -44,6 +45,11 @@ def ask(machine: Machine, command: str, patience: float) -> bool:
 
 def end(machines: Machines, machine: Machine, powerdown: bool = False) -> bool:
     """Ends one machine and retires its record; whether it is gone."""
+    # While it starts, the process on record is its launcher, which killed now would leave QEMU behind.
+    running = machines.started(machine, START_SECONDS)
+    if running is None:
+        return not machine.alive()
+    machine = running
     gone = powerdown and ask(machine, "system_powerdown", POWERDOWN_SECONDS)
     gone = gone or ask(machine, "quit", QUIT_SECONDS) or process.terminate(machine.pid, machine.token)
     if gone:
@@ -58,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
     chosen = machines.all() if args.all else [machines.find(args.name)]
     for machine in chosen:
         if not end(machines, machine, args.powerdown):
-            raise RumplabError(f"{machine.name} (pid {machine.pid}) does not end, not even by SIGKILL")
+            raise RumplabError(
+                f"{machine.name} (pid {machine.pid}) does not end; look at it with: ps {machine.pid}"
+            )
         print(f"{machine.name} stopped")
     return 0

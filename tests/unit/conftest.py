@@ -1,0 +1,44 @@
+"""Fixtures for tests of the runtime tool: labs of the host's own tools, torn down with their machines."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from staging import EXAMPLE, build, command, tool_paths
+from unit.labfixture import LabPrefix, host_tool, make_lab
+
+
+@pytest.fixture
+def empty_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LabPrefix]:
+    """A configured lab without components, which RUMPLAB_CONFIG points at."""
+    # Below pytest's own directory, a socket's path would be too long for some systems.
+    runtime = Path(tempfile.mkdtemp(prefix="rl"))
+    lab = make_lab(tmp_path / "lab", runtime)
+    monkeypatch.setenv("RUMPLAB_CONFIG", str(lab.config))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    yield lab
+    stopped = lab.tool("stop", "--all")
+    shutil.rmtree(runtime)
+    assert stopped.returncode == 0 or "rumplab.json" in stopped.stderr, stopped.stderr
+
+
+@pytest.fixture(scope="session")
+def pcihello(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo unikernel, built with the host's compiler."""
+    command("gcc")
+    command("make")
+    return build(EXAMPLE, tmp_path_factory.mktemp("pcihello") / "pcihello.bin")
+
+
+@pytest.fixture
+def lab_prefix(empty_lab: LabPrefix, pcihello: Path) -> LabPrefix:
+    """A lab with everything `rumplab smoke` needs: the host's QEMU, stager tools and GDB, and the demo."""
+    empty_lab.component("qemu", {"qemu-system-x86_64": host_tool("qemu-system-x86_64")})
+    empty_lab.component("gdb", {"gdb": host_tool("gdb")})
+    empty_lab.component("rump_stager", tool_paths())
+    empty_lab.component("pcihello", {"program": str(pcihello)}, source="bundle")
+    return empty_lab

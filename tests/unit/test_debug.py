@@ -1,0 +1,131 @@
+"""GDB's command line, and which machine and symbols it is for."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from unit.labfixture import LabPrefix
+
+from rumplab import config, debug
+from rumplab.debug import Session
+from rumplab.errors import RumplabError, UsageError
+from rumplab.machines import Machine, Machines, open_machines
+
+SESSION = Session(gdb="/g", gdbinit="/i", port=1234, program="/p")
+
+
+def executed(argv: list[str]) -> list[str]:
+    return [argv[at + 1] for at, word in enumerate(argv) if word == "-ex"]
+
+
+@pytest.fixture
+def store(empty_lab: LabPrefix) -> Iterator[Machines]:
+    empty_lab.component("gdb", {"gdb": "/bin/echo"})
+    machines = open_machines(config.load())
+    yield machines
+    for machine in machines.all():
+        machines.retire(machine)
+
+
+def claim(store: Machines, name: str, program: str | None = None, digest: str | None = None) -> Machine:
+    wanted = Machine(name=name, directory="", gdb_port=0, program=program, program_sha256=digest)
+    return store.claim(wanted, numbered=False)
+
+
+def test_symbols_come_before_the_stub_and_the_breakpoint_after() -> None:
+    argv = debug.gdb_argv(replace(SESSION, location="main", commands=("bt",)))
+    assert argv[:4] == ["/g", "-q", "-ix", "/i"]
+    assert executed(argv) == [
+        "set architecture i386:x86-64",
+        "set remotetimeout 10",
+        'file "/p"',
+        "target remote 127.0.0.1:1234",
+        "hbreak main",
+        "continue",
+        "bt",
+    ]
+
+
+def test_batch_reads_no_file_of_the_user() -> None:
+    argv = debug.gdb_argv(replace(SESSION, batch=True, gdbinit=None, scripts=("/s",), extra=("-x", "/t")))
+    assert argv[:4] == ["/g", "-q", "-nx", "-batch"]
+    assert argv[-4:] == ["-x", "/s", "-x", "/t"]
+    assert "-ix" not in argv
+
+
+def test_without_program_no_file_command() -> None:
+    assert not any(
+        word.startswith("file") for word in executed(debug.gdb_argv(replace(SESSION, program=None)))
+    )
+
+
+def test_quoting_for_gdb() -> None:
+    assert debug.gdb_quote('/a b/"c"\\d') == '"/a b/\\"c\\"\\\\d"'
+
+
+@pytest.mark.parametrize("location", ["", "main\nshell rm x", "a\x00"])
+def test_a_location_is_one_line(location: str) -> None:
+    with pytest.raises(UsageError, match="must be one line"):
+        debug.checked_location(location)
+
+
+def test_the_only_machine_needs_no_name(store: Machines) -> None:
+    with pytest.raises(RumplabError, match="no machine is running; start one"):
+        debug.choose(store, None)
+    first = claim(store, "first")
+    assert debug.choose(store, None) == first
+    claim(store, "second")
+    with pytest.raises(RumplabError, match="2 machines are running, so name one: first, second"):
+        debug.choose(store, None)
+    assert debug.choose(store, "first") == first
+
+
+def test_symbols(store: Machines, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    program = tmp_path / "p"
+    program.write_bytes(b"program")
+    good = claim(store, "good", str(program), hashlib.sha256(b"program").hexdigest())
+    assert debug.symbols_of(good) == str(program)
+    assert capsys.readouterr().err == ""
+    assert debug.symbols_of(replace(good, program_sha256="0" * 64)) == str(program)
+    assert "has changed since it was staged" in capsys.readouterr().err
+    assert debug.symbols_of(replace(good, program=f"{program}x")) is None
+    assert "is gone" in capsys.readouterr().err
+    assert debug.symbols_of(replace(good, program=None)) is None
+    assert "no program on record" in capsys.readouterr().err
+
+
+def test_dry_run_prints_a_shell_line(empty_lab: LabPrefix, store: Machines, tmp_path: Path) -> None:
+    program = tmp_path / "a b'ü"
+    program.touch()
+    machine = claim(store, "m", str(program))
+    result = empty_lab.tool("debug", "m", "main", "--dry-run", "--ex", "p 1", "--", "-x", "f")
+    assert result.returncode == 0, result.stderr
+    argv = shlex.split(result.stdout)
+    assert argv[0] == "/bin/echo"
+    assert f'file "{program}"' in argv
+    assert f"target remote 127.0.0.1:{machine.gdb_port}" in argv
+    assert argv[-4:] == ["-ex", "p 1", "-x", "f"]
+
+
+def test_what_is_refused(empty_lab: LabPrefix, store: Machines) -> None:
+    claim(store, "m")
+    for arguments, message in (
+        (("m", "main"), "'main' needs symbols"),
+        (("m", "--symbols", "/nonexistent"), "/nonexistent: no such file"),
+        (("m", "--script", "/nonexistent"), "/nonexistent: no such file"),
+        (("n",), "no machine called 'n' is running; running: m"),
+    ):
+        result = empty_lab.tool("debug", *arguments)
+        assert result.returncode == 1
+        assert message in result.stderr
+
+
+def test_gdb_that_is_not_provisioned(empty_lab: LabPrefix) -> None:
+    result = empty_lab.tool("debug")
+    assert result.returncode == 3
+    assert "./provision --tags gdb" in result.stderr

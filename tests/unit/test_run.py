@@ -1,0 +1,389 @@
+"""run, ps, logs, stop and smoke with real machines."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from unit.labfixture import LabPrefix
+
+from rumplab import accel, config, ports, process, stop
+from rumplab.machines import open_machines
+
+pytestmark = pytest.mark.qemu
+
+DONE = "pcihello: done"
+# What pcihello's 0x10 becomes by isa-debug-exit.
+EXIT_STATUS = 33
+
+
+@pytest.fixture
+def lab(lab_prefix: LabPrefix) -> LabPrefix:
+    """A lab that remembers that `--accel auto` means TCG, so that no test waits for the probe."""
+    root = open_machines(config.load()).root
+    component = config.load().component("qemu")
+    key = accel.key(component.path("qemu-system-x86_64"), component.version)
+    accel.remember(root / accel.CACHE, key, accel.Verdict("tcg"))
+    return lab_prefix
+
+
+def detach(lab: LabPrefix, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return lab.tool("run", "--detach", "--accel", "tcg", *arguments)
+
+
+def started(lab: LabPrefix, *arguments: str | Path) -> dict[str, Any]:
+    """Starts a machine and returns the newest record."""
+    result = detach(lab, *arguments)
+    assert result.returncode == 0, result.stderr
+    newest: dict[str, Any] = max(lab.machines(), key=lambda machine: machine["since"])
+    return newest
+
+
+def until(condition: Any, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.05)
+
+
+def gone(machine: dict[str, Any]) -> bool:
+    return not process.alive(machine["pid"], machine["token"])
+
+
+def image(lab: LabPrefix, program: Path, path: Path) -> Path:
+    result = lab.tool("stage", program, "-o", path)
+    assert result.returncode == 0, result.stderr
+    return path
+
+
+def test_two_machines_of_one_program_do_not_clash(lab: LabPrefix, pcihello: Path) -> None:
+    first = started(lab, pcihello, "--wait")
+    second = started(lab, pcihello)
+    assert (first["name"], second["name"]) == ("pcihello", "pcihello-2")
+    assert first["gdb_port"] != second["gdb_port"]
+    until(lambda: DONE in lab.tool("logs", "pcihello-2").stdout)
+    assert lab.tool("logs", "pcihello").stdout == ""
+    states = {machine["name"]: machine["state"] for machine in lab.machines()}
+    assert states == {"pcihello": "prelaunch", "pcihello-2": "running"}
+    table = lab.tool("ps").stdout
+    assert re.search(rf"^pcihello +prelaunch +{first['pid']} +127\.0\.0\.1:{first['gdb_port']} ", table, re.M)
+    assert lab.tool("stop", "pcihello").stdout == "pcihello stopped\n"
+    assert gone(first)
+    assert not gone(second)
+    assert lab.tool("stop", "--all").stdout == "pcihello-2 stopped\n"
+    assert gone(second)
+    assert lab.machines() == []
+    assert DONE in lab.tool("logs", "pcihello-2").stdout
+
+
+def test_the_stub_listens_on_loopback_only(lab: LabPrefix, pcihello: Path) -> None:
+    machine = started(lab, pcihello)
+    port = f"{machine['gdb_port']:04X}"
+    sockets = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
+    listening = [words[1] for words in sockets if words[3] == "0A" and words[1].endswith(f":{port}")]
+    assert listening == [f"0100007F:{port}"]
+
+
+def test_a_staged_image_boots_from_both_disks(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
+    path = image(lab, pcihello, tmp_path / "a b,ü.img")
+    for disk in ("virtio", "ide"):
+        machine = started(lab, path, "--disk", disk)
+        assert machine["program"] == str(pcihello)
+        until(lambda name=machine["name"]: DONE in lab.tool("logs", name).stdout)
+        assert lab.tool("stop", machine["name"]).returncode == 0
+
+
+def test_an_image_in_use_names_its_machine(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
+    path = image(lab, pcihello, tmp_path / "x.img")
+    started(lab, path, "--wait")
+    refused = detach(lab, path)
+    assert refused.returncode == 1
+    assert f"{path} is in use by machine 'x'" in refused.stderr
+    assert len(lab.machines()) == 1
+
+
+def test_snapshots_share_an_image(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
+    path = image(lab, pcihello, tmp_path / "x.img")
+    started(lab, path, "--wait", "--snapshot")
+    assert started(lab, path, "--wait", "--snapshot")["name"] == "x-2"
+
+
+def test_ports(lab: LabPrefix, pcihello: Path) -> None:
+    port = ports.free()
+    assert started(lab, pcihello, "--gdb-port", str(port))["gdb_port"] == port
+    refused = detach(lab, pcihello, "--gdb-port", str(port))
+    assert refused.returncode == 1
+    assert f"port {port} is taken by machine 'pcihello'" in refused.stderr
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        foreign = other.getsockname()[1]
+        refused = detach(lab, pcihello, "--gdb-port", str(foreign))
+    assert refused.returncode == 1
+    assert (
+        f"port {foreign} on 127.0.0.1 is taken by a process that is none of your machines" in refused.stderr
+    )
+    assert len(lab.machines()) == 1
+
+
+def test_names(lab: LabPrefix, pcihello: Path) -> None:
+    assert started(lab, pcihello, "--wait", "--name", "one")["name"] == "one"
+    taken = detach(lab, pcihello, "--name", "one")
+    assert (taken.returncode, len(lab.machines())) == (1, 1)
+    assert "a machine called 'one' is running" in taken.stderr
+    bad = detach(lab, pcihello, "--name", "a/b")
+    assert bad.returncode == 2
+    assert "'a/b' can't name a machine" in bad.stderr
+
+
+def test_program_in_the_foreground(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
+    path = shutil.copy(pcihello, tmp_path / "ä, b:c.bin")
+    result = lab.tool("run", path, "--accel", "tcg", "--exit-device", "--args", 'x, "y" $z')
+    assert result.returncode == EXIT_STATUS, result.stderr
+    assert f"{path} " + 'x, "y" $z' in result.stdout
+    assert "01:01.0 8086:100e class 020000" in result.stdout
+    assert DONE in result.stdout
+    assert lab.machines() == []
+    assert DONE in lab.tool("logs", "b-c").stdout
+
+
+def test_a_program_that_ends_at_once_is_no_failure(lab: LabPrefix, pcihello: Path) -> None:
+    result = detach(lab, pcihello, "--exit-device")
+    assert result.returncode == 0, result.stderr
+    until(lambda: lab.machines() == [])
+    assert DONE in lab.tool("logs", "pcihello").stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_the_foreground_ends_the_machine(lab: LabPrefix, pcihello: Path, number: int) -> None:
+    child = lab.start("run", pcihello, "--accel", "tcg", "--wait")
+    until(lambda: any(machine["state"] == "prelaunch" for machine in lab.machines()))
+    machine = lab.machines()[0]
+    assert machine["pid"] != child.pid
+    child.send_signal(number)
+    child.communicate(timeout=20)
+    assert child.returncode == 128 + number
+    assert gone(machine)
+    assert lab.machines() == []
+
+
+def test_a_killed_launcher_leaves_a_machine_that_can_be_stopped(lab: LabPrefix, pcihello: Path) -> None:
+    child = lab.start("run", pcihello, "--accel", "tcg", "--wait")
+    until(lambda: any(machine["state"] == "prelaunch" for machine in lab.machines()))
+    machine = lab.machines()[0]
+    child.kill()
+    # Its output stays open: QEMU has it too.
+    child.wait(20)
+    assert not gone(machine)
+    assert lab.tool("stop", machine["name"]).returncode == 0
+    assert gone(machine)
+
+
+def test_a_machine_that_was_killed_is_cleaned_up_when_met(lab: LabPrefix, pcihello: Path) -> None:
+    machine = started(lab, pcihello)
+    os.kill(machine["pid"], signal.SIGKILL)
+    until(lambda: lab.machines() == [])
+    assert not Path(machine["directory"]).exists()
+    assert started(lab, pcihello)["name"] == "pcihello"
+
+
+def test_a_stopped_process_is_killed_within_bounds(lab: LabPrefix, pcihello: Path) -> None:
+    machine = started(lab, pcihello)
+    os.kill(machine["pid"], signal.SIGSTOP)
+    began = time.monotonic()
+    result = lab.tool("stop", machine["name"])
+    assert result.returncode == 0, result.stderr
+    assert time.monotonic() - began < 15
+    assert gone(machine)
+
+
+def test_a_guest_that_ignores_powerdown_is_made_to_quit(
+    lab: LabPrefix, pcihello: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stop, "POWERDOWN_SECONDS", 0.5)
+    machine = started(lab, pcihello)
+    machines = open_machines(config.load())
+    began = time.monotonic()
+    assert stop.end(machines, machines.find("pcihello"), powerdown=True)
+    assert time.monotonic() - began > 0.5
+    assert gone(machine)
+    assert machines.all() == []
+
+
+def test_following_a_log_ends_with_the_machine(lab: LabPrefix, pcihello: Path) -> None:
+    started(lab, pcihello)
+    follower = lab.start("logs", "pcihello", "--follow")
+    until(lambda: DONE in lab.tool("logs", "pcihello").stdout)
+    assert lab.tool("stop", "pcihello").returncode == 0
+    output, errors = follower.communicate(timeout=20)
+    assert (follower.returncode, errors) == (0, "")
+    assert output.count(DONE) == 1
+
+
+def test_arguments_for_qemu(lab: LabPrefix, pcihello: Path) -> None:
+    machine = started(lab, pcihello, "--memory", "64M", "--", "-smp", "2")
+    assert machine["argv"][-2:] == ["-smp", "2"]
+    refused = detach(lab, pcihello, "--", "-nonesuch")
+    assert refused.returncode == 1
+    assert "QEMU did not start (exit status 1)" in refused.stderr
+    assert "-nonesuch: invalid option" in refused.stderr
+    assert len(lab.machines()) == 1
+
+
+def test_the_printed_command_boots(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
+    path = shutil.copy(pcihello, tmp_path / "it's, a $HOME `x`.bin")
+    arguments = ("--accel", "tcg", "--exit-device", "--args", "'a' \"b\" $c", "--dry-run")
+    printed = lab.tool("run", path, *arguments)
+    assert printed.returncode == 0, printed.stderr
+    result = subprocess.run(
+        ["sh", "-c", printed.stdout],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == EXIT_STATUS, result.stderr
+    assert "'a' \"b\" $c" in result.stdout
+    assert lab.machines() == []
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "code", "message"),
+    [
+        (None, (), 1, "No such file or directory; give an image made by 'rumplab stage'"),
+        (b"short", (), 1, "is neither an ELF program nor a disk image (5 bytes)"),
+        (b"\x7fELF" + bytes(600), ("--disk", "ide"), 2, "is a program and has no disk"),
+        (b"\x7fELF" + bytes(600), ("--snapshot",), 2, "is a program and has no disk"),
+        (bytes(600), ("--disk", "none"), 2, "would leave nothing to boot"),
+        (bytes(600), ("--args", "x"), 2, "--args is for a program"),
+        (bytes(600), ("--accel", "warp"), 2, "invalid choice: 'warp'"),
+        (bytes(600), ("--memory", "lots"), 2, "'lots' is not a memory size"),
+        (bytes(600), ("--gdb-port", "99999"), 2, "'99999' is not a port"),
+        (b"\x7fELF" + bytes(600), (), 1, "QEMU did not start"),
+    ],
+)
+def test_bad_input(
+    lab: LabPrefix, tmp_path: Path, content: bytes | None, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    path = tmp_path / "file"
+    if content is not None:
+        path.write_bytes(content)
+    result = detach(lab, path, *arguments)
+    assert result.returncode == code, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert lab.machines() == []
+
+
+def test_without_qemu(lab: LabPrefix, pcihello: Path) -> None:
+    lab.component("qemu", {"qemu-system-x86_64": "/nonexistent/qemu"})
+    result = detach(lab, pcihello)
+    assert result.returncode == 3
+    assert (
+        "/nonexistent/qemu of component qemu is missing; restore it: ./provision --tags qemu" in result.stderr
+    )
+    lab.descriptor("qemu").unlink()
+    result = detach(lab, pcihello)
+    assert result.returncode == 3
+    assert "qemu is not provisioned; run: ./provision --tags qemu" in result.stderr
+
+
+def test_a_damaged_sidecar_names_the_file(lab: LabPrefix, tmp_path: Path) -> None:
+    path = tmp_path / "x.img"
+    path.write_bytes(bytes(1024))
+    Path(f"{path}.rumplab.json").write_text("{", encoding="utf-8")
+    result = detach(lab, path)
+    assert result.returncode == 1
+    assert f"{path}.rumplab.json is not JSON" in result.stderr
+
+
+def test_debugging_a_foreground_machine_from_elsewhere(lab: LabPrefix, pcihello: Path) -> None:
+    child = lab.start("run", pcihello, "--accel", "tcg", "--wait", "--exit-device")
+    until(lambda: any(machine["state"] == "prelaunch" for machine in lab.machines()))
+    result = lab.tool("debug", "pcihello", "pci_device_found if bus == 1", "--batch", "--ex", "print/x id")
+    assert result.returncode == 0, result.stderr
+    assert "$1 = 0x100e8086" in result.stdout
+    # GDB lets go of the machine when it ends, and the machine goes on.
+    output, _ = child.communicate(timeout=30)
+    assert DONE in output
+    assert child.returncode == EXIT_STATUS
+
+
+def smoke_leftovers(lab: LabPrefix) -> list[Path]:
+    return list(Path(lab.environment.get("TMPDIR", "/tmp")).glob("rumplab-smoke-*"))
+
+
+def test_smoke(lab: LabPrefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    result = lab.tool("smoke", "--record", timeout=150)
+    assert result.returncode == 0, result.stderr
+    steps = re.findall(r"^ok  (\w+) +[0-9.]+ s  (.+)$", result.stdout, re.MULTILINE)
+    assert [step for step, _ in steps] == ["stage", "run", "debug", "done"]
+    assert "e1000 01:01.0 8086:100e behind the bridge" in result.stdout.splitlines()[-1]
+    assert "verified: yes" in lab.tool("status").stdout
+    assert lab.machines() == []
+    assert smoke_leftovers(lab) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_smoke_cleans_up_when_it_is_ended(
+    lab: LabPrefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    # A debugger that never comes back.
+    gdb = tmp_path / "gdb"
+    gdb.write_text("#!/bin/sh\nexec sleep 60\n", encoding="utf-8")
+    gdb.chmod(0o755)
+    lab.component("gdb", {"gdb": str(gdb)})
+    child = lab.start("smoke")
+    until(lambda: any(machine["state"] == "prelaunch" for machine in lab.machines()))
+    machine = lab.machines()[0]
+    child.send_signal(number)
+    child.communicate(timeout=30)
+    assert child.returncode == 128 + number
+    assert gone(machine)
+    assert smoke_leftovers(lab) == []
+
+
+def test_smoke_is_bounded(lab: LabPrefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    gdb = tmp_path / "gdb"
+    gdb.write_text("#!/bin/sh\nexec sleep 60\n", encoding="utf-8")
+    gdb.chmod(0o755)
+    lab.component("gdb", {"gdb": str(gdb)})
+    began = time.monotonic()
+    result = lab.tool("smoke", "--timeout", "8")
+    assert time.monotonic() - began < 40
+    assert result.returncode == 1
+    assert "debug: 'rumplab debug' did not end in time" in result.stderr
+    assert lab.machines() == []
+    assert smoke_leftovers(lab) == []
+
+
+def test_smoke_names_everything_that_is_missing(lab: LabPrefix) -> None:
+    lab.descriptor("qemu").unlink()
+    lab.component("gdb", {}, state="deferred", reason="no route")
+    result = lab.tool("smoke")
+    assert result.returncode == 3
+    assert "qemu is not provisioned" in result.stderr
+    assert "gdb is deferred (no route)" in result.stderr
+
+
+def test_smoke_fails_when_the_debugger_sees_something_else(lab: LabPrefix, tmp_path: Path) -> None:
+    gdb = tmp_path / "gdb"
+    gdb.write_text("#!/bin/sh\necho 'rumplab-found 00:02.0 12341111'\n", encoding="utf-8")
+    gdb.chmod(0o755)
+    lab.component("gdb", {"gdb": str(gdb)})
+    result = lab.tool("smoke")
+    assert result.returncode == 1
+    assert "the debugger reports 00:02.0 12341111, expected 01:01.0 100e8086" in result.stderr
+    assert lab.machines() == []

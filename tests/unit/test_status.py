@@ -1,0 +1,143 @@
+"""status, doctor and the record of what was verified."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from unit.labfixture import STAMP, LabPrefix
+
+from rumplab import accel, config, doctor, output, verified
+from rumplab.errors import RumplabError
+
+
+def test_table_is_aligned() -> None:
+    text = output.table(["A", "B"], [["long cell", "x"], ["y", ""]])
+    assert text == "A          B\nlong cell  x\ny"
+
+
+def test_status_of_an_empty_lab(empty_lab: LabPrefix) -> None:
+    result = empty_lab.tool("status")
+    assert result.returncode == 0
+    assert result.stdout.splitlines() == [
+        "COMPONENT  VERSION  SOURCE  STATE  STAMP",
+        "verified: no; to verify: rumplab smoke --record",
+    ]
+
+
+def test_status_shows_substitutes_and_deferrals(empty_lab: LabPrefix) -> None:
+    empty_lab.component("gdb", {}, version="13.1", wanted="7.11", source="substitute", reason="404 not found")
+    empty_lab.component("qemu", {}, state="deferred", version=None, stamp=None, source=None, reason="refused")
+    text = empty_lab.tool("status").stdout
+    assert f"gdb        13.1 (wanted 7.11)  substitute  installed  {STAMP[:12]}" in text
+    assert "qemu       - (wanted 1.0)      -           deferred   -" in text
+    assert "gdb: 404 not found; to complete it: ./provision --tags gdb" in text
+    assert "qemu: refused; to complete it: ./provision --tags qemu" in text
+
+
+def test_status_as_json(empty_lab: LabPrefix) -> None:
+    empty_lab.component("gdb", {"gdb": "/g"})
+    data = json.loads(empty_lab.tool("status", "--json").stdout)
+    assert data["verified"] is False
+    assert data["prefix"] == str(empty_lab.prefix)
+    assert [(item["name"], item["paths"]) for item in data["components"]] == [("gdb", {"gdb": "/g"})]
+
+
+def test_verified_until_something_changes(empty_lab: LabPrefix) -> None:
+    empty_lab.component("gdb", {})
+    lab = config.load()
+    assert not verified.is_verified(lab, lab.components())
+    verified.record(lab)
+    assert verified.is_verified(lab, lab.components())
+    assert "verified: yes" in empty_lab.tool("status").stdout
+    empty_lab.component("qemu", {}, state="deferred")
+    assert verified.is_verified(lab, lab.components())
+    empty_lab.component("gdb", {}, stamp="f" * 64)
+    assert not verified.is_verified(lab, lab.components())
+
+
+def test_verified_in_a_place_that_is_not_there(empty_lab: LabPrefix) -> None:
+    lab = config.load()
+    (empty_lab.prefix / "var" / "machines").rmdir()
+    (empty_lab.prefix / "var").rmdir()
+    with pytest.raises(RumplabError, match=r"cannot write .*verified\.json: No such file"):
+        verified.record(lab)
+
+
+def checks(lab: LabPrefix) -> dict[str, dict[str, str]]:
+    result = lab.tool("doctor", "--json")
+    found = {check["subject"]: check for check in json.loads(result.stdout)}
+    failed = any(check["level"] == "fail" for check in found.values())
+    assert result.returncode == (1 if failed else 0)
+    return found
+
+
+def test_doctor_without_qemu_fails_with_the_remedy(empty_lab: LabPrefix) -> None:
+    found = checks(empty_lab)
+    assert found["python"]["level"] == "ok"
+    assert found["disk"]["detail"].endswith(str(empty_lab.prefix))
+    assert found["accelerator"]["level"] == "fail"
+    assert found["accelerator"]["remedy"] == "./provision --tags qemu"
+
+
+def test_doctor_finds_tools_that_are_missing_or_broken(empty_lab: LabPrefix, tmp_path: Path) -> None:
+    broken = tmp_path / "mke2fs"
+    broken.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    broken.chmod(0o755)
+    empty_lab.component("rump_stager", {"sfdisk": "/nonexistent", "mke2fs": str(broken), "grub-modules": "/"})
+    empty_lab.component("gdb", {}, state="deferred", reason="timed out")
+    found = checks(empty_lab)
+    assert found["rump_stager/sfdisk"]["detail"] == "/nonexistent is missing"
+    assert found["rump_stager/sfdisk"]["level"] == "fail"
+    assert "does not run" in found["rump_stager/mke2fs"]["detail"]
+    assert found["rump_stager/grub-modules"]["level"] == "ok"
+    assert found["gdb"] == {
+        "subject": "gdb",
+        "level": "warn",
+        "detail": "deferred: timed out",
+        "remedy": "./provision --tags gdb",
+    }
+
+
+def test_doctor_does_not_wait_for_a_tool_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "TOOL_SECONDS", 0.3)
+    hung = tmp_path / "gdb"
+    hung.write_text("#!/bin/sh\nexec sleep 60\n", encoding="utf-8")
+    hung.chmod(0o755)
+    began = time.monotonic()
+    check = doctor.check_path("gdb/gdb", "gdb", str(hung), "remedy")
+    assert time.monotonic() - began < 5
+    assert check.level == "fail"
+    assert "did not answer" in check.detail
+
+
+@pytest.mark.parametrize(
+    ("result", "chosen", "level"),
+    [
+        (accel.Result("kvm", True, 0.1), "kvm", "ok"),
+        (accel.Result("kvm", True, 4.0), "tcg", "warn"),
+        (accel.Result("kvm", False, 5.0, "did not finish"), "tcg", "warn"),
+        (accel.Result("tcg", True, 0.3), "kvm", "ok"),
+        (accel.Result("tcg", False, 0.3, "broken"), "tcg", "fail"),
+    ],
+)
+def test_doctor_on_accelerators(result: accel.Result, chosen: str, level: str) -> None:
+    check = doctor.describe(result, chosen)
+    assert check.level == level
+    assert (level == "ok") == (not check.remedy)
+
+
+@pytest.mark.qemu
+def test_doctor_of_a_whole_lab(lab_prefix: LabPrefix) -> None:
+    found = checks(lab_prefix)
+    assert [check for check in found.values() if check["level"] == "fail"] == []
+    assert "QEMU emulator version" in found["qemu/qemu-system-x86_64"]["detail"]
+    assert "GNU gdb" in found["gdb/gdb"]["detail"]
+    assert "--accel auto takes" in found["accelerator"]["detail"]
+    if not os.path.exists(accel.KVM):
+        return
+    assert found["accelerator/tcg"]["level"] == "ok"
+    assert "(remembered)" in checks(lab_prefix)["accelerator"]["detail"]
