@@ -77,9 +77,9 @@ def remember(venv: Path, packages: list[str]) -> None:
     record = venv / RECORD
     known = set(packages)
     if record.exists():
-        known.update(json.loads(record.read_text("utf-8"))["rumplab_bootstrap_packages"])
+        known.update(json.loads(record.read_text("utf-8"))["lab_bootstrap_packages"])
     venv.mkdir(exist_ok=True)
-    record.write_text(json.dumps({"rumplab_bootstrap_packages": sorted(known)}) + "\n", "utf-8")
+    record.write_text(json.dumps({"lab_bootstrap_packages": sorted(known)}) + "\n", "utf-8")
 
 
 def clear(venv: Path) -> None:
