@@ -42,6 +42,10 @@ BREAK = f"pci_device_found if id == {qemu.E1000_ID:#x}"
 REPORT = 'printf "rumplab-found %02x:%02x.%x %08x\\n", bus, device, function, id'
 REPORTED = re.compile(r"^rumplab-found (\S+) (\S+)$", re.MULTILINE)
 EXPECTED = ("01:01.0", f"{qemu.E1000_ID:08x}")
+# This very tool again, whatever the working directory and the user's Python settings hold.
+CALL = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from rumplab.cli import main; sys.exit(main(sys.argv[2:]))"
+)
 
 
 @dataclass
@@ -96,15 +100,12 @@ def require(lab: Lab) -> str:
 
 def call(loop: Loop, *arguments: str) -> str:
     """Runs ``rumplab ARGUMENTS`` as a user would and returns its output; RumplabError with it on failure."""
-    source = str(Path(rumplab.__file__).parents[1])
-    path = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
     try:
         result = subprocess.run(
-            [sys.executable, "-m", "rumplab", *arguments],
+            [sys.executable, "-I", "-c", CALL, str(Path(rumplab.__file__).parents[1]), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": path},
             timeout=loop.left(),
             check=False,
         )
