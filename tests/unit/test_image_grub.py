@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rumplab.errors import RumplabError
 from rumplab.image import grub
 
 SPECIAL = frozenset('{}|&$;<>#"\\')
@@ -96,6 +97,15 @@ def test_the_limit_counts_bytes() -> None:
     assert not grub.survives_command_line("é" * (grub.COMMAND_LINE_LIMIT // 2 + 1))
     longest = f"{grub.PROGRAM} {'x' * grub.COMMAND_LINE_LIMIT}"
     assert len(longest) == 4095
+
+
+def test_the_modules_in_the_file_system() -> None:
+    core = "biosdisk:\npart_msdos:\next2: fshelp\nfshelp:\n"
+    rest = "serial: terminfo\nterminfo: extcmd\nterminal:\nmultiboot: boot\nboot:\nnormal: extcmd fshelp\n"
+    modules = grub.modules_in_file_system(core + rest + "extcmd:\nxfs: fshelp\n")
+    assert modules == ["boot", "extcmd", "multiboot", "normal", "serial", "terminal", "terminfo"]
+    with pytest.raises(RumplabError, match="no module extcmd"):
+        grub.modules_in_file_system(core + rest)
 
 
 def test_the_module_is_loaded_under_its_name() -> None:

@@ -208,7 +208,7 @@ def test_a_link_as_output_is_replaced_not_followed(lab: Path, program: Path, out
         (["{program}", "-o", "{program}", "--force"], 1, "is the program itself"),
         (["{program}", "-o", "/dev/null", "--force"], 1, "/dev/null exists and is not a file"),
         (["{out}/none", "-o", "{out}/a.img"], 1, "cannot read {out}/none: No such file"),
-        (["{program}", "-o", "{out}/a.img", "--size", "1"], 1, "larger than the image: it needs 2 MiB"),
+        (["{program}", "-o", "{out}/a.img", "--size", "1"], 1, "larger than the image: it needs 3 MiB"),
         (["{program}", "-o", "{out}/a.img", "--size", "x"], 2, "--size x: give a number"),
         (["{program}", "-o", "{out}/a.img", "--config", "{out}/none"], 1, "cannot read {out}/none"),
         (["{program}"], 2, "-o/--output"),
@@ -294,7 +294,7 @@ def failing_tool(tmp_path: Path, text: str) -> Path:
         (
             "debugfs",
             "echo >&2 'write: No space left on device'",
-            "no space left: the image needs 2 MiB in {out}",
+            "no space left: the image needs 3 MiB in {out}",
         ),
     ],
 )
@@ -383,7 +383,7 @@ def test_a_full_disk_is_seen_before_anything_is_written(lab: Path, tmp_path: Pat
     )
     assert status == 1
     assert said == (
-        f"rumplab stage: no space left: the image needs 7 MiB in {small_disk}, which has 4 MiB free,"
+        f"rumplab stage: no space left: the image needs 8 MiB in {small_disk}, which has 4 MiB free,"
         " and 1 MiB in /tmp; free some space or choose another place with -o\n"
     )
 
@@ -400,5 +400,5 @@ def test_a_disk_that_fills_while_staging(lab: Path, tmp_path: Path, small_disk: 
     argv = [argv[0], "-c", patched, *argv[3:]]
     status, said = in_small_disk(small_disk, "4m", argv, stage_environment(lab))
     assert status == 1
-    assert said.startswith(f"rumplab stage: no space left: the image needs 7 MiB in {small_disk}, which has ")
+    assert said.startswith(f"rumplab stage: no space left: the image needs 8 MiB in {small_disk}, which has ")
     assert said.count("\n") == 1

@@ -9,8 +9,16 @@ its configuration from the first module if there is one, else from the command l
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from rumplab.errors import RumplabError
+
 PROGRAM = "/boot/program.bin"
-MODULES = ("biosdisk", "part_msdos", "ext2", "multiboot", "normal", "serial", "terminal")
+
+# What GRUB's core needs to find the rest of it, in the file system. The core is compressed, slowly, whenever
+# an image is made: with all modules in it, that would take longer than everything else together.
+CORE_MODULES = ("biosdisk", "part_msdos", "ext2")
+COMMAND_MODULES = ("serial", "terminal", "multiboot")
 # The device is left out: it is the disk that the firmware booted, whichever number that has.
 PREFIX = "(,msdos1)/boot/grub"
 
@@ -18,6 +26,29 @@ PREFIX = "(,msdos1)/boot/grub"
 COMMAND_LINE_LIMIT = 4096 - len(PROGRAM) - len(" ") - 1
 
 ESCAPED_BY_GRUB = frozenset("\\'\"")
+
+
+def modules_in_file_system(dependencies: str) -> list[str]:
+    """The modules, sorted, that the menu needs beyond the core. `dependencies` is the content of GRUB's file
+    moddep.lst: lines of `MODULE: MODULE…`. RumplabError when it doesn't know a module."""
+    needs = {
+        name: rest.split() for name, _, rest in (line.partition(":") for line in dependencies.splitlines())
+    }
+
+    def closure(names: Iterable[str]) -> set[str]:
+        found: set[str] = set()
+        open_ends = list(names)
+        while open_ends:
+            name = open_ends.pop()
+            if name in found:
+                continue
+            if name not in needs:
+                raise RumplabError(f"GRUB's moddep.lst has no module {name}; reinstall GRUB's modules")
+            found.add(name)
+            open_ends += needs[name]
+        return found
+
+    return sorted(closure(["normal", *COMMAND_MODULES]) - closure(CORE_MODULES))
 
 
 def survives_command_line(text: str) -> bool:
@@ -49,8 +80,9 @@ def menu(arguments: str, module: str | None) -> str:
     if module:
         lines.append(f"\tmodule {module} {quote(module)}")
     commands = "\n".join(lines)
+    loads = "".join(f"insmod {name}\n" for name in COMMAND_MODULES)
     return f"""\
-serial --unit=0 --speed=115200
+{loads}serial --unit=0 --speed=115200
 terminal_input --append serial
 terminal_output --append serial
 set timeout=0

@@ -19,8 +19,8 @@ POINTERS = BLOCK // 4
 BLOCKS_PER_GROUP = 8 * BLOCK
 # Superblock, group descriptors, two bitmaps and the inode table: a group has at most that many.
 BLOCKS_OF_A_GROUP = 16
-# Directories, and the 16 KiB of lost+found.
-FIXED_BLOCKS = 16
+# Directories, the 16 KiB of lost+found, and 1 MiB for GRUB's modules, which take a third of it.
+FIXED_BLOCKS = 16 + MIB // BLOCK
 # An MBR counts sectors in 32 bits.
 LARGEST = (2**32 - 1) * SECTOR // MIB * MIB
 

@@ -7,7 +7,7 @@ command line contains a path that the user chose. `image` is a link to the file 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,13 +71,21 @@ def file_commands(source: str, name: str) -> list[str]:
     return [f"write {source} {name}", f"sif {name} mode 0100644", f"sif {name} uid 0", f"sif {name} gid 0"]
 
 
-def population(module: str | None) -> str:
+def population(module: str | None, grub_modules: Iterable[str]) -> str:
     """The input of debugfs that fills the file system, always in the same order."""
-    commands = [f"set_current_time @{TIME}", "mkdir boot", "mkdir boot/grub", "cd /boot"]
+    commands = [
+        f"set_current_time @{TIME}",
+        "mkdir boot",
+        "mkdir boot/grub",
+        "mkdir boot/grub/i386-pc",
+        "cd /boot",
+    ]
     commands += file_commands("program", "program.bin")
     if module:
         commands += file_commands(module, module)
-    commands += ["cd /boot/grub", *file_commands("grub.cfg", "grub.cfg")]
+    commands += ["cd /boot/grub", *file_commands("grub.cfg", "grub.cfg"), "cd /boot/grub/i386-pc"]
+    for name in grub_modules:
+        commands += file_commands(f"grub-modules/{name}.mod", f"{name}.mod")
     return "".join(f"{command}\n" for command in commands)
 
 
@@ -106,9 +114,9 @@ def disk_steps(tools: Mapping[str, str], size: int) -> tuple[Step, ...]:
 
 
 def loader_step(tools: Mapping[str, str]) -> Step:
-    """GRUB with all modules that it needs, as one file."""
+    """GRUB's core, as one file."""
     options = ("-O", "i386-pc", "-d", tools["grub-modules"], "-o", "core.img", "-p", grub.PREFIX)
-    return Step((tools["grub-mkimage"], *options, *grub.MODULES))
+    return Step((tools["grub-mkimage"], *options, *grub.CORE_MODULES))
 
 
 def boot_steps(tools: Mapping[str, str]) -> tuple[Step, ...]:
@@ -125,17 +133,19 @@ def recipe(
 ) -> Recipe:
     """The whole recipe. `tools` are the paths of component rump_stager; `module` is the name and content of
     the Multiboot module, if there is one."""
+    grub_modules = Path(tools["grub-modules"])
+    needed = grub.modules_in_file_system((grub_modules / "moddep.lst").read_text(encoding="ascii"))
     name = module[0] if module else None
     menu = grub.menu(arguments, f"/boot/{name}" if name else None)
     files = {
         "grub.cfg": menu.encode(errors="surrogateescape"),
-        "population": population(name).encode(),
+        "population": population(name, needed).encode(),
     }
     if module:
         files[module[0]] = module[1]
     return Recipe(
         files=files,
-        links={"program": program},
+        links={"program": program, "grub-modules": grub_modules},
         disk=disk_steps(tools, size),
         loader=loader_step(tools),
         boot=boot_steps(tools),

@@ -109,8 +109,8 @@ class Runner:
             _, errors = process.communicate(step.stdin.encode(), timeout=PATIENCE + self.needed / SLOWEST)
         except subprocess.TimeoutExpired as error:
             raise RumplabError(
-                f"{step.argv[0]} took more than {error.timeout:.0f} s and was stopped; is {self.directory} on a"
-                " disk that answers?"
+                f"{step.argv[0]} took more than {error.timeout:.0f} s and was stopped; is {self.directory}"
+                " on a disk that answers?"
             ) from error
         said = errors.decode(errors="replace").strip()
         if OUT_OF_SPACE in said:
