@@ -1,0 +1,154 @@
+"""Machines in a container without /dev/kvm, run by an unprivileged user."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+PREFIX = "/opt/rumplab"
+PROGRAM = f"{PREFIX}/pcihello/pcihello.bin"
+USER = (
+    "setpriv --reuid nobody --regid nogroup --clear-groups --no-new-privs --inh-caps=-all"
+    " env HOME=/nonexistent timeout 60"
+)
+RUMPLAB = f"{USER} rumplab"
+DONE = "pcihello: done"
+EXIT_STATUS = 33
+E1000 = "01:01.0 8086:100e class 020000"
+
+
+@pytest.fixture(autouse=True)
+def no_machine_left(host: Any) -> Iterator[None]:
+    """Every test ends its machines, and finds that this leaves none."""
+    yield
+    host.check_output(f"{RUMPLAB} stop --all")
+    assert machines(host) == []
+
+
+def machines(host: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(host.check_output(f"{RUMPLAB} ps --json"))
+    return found
+
+
+def wait_for(host: Any, name: str, text: str, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while text not in host.check_output(f"{RUMPLAB} logs {name}"):
+        assert time.monotonic() < deadline, f"'{text}' did not appear"
+        time.sleep(0.2)
+
+
+def test_component(host: Any) -> None:
+    component = json.loads(host.file(f"{PREFIX}/etc/components.d/qemu.json").content_string)
+    assert component["state"] == "installed"
+    assert component["source"] == "packages"
+    for name in ("qemu-system-x86_64", "qemu-img"):
+        assert host.file(component["paths"][name]).exists
+
+
+def test_the_printed_command_is_the_machine_and_boots(host: Any) -> None:
+    line = host.check_output(f"{RUMPLAB} run {PROGRAM} --dry-run --exit-device")
+    words = shlex.split(line)
+    assert "pci-bridge,chassis_nr=2,id=pci.1" in words
+    assert "user,id=net0,net=192.168.76.0/24,dhcpstart=192.168.76.9" in words
+    assert "e1000,netdev=net0,mac=54:54:00:55:55:55,bus=pci.1,addr=1" in words
+    assert words[words.index("-gdb") + 1].startswith("tcp:127.0.0.1:")
+    ran = host.run(f"{USER} {line} </dev/null")
+    assert ran.rc == EXIT_STATUS, ran.stderr
+    assert E1000 in ran.stdout
+
+
+def test_two_machines_at_once(host: Any) -> None:
+    host.check_output(f"{RUMPLAB} run {PROGRAM} --detach")
+    host.check_output(f"{RUMPLAB} run {PROGRAM} --detach --wait")
+    running = {machine["name"]: machine for machine in machines(host)}
+    assert set(running) == {"pcihello", "pcihello-2"}
+    assert running["pcihello-2"]["state"] == "prelaunch"
+    assert len({machine["gdb_port"] for machine in running.values()}) == 2
+    assert {machine["accel"] for machine in running.values()} == {"tcg"}
+    wait_for(host, "pcihello", DONE)
+    assert E1000 in host.check_output(f"{RUMPLAB} logs pcihello")
+    assert host.check_output(f"{RUMPLAB} stop pcihello") == "pcihello stopped"
+    assert [machine["name"] for machine in machines(host)] == ["pcihello-2"]
+    assert not alive(host, running["pcihello"])
+    assert alive(host, running["pcihello-2"])
+
+
+def alive(host: Any, machine: dict[str, Any]) -> bool:
+    """Whether the process is there, and not just because the container's first process hasn't reaped it."""
+    stat: str = host.run(f"cat /proc/{machine['pid']}/stat").stdout
+    return stat != "" and stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def test_records_are_the_users_own(host: Any) -> None:
+    host.check_output(f"{RUMPLAB} run {PROGRAM} --detach --wait")
+    directory = host.file(machines(host)[0]["directory"])
+    assert directory.path.startswith(f"{PREFIX}/var/machines/")
+    assert (directory.user, directory.mode) == ("nobody", 0o700)
+
+
+def test_a_taken_port(host: Any) -> None:
+    host.check_output(f"{RUMPLAB} run {PROGRAM} --detach --wait --gdb-port 2345")
+    ran = host.run(f"{RUMPLAB} run {PROGRAM} --detach --gdb-port 2345")
+    assert ran.rc == 1
+    assert "port 2345 is taken by machine 'pcihello'" in ran.stderr
+
+
+def test_a_killed_machine_is_cleaned_up(host: Any) -> None:
+    host.check_output(f"{RUMPLAB} run {PROGRAM} --detach")
+    machine = machines(host)[0]
+    host.check_output("kill -KILL %s", str(machine["pid"]))
+    time.sleep(0.5)
+    assert machines(host) == []
+    assert not host.file(machine["directory"]).exists
+
+
+def test_the_probe_is_bounded_and_takes_tcg(host: Any) -> None:
+    began = time.monotonic()
+    checks = {
+        check["subject"]: check for check in json.loads(host.run(f"{RUMPLAB} doctor --reprobe --json").stdout)
+    }
+    assert time.monotonic() - began < 30
+    assert checks["accelerator/tcg"]["level"] == "ok"
+    assert "takes tcg" in checks["accelerator"]["detail"]
+
+
+def test_a_kvm_that_hangs_is_not_taken(host: Any) -> None:
+    """A QEMU that never comes back with KVM, behind a device node that looks right."""
+    lab = "/tmp/hung"
+    emulator = host.check_output("command -v qemu-system-x86_64")
+    host.check_output(f"mkdir -p {lab}/etc/components.d {lab}/var/machines && chmod 1777 {lab}/var/machines")
+    script = f'#!/bin/sh\\ncase "$*" in *accel=kvm*) exec sleep 60 ;; esac\\nexec {emulator} "$@"\\n'
+    host.check_output(f"printf '%b' {shlex.quote(script)} >{lab}/qemu && chmod 755 {lab}/qemu")
+    for name in ("rumplab.json", "components.d/qemu.json", "components.d/pcihello.json"):
+        host.check_output(
+            f'sed -e \'s#"prefix": *"[^"]*"#"prefix": "{lab}"#\' -e \'s#{emulator}#{lab}/qemu#\''
+            f" {PREFIX}/etc/{name} >{lab}/etc/{name}"
+        )
+    tool = f"{USER} env RUMPLAB_CONFIG={lab}/etc/rumplab.json {PREFIX}/rumplab/bin/python3 -I -m rumplab"
+    host.check_output("mknod -m 666 /dev/kvm c 1 3")
+    try:
+        began = time.monotonic()
+        line = host.check_output(f"{tool} run {PROGRAM} --dry-run")
+        assert 4 < time.monotonic() - began < 20
+        assert "pc,accel=tcg" in line
+        began = time.monotonic()
+        host.check_output(f"{tool} run {PROGRAM} --dry-run")
+        assert time.monotonic() - began < 3
+    finally:
+        host.check_output(f"rm -rf /dev/kvm {lab}")
+
+
+def test_nothing_listens_on_other_interfaces(host: Any) -> None:
+    host.check_output(f"{RUMPLAB} run {PROGRAM} --detach --wait --gdb-port 2346")
+    table = [line.split() for line in host.file("/proc/net/tcp").content_string.splitlines()[1:]]
+    listening = [words[1] for words in table if words[3] == "0A"]
+    loopback = socket.inet_aton("127.0.0.1")[::-1].hex().upper()
+    assert [address for address in listening if address.endswith(f":{2346:04X}")] == [
+        f"{loopback}:{2346:04X}"
+    ]
