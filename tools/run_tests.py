@@ -30,7 +30,9 @@ LOGS = ROOT / "build" / "test-logs"
 HEARTBEAT = 60.0
 MINUTE = 60.0
 SHELL = re.compile(rb"#!\s*(?:/usr/bin/env\s+)?(?:/bin/)?(?:sh|bash|dash)\b|# shellcheck shell=")
-PRUNED = {".git", ".venv", ".cache", "build", "__pycache__", "fixtures"}
+ERROR = re.compile(r"^(?:\[ERROR\]|fatal:|failed:|CRITICAL Ansible|=+ (?:FAILURES|ERRORS) =+$)")
+PRUNED = {"build", "__pycache__", "fixtures"}
+KEPT = {".ci", ".config"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,9 @@ class Result:
 def sources(root: Path) -> Iterator[Path]:
     """The files of the checkout, without what is built or fetched."""
     for directory, names, files in os.walk(root):
-        names[:] = sorted(name for name in names if name not in PRUNED and not name.endswith("_cache"))
+        names[:] = sorted(
+            name for name in names if name in KEPT or not (name in PRUNED or name.startswith("."))
+        )
         for name in sorted(files):
             yield Path(directory, name).relative_to(root)
 
@@ -150,8 +154,15 @@ def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
 
 
-def tail(path: Path, lines: int) -> str:
-    return "\n".join("    " + line for line in path.read_text("utf-8", "replace").splitlines()[-lines:])
+def excerpt(log: str, before: int = 5, after: int = 45, end: int = 15) -> str:
+    """What explains a failure: the surroundings of the first error, if the log names one, and the end."""
+    lines = log.splitlines()
+    first = next((number for number, line in enumerate(lines) if ERROR.search(line)), len(lines))
+    shown = lines[max(first - before, 0) : first + after]
+    left = max(first + after, len(lines) - end)
+    if first == len(lines):
+        shown, left = [], max(len(lines) - before - after, 0)
+    return "\n".join("    " + line for line in [*shown, *lines[left:]])
 
 
 def wait(process: subprocess.Popen[bytes], name: str, limit: float) -> bool:
@@ -209,8 +220,8 @@ def execute(part: Part, environment: dict[str, str]) -> Result:
         take_away(part, environment)
     result = add_up(part, ok, time.monotonic() - started, junit)
     if not ok:
-        say(f"{part.name} FAILED; the end of {log.relative_to(ROOT)}:")
-        print(tail(log, 60), flush=True)
+        say(f"{part.name} FAILED; from {log.relative_to(ROOT)}:")
+        print(excerpt(log.read_text("utf-8", "replace")), flush=True)
     return result
 
 

@@ -1,0 +1,146 @@
+"""What holds for the whole checkout: nothing of one machine in it, and every part of it accounted for."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+from base_images import host_sources
+from run_tests import ROOT, is_shell, molecule_parts, sources
+
+
+def tracked() -> list[Path]:
+    """The files that git keeps; in an unpacked archive, all but what is built."""
+    if not (ROOT / ".git").exists():
+        return list(sources(ROOT))
+    argv = ["git", "-c", "safe.directory=*", "ls-files", "-z"]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    return [Path(name) for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+FILES = tracked()
+PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)==([^\s;]+)", re.MULTILINE)
+# A home directory of somebody, by its usual places; written so that this file doesn't match itself.
+HOMES = re.compile(r"(?<![\w.>}])/(?:root|home/[a-z]\w*|Users/[A-Za-z]\w*)/[\w.]")
+
+
+def text_of(path: Path) -> str:
+    return (ROOT / path).read_text("utf-8", "replace")
+
+
+def containing(pattern: re.Pattern[str]) -> list[str]:
+    return [
+        f"{path}:{number}: {line.strip()[:100]}"
+        for path in FILES
+        for number, line in enumerate(text_of(path).splitlines(), 1)
+        if pattern.search(line)
+    ]
+
+
+def index_hosts() -> set[str]:
+    """The hosts that this machine's pip and apt fetch from."""
+    code = "from pip._internal.models.index import PyPI; print(PyPI.url)"
+    default = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    config = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    urls = [default.stdout.strip(), *re.findall(r"https?://[^\s'\"]+", config.stdout)]
+    urls += [source.uri for source in host_sources()]
+    return {urlsplit(url).hostname or "" for url in urls} - {"", "localhost", "127.0.0.1"}
+
+
+def test_no_path_of_this_checkout() -> None:
+    assert not containing(re.compile(re.escape(str(ROOT)) + r"\b"))
+
+
+def test_no_home_directory() -> None:
+    assert not containing(HOMES)
+
+
+def test_no_package_index_is_named() -> None:
+    hosts = index_hosts()
+    assert hosts
+    assert not containing(re.compile("|".join(rf"\b{re.escape(name)}\b" for name in sorted(hosts))))
+
+
+def test_scripts_are_executable() -> None:
+    bare = [
+        str(path)
+        for path in FILES
+        if text_of(path).startswith("#!")
+        and is_shell(ROOT / path)
+        and not (ROOT / path).stat().st_mode & 0o100
+    ]
+    assert not bare
+
+
+def test_every_role_has_a_page() -> None:
+    roles = [path.parent.parent.name for path in (ROOT / "roles").glob("*/tasks/main.yml")]
+    assert roles
+    pages = {path.stem.replace("-", "_") for path in (ROOT / "docs").rglob("*.md")}
+    assert not [role for role in roles if role not in pages]
+
+
+def test_every_scenario_is_in_the_table() -> None:
+    table = set(re.findall(r"^\| `([\w-]+)` \|", text_of(Path("docs/testing.md")), re.MULTILINE))
+    scenarios = {part.argv[-1] for part in molecule_parts(ROOT)}
+    assert scenarios
+    assert not scenarios - table
+
+
+def test_no_two_scenarios_share_a_container() -> None:
+    names: dict[str, str] = {}
+    for path in sorted((ROOT / "molecule").glob("*/molecule.yml")):
+        for platform in (yaml.safe_load(path.read_text("utf-8")) or {}).get("platforms", []):
+            name = platform["name"].replace("${MOLECULE_SCENARIO_NAME}", path.parent.name)
+            assert name not in names, f"{path.parent.name} and {names[name]} both have {name}"
+            names[name] = path.parent.name
+
+
+def pins(name: str) -> dict[str, str]:
+    return dict(PIN.findall(text_of(Path(name))))
+
+
+def test_locks_agree() -> None:
+    base, dev = pins("requirements.txt"), pins("requirements-dev.txt")
+    assert base
+    assert {name: dev.get(name) for name in base} == base
+
+
+@pytest.mark.parametrize("name", ["requirements", "requirements-dev"])
+def test_lock_holds_what_is_asked_for(name: str) -> None:
+    locked = {key.replace("_", "-"): version for key, version in pins(f"{name}.txt").items()}
+    asked = re.findall(r"^([\w-]+)(?:\[[\w,]+\])?==(\S+)", text_of(Path(f"{name}.in")), re.MULTILINE)
+    assert asked
+    assert {key.lower(): locked.get(key.lower()) for key, _ in asked} == {key.lower(): v for key, v in asked}
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_every_pin_has_a_hash_and_no_address(name: str) -> None:
+    text = text_of(Path(name))
+    entries = re.split(r"\n(?=[a-z0-9])", text.split("\n", 2)[2])
+    assert not [entry.split()[0] for entry in entries if "--hash=sha256:" not in entry]
+    assert "://" not in text
+
+
+def test_collections_are_those_of_the_package() -> None:
+    import ansible_collections  # of the locked package
+
+    asked = yaml.safe_load(text_of(Path("requirements.yml")))["collections"]
+    for collection in asked:
+        manifest = Path(
+            next(iter(ansible_collections.__path__)), *collection["name"].split("."), "MANIFEST.json"
+        )
+        assert json.loads(manifest.read_text("utf-8"))["collection_info"]["version"] == collection["version"]
