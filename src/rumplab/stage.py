@@ -22,6 +22,9 @@ EPILOG = """\
 The same program, arguments and configuration give the same image, bit for bit. Beside IMAGE stands
 IMAGE.rumplab.json, which tells 'rumplab run' and 'rumplab debug' where the program's symbols are.
 
+GRUB would change quotes and backslashes on a command line: a STRING that holds any becomes a Multiboot
+module, as FILE.json always does. Write --args=STRING when STRING begins with a dash.
+
 examples:
   rumplab stage hello.bin -o hello.img
   rumplab stage hello.bin -o hello.img --config hello.json    rumprun's JSON configuration
