@@ -83,7 +83,8 @@ def run_recipe(
             if status:
                 log.flush()
                 said = log_tail(log_path)
-                full = "No space left on device" in said
+                # Whoever says so may have had no room left in the log either.
+                full = "No space left on device" in said or shutil.disk_usage(places["build"]).free < 1 << 20
                 raise Broken(
                     ("no space left on the device while building. " if full else "")
                     + f"'{' '.join(argv)}' ended with status {status}; the log is {log_path}, and ends:\n{said}",

@@ -7,6 +7,7 @@ import tarfile
 import tempfile
 
 from .errors import Broken
+from .unpack import UNREADABLE, extract
 
 
 def _path(cache: str, name: str, stamp: str) -> str:
@@ -29,15 +30,15 @@ def restore(cache: str, name: str, stamp: str, directory: str) -> str | None:
     if not cache or not os.path.isfile(path):
         return None
     check_owner(path)
-    with tarfile.open(path) as archive:
-        version = archive.pax_headers.get("rumplab.version", "")
-        origin = archive.pax_headers.get("rumplab.origin", "")
-        if not version or not origin:
-            return None
-        if hasattr(tarfile, "tar_filter"):
-            archive.extractall(directory, filter="tar")
-        else:
-            archive.extractall(directory)
+    try:
+        with tarfile.open(path) as archive:
+            version = archive.pax_headers.get("rumplab.version", "")
+            origin = archive.pax_headers.get("rumplab.origin", "")
+            if not version or not origin:
+                return None
+            extract(archive, directory)
+    except UNREADABLE as error:
+        raise Broken(f"{path} can't be unpacked: {error}. Remove it, and the tree is built anew.") from error
     return f"{version}\n{origin}"
 
 

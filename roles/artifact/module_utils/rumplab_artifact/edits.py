@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from typing import Any, Mapping, Sequence
 
 from .errors import Broken
@@ -49,5 +50,9 @@ def apply_edits(source: str, edits: Sequence[Mapping[str, Any]]) -> None:
                 f"edit '{edit['name']}' wants to change {edit['file']}, which this source doesn't have"
             ) from error
         changed = edit_text(text, edit, edit["file"])
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+        # Some upstreams release their files read-only.
+        os.chmod(path, mode | stat.S_IWUSR)
         with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
             stream.write(changed)
+        os.chmod(path, mode)

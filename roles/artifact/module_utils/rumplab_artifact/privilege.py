@@ -13,9 +13,8 @@ from typing import Any, Callable
 from .command import die_with_parent
 
 
-def _become(user: str) -> None:
-    account = pwd.getpwnam(user)
-    os.initgroups(user, account.pw_gid)
+def _become(account: pwd.struct_passwd) -> None:
+    os.initgroups(account.pw_name, account.pw_gid)
     os.setgid(account.pw_gid)
     os.setuid(account.pw_uid)
 
@@ -26,7 +25,11 @@ def as_user(user: str, function: Callable[[], dict[str, Any]]) -> dict[str, Any]
     The child is a fork, since who gave up root can't clean up what root's part of the module made. `function`
     returns a JSON-able object. A child that dies without a word gives `{"failed": True, "msg": …}`.
     """
-    if os.geteuid() == 0 and pwd.getpwnam(user).pw_uid == 0:
+    try:
+        account = pwd.getpwnam(user)
+    except KeyError:
+        return {"failed": True, "msg": f"there is no account '{user}': set rumplab_user, or include role lab first"}
+    if account.pw_uid == 0:
         return {"failed": True, "msg": "the lab user is root: builds don't run as root; set rumplab_user"}
     reader, writer = os.pipe()
     child = os.fork()
@@ -35,7 +38,7 @@ def as_user(user: str, function: Callable[[], dict[str, Any]]) -> dict[str, Any]
         try:
             os.close(reader)
             if os.geteuid() == 0:
-                _become(user)
+                _become(account)
             os.umask(0o022)
             # After the change of user, which clears the setting.
             die_with_parent(signal.SIGTERM)

@@ -6,8 +6,11 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from typing import Any, Mapping
+
+from .errors import Broken
 
 COMPLETE = ".complete"
 
@@ -31,17 +34,19 @@ class Store:
         for directory in (self.trees, self.cache, self.logs, self.locks, self.components):
             os.makedirs(directory, exist_ok=True)
         os.makedirs(self.work, mode=0o755, exist_ok=True)
-        if os.stat(self.work).st_uid != os.geteuid():
-            raise PermissionError(f"{self.work} belongs to somebody else: remove it, or choose another prefix")
+        status = os.lstat(self.work)
+        if status.st_uid != os.geteuid() or not stat.S_ISDIR(status.st_mode):
+            raise Broken(f"{self.work} belongs to somebody else: remove it, or choose a rumplab_prefix without blanks")
 
     def clean(self, name: str) -> None:
         """Remove an artefact's work directory, and with it the one outside the prefix when nothing else is in it."""
-        shutil.rmtree(os.path.join(self.work, name), ignore_errors=True)
-        if not self.work.startswith(self.prefix + os.sep):
-            try:
+        try:
+            remove_tree(os.path.join(self.work, name))
+            if not self.work.startswith(self.prefix + os.sep):
                 os.rmdir(self.work)
-            except OSError:
-                pass
+        except OSError:
+            # The next run begins with it; what ended this one is the better thing to tell.
+            pass
 
     def tree(self, name: str, version: str, stamp: str) -> str:
         """Return the path of the tree with this stamp."""
@@ -73,7 +78,7 @@ class Store:
     def adopt(self, made: str, tree: str, stamp: str) -> None:
         """Move the finished directory `made` into the store as `tree`; it counts from the last rename on."""
         partial = os.path.join(self.trees, "." + os.path.basename(tree) + ".part")
-        shutil.rmtree(partial, ignore_errors=True)
+        remove_tree(partial)
         try:
             os.rename(made, partial)
         except OSError:
@@ -83,7 +88,7 @@ class Store:
             stream.write(stamp)
             stream.flush()
             os.fsync(stream.fileno())
-        shutil.rmtree(tree, ignore_errors=True)
+        remove_tree(tree)
         os.rename(partial, tree)
 
     def switch(self, name: str, tree: str) -> bool:
@@ -115,7 +120,7 @@ class Store:
                 whole.append((os.stat(os.path.join(tree, COMPLETE)).st_mtime_ns, tree))
         removed += [tree for _, tree in sorted(whole, reverse=True)[max(keep - 1, 0) :]]
         for tree in removed:
-            shutil.rmtree(tree)
+            remove_tree(tree)
         return removed
 
     def descriptor(self, name: str) -> dict[str, Any] | None:
@@ -133,6 +138,16 @@ class Store:
             return False
         write_json(os.path.join(self.components, f"{name}.json"), descriptor)
         return True
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory of ours with all that is in it, where it exists, its read-only directories included."""
+    for here, directories, _ in os.walk(path):
+        for directory in [here, *(os.path.join(here, name) for name in directories)]:
+            if not os.path.islink(directory):
+                os.chmod(directory, 0o700)
+    if os.path.lexists(path):
+        shutil.rmtree(path)
 
 
 def write_json(path: str, content: Mapping[str, Any]) -> None:
