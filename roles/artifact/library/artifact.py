@@ -88,8 +88,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def open_with_ansible(url: str, timeout: float) -> Any:
-    """Open a URL the way Ansible does: proxies, netrc and certificates of the host, redirects followed."""
-    return open_url(url, timeout=timeout, follow_redirects="safe", http_agent="rumplab", unredirected_headers=[])
+    """Open a URL the way Ansible does: proxies, netrc and certificates of the host, redirects followed.
+
+    Not decompressed: a server that calls a .tar.gz gzip-encoded still sends the file that was pinned.
+    """
+    return open_url(url, timeout=timeout, follow_redirects="safe", http_agent="rumplab", decompress=False)
 
 
 def main() -> None:

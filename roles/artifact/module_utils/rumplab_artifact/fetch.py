@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import os
 import shutil
 import socket
 import ssl
+import time
 import urllib.error
-from typing import Any, Callable, Mapping
+from typing import IO, Any, Callable, Mapping
 
 from .errors import Broken, Unreachable
 
 HASHES = ("sha512", "sha256", "sha1")
 CHUNK = 1 << 20
-# Opens a URL: (url, timeout in seconds) -> a response with read() and headers. The module passes Ansible's own.
+# Bytes a second; less than that is as good as nothing.
+SLOWEST = 100
+# Opens a URL: (url, timeout in seconds) -> a response with read1(), close() and headers. The module passes Ansible's own.
 Opener = Callable[[str, float], Any]
 
 
@@ -62,18 +66,26 @@ def is_cached(path: str, pin: Mapping[str, Any]) -> bool:
     return False
 
 
+def _receive(response: Any, stream: IO[bytes], timeout: float) -> int:
+    """Copy the body to `stream` and return its size; TimeoutError for a server that only trickles."""
+    received = due = 0
+    start = time.monotonic()
+    # read1 returns with what there is; read would wait for a whole piece, however slowly it comes.
+    while piece := response.read1(CHUNK):
+        stream.write(piece)
+        received += len(piece)
+        if time.monotonic() - start > timeout:
+            if received < due + SLOWEST * timeout:
+                raise TimeoutError
+            start, due = time.monotonic(), received
+    return received
+
+
 def _download(url: str, partial: str, opener: Opener, timeout: float) -> None:
     try:
-        response = opener(url, timeout)
-        length = response.headers.get("Content-Length")
-        received = 0
-        with open(partial, "wb") as stream:
-            while True:
-                piece = response.read(CHUNK)
-                if not piece:
-                    break
-                stream.write(piece)
-                received += len(piece)
+        with contextlib.closing(opener(url, timeout)) as response, open(partial, "wb") as stream:
+            length = response.headers.get("Content-Length")
+            received = _receive(response, stream, timeout)
     except urllib.error.HTTPError as error:
         if error.code == 404 or error.code >= 500 or error.code in (408, 410, 429):
             raise Unreachable(f"{url}: HTTP {error.code}") from error
@@ -87,7 +99,7 @@ def _download(url: str, partial: str, opener: Opener, timeout: float) -> None:
             raise Broken(f"{url}: TLS: {error.reason}") from error
         raise Unreachable(f"{url}: {error.reason}") from error
     except (socket.timeout, TimeoutError) as error:
-        raise Unreachable(f"{url}: timed out after {timeout:.0f} s") from error
+        raise Unreachable(f"{url}: timed out: nothing, or next to nothing, came within {timeout:.0f} s") from error
     except (ConnectionError, socket.gaierror, http.client.HTTPException) as error:
         raise Unreachable(f"{url}: {error or type(error).__name__}") from error
     # A body that is shorter than announced is a cut connection, which is the line's fault and not the file's.
@@ -95,19 +107,21 @@ def _download(url: str, partial: str, opener: Opener, timeout: float) -> None:
         raise Unreachable(f"{url}: the connection was cut off after {received} of {length} bytes")
 
 
-def fetch_url(
-    url: str, pin: Mapping[str, Any], path: str, opener: Opener, timeout: float = 30.0, tries: int = 2
-) -> None:
+def download(url: str, path: str, opener: Opener, timeout: float, tries: int = 2) -> None:
+    """Bring what is at `url` to `path`, unchecked; once more when the connection is cut off. Unreachable or Broken."""
+    for left in reversed(range(tries)):
+        try:
+            return _download(url, path, opener, timeout)
+        except Unreachable as error:
+            if not left or "cut off" not in str(error):
+                raise
+
+
+def fetch_url(url: str, pin: Mapping[str, Any], path: str, opener: Opener, timeout: float = 30.0) -> None:
     """Bring the pinned file at `url` to `path`, by way of `path`.part; Unreachable or Broken otherwise."""
     partial = path + ".part"
     try:
-        for left in reversed(range(tries)):
-            try:
-                _download(url, partial, opener, timeout)
-                break
-            except Unreachable as error:
-                if not left or "cut off" not in str(error):
-                    raise
+        download(url, partial, opener, timeout)
         check(partial, pin, url)
         os.replace(partial, path)
     finally:

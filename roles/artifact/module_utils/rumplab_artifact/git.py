@@ -12,7 +12,7 @@ from .errors import Broken, Unreachable
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # What git says when the other side has the repository but not the commit: a wrong pin, not a bad line.
-NO_SUCH_COMMIT = re.compile(r"not our ref|couldn't find remote ref|no such remote ref|unadvertised object", re.I)
+NO_SUCH_COMMIT = re.compile(r"not our ref|couldn't find remote ref|no such remote ref|unadvertised object|did not contain", re.I)
 
 
 def environment() -> dict[str, str]:
@@ -52,6 +52,8 @@ def is_checkout(directory: str, commit: str) -> bool:
 def _checkout(directory: str, origin: str, refspec: str, pin: Mapping[str, Any]) -> None:
     commit = pin["commit"]
     _git(directory, "init", "--quiet")
+    # Submodules may be named relative to where their parent came from.
+    _git(directory, "remote", "add", "origin", origin)
     try:
         _git(directory, "fetch", "--quiet", "--depth", "1", origin, refspec)
     except Unreachable as error:
@@ -64,7 +66,12 @@ def _checkout(directory: str, origin: str, refspec: str, pin: Mapping[str, Any])
         raise Broken(f"{origin} has no commit {commit}: {error}") from error
     if pin.get("submodules"):
         # The parent's commit names each submodule's commit, so these are pinned as well.
-        _git(directory, "submodule", "--quiet", "update", "--init", "--recursive", "--depth", "1", timeout=1800)
+        try:
+            _git(directory, "submodule", "--quiet", "update", "--init", "--recursive", "--depth", "1", timeout=1800)
+        except Unreachable as error:
+            if NO_SUCH_COMMIT.search(str(error)):
+                raise Broken(f"{origin}: a submodule's commit is missing upstream: {error}") from error
+            raise Unreachable(f"{origin}: {error}") from error
 
 
 def fetch_commit(origin: str, pin: Mapping[str, Any], path: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import errno
 import os
+import re
 import shutil
 import time
 import urllib.parse
@@ -18,11 +19,13 @@ from . import built, edits, fetch, git, package
 from .build import require_space, run_recipe
 from .errors import Broken, Unreachable
 from .lock import Lock
-from .store import Store
+from .store import Store, remove_tree
 from .unpack import unpack
 
 Request = Mapping[str, Any]
 Answer = dict[str, Any]
+# Without a hyphen, so that no artefact's trees can be taken for another's.
+NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class Source:
@@ -47,7 +50,16 @@ def mirror_origin(mirror: str, pin: Mapping[str, Any], name: str) -> str:
 
 def _fetch(request: Request, store: Store, origin: str, opener: fetch.Opener) -> str:
     pin, path = request["source"], os.path.join(store.cache, file_name(request["source"], request["name"]))
-    if pin.get("git"):
+    if pin.get("git") and origin.startswith(("http://", "https://")) and origin.endswith(".bundle"):
+        # git reads bundles from files only. What is in one needs no hash: the commit id is one.
+        bundle = path + ".bundle"
+        try:
+            fetch.download(origin, bundle, opener, request["fetch_timeout"])
+            git.fetch_commit(bundle, pin, path)
+        finally:
+            if os.path.exists(bundle):
+                os.unlink(bundle)
+    elif pin.get("git"):
         git.fetch_commit(origin, pin, path)
     elif "://" in origin:
         fetch.fetch_url(origin, pin, path, opener, request["fetch_timeout"])
@@ -282,7 +294,7 @@ def _provide_locked(request: Request, store: Store, opener: fetch.Opener) -> Ans
         if tree:
             return _use(request, store, tree, kind, "the store", None)
     work = os.path.join(store.work, name)
-    shutil.rmtree(work, ignore_errors=True)
+    remove_tree(work)
     os.makedirs(work)
     try:
         return _build(request, store, work, opener)
@@ -294,6 +306,8 @@ def provide(request: Request, opener: fetch.Opener) -> Answer:
     """Do what the request asks for; the answer is a module's result, a failure included."""
     store = Store(request["prefix"])
     try:
+        if not NAME.fullmatch(request["name"]):
+            raise Broken("a name is lower-case letters, digits and _: a tree's name ends in -VERSION-STAMP")
         store.ready()
         lock = os.path.join(store.locks, f"{request['name']}.lock")
         with Lock(lock, request["lock_wait"], f"providing {request['name']}") as held:
