@@ -1,0 +1,110 @@
+"""Fetching commits for role artifact, from real repositories over the loopback interface."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from fixtures.upstream.support import Upstreams, closed_port
+
+from roles.artifact.module_utils.rumplab_artifact import git
+from roles.artifact.module_utils.rumplab_artifact.errors import Broken, Unreachable
+
+pytest_plugins = ["fixtures.upstream.served"]
+ABSENT = "1" * 40
+
+
+def test_a_commit_becomes_a_clean_checkout(upstreams: Upstreams, tmp_path: Path) -> None:
+    commit, path = upstreams.pins["commit"], tmp_path / "got"
+    git.fetch_commit(upstreams.git_url(), {"commit": commit}, str(path))
+    assert git.is_checkout(str(path), commit)
+    assert not git.is_checkout(str(path), ABSENT)
+    assert os.listdir(tmp_path) == ["got"]
+    (path / "VERSION").write_text("touched")
+    assert not git.is_checkout(str(path), commit)
+
+
+def test_submodules_come_along_from_beside_their_parent(upstreams: Upstreams, tmp_path: Path) -> None:
+    pin = {"commit": upstreams.pins["submodule"], "submodules": True}
+    git.fetch_commit(upstreams.git_url("parent.git"), pin, str(tmp_path / "got"))
+    assert (tmp_path / "got/greetings/greeting.txt").read_text() == "good evening\n"
+    assert git.is_checkout(str(tmp_path / "got"), pin["commit"])
+
+
+def test_submodules_stay_away_unless_asked_for(upstreams: Upstreams, tmp_path: Path) -> None:
+    pin = {"commit": upstreams.pins["submodule"]}
+    git.fetch_commit(upstreams.git_url("parent.git"), pin, str(tmp_path / "got"))
+    assert os.listdir(tmp_path / "got/greetings") == []
+
+
+def test_a_checkout_without_its_submodule_counts_as_none_where_the_submodule_changed(
+    upstreams: Upstreams, tmp_path: Path
+) -> None:
+    pin = {"commit": upstreams.pins["submodule"], "submodules": True}
+    git.fetch_commit(upstreams.git_url("parent.git"), pin, str(tmp_path / "got"))
+    (tmp_path / "got/greetings/greeting.txt").write_text("touched")
+    assert not git.is_checkout(str(tmp_path / "got"), pin["commit"])
+
+
+def test_a_missing_commit_is_broken(upstreams: Upstreams, tmp_path: Path) -> None:
+    with pytest.raises(Broken, match=f"has no commit {ABSENT}"):
+        git.fetch_commit(upstreams.git_url(), {"commit": ABSENT}, str(tmp_path / "got"))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_submodule_whose_commit_is_missing_is_broken(upstreams: Upstreams, tmp_path: Path) -> None:
+    work, served = tmp_path / "work", upstreams.directory / "git" / "astray.git"
+    run = ["git", "-c", "user.name=x", "-c", "user.email=x@localhost"]
+    subprocess.run([*run, "clone", "-q", str(upstreams.directory / "git/parent.git"), str(work)], check=True)
+    subprocess.run([*run, "update-index", "--cacheinfo", f"160000,{ABSENT},greetings"], cwd=work, check=True)
+    subprocess.run([*run, "commit", "-qm", "astray"], cwd=work, check=True)
+    subprocess.run([*run, "clone", "-q", "--bare", str(work), str(served)], check=True)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=work, check=True, capture_output=True, text=True)
+    pin = {"commit": head.stdout.strip(), "submodules": True}
+    with pytest.raises(Broken, match="submodule"):
+        git.fetch_commit(upstreams.git_url("astray.git"), pin, str(tmp_path / "got"))
+
+
+@pytest.mark.parametrize("commit", ["", "trunk", "v1.0", "1" * 39, "G" * 40, "--upload-pack=x"])
+def test_nothing_but_a_full_commit_id_is_a_pin(tmp_path: Path, commit: str) -> None:
+    with pytest.raises(Broken, match="40 hex digits"):
+        git.fetch_commit("git://127.0.0.1/x", {"commit": commit}, str(tmp_path / "got"))
+
+
+def test_a_refused_connection_is_unreachable(tmp_path: Path) -> None:
+    url = f"git://127.0.0.1:{closed_port()}/hello.git"
+    with pytest.raises(Unreachable, match=r"hello\.git"):
+        git.fetch_commit(url, {"commit": ABSENT}, str(tmp_path / "got"))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_repository_that_is_not_there_is_unreachable(upstreams: Upstreams, tmp_path: Path) -> None:
+    with pytest.raises(Unreachable):
+        git.fetch_commit(upstreams.http.url("404/hello.git"), {"commit": ABSENT}, str(tmp_path / "got"))
+
+
+def test_a_bundle_serves_as_a_mirror(upstreams: Upstreams, tmp_path: Path) -> None:
+    commit = upstreams.pins["commit"]
+    bundle = upstreams.directory / "mirror" / f"hello-{commit}.bundle"
+    git.fetch_commit(str(bundle), {"commit": commit}, str(tmp_path / "got"))
+    assert git.is_checkout(str(tmp_path / "got"), commit)
+
+
+def test_a_bundle_without_the_commit_is_broken(upstreams: Upstreams, tmp_path: Path) -> None:
+    bundle = upstreams.directory / "mirror" / f"hello-{upstreams.pins['commit']}.bundle"
+    with pytest.raises(Broken, match=f"has no commit {ABSENT}"):
+        git.fetch_commit(str(bundle), {"commit": ABSENT}, str(tmp_path / "got"))
+
+
+def test_the_users_git_configuration_does_not_get_in(
+    upstreams: Upstreams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".gitconfig").write_text(
+        '[core]\n\tautocrlf = true\n[url "git://127.0.0.1:1/"]\n\tinsteadOf = git://\n'
+    )
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GIT_DIR", "/nonexistent")
+    git.fetch_commit(upstreams.git_url(), {"commit": upstreams.pins["commit"]}, str(tmp_path / "got"))
+    assert b"\r" not in (tmp_path / "got/Makefile").read_bytes()

@@ -1,0 +1,131 @@
+"""The whole way of role artifact in one process, against real upstreams: candidates, cache, leftovers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures.upstream.support import OTHER, STAMP, Upstreams, closed_port, needs_root, opener, request
+
+from roles.artifact.module_utils.rumplab_artifact.pathway import provide
+
+pytest_plugins = ["fixtures.upstream.served"]
+
+
+def hello(prefix: Path) -> str:
+    """Run the installed program."""
+    done = subprocess.run(
+        [str(prefix / "hello/bin/hello")], capture_output=True, text=True, timeout=20, check=True
+    )
+    return done.stdout.strip()
+
+
+def descriptor(prefix: Path) -> dict[str, Any]:
+    """Return what the runtime tool reads."""
+    content: dict[str, Any] = json.loads((prefix / "etc/components.d/hello.json").read_text())
+    return content
+
+
+def test_from_a_pin_to_a_tree_and_nothing_the_second_time(upstreams: Upstreams, tmp_path: Path) -> None:
+    wanted = request(tmp_path, upstreams.pin())
+    first = provide(wanted, opener)
+    assert (first["changed"], first["state"], first["source"]) == (True, "installed", "upstream"), first
+    assert hello(tmp_path) == "good morning"
+    before = len(upstreams.http.requests)
+    assert provide(wanted, opener)["changed"] is False
+    assert len(upstreams.http.requests) == before
+    assert os.listdir(tmp_path / "work") == []
+    found = descriptor(tmp_path)
+    assert (found["version"], found["stamp"], found["reason"]) == ("1.0", STAMP, None)
+    assert found["paths"] == {"hello": str(tmp_path / "hello/bin/hello")}
+
+
+def test_candidates_are_tried_in_the_order_given(upstreams: Upstreams, tmp_path: Path) -> None:
+    pin = {**upstreams.pin(), "urls": [upstreams.http.url(f"{how}/hello-1.0.tar") for how in ("404", "500")]}
+    before = len(upstreams.http.requests)
+    wanted = request(tmp_path, pin, mirror=upstreams.http.url("mirror"))
+    assert provide(wanted, opener)["source"] == "mirror"
+    asked = upstreams.http.requests[before:]
+    assert asked == ["/404/hello-1.0.tar", "/500/hello-1.0.tar", "/mirror/hello-1.0.tar"]
+
+
+def test_candidates_that_are_not_allowed_are_not_asked(upstreams: Upstreams, tmp_path: Path) -> None:
+    before = len(upstreams.http.requests)
+    answer = provide(request(tmp_path, upstreams.pin(), candidates=["mirror"]), opener)
+    assert answer["state"] == "deferred" and "rumplab_mirror" in answer["reason"]
+    assert len(upstreams.http.requests) == before
+
+
+@pytest.mark.parametrize("kind", ["directory", "url"])
+def test_a_git_pin_comes_from_a_mirrors_bundle(upstreams: Upstreams, tmp_path: Path, kind: str) -> None:
+    mirror = str(upstreams.directory / "mirror") if kind == "directory" else upstreams.http.url("mirror/")
+    pin = {"git": f"git://127.0.0.1:{closed_port()}/hello.git", "commit": upstreams.pins["commit"]}
+    answer = provide(request(tmp_path, pin, mirror=mirror), opener)
+    assert (answer["state"], answer["source"]) == ("installed", "mirror"), answer
+    assert hello(tmp_path) == "good morning"
+    assert [name for name in os.listdir(tmp_path / "cache") if "bundle" in name or "part" in name] == []
+
+
+def test_a_git_mirror_without_the_bundle_defers(upstreams: Upstreams, tmp_path: Path) -> None:
+    pin = {"git": f"git://127.0.0.1:{closed_port()}/hello.git", "commit": "1" * 40}
+    for mirror in (str(tmp_path), upstreams.http.url("mirror")):
+        answer = provide(request(tmp_path / "prefix", pin, mirror=mirror), opener)
+        assert answer["state"] == "deferred", answer
+        assert f"hello-{'1' * 40}.bundle" in answer["reason"]
+
+
+def test_what_is_in_the_cache_is_not_fetched_again_unless_it_rotted(
+    upstreams: Upstreams, tmp_path: Path
+) -> None:
+    assert provide(request(tmp_path, upstreams.pin()), opener)["state"] == "installed"
+    before = len(upstreams.http.requests)
+    again = request(tmp_path, upstreams.pin(), stamps={"upstream": OTHER, "substitute": ""})
+    assert provide(again, opener)["changed"]
+    assert len(upstreams.http.requests) == before
+    (tmp_path / "cache/hello-1.0.tar").write_text("rotten")
+    third = request(tmp_path, upstreams.pin(), stamps={"upstream": "a" * 64, "substitute": ""})
+    assert provide(third, opener)["changed"]
+    assert upstreams.http.requests[before:] == ["/files/hello-1.0.tar"]
+
+
+@pytest.mark.parametrize("name", ["he-llo", "../hello", "Hello", "", ".hello"])
+def test_a_name_that_could_be_taken_for_another_trees_is_refused(tmp_path: Path, name: str) -> None:
+    answer = provide(request(tmp_path / "prefix", {"urls": [], "sha256": ""}, name=name), opener)
+    assert answer["failed"] and "a name is" in answer["msg"]
+    assert not (tmp_path / "prefix").exists()
+
+
+def test_a_build_that_leaves_less_than_it_promised_fails(upstreams: Upstreams, tmp_path: Path) -> None:
+    answer = provide(request(tmp_path, upstreams.pin(), paths={"a": "bin/hello", "b": "bin/bye"}), opener)
+    assert answer["failed"] and "left no bin/bye in the tree" in answer["msg"]
+    assert os.listdir(tmp_path / "store") == [] and not (tmp_path / "hello").exists()
+
+
+@needs_root
+def test_a_disk_that_fills_up_while_fetching_is_told(upstreams: Upstreams, small: Path) -> None:
+    (small / "filler").write_bytes(bytes((4 << 20) - (100 << 10)))
+    pin = upstreams.pin("noise.bin")
+    answer = provide(request(small / "prefix", pin, space=0), opener)
+    assert answer["failed"] and "no space left" in answer["msg"], answer
+    assert os.listdir(small / "prefix/cache") == []
+
+
+def test_an_older_tree_stays_in_use_while_the_newer_one_waits(upstreams: Upstreams, tmp_path: Path) -> None:
+    assert provide(request(tmp_path, upstreams.pin()), opener)["state"] == "installed"
+    newer = request(
+        tmp_path,
+        upstreams.pin("hello-1.1.tar", "404"),
+        version="1.1",
+        stamps={"upstream": OTHER, "substitute": ""},
+    )
+    answer = provide(newer, opener)
+    assert answer["state"] == "deferred" and answer["changed"]
+    found = descriptor(tmp_path)
+    assert (found["state"], found["version"], found["wanted"]) == ("installed", "1.0", "1.1")
+    assert "HTTP 404" in found["reason"]
+    assert hello(tmp_path) == "good morning"
+    assert provide(newer, opener)["changed"] is False

@@ -1,0 +1,115 @@
+"""Unpacking of role artifact: what an archive may hold, and where its source begins."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import tarfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fixtures.upstream import support  # noqa: F401 - makes rumplab_artifact importable
+
+from roles.artifact.module_utils.rumplab_artifact.errors import Broken
+from roles.artifact.module_utils.rumplab_artifact.unpack import unpack
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    made = tarfile.TarInfo(name)
+    made.type, made.linkname, made.mode = kind, link, 0o755
+    return made
+
+
+def archive(path: Path, *members: tarfile.TarInfo, mode: str = "w") -> str:
+    with tarfile.open(path, mode) as made:  # type: ignore[call-overload]
+        for one in members:
+            if one.isreg():
+                one.size = 3
+            made.addfile(one, io.BytesIO(b"abc"))
+    return str(path)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_a_single_top_directory_is_the_source(tmp_path: Path, mode: str) -> None:
+    path = archive(tmp_path / "a", member("top/file"), member("top/sub/file"), mode=mode)
+    top = unpack(path, str(tmp_path / "out"))
+    assert top == str(tmp_path / "out/top")
+    assert (tmp_path / "out/top/sub/file").read_bytes() == b"abc"
+
+
+@pytest.mark.parametrize("names", [("one", "two"), ("only-a-file",), ("top/file", "beside")])
+def test_without_one_the_whole_is_the_source(tmp_path: Path, names: tuple[str, ...]) -> None:
+    path = archive(tmp_path / "a", *map(member, names))
+    assert unpack(path, str(tmp_path / "out")) == str(tmp_path / "out")
+
+
+def test_links_within_the_source_stay_links(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a", member("top/file"), member("top/link", tarfile.SYMTYPE, "file"))
+    assert os.readlink(unpack(path, str(tmp_path / "out")) + "/link") == "file"
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        (member("../escaped"),),
+        (member("top/../../escaped"),),
+        (member("link", tarfile.SYMTYPE, ".."), member("link/escaped")),
+    ],
+)
+def test_nothing_leaves_the_directory(tmp_path: Path, members: tuple[tarfile.TarInfo, ...]) -> None:
+    path = archive(tmp_path / "a", *members)
+    with pytest.raises(Broken, match="escaped"):
+        unpack(path, str(tmp_path / "out"))
+    assert not (tmp_path / "escaped").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
+def test_no_device_is_made(tmp_path: Path, kind: bytes) -> None:
+    path = archive(tmp_path / "a", member("top/thing", kind))
+    with pytest.raises(Broken, match="device in it: top/thing"):
+        unpack(path, str(tmp_path / "out"))
+    assert not os.path.lexists(tmp_path / "out/top/thing")
+
+
+def halved(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def garbled(content: bytes) -> bytes:
+    half = len(content) // 2
+    return content[:half] + b"\xaa" * 40 + content[half + 40 :]
+
+
+def misdeflated(content: bytes) -> bytes:
+    """A gzip file whose second block is of a type that there isn't."""
+    raw = gzip.decompress(content)
+    packer = zlib.compressobj(wbits=31)
+    return packer.compress(raw[: len(raw) // 2]) + packer.flush(zlib.Z_FULL_FLUSH) + b"\xff" * 100
+
+
+@pytest.mark.parametrize(
+    ("mode", "damage"),
+    [
+        ("w:gz", halved),
+        ("w:gz", misdeflated),
+        ("w:bz2", halved),
+        ("w:bz2", garbled),
+        ("w:xz", halved),
+        ("w:xz", garbled),
+    ],
+)
+def test_a_damaged_archive_is_named(tmp_path: Path, mode: str, damage: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "release.tar"
+    archive(path, *(member(f"top/{number}") for number in range(2000)), mode=mode)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(Broken, match=r"release\.tar can't be unpacked"):
+        unpack(str(path), str(tmp_path / "out"))
+
+
+def test_what_is_no_archive_is_named(tmp_path: Path) -> None:
+    (tmp_path / "page.tar.gz").write_text("<html>sign in first</html>")
+    with pytest.raises(Broken, match=r"page\.tar\.gz can't be unpacked"):
+        unpack(str(tmp_path / "page.tar.gz"), str(tmp_path / "out"))
