@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from rumplab import config, media
+from rumplab.config import Lab
 from rumplab.errors import RumplabError, UsageError
 from rumplab.machines import Machine, Machines, open_machines
 
@@ -34,12 +35,13 @@ LOCATION = re.compile(r"[^\x00-\x1f]+")
 
 @dataclass(frozen=True)
 class Session:
-    """One GDB session. `location` is where to run to; `commands` and `scripts` follow."""
+    """One GDB session: runs to `location`, then `commands`, then `scripts`. `sources` is a directory."""
 
     gdb: str
     gdbinit: str | None
     port: int
     program: str | None
+    sources: str | None = None
     location: str | None = None
     commands: tuple[str, ...] = ()
     scripts: tuple[str, ...] = ()
@@ -82,11 +84,17 @@ def gdb_argv(session: Session) -> list[str]:
 
 
 def attach_commands(session: Session) -> list[str]:
-    """What attaches: symbols first, since they tell GDB the architecture before the stub's first reply."""
+    """What attaches: first everything that GDB must know before the stub's first reply.
+
+    The stub of qemu-system-x86_64 sends registers in the layout of x86-64 whatever the processor's mode, so
+    that is the architecture, also of a program for i386.
+    """
     commands = ["set architecture i386:x86-64", f"set remotetimeout {REMOTE_SECONDS}"]
     if session.program is not None:
         # GDB splits the argument of 'file' as a shell would.
         commands.append(f"file {gdb_quote(session.program)}")
+    if session.sources is not None:
+        commands.append(f"directory {gdb_quote(session.sources)}")
     commands.append(f"target remote 127.0.0.1:{session.port}")
     if session.location is not None:
         # A software breakpoint set before the loader has run would be overwritten by the program itself.
@@ -125,6 +133,17 @@ def symbols_of(machine: Machine) -> str | None:
     return machine.program
 
 
+def sources_of(lab: Lab, program: str | None) -> str | None:
+    """The source directory of the component that `program` belongs to, where it has one."""
+    if program is None:
+        return None
+    for component in lab.components():
+        source, built = component.paths.get("source"), component.paths.get("program")
+        if source and built and os.path.realpath(built) == os.path.realpath(program):
+            return source
+    return None
+
+
 def warn(message: str) -> None:
     print(f"rumplab debug: {message}", file=sys.stderr)
 
@@ -154,6 +173,7 @@ def run(args: argparse.Namespace) -> int:
         gdbinit=gdb.path("gdbinit") if "gdbinit" in gdb.paths else None,
         port=machine.gdb_port,
         program=program,
+        sources=sources_of(lab, program),
         location=location,
         commands=tuple(args.ex),
         scripts=tuple(args.script),

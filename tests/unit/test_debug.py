@@ -51,6 +51,20 @@ def test_symbols_come_before_the_stub_and_the_breakpoint_after() -> None:
     ]
 
 
+def test_sources_of_the_component_that_the_program_is_from(empty_lab: LabPrefix, tmp_path: Path) -> None:
+    program = tmp_path / "p"
+    program.touch()
+    link = tmp_path / "link"
+    link.symlink_to(program)
+    empty_lab.component("demo", {"program": str(link), "source": "/src/demo it"})
+    lab = config.load()
+    assert debug.sources_of(lab, str(program)) == "/src/demo it"
+    assert debug.sources_of(lab, str(tmp_path / "q")) is None
+    assert debug.sources_of(lab, None) is None
+    argv = executed(debug.gdb_argv(replace(SESSION, sources="/src/demo it")))
+    assert argv.index('directory "/src/demo it"') < argv.index("target remote 127.0.0.1:1234")
+
+
 def test_batch_reads_no_file_of_the_user() -> None:
     argv = debug.gdb_argv(replace(SESSION, batch=True, gdbinit=None, scripts=("/s",), extra=("-x", "/t")))
     assert argv[:4] == ["/g", "-q", "-nx", "-batch"]
