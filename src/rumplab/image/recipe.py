@@ -134,7 +134,7 @@ def recipe(
     """The whole recipe. `tools` are the paths of component rump_stager; `module` is the name and content of
     the Multiboot module, if there is one."""
     grub_modules = Path(tools["grub-modules"])
-    needed = grub.modules_in_file_system((grub_modules / "moddep.lst").read_text(encoding="ascii"))
+    needed = grub.modules_in_file_system((grub_modules / "moddep.lst").read_text(encoding="utf-8"))
     name = module[0] if module else None
     menu = grub.menu(arguments, f"/boot/{name}" if name else None)
     files = {
