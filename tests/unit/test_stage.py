@@ -139,6 +139,8 @@ def test_another_user_makes_the_same_image(public: Path) -> None:
     lab = make_lab(public / "prefix", tool_paths())
     program = public / "program.bin"
     program.write_bytes(PROGRAM)
+    for path in public.rglob("*"):
+        path.chmod(0o755)
     assert run(lab, program, "-o", public / "a.img").returncode == 0
     child = os.fork()
     if child == 0:
