@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import subprocess
+import termios
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import FrameType
 
@@ -13,6 +16,7 @@ from rumplab import process, qmp
 from rumplab.errors import RumplabError
 from rumplab.machines import Machine, Machines
 
+STDIN = 0
 READY_SECONDS = 20.0
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # What QEMU says, and what to do about it.
@@ -35,8 +39,28 @@ def adopt(
     return running
 
 
+@contextlib.contextmanager
+def terminal_restored() -> Iterator[None]:
+    """Puts the terminal's settings back at the end, which a QEMU that was killed can't do."""
+    if not os.isatty(STDIN):
+        yield
+        return
+    settings = termios.tcgetattr(STDIN)
+    try:
+        yield
+    finally:
+        # After a terminal has hung up there are none to put back.
+        with contextlib.suppress(termios.error):
+            termios.tcsetattr(STDIN, termios.TCSADRAIN, settings)
+
+
 def foreground(machines: Machines, machine: Machine, argv: Sequence[str]) -> int:
     """Runs QEMU on this terminal until it ends. Returns its status, or 128 plus the signal that ended it."""
+    with terminal_restored():
+        return _attend(machines, machine, argv)
+
+
+def _attend(machines: Machines, machine: Machine, argv: Sequence[str]) -> int:
     caught: list[int] = []
     try:
         child = subprocess.Popen(argv)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import termios
 import time
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,25 @@ def test_a_signal_to_the_foreground_ends_the_machine(lab: LabPrefix, pcihello: P
     assert child.returncode == 128 + number
     assert gone(machine)
     assert lab.machines() == []
+
+
+def test_the_terminal_is_put_right_after_a_machine_was_killed(lab: LabPrefix, pcihello: Path) -> None:
+    ours, theirs = os.openpty()
+    before = termios.tcgetattr(theirs)
+    child = subprocess.Popen(
+        lab.argv("run", pcihello, "--accel", "tcg", "--wait"),
+        env=lab.environment,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=subprocess.DEVNULL,
+    )
+    until(lambda: any(machine["state"] == "prelaunch" for machine in lab.machines()))
+    assert termios.tcgetattr(theirs) != before
+    os.kill(lab.machines()[0]["pid"], signal.SIGKILL)
+    assert child.wait(20) == 128 + signal.SIGKILL
+    assert termios.tcgetattr(theirs) == before
+    os.close(ours)
+    os.close(theirs)
 
 
 def test_a_killed_launcher_leaves_a_machine_that_can_be_stopped(lab: LabPrefix, pcihello: Path) -> None:
