@@ -90,11 +90,6 @@ def place_volumes(boot: int, sizes: Iterable[int]) -> list[tuple[int, int]]:
     return places
 
 
-def choose_size(wanted: int | None, contents: Iterable[int]) -> int:
-    """`wanted`, or the smallest size that holds `contents`. RumplabError when `wanted` is too small."""
-    return choose(wanted, image_size(contents), "the program")
-
-
 def choose(wanted: int | None, needed: int, what: str) -> int:
     """`wanted`, or `needed` without one. RumplabError when `wanted` is too small for `what`, or nothing does."""
     if needed > LARGEST:
