@@ -15,6 +15,8 @@ PARTITION_START = MIB
 BLOCK = 4 * KIB
 INODES = 64
 
+# An inode points to so many blocks itself, to others by way of blocks of pointers.
+DIRECT = 12
 POINTERS = BLOCK // 4
 BLOCKS_PER_GROUP = 8 * BLOCK
 # Superblock, group descriptors, two bitmaps and the inode table: a group has at most that many.
@@ -46,6 +48,8 @@ def parse_size(text: str) -> int:
 
 def blocks_of_file(size: int) -> int:
     """How many blocks an ext2 file of `size` bytes takes: its data and at most its indirect blocks."""
+    if size <= DIRECT * BLOCK:
+        return -(-size // BLOCK)
     data = -(-size // BLOCK)
     single = -(-data // POINTERS)
     return data + single + -(-single // POINTERS) + 2
@@ -70,9 +74,9 @@ def volume_size(contents: Iterable[int], entries: int) -> int:
     inodes = volume_inodes(entries)
     blocks = sum(map(blocks_of_file, contents)) + -(-inodes * INODE // BLOCK) + FIXED_BLOCKS
     blocks += blocks // 8
-    # A group holds so many inodes, so that many small files need more groups than their data does. Half as
-    # many are counted on: mke2fs rounds, and drops a last group that would be too small.
-    least_groups = -(-inodes // (INODES_PER_GROUP // 2))
+    # A group holds so many inodes, so that many small files need more groups than their data does. Not quite
+    # as many are counted on, since mke2fs rounds up.
+    least_groups = -(-inodes // (INODES_PER_GROUP - BLOCK // INODE))
     if least_groups > 1:
         blocks = max(blocks, least_groups * BLOCKS_PER_GROUP)
     groups = 1 + blocks // (BLOCKS_PER_GROUP // 2)

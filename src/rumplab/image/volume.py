@@ -141,8 +141,9 @@ def quote(word: str) -> str:
 
 
 def inner(path: str) -> str:
-    """`path` in the volume: absolute, since debugfs takes a name like <2> for the number of an inode."""
-    return quote(f"/{path}")
+    """`path` in the volume: absolute, since debugfs takes a name like <2> for the number of an inode, and with
+    a dot, since it takes the empty parent of /name for its working directory."""
+    return quote(f"/./{path}")
 
 
 def commands(entry: Entry, source: str) -> list[str]:

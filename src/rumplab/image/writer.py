@@ -29,6 +29,7 @@ OUT_OF_SPACE = os.strerror(errno.ENOSPC)
 # A step that writes slower than that, or hangs, is given up.
 SLOWEST = MIB
 PATIENCE = 60
+LINES_TOLD = 8
 
 
 def sidecar(output: Path) -> Path:
@@ -124,8 +125,15 @@ class Runner:
         if OUT_OF_SPACE in said:
             raise out_of_space(self.directory, self.needed)
         if process.returncode or (step.quiet and complaints(said)):
-            reason = said or f"exit status {process.returncode}"
+            reason = shortened(said) or f"exit status {process.returncode}"
             raise RumplabError(f"{step.argv[0]} failed: {reason}\nthe commands: rumplab stage --dry-run …")
+
+
+def shortened(said: str) -> str:
+    """The first lines of `said`: what follows one complaint is mostly its consequences."""
+    lines = said.splitlines()
+    more = [f"({len(lines) - LINES_TOLD} more lines)"] if len(lines) > LINES_TOLD else []
+    return "\n".join(lines[:LINES_TOLD] + more)
 
 
 def complaints(said: str) -> list[str]:
