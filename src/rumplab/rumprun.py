@@ -12,15 +12,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
+
+import yaml
 
 from rumplab import rumprun_schema as schema
-from rumplab.errors import NotProvisioned, RumplabError
+from rumplab.errors import RumplabError
 
-if TYPE_CHECKING:
-    import yaml
-
-SCHEMAS = ("new", "old")
 # Far beyond what rumprun takes, and short enough for a reader in Python.
 LARGEST_FILE = 64 * 1024
 # rumprun copies its configuration into 4096 bytes, with a NUL.
@@ -40,7 +38,7 @@ MOST_NAMESERVERS, MOST_SEARCHED = 3, 6
 def configuration(path: Path, kind: str) -> bytes:
     """The JSON for rumprun in schema `kind`, `new` or `old`, of the YAML file `path`.
 
-    RumplabError names file and line of what is wrong; NotProvisioned when there is no YAML reader.
+    RumplabError names file and line of what is wrong.
     """
     config = read(path)
     try:
@@ -70,12 +68,6 @@ def read(path: Path) -> schema.Config:
 
 def compose(path: Path, content: bytes) -> yaml.Node | None:
     """The root of the one YAML document in `content`, or None of an empty one."""
-    try:
-        import yaml
-    except ImportError as error:
-        raise NotProvisioned(
-            "the runtime tool has no PyYAML, which --rumprun needs; provision it: ./provision --tags lab"
-        ) from error
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -114,7 +106,7 @@ class Reader:
 
     def mapping(self, node: yaml.Node, what: str, known: Iterable[str] | None = None) -> Mapping:
         """The mapping `node`, whose keys must be among the `known` ones, if those are given."""
-        if node.id != "mapping":
+        if not isinstance(node, yaml.MappingNode):
             self.fail(node, f"{what} must be a mapping: lines of 'key: value'")
         values: dict[str, yaml.Node] = {}
         keys: dict[str, yaml.Node] = {}
@@ -135,13 +127,13 @@ class Reader:
         self.fail(node, f"unknown key '{key}' in {what}; {hint}")
 
     def sequence(self, node: yaml.Node, what: str) -> list[yaml.Node]:
-        if node.id != "sequence":
+        if not isinstance(node, yaml.SequenceNode):
             self.fail(node, f"{what} must be a list: [one, two], or lines of '- one'")
         return list(node.value)
 
     def text(self, node: yaml.Node, what: str) -> str:
         """The scalar `node` as it is written. Refused when YAML takes it for something that has no text."""
-        if node.id != "scalar":
+        if not isinstance(node, yaml.ScalarNode):
             self.fail(node, f"{what} must be one value")
         if node.tag in READ_AS_OTHERS:
             written = node.value or "an empty value"
@@ -165,14 +157,16 @@ class Reader:
         return value
 
     def boolean(self, node: yaml.Node, what: str) -> bool:
-        if node.id != "scalar" or node.tag != f"{TAG}bool":
+        if not isinstance(node, yaml.ScalarNode) or node.tag != f"{TAG}bool":
             self.fail(node, f"{what} must be true or false")
         return str(node.value).lower() in ("true", "yes", "on")
 
     def config(self, node: yaml.Node | None) -> schema.Config:
         if node is None:
             raise RumplabError(f"{self.path} is empty; docs/rumprun-config.md has an example")
-        root = self.mapping(node, "the configuration", ("rc", "env", "hostname", "net", "blk", "mount")).values
+        root = self.mapping(
+            node, "the configuration", ("rc", "env", "hostname", "net", "blk", "mount")
+        ).values
         net = self.network(root["net"]) if "net" in root else schema.Network()
         return schema.Config(
             programs=self.programs(root["rc"]) if "rc" in root else (),

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Union
 
+SCHEMAS = ("new", "old")
 SOURCES = ("blk", "kernfs", "tmpfs")
 FAMILIES = {4: "inet", 6: "inet6"}
 METHODS = {"dhcp": "inet", "auto": "inet6"}
@@ -134,7 +135,7 @@ class Config:
 
 
 def write(value: Json) -> str:
-    """`value` as JSON, without a blank: rumprun's room is small. Keys stand in their order, again if need be."""
+    """`value` as JSON, its keys in their order, without blanks: rumprun's room is small."""
     if isinstance(value, Pairs):
         return "{" + ",".join(f"{write(key)}:{write(item)}" for key, item in value.items) + "}"
     if isinstance(value, list):
@@ -154,9 +155,9 @@ def new(config: Config) -> str:
     gateways: list[Json] = [
         pairs([("type", item.family), ("addr", item.address)]) for item in network.gateways
     ]
-    dns = network.dns and pairs(
-        [("nameservers", texts(network.dns.nameservers)), ("search", texts(network.dns.search))]
-    )
+    dns = None
+    if network.dns:
+        dns = pairs([("nameservers", texts(network.dns.nameservers)), ("search", texts(network.dns.search))])
     net = pairs([("interfaces", pairs(interfaces) if interfaces else None), ("gateways", gateways or None),
                  ("dns", dns)])  # fmt: skip
     programs: list[Json] = [new_program(item) for item in config.programs]
@@ -265,7 +266,8 @@ def old_devices(config: Config) -> list[Json]:
 
 def paths_of(device: Device) -> tuple[str, ...]:
     """Where `device` stands in the newer schema; a vnd is used by its raw partition."""
-    return (f"/dev/{device.name}", f"/dev/{device.name}d") if device.kind == "vnd" else (f"/dev/{device.name}",)
+    path = f"/dev/{device.name}"
+    return (path, f"{path}d") if device.kind == "vnd" else (path,)
 
 
 def old_source(device: Device) -> tuple[str, str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,13 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from staging import tool_paths
+from unit.labfixture import LabPrefix
 
-from rumplab import rumprun
+import rumplab
+from rumplab import rumprun, stage
 from rumplab.errors import NotProvisioned, RumplabError
+from rumplab.image.layout import PARTITION_START
 
 FULL = """\
 rc:
@@ -95,7 +101,10 @@ def test_the_older_schema_repeats_keys(tmp_path: Path) -> None:
         ("hostname", "lab"),
         ("blk", [("source", "dev"), ("path", "/dev/ld0f"), ("fstype", "blk"), ("mountpoint", "/etc")]),
         ("blk", [("source", "etfs"), ("path", "xvda"), ("fstype", "blk"), ("mountpoint", "/data")]),
-        ("blk", [("source", "vnd"), ("path", "/images/data.img"), ("fstype", "blk"), ("mountpoint", "/more")]),
+        (
+            "blk",
+            [("source", "vnd"), ("path", "/images/data.img"), ("fstype", "blk"), ("mountpoint", "/more")],
+        ),
         ("blk", [("source", "dev"), ("path", "virtual"), ("fstype", "kernfs"), ("mountpoint", "/kern")]),
         (
             "net",
@@ -130,7 +139,11 @@ ADDRESSES = st.one_of(
 def configurations(word: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, Any]]:
     """What a file may hold, as YAML's values; what both schemas can say."""
     return st.fixed_dictionaries(
-        {"rc": st.lists(st.fixed_dictionaries({"bin": word, "args": st.lists(word, max_size=4)}), max_size=1)},
+        {
+            "rc": st.lists(
+                st.fixed_dictionaries({"bin": word, "args": st.lists(word, max_size=4)}), max_size=1
+            )
+        },
         optional={
             "env": st.dictionaries(NAME, word, max_size=3),
             "net": st.fixed_dictionaries(
@@ -228,10 +241,16 @@ def test_round_trip_through_the_older_schema(
         ("- a\n", "line 1: the configuration must be a mapping"),
         ("hostname: a\nnett: {}\n", "line 2: unknown key 'nett' in the configuration; did you mean 'net'?"),
         ("zz: 1\n", "known: rc, env, hostname, net, blk, mount"),
-        ("env: {A: 1}\nhostname: a\nenv: {}\n", "line 3: 'env' stands in the configuration again, after line 1"),
+        (
+            "env: {A: 1}\nhostname: a\nenv: {}\n",
+            "line 3: 'env' stands in the configuration again, after line 1",
+        ),
         ("rc:\n  bin: a\n", "line 2: rc must be a list"),
         ("rc:\n  - args: [a]\n", "line 2: a program of rc needs 'bin'"),
-        ("rc:\n  - bin: a\n    arg: [a]\n", "line 3: unknown key 'arg' in a program of rc; did you mean 'args'?"),
+        (
+            "rc:\n  - bin: a\n    arg: [a]\n",
+            "line 3: unknown key 'arg' in a program of rc; did you mean 'args'?",
+        ),
         ("rc:\n  - bin: a\n    args:\n      - yes\n", "line 4: an argument: YAML reads yes as true or false"),
         ("rc:\n  - bin:\n", "line 2: bin: YAML reads an empty value as nothing; quote it"),
         ("rc:\n  - bin: [a]\n", "line 2: bin must be one value"),
@@ -240,13 +259,19 @@ def test_round_trip_through_the_older_schema(
         ('hostname: "\\ud800"\n', "line 1: a host name can't hold a NUL or half"),
         ("env:\n  A: 1\n  A-B: 2\n", "line 3: 'A-B' can't be a variable's name"),
         ("hostname: a_b\n", "line 1: 'a_b' can't be a host name"),
-        ("net:\n  interfaces:\n    eth: {}\n", "line 3: 'eth' can't be an interface's name; write it like vioif0"),
+        (
+            "net:\n  interfaces:\n    eth: {}\n",
+            "line 3: 'eth' can't be an interface's name; write it like vioif0",
+        ),
         ("net: {interfaces: {wm0: {addrs: [10.0.0.2]}}}\n", "needs the length of its network's prefix"),
         ("net: {interfaces: {wm0: {addrs: [10.0.0.256/24]}}}\n", "'10.0.0.256/24' can't be an address"),
         ("net: {interfaces: {wm0: {create: 1}}}\n", "create must be true or false"),
         ("net:\n  gateways:\n    - 10.0.0.1\n    - 10.0.0.2\n", "line 4: a second gateway for inet"),
         ("net: {gateways: [gw]}\n", "'gw' can't be a gateway"),
-        ("net:\n  dns:\n    nameservers: [1.1.1.1, 1.1.1.2, 1.1.1.3, 1.1.1.4]\n", "line 3: nameservers can have"),
+        (
+            "net:\n  dns:\n    nameservers: [1.1.1.1, 1.1.1.2, 1.1.1.3, 1.1.1.4]\n",
+            "line 3: nameservers can have",
+        ),
         ("blk:\n  xbd0: {type: raw, path: a}\n", "line 2: type can't be 'raw'; it is one of etfs, vnd"),
         ("blk:\n  disk0: {type: vnd, path: a}\n", "line 2: 'disk0' can't be a vnd device's name"),
         ("blk:\n  xbd0: {type: etfs}\n", "line 2: device xbd0 needs 'path'"),
@@ -279,7 +304,10 @@ def test_errors_name_file_and_line(tmp_path: Path, text: str, message: str) -> N
         ("mount:\n  /tmp: {source: tmpfs}\n", "line 2: the older schema has no tmpfs"),
         ("blk:\n  xbd0: {type: etfs, path: a}\n", "line 2: device xbd0 isn't mounted"),
         ("net:\n  interfaces:\n    wm0: {}\n", "line 3: interface wm0 has no address"),
-        ("net:\n  gateways:\n    - 10.0.0.1\n", "line 3: the older schema needs a static address in the network"),
+        (
+            "net:\n  gateways:\n    - 10.0.0.1\n",
+            "line 3: the older schema needs a static address in the network",
+        ),
         ("net:\n  interfaces: {wm0: {addrs: [10.1.0.2/24]}}\n  gateways: [10.0.0.1]\n", "line 3: the older"),
         ("net:\n  dns: {search: [a.org]}\n", "line 2: the older schema has no name servers"),
     ],
@@ -301,7 +329,35 @@ def test_not_utf8(tmp_path: Path) -> None:
         rumprun.configuration(tmp_path / "none", "new")
 
 
-def test_without_pyyaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stage_with_a_configuration_from_yaml(lab_prefix: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.yml").write_text(FULL, "utf-8")
+    made = {}
+    for options in ([], ["--rumprun-schema", "new"], ["--rumprun-schema", "old"]):
+        image = tmp_path / "a.img"
+        asked = ["--force", "--rumprun", str(tmp_path / "c.yml"), *options]
+        result = lab_prefix.tool("stage", pcihello, "-o", image, *asked)
+        assert result.returncode == 0, result.stderr
+        kind = options[-1] if options else None
+        made[kind] = debugfs_cat(image, "/boot/config.json")
+        assert made[kind] == rumprun.configuration(tmp_path / "c.yml", kind or "new")
+    assert made[None] == made["new"] != made["old"]
+    for options, message in (
+        (["--config", "c.json", "--rumprun", "c.yml"], "both give the configuration"),
+        (["--rumprun-schema", "old"], "is for --rumprun FILE.yml"),
+    ):
+        result = lab_prefix.tool("stage", pcihello, "-o", tmp_path / "b.img", *options)
+        assert result.returncode == 2
+        assert message in result.stderr
+
+
+def debugfs_cat(image: Path, path: str) -> bytes:
+    argv = [tool_paths()["debugfs"], "-R", f"cat {path}", f"{image}?offset={PARTITION_START}"]
+    return subprocess.run(argv, capture_output=True, timeout=30, check=True).stdout
+
+
+def test_without_pyyaml(empty_lab: LabPrefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
-    with pytest.raises(NotProvisioned, match="./provision --tags lab"):
-        make(tmp_path, FULL, "new")
+    monkeypatch.delitem(sys.modules, "rumplab.rumprun")
+    monkeypatch.delattr(rumplab, "rumprun")
+    with pytest.raises(NotProvisioned, match=re.escape("./provision --tags lab")):
+        stage.rumprun_configuration(tmp_path / "c.yml", "new")

@@ -108,9 +108,7 @@ def test_the_printed_commands_make_the_same_image(
     assert digest(image) == by_hand
 
 
-def test_the_descriptor_names_the_file_and_fills_its_place(
-    lab: LabPrefix, program: Path, out: Path
-) -> None:
+def test_the_descriptor_names_the_file_and_fills_its_place(lab: LabPrefix, program: Path, out: Path) -> None:
     image = out / "nä me.vmdk"
     assert lab.tool("stage", program, "-o", image, "--format", "vmdk").returncode == 0
     head = image.read_bytes()[SECTOR : 21 * SECTOR]

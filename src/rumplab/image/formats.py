@@ -18,7 +18,10 @@ def conversion(qemu_img: str, kind: str, name: str, size: int) -> tuple[Step, ..
     target = f"{CONVERTED}/{name}"
     if kind == "vmdk":
         return vmdk_steps(qemu_img, "raw", "image", target, size, vmdk.SUBFORMATS[0])
-    return (Step((qemu_img, "convert", "-f", "raw", "-O", kind, "image", target)), check(qemu_img, kind, target))
+    return (
+        Step((qemu_img, "convert", "-f", "raw", "-O", kind, "image", target)),
+        check(qemu_img, kind, target),
+    )
 
 
 def vmdk_steps(

@@ -95,7 +95,7 @@ def place_volumes(boot: int, sizes: Iterable[int]) -> list[tuple[int, int]]:
 
 
 def choose(wanted: int | None, needed: int, what: str) -> int:
-    """`wanted`, or `needed` without one. RumplabError when `wanted` is too small for `what`, or nothing does."""
+    """`wanted`, or `needed` without one. RumplabError when that is too small for `what`, or can't be."""
     if needed > LARGEST:
         raise RumplabError(f"{what} is too large: an image has at most {LARGEST // MIB} MiB")
     if wanted is None:

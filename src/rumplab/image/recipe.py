@@ -144,9 +144,7 @@ def disk_steps(tools: Mapping[str, str], boot: int, partitions: Iterable[Partiti
             (tools["sfdisk"], "--quiet", "--no-reread", "--no-tell-kernel", "--wipe", "never", "image"),
             stdin=partition_table(boot, partitions),
         ),
-        *file_system_steps(
-            tools, PARTITION_START, boot - PARTITION_START, LABEL, UUID, INODES, "population"
-        ),
+        *file_system_steps(tools, PARTITION_START, boot - PARTITION_START, LABEL, UUID, INODES, "population"),
     ]
     for place in partitions:
         inodes = volume_inodes(place.volume.inodes)

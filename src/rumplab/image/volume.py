@@ -30,8 +30,8 @@ DIRECTORY, FILE, EXECUTABLE, LINK = "directory", "file", "executable", "link"
 
 @dataclass(frozen=True)
 class Entry:
-    """Something in a volume: its `path` from the volume's top, and of files the `size` in bytes, of links the
-    `target`."""
+    """Something in a volume: its `path` from the volume's top, the `size` in bytes of a file, the `target` of
+    a link."""
 
     path: str
     kind: str
@@ -73,8 +73,8 @@ def parse(argument: str, number: int) -> tuple[Path, str]:
         return Path(argument), f"data{number}"
     if not LABEL.fullmatch(label) or label == RESERVED:
         raise UsageError(
-            f"--volume {argument}: '{label}' can't be a label: use up to 16 letters, digits, '.', '_' and '-',"
-            f" and not '{RESERVED}'"
+            f"--volume {argument}: '{label}' can't be a label: use up to 16 letters, digits, '.', '_'"
+            f" and '-', and not '{RESERVED}'"
         )
     return Path(directory), label
 
@@ -141,8 +141,8 @@ def quote(word: str) -> str:
 
 
 def inner(path: str) -> str:
-    """`path` in the volume: absolute, since debugfs takes a name like <2> for the number of an inode, and with
-    a dot, since it takes the empty parent of /name for its working directory."""
+    """`path` in the volume for debugfs: absolute, since it takes a name like <2> for an inode's number, and
+    with a dot, since it takes the empty parent of /name for its working directory."""
     return quote(f"/./{path}")
 
 

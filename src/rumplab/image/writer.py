@@ -175,7 +175,7 @@ def temporary_file(directory: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def temporary_directory(directory: Path) -> Iterator[Path]:
-    """An empty directory in `directory`, removed at the end with what is in it. Its mode follows the umask."""
+    """An empty directory in `directory`, removed at the end. Its mode follows the umask."""
     path = directory / f".rumplab-stage-{secrets.token_hex(8)}"
     path.mkdir()
     try:
