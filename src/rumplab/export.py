@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rumplab import config, media
@@ -96,8 +97,11 @@ def run(args: argparse.Namespace) -> int:
         steps = formats.vmdk_steps(
             qemu_img, found.format, found.path, f"./{layout.DISK}", size, args.subformat
         )
-        disk.run_all(steps, work, size, found.path, machines)
-        digest = copy_program(found, work / layout.PROGRAM)
+        # The program is hashed while qemu-img converts.
+        with ThreadPoolExecutor(1) as beside:
+            copying = beside.submit(copy_program, found, work / layout.PROGRAM)
+            disk.run_all(steps, work, size, found.path, machines)
+            digest = copying.result()
         describe(machine, digest, work)
         take_place(work, target)
     report(args, target, machine, digest, time.monotonic() - started)
