@@ -110,8 +110,8 @@ def test_the_second_of_two_runs_waits_or_says_who_holds_the_lock(play: Play, lab
 
 @pytest.mark.usefixtures("no_network")
 def test_without_a_network_the_mirror_serves_and_all_else_is_deferred(play: Play, lab: Lab, rows: Rows) -> None:
-    far = {"urls": [f"http://{host}/hello-1.1.tar" for host in ("upstream.invalid", "192.0.2.1")]}
-    wanted = rows("far", source={**rows.pin(name="hello-1.1.tar"), **far})
+    far = {"urls": [f"http://{host}/hello-1.0.tar" for host in ("upstream.invalid", "192.0.2.1")]}
+    wanted = rows("far", source={**rows.pin(), **far})
     near = rows("near", source={**rows.pin(), **far}, mirror="/srv/upstream/mirror")
     # A package that Debian has, and this container hasn't.
     needs = rows("needs", packages=["hello"], prefix=PREFIX)
