@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,21 @@ for example in all_examples(ROOT):
         PAGES.setdefault(example.file, []).append(example)
 
 
+@pytest.fixture(scope="module")
+def place(host: Host) -> Iterator[str]:
+    """A directory of the lab user's, which goes with all that the examples leave in it."""
+    path = host.check_output("runuser -u rumplab -- mktemp -d")
+    yield path
+    host.check_output("rm -r %s", path)
+
+
 @pytest.mark.parametrize("page", PAGES)
-def test_the_examples_of_a_page_do_what_it_says(host: Host, page: str) -> None:
+def test_the_examples_of_a_page_do_what_it_says(host: Host, place: str, page: str) -> None:
+    settings = ["-u", "rumplab", "-w", place, "-e", f"HOME={place}", "-e", f"TMPDIR={place}"]
+
     def run(script: str) -> str:
         done = subprocess.run(
-            ["docker", "exec", "-i", "-u", "rumplab", "-e", "HOME=/tmp", "-w", "/tmp", host.backend.get_hostname(), "sh"],
+            ["docker", "exec", "-i", *settings, host.backend.get_hostname(), "sh"],
             input=script,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
