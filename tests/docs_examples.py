@@ -5,8 +5,8 @@
     <!-- skip: REASON -->   not run, for the reason given
 
 Inside a block, `$ ` starts a command and `> ` continues it; what follows is its output. `…` alone on a line
-stands for any number of lines, within a line for any text. A last line `[exit N]` says that the command ends with
-N, not 0. A command without output may print anything. The commands of a block share one shell.
+stands for any number of lines, within a line for any text. A last line `[exit N]` says that the command ends
+with N, not 0. A command without output may print anything. The commands of a block share one shell.
 """
 
 from __future__ import annotations

@@ -10,19 +10,20 @@ description:
     The same files give the same archive, whoever makes it and whenever.
 options:
   _terms: {description: "Directories.", required: true}
+  data: {description: "Whether the archive is wanted, and not only its hash.", type: bool, default: true}
 """
 
-import base64  # noqa: E402
-import fnmatch  # noqa: E402
-import hashlib  # noqa: E402
-import io  # noqa: E402
-import lzma  # noqa: E402
-import os  # noqa: E402
-import tarfile  # noqa: E402
-from typing import Any  # noqa: E402
+import base64
+import fnmatch
+import hashlib
+import io
+import lzma
+import os
+import tarfile
+from typing import Any
 
-from ansible.errors import AnsibleError  # noqa: E402
-from ansible.plugins.lookup import LookupBase  # noqa: E402
+from ansible.errors import AnsibleError
+from ansible.plugins.lookup import LookupBase
 
 # What a build or an editor leaves in a source directory.
 LEFT_OUT = ("__pycache__", "*.pyc", "*.o", "*.bin", "*.elf", "*~", ".*")
@@ -39,8 +40,11 @@ def source_files(directory: str) -> list[str]:
     return sorted(found)
 
 
-def make_bundle(directory: str) -> dict[str, str]:
-    """Return the bundle of a directory: its base name, the sha256 of its tar archive, and that archive, xz, base64."""
+def make_bundle(directory: str, data: bool = True) -> dict[str, str]:
+    """Return the bundle of a directory: its base name, the sha256 of its tar archive, and that archive, xz, base64.
+
+    Without `data` the archive itself is left out, which spares a no-op run its compression.
+    """
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name in source_files(directory):
@@ -51,11 +55,13 @@ def make_bundle(directory: str) -> dict[str, str]:
             with open(path, "rb") as stream:
                 archive.addfile(member, stream)
     content = raw.getvalue()
-    return {
+    bundle = {
         "bundle": os.path.basename(os.path.abspath(directory)),
         "sha256": hashlib.sha256(content).hexdigest(),
-        "data": base64.b64encode(lzma.compress(content, preset=1)).decode(),
     }
+    if data:
+        bundle["data"] = base64.b64encode(lzma.compress(content, preset=1)).decode()
+    return bundle
 
 
 class LookupModule(LookupBase):
@@ -66,4 +72,4 @@ class LookupModule(LookupBase):
         for term in terms:
             if not os.path.isdir(term):
                 raise AnsibleError(f"source_bundle: {term} is not a directory")
-        return [make_bundle(term) for term in terms]
+        return [make_bundle(term, kwargs.get("data", True)) for term in terms]

@@ -24,34 +24,29 @@ def check_owner(path: str) -> None:
         )
 
 
-def restore(cache: str, name: str, stamp: str, directory: str) -> str | None:
-    """Unpack the cached tree into `directory` and return its version, or None where there is none."""
+def restore(cache: str, name: str, stamp: str, directory: str) -> bool:
+    """Unpack the cached tree into `directory`; False where there is none."""
     path = _path(cache, name, stamp)
     if not cache or not os.path.isfile(path):
-        return None
+        return False
     check_owner(path)
     try:
         with tarfile.open(path) as archive:
-            version = archive.pax_headers.get("rumplab.version", "")
-            origin = archive.pax_headers.get("rumplab.origin", "")
-            if not version or not origin:
-                return None
             extract(archive, directory)
     except UNREADABLE as error:
         raise Broken(f"{path} can't be unpacked: {error}. Remove it, and the tree is built anew.") from error
-    return f"{version}\n{origin}"
+    return True
 
 
-def keep(cache: str, name: str, stamp: str, directory: str, version: str, origin: str) -> None:
+def keep(cache: str, name: str, stamp: str, directory: str) -> None:
     """Put the finished tree `directory` into the cache, by way of a temporary file; a cache we can't write is left."""
     if not cache or not os.access(cache, os.W_OK):
         return
     descriptor, fresh = tempfile.mkstemp(dir=cache, prefix=".new-")
     try:
-        headers = {"rumplab.version": version, "rumplab.origin": origin}
-        with os.fdopen(descriptor, "wb") as stream:
-            with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT, pax_headers=headers) as archive:
-                archive.add(directory, arcname=".")
+        stream = os.fdopen(descriptor, "wb")
+        with stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            archive.add(directory, arcname=".")
         os.chmod(fresh, 0o644)
         os.replace(fresh, _path(cache, name, stamp))
     except BaseException:

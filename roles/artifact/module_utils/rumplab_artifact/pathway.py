@@ -13,13 +13,14 @@ import re
 import shutil
 import time
 import urllib.parse
-from typing import Any, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from . import built, edits, fetch, git, package
 from .build import require_space, run_recipe
 from .errors import Broken, Unreachable
 from .lock import Lock
-from .store import Store, remove_tree
+from .store import PROVENANCE, Store, remove_tree, write_json
 from .unpack import unpack
 
 Request = Mapping[str, Any]
@@ -85,7 +86,7 @@ def _origins(request: Request) -> Iterator[tuple[str, str]]:
                 yield kind, url
         elif kind == "mirror" and mirror:
             yield kind, mirror_origin(mirror, pin, request["name"])
-        elif kind == "substitute" and request["substitute"]:
+        elif kind == "substitute" and request["substitute"] and not request["strict"]:
             yield kind, request["substitute"]["apt_source"]
 
 
@@ -167,72 +168,65 @@ def make_tree(request: Request, store: Store, work: str, source: Source) -> str:
     return tree
 
 
-def _descriptor(request: Request, store: Store, tree: str, kind: str, stamp: str, origin: str) -> Answer:
-    name = request["name"]
-    version = os.path.basename(tree)[len(name) + 1 : -13]
-    paths = {key: os.path.join(store.prefix, name, path) for key, path in request["paths"].items()}
+def _descriptor(request: Request, **more: Any) -> Answer:
+    empty = dict.fromkeys(("version", "source", "origin", "tree", "reason", "installed"))
     return {
         "schema": 1,
-        "name": name,
-        "state": "installed",
-        "version": version,
+        "name": request["name"],
         "wanted": request["version"],
-        "stamp": stamp,
-        "source": kind,
-        "origin": origin,
         "licence": request["licence"],
-        "tree": tree,
-        "paths": paths,
-        "reason": None,
+        "paths": {},
+        **empty,
+        **more,
+    }
+
+
+def _provenance(request: Request, source: Source) -> Answer:
+    instead = f"{request['name']} {request['version']} can't be reached; {source.origin} serves instead"
+    return {
+        "version": source.version,
+        "source": source.kind,
+        "origin": source.origin,
+        "reason": instead if source.kind == "substitute" else None,
         "installed": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
 
-def _use(request: Request, store: Store, tree: str, kind: str, origin: str, reason: str | None) -> Answer:
+def _use(request: Request, store: Store, tree: str) -> Answer:
     """Describe the tree, make it the one in use, and prune what is older than the previous one."""
     name = request["name"]
-    stamp = store.stamp_of(tree) or ""
-    descriptor = {**_descriptor(request, store, tree, kind, stamp, origin), "reason": reason}
-    # A tree's own description goes with it, for the day it is switched back to.
-    old = store.descriptor(name)
-    if old and old.get("stamp") == stamp and old.get("state") == "installed":
-        descriptor.update({key: old[key] for key in ("source", "origin", "installed", "reason")})
-    store.describe(name, descriptor)
+    provenance = store.provenance_of(tree)
+    paths = {key: os.path.join(store.prefix, name, path) for key, path in request["paths"].items()}
+    stamp = store.stamp_of(tree)
+    store.describe(name, _descriptor(request, state="installed", stamp=stamp, tree=tree, paths=paths, **provenance))
     switched = store.switch(name, tree)
     removed = store.prune(name, request["generations"])
     return {
         "changed": True,
         "state": "installed",
         "tree": tree,
-        "version": descriptor["version"],
-        "source": descriptor["source"],
+        "version": provenance["version"],
+        "source": provenance["source"],
+        "reason": provenance["reason"],
         "switched": switched,
         "removed": removed,
-        "reason": descriptor["reason"],
     }
 
 
 def _defer(request: Request, store: Store, reason: str) -> Answer:
     name = request["name"]
     if request["strict"]:
-        raise Broken(f"{name} {request['version']} can't be reached, and rumplab_strict allows no deferral: {reason}")
+        raise Broken(
+            f"{name} {request['version']} can't be reached, and rumplab_strict allows neither a substitute nor a "
+            f"deferral: {reason}"
+        )
     current = store.current(name)
     installed = store.descriptor(name)
     if current and store.stamp_of(current) and installed and installed.get("state") == "installed":
         # An older tree is better than none: it stays in use, and says what it waits for.
         descriptor = {**installed, "wanted": request["version"], "reason": f"deferred: {reason}"}
     else:
-        descriptor = {
-            **_descriptor(request, store, "", "upstream", request["stamps"]["upstream"], ""),
-            "state": "deferred",
-            "version": None,
-            "source": None,
-            "origin": None,
-            "tree": None,
-            "paths": {},
-            "installed": None,
-            "reason": reason,
-        }
+        descriptor = _descriptor(request, state="deferred", stamp=request["stamps"]["upstream"], reason=reason)
     changed = store.describe(name, descriptor)
     return {"changed": changed, "state": "deferred", "reason": reason, "tree": None}
 
@@ -246,41 +240,38 @@ def _kinds(request: Request) -> list[str]:
 
 def _from_built_cache(request: Request, store: Store, work: str, kind: str) -> str | None:
     stamp = request["stamps"][kind]
-    tree = os.path.join(work, "built")
-    found = built.restore(request["built_cache"], request["name"], stamp, tree)
-    if found is None:
+    made = os.path.join(work, "built")
+    if not built.restore(request["built_cache"], request["name"], stamp, made):
         return None
-    version = found.split("\n", 1)[0]
-    check_paths(request, tree)
-    target = store.tree(request["name"], version, stamp)
-    store.adopt(tree, target, stamp)
-    return target
+    check_paths(request, made)
+    tree = store.tree(request["name"], store.provenance_of(made)["version"], stamp)
+    store.adopt(made, tree, stamp)
+    return tree
 
 
 def _build(request: Request, store: Store, work: str, opener: fetch.Opener) -> Answer:
     name = request["name"]
     require_space(work, request["space"])
-    cached = _from_built_cache(request, store, work, "upstream")
-    if cached:
-        return _use(request, store, cached, "upstream", "cache of built trees", None)
+    tree = _from_built_cache(request, store, work, "upstream")
+    if tree:
+        return _use(request, store, tree)
     if request["blocked"]:
         return _defer(request, store, request["blocked"])
     try:
         source = obtain(request, store, work, opener)
     except Unreachable as error:
         return _defer(request, store, str(error))
-    substituted = source.kind == "substitute"
-    stamp = request["stamps"]["substitute" if substituted else "upstream"]
-    reason = f"{name} {request['version']} can't be reached; {source.origin} serves instead" if substituted else None
-    tree = None
-    if substituted:
-        tree = store.find(name, stamp) or _from_built_cache(request, store, work, "substitute")
-    if tree is None:
+    kind = "substitute" if source.kind == "substitute" else "upstream"
+    stamp = request["stamps"][kind]
+    if kind == "substitute":
+        tree = store.find(name, stamp) or _from_built_cache(request, store, work, kind)
+    if not tree:
         made = make_tree(request, store, work, source)
-        built.keep(request["built_cache"], name, stamp, made, source.version, source.origin)
+        write_json(os.path.join(made, PROVENANCE), _provenance(request, source))
+        built.keep(request["built_cache"], name, stamp, made)
         tree = store.tree(name, source.version, stamp)
         store.adopt(made, tree, stamp)
-    return _use(request, store, tree, source.kind, source.origin, reason)
+    return _use(request, store, tree)
 
 
 def _provide_locked(request: Request, store: Store, opener: fetch.Opener) -> Answer:
@@ -292,7 +283,7 @@ def _provide_locked(request: Request, store: Store, opener: fetch.Opener) -> Ans
         if tree and tree == current and (store.descriptor(name) or {}).get("state") == "installed":
             return {"changed": False, "state": "installed", "tree": tree, "reason": None}
         if tree:
-            return _use(request, store, tree, kind, "the store", None)
+            return _use(request, store, tree)
     work = os.path.join(store.work, name)
     remove_tree(work)
     os.makedirs(work)

@@ -8,11 +8,14 @@ import re
 import shutil
 import stat
 import tempfile
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from .errors import Broken
 
 COMPLETE = ".complete"
+# Where a tree came from goes along with it: into a cache of built trees, and back when an older one is switched to.
+PROVENANCE = ".provenance.json"
 
 
 class Store:
@@ -69,6 +72,14 @@ class Store:
                 return stream.read()
         except OSError:
             return None
+
+    def provenance_of(self, tree: str) -> dict[str, Any]:
+        """Return a tree's version, source, origin, reason and time of installation."""
+        with open(os.path.join(tree, PROVENANCE), encoding="utf-8") as stream:
+            found = json.load(stream)
+        if not isinstance(found, dict):
+            raise ValueError(f"{tree}/{PROVENANCE} is not an object")
+        return found
 
     def current(self, name: str) -> str | None:
         """Return the tree that is in use, or None."""

@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -20,6 +21,15 @@ def read_json(path: str, otherwise: Any) -> Any:
         raise ValueError(f"{path} is not JSON ({error}): remove it and run ./provision again") from error
 
 
+def fingerprints(paths: Mapping[str, str]) -> dict[str, str]:
+    """Return size and time of change, by logical name, of files whose replacement is to be noticed."""
+    found = {}
+    for name, path in paths.items():
+        status = os.stat(path)
+        found[name] = f"{status.st_size} {status.st_mtime_ns}"
+    return found
+
+
 def account_of(user: str) -> pwd.struct_passwd | None:
     """Return the user's account, or None while it isn't there yet."""
     try:
@@ -30,7 +40,7 @@ def account_of(user: str) -> pwd.struct_passwd | None:
 
 def missing_parents(path: str) -> list[str]:
     """Return the directories above `path` that don't exist, the topmost first."""
-    missing = []
+    missing: list[str] = []
     parent = os.path.dirname(path)
     while parent != "/" and not os.path.isdir(parent):
         missing.insert(0, parent)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from .files import missing_parents, read_json, write_json
 from .packages import installed
@@ -61,21 +62,42 @@ def snapshot_path(manifest: str) -> str:
     return os.path.join(os.path.dirname(manifest), "packages-before.json")
 
 
+def account_names(path: str) -> list[str]:
+    """Return the names in a file of the form of passwd(5) or group(5); none where there is no such file."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
+            return [line.split(":", 1)[0] for line in stream if ":" in line and not line.startswith("#")]
+    except FileNotFoundError:
+        return []
+
+
+def host_state(manager: str) -> dict[str, list[str]]:
+    """Return what installing a package may add to: the packages, and the accounts that their scripts make."""
+    return {
+        "package": installed(manager),
+        "user": account_names("/etc/passwd"),
+        "group": account_names("/etc/group"),
+    }
+
+
 def remember_packages(manifest: str, manager: str, user: str) -> None:
-    """Write down what is installed now. An older list that nobody settled, of a run that was killed, stays."""
+    """Write down what is there now. An older list that nobody settled, of a run that was killed, stays."""
     path = snapshot_path(manifest)
     if not os.path.exists(path):
-        write_json(path, {"manager": manager, "names": installed(manager)}, user)
+        write_json(path, {"manager": manager, "before": host_state(manager)}, user)
 
 
 def settle_packages(manifest: str, user: str) -> list[Entry]:
-    """Enter the packages that came since `remember_packages` into the manifest, and forget the list."""
+    """Enter what came since `remember_packages` into the manifest, and forget the list."""
     path = snapshot_path(manifest)
-    before = read_json(path, None)
-    if before is None:
+    snapshot = read_json(path, None)
+    if snapshot is None:
         return []
-    manager = before["manager"]
-    brought = sorted(set(installed(manager)) - set(before["names"]))
-    added = record(manifest, [{"kind": "package", "manager": manager, "name": name} for name in brought], user)
+    manager, before = snapshot["manager"], snapshot["before"]
+    new: list[Entry] = []
+    for kind, names in host_state(manager).items():
+        more = {"manager": manager} if kind == "package" else {}
+        new += [{"kind": kind, **more, "name": name} for name in sorted(set(names) - set(before[kind]))]
+    added = record(manifest, new, user)
     os.unlink(path)
     return added

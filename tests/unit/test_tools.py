@@ -1,0 +1,232 @@
+"""The runner of the test suite and the making of images, as far as they decide something."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import host
+import pytest
+import run_tests
+from base_images import (
+    Recipe,
+    Source,
+    debootstrap_argv,
+    image_files,
+    parse_deb822,
+    parse_one_line,
+    sources_for,
+)
+from run_tests import Part, Result, add_up, choose, excerpt, report
+
+JUNIT = """<testsuites><testsuite>
+<testcase name="a"/><testcase name="b"/>
+<testcase name="c"><failure/></testcase><testcase name="d"><error/></testcase>
+<testcase name="e"><skipped/></testcase>
+</testsuite></testsuites>
+"""
+
+
+def part(name: str, group: str, junit: bool = False) -> Part:
+    return Part(name, ("true",), 1.0, group, junit)
+
+
+PARTS = [part("ruff", "lint"), part("unit", "unit", True), part("default", "molecule", True)]
+
+
+@pytest.mark.parametrize(
+    ("names", "fast", "chosen"),
+    [
+        ([], False, ["ruff", "unit", "default"]),
+        ([], True, ["ruff", "unit"]),
+        (["default"], False, ["default"]),
+        (["lint", "default"], False, ["ruff", "default"]),
+    ],
+)
+def test_choice(names: list[str], fast: bool, chosen: list[str]) -> None:
+    assert [p.name for p in choose(PARTS, names, fast)] == chosen
+
+
+def test_unknown_part_is_refused() -> None:
+    with pytest.raises(host.Failed, match="no part is called gdb or x;"):
+        choose(PARTS, ["gdb", "unit", "x"], False)
+
+
+@pytest.mark.parametrize(
+    ("group", "junit", "ok", "counts"),
+    [
+        ("lint", None, True, (1, 0, 0)),
+        ("lint", None, False, (0, 1, 0)),
+        ("unit", JUNIT, False, (2, 2, 1)),
+        ("unit", JUNIT.replace("<failure/>", "").replace("<error/>", ""), True, (4, 0, 1)),
+        # Ended before or after its tests: the file says nothing of it, so the part itself counts.
+        ("unit", None, False, (0, 1, 0)),
+        ("unit", JUNIT.replace("<failure/>", "").replace("<error/>", ""), False, (4, 1, 1)),
+        ("molecule", JUNIT, False, (2, 3, 1)),
+        ("molecule", None, False, (0, 1, 0)),
+    ],
+)
+def test_counting(
+    tmp_path: Path, group: str, junit: str | None, ok: bool, counts: tuple[int, int, int]
+) -> None:
+    path = tmp_path / "x.xml"
+    if junit:
+        path.write_text(junit, "utf-8")
+    result = add_up(part("x", group, group != "lint"), ok, 1.0, path)
+    assert (result.passed, result.failed, result.skipped) == counts
+
+
+def test_report_ends_with_the_totals_alone() -> None:
+    results = [Result("ruff", True, 1.0, 1, 0, 0), Result("unit", False, 2.0, 40, 2, 1)]
+    assert report(results).splitlines()[-2:] == ["", "41 passed, 2 failed, 1 skipped"]
+
+
+def test_part_that_does_not_end_is_ended_with_its_children(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        ["sh", "-c", f"sleep 60 & echo $! >'{tmp_path}/child'; wait"], start_new_session=True
+    )
+    started = time.monotonic()
+    assert run_tests.wait(process, "x", 1.0) is False
+    assert time.monotonic() - started < 10
+    child = int((tmp_path / "child").read_text())
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
+        if "Z" in Path(f"/proc/{child}/stat").read_text().split(")")[1]:
+            return
+        time.sleep(0.05)
+    assert not Path(f"/proc/{child}").exists()
+
+
+def test_excerpt_shows_the_first_error_and_the_end() -> None:
+    lines = [f"line {number}" for number in range(300)]
+    lines[100] = "fatal: [host]: FAILED!"
+    shown = excerpt("\n".join(lines)).split("\n")
+    assert "    fatal: [host]: FAILED!" in shown
+    assert shown[-1] == "    line 299"
+    assert len(shown) < 80
+
+
+def test_excerpt_without_an_error_is_the_end() -> None:
+    shown = excerpt("\n".join(str(number) for number in range(300))).split("\n")
+    assert shown[-1] == "    299"
+    assert 40 < len(shown) < 80
+
+
+ONE_LINE = """\
+# deb http://commented/ bookworm main
+deb http://mirror.example/debian bookworm main contrib # with a remark
+deb-src http://mirror.example/debian bookworm main
+deb [arch=amd64 signed-by=/x] https://other.example/ stable main
+"""
+DEB822 = """\
+# A remark
+Types: deb deb-src
+URIs: http://mirror.example/debian/
+Suites: bookworm bookworm-updates
+Components: main
+Signed-By:
+ -----BEGIN PGP PUBLIC KEY BLOCK-----
+ .
+ URIs: none
+
+Types: deb
+Enabled: no
+URIs: http://disabled.example
+Suites: bookworm
+Components: main
+
+Types: deb
+URIs: http://mirror.example/security
+Suites: bookworm-security
+Components: main
+"""
+MAIN = ("main",)
+
+
+def test_one_line_sources() -> None:
+    assert parse_one_line(ONE_LINE) == [
+        Source("http://mirror.example/debian", "bookworm", ("main", "contrib")),
+        Source("https://other.example", "stable", MAIN),
+    ]
+
+
+def test_deb822_sources() -> None:
+    assert parse_deb822(DEB822) == [
+        Source("http://mirror.example/debian", "bookworm", MAIN),
+        Source("http://mirror.example/debian", "bookworm-updates", MAIN),
+        Source("http://mirror.example/security", "bookworm-security", MAIN),
+    ]
+
+
+def test_sources_are_translated_to_another_release_as_far_as_offered() -> None:
+    sources = parse_deb822(DEB822)
+    found = sources_for("13", "bookworm", sources, lambda source: "security" not in source.suite)
+    assert [source.line() for source in found] == [
+        "deb http://mirror.example/debian trixie main",
+        "deb http://mirror.example/debian trixie-updates main",
+    ]
+
+
+def test_no_sources_without_the_release_itself() -> None:
+    found = sources_for("13", "bookworm", parse_deb822(DEB822), lambda source: source.suite != "trixie")
+    assert found == ()
+
+
+def test_recipe_follows_what_it_is_made_of() -> None:
+    source = Source("http://mirror.example/debian", "bookworm", MAIN)
+    recipe = Recipe("12", (source,), ())
+    assert recipe.digest() == Recipe("12", (source,), ()).digest()
+    others = [
+        Recipe("13", (source,), ()),
+        Recipe("12", (source, source), ()),
+        Recipe("12", (source,), ("x",)),
+    ]
+    assert recipe.digest() not in {other.digest() for other in others}
+    argv = debootstrap_argv(recipe, Path("/tree"))
+    assert argv[:2] == ["debootstrap", "--variant=minbase"]
+    assert argv[3:6] == ["bookworm", "/tree", "http://mirror.example/debian"]
+    assert image_files(recipe)["etc/apt/sources.list"] == (0o644, source.line() + "\n")
+
+
+def test_failing_command_is_named_with_its_output() -> None:
+    with pytest.raises(host.Failed, match=r"exit 3 from: .*\ntold") as caught:
+        host.run([sys.executable, "-c", "print('told'); raise SystemExit(3)"], limit=30)
+    assert "exit 3" in str(caught.value)
+
+
+def test_missing_command_and_endless_command_are_named() -> None:
+    with pytest.raises(host.Failed, match="no-such-command is not installed"):
+        host.run(["no-such-command"], limit=5)
+    with pytest.raises(host.Failed, match=r"no end after 0 s: sleep 60"):
+        host.run(["sleep", "60"], limit=0.2)
+
+
+def test_mtu_is_that_of_the_default_route(tmp_path: Path) -> None:
+    (tmp_path / "eth1").mkdir()
+    (tmp_path / "eth1" / "mtu").write_text("1400\n")
+    table = "Iface\tDestination\tGateway\neth0\t000200C0\t0\neth1\t00000000\t010200C0\n"
+    assert host.default_mtu(table, tmp_path) == 1400
+    assert host.default_mtu(table.rpartition("eth1")[0], tmp_path) is None
+
+
+def test_certificates_of_the_host_are_copied_anew(tmp_path: Path) -> None:
+    theirs, cache = tmp_path / "theirs", tmp_path / "cache"
+    theirs.mkdir()
+    (theirs / "a.crt").write_text("a")
+    run_tests.prepare_cache(cache, theirs)
+    (theirs / "a.crt").rename(theirs / "b.crt")
+    run_tests.prepare_cache(cache, theirs)
+    assert [path.name for path in (cache / "certificates").iterdir()] == ["b.crt"]
+    assert (cache / "built").is_dir()
+
+
+def test_path_with_a_space_gets_a_name_without(tmp_path: Path) -> None:
+    root = tmp_path / "lab ü x"
+    (root / ".venv").mkdir(parents=True)
+    named = run_tests.venv_for_ansible(root, tmp_path)
+    assert " " not in str(named)
+    assert named.resolve() == (root / ".venv").resolve()
+    plain = tmp_path / "plain"
+    assert run_tests.venv_for_ansible(plain, tmp_path) == plain / ".venv"
