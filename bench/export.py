@@ -12,18 +12,43 @@ from __future__ import annotations
 
 import os
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-from stage import SOURCE, seconds, write_program
+SOURCE = Path(__file__).resolve().parent.parent / "src"
+sys.path.insert(0, str(SOURCE))
 
-from rumplab import config
+from rumplab import config  # noqa: E402
 
+MIB = 1024 * 1024
 PROGRAM = 20
 VOLUMES = (0, 512)
 SUBFORMATS = ("monolithicSparse", "streamOptimized")
+
+
+def write_random(path: Path, mib: int, head: bytes = b"") -> None:
+    with open(path, "wb") as file:
+        file.write(head)
+        for _ in range(mib):
+            file.write(os.urandom(MIB))
+
+
+def program_head() -> bytes:
+    """What the stager takes for a program: an ELF head, a Multiboot header."""
+    magic, flags = 0x1BADB002, 0x10003
+    elf = struct.pack("<4sBBB9xHH", b"\x7fELF", 2, 1, 1, 2, 62).ljust(64, b"\0")
+    return elf + struct.pack("<III", magic, flags, -(magic + flags) & 0xFFFFFFFF)
+
+
+def seconds(work: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
 def rumplab(*arguments: str | Path) -> None:
@@ -43,9 +68,8 @@ def compare(qemu_img: str, scratch: Path, mib: int, rounds: int, subformat: str)
     volume, image = scratch / f"{mib}", scratch / f"{mib}.img"
     if not image.exists():
         volume.mkdir()
-        write_program(scratch / "program.bin", PROGRAM)
-        # Random data too, whatever its head says.
-        write_program(volume / "data", mib)
+        write_random(scratch / "program.bin", PROGRAM, program_head())
+        write_random(volume / "data", mib)
         rumplab("stage", scratch / "program.bin", "-o", image, "--volume", volume, "--size", "1G")
     options = ("--subformat", subformat, "--force")
     pairs = [

@@ -15,13 +15,13 @@ options:
   into: {description: "The directory of the tree that packages are imported from.", required: true}
 """
 
-import importlib.metadata  # noqa: E402
-import importlib.util  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+from typing import Any
 
-from ansible.errors import AnsibleError  # noqa: E402
-from ansible.plugins.lookup import LookupBase  # noqa: E402
+from ansible.errors import AnsibleError
+from ansible.plugins.lookup import LookupBase
 
 LICENCES = ("LICENSE", "LICENCE", "COPYING")
 
