@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shlex
+import signal
 import socket
 import stat
 import subprocess
@@ -293,6 +294,24 @@ def test_a_full_disk(lab: LabPrefix, image: Path, tmp_path: Path) -> None:
     assert said == (
         f"rumplab export: no space left in {place}, which has 0 MiB free; free some or choose another place\n"
     )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_an_interruption_leaves_nothing(lab: LabPrefix, image: Path, tmp_path: Path, number: int) -> None:
+    marker, real = tmp_path / "started", command("qemu-img")
+    text = f'[ "$1" = convert ] && {{ touch {marker}; exec sleep 60; }}; exec {real} "$@"'
+    lab.component("qemu", {"qemu-img": str(failing_tool(tmp_path, text))})
+    place = tmp_path / "place"
+    place.mkdir()
+    process = lab.start("export", image, "--vmware", place / "vm")
+    deadline = time.monotonic() + 20
+    while not marker.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert list(place.iterdir())
+    process.send_signal(number)
+    process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    assert not list(place.iterdir())
 
 
 @needs_qemu
