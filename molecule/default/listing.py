@@ -12,7 +12,10 @@ import stat
 import subprocess
 
 # Not a disk's: the kernel's file systems, what the container's engine puts in, and memory.
-SKIPPED = ("/proc", "/sys", "/dev", "/run", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/var/cache/rumplab-built")
+SKIPPED = (
+    *("/proc", "/sys", "/dev", "/run"),
+    *("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/var/cache/rumplab-built"),
+)
 
 
 def describe(path: str) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Callable, Mapping
+from collections.abc import Mapping
+from typing import Any, Callable
 
 # What makes a pin the pin it is. Where a file comes from doesn't: moving a URL must not rebuild anything.
 IDENTITY = ("sha512", "sha256", "sha1", "commit", "submodules", "apt_source", "member")

@@ -52,12 +52,12 @@ tree: {description: "The tree in use.", type: str, returned: when installed}
 reason: {description: "Why it is deferred, or served by a substitute.", type: str, returned: always}
 """
 
-from typing import Any  # noqa: E402
+from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.rumplab_artifact.pathway import provide  # noqa: E402
-from ansible.module_utils.rumplab_artifact.privilege import as_user  # noqa: E402
-from ansible.module_utils.urls import open_url  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.rumplab_artifact.pathway import provide
+from ansible.module_utils.rumplab_artifact.privilege import as_user
+from ansible.module_utils.urls import open_url
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "name": {"type": "str", "required": True},

@@ -12,17 +12,17 @@ options:
   _terms: {description: "Directories.", required: true}
 """
 
-import base64  # noqa: E402
-import fnmatch  # noqa: E402
-import hashlib  # noqa: E402
-import io  # noqa: E402
-import lzma  # noqa: E402
-import os  # noqa: E402
-import tarfile  # noqa: E402
-from typing import Any  # noqa: E402
+import base64
+import fnmatch
+import hashlib
+import io
+import lzma
+import os
+import tarfile
+from typing import Any
 
-from ansible.errors import AnsibleError  # noqa: E402
-from ansible.plugins.lookup import LookupBase  # noqa: E402
+from ansible.errors import AnsibleError
+from ansible.plugins.lookup import LookupBase
 
 # What a build or an editor leaves in a source directory.
 LEFT_OUT = ("__pycache__", "*.pyc", "*.o", "*.bin", "*.elf", "*~", ".*")

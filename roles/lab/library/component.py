@@ -39,17 +39,18 @@ RETURN = r"""
 missing: {description: "What isn't there.", type: list, returned: success}
 """
 
-import hashlib  # noqa: E402
-import json  # noqa: E402
-import os  # noqa: E402
-import re  # noqa: E402
-import shutil  # noqa: E402
-import subprocess  # noqa: E402
-import time  # noqa: E402
-from typing import Any, Mapping  # noqa: E402
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.rumplab_lab.files import read_json, write_json  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.rumplab_lab.files import read_json, write_json
 
 # Debian keeps some of these out of a user's PATH, Homebrew all of them out of a bare one.
 MORE_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/opt/homebrew/bin", "/opt/homebrew/sbin", "/usr/local/bin")

@@ -32,12 +32,12 @@ RETURN = r"""
 made: {description: "What was made.", type: list, returned: success}
 """
 
-import os  # noqa: E402
-from typing import Mapping  # noqa: E402
+import os
+from collections.abc import Mapping
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.rumplab_lab.files import missing_parents  # noqa: E402
-from ansible.module_utils.rumplab_lab.record import record  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.rumplab_lab.files import missing_parents
+from ansible.module_utils.rumplab_lab.record import record
 
 
 def plan(directory: str, target: str, links: Mapping[str, str]) -> tuple[list[tuple[str, str]], list[str]]:

@@ -24,9 +24,9 @@ removed: {description: "What is gone.", type: list, returned: success}
 kept: {description: "What somebody else uses.", type: list, returned: success}
 """
 
-import os  # noqa: E402
+import os
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
 
 
 def sort_out(paths: list[str]) -> tuple[list[str], list[str]]:

@@ -30,10 +30,10 @@ RETURN = r"""
 added: {description: "The entries that are new.", type: list, returned: success}
 """
 
-import subprocess  # noqa: E402
+import subprocess
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.rumplab_lab.record import record, remember_packages, settle_packages  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.rumplab_lab.record import record, remember_packages, settle_packages
 
 
 def main() -> None:

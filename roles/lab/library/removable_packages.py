@@ -26,10 +26,10 @@ removable: {description: "What can go.", type: list, returned: success}
 kept: {description: "What others have come to need.", type: list, returned: success}
 """
 
-import subprocess  # noqa: E402
+import subprocess
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.rumplab_lab.packages import removable  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.rumplab_lab.packages import removable
 
 
 def main() -> None:

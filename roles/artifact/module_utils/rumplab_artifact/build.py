@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 import time
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .command import run_logged
 from .errors import Broken

@@ -44,9 +44,9 @@ def keep(cache: str, name: str, stamp: str, directory: str) -> None:
         return
     descriptor, fresh = tempfile.mkstemp(dir=cache, prefix=".new-")
     try:
-        with os.fdopen(descriptor, "wb") as stream:
-            with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
-                archive.add(directory, arcname=".")
+        stream = os.fdopen(descriptor, "wb")
+        with stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            archive.add(directory, arcname=".")
         os.chmod(fresh, 0o644)
         os.replace(fresh, _path(cache, name, stamp))
     except BaseException:

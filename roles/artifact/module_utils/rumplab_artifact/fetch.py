@@ -11,7 +11,8 @@ import socket
 import ssl
 import time
 import urllib.error
-from typing import IO, Any, Callable, Mapping
+from collections.abc import Mapping
+from typing import IO, Any, Callable
 
 from .errors import Broken, Unreachable
 
@@ -19,7 +20,7 @@ HASHES = ("sha512", "sha256", "sha1")
 CHUNK = 1 << 20
 # Bytes a second; less than that is as good as nothing.
 SLOWEST = 100
-# Opens a URL: (url, timeout in seconds) -> a response with read1(), close() and headers. The module passes Ansible's own.
+# Opens a URL: (url, timeout in seconds) -> a response with read1(), close() and headers. The module passes Ansible's.
 Opener = Callable[[str, float], Any]
 
 
@@ -111,7 +112,8 @@ def download(url: str, path: str, opener: Opener, timeout: float, tries: int = 2
     """Bring what is at `url` to `path`, unchecked; once more when the connection is cut off. Unreachable or Broken."""
     for left in reversed(range(tries)):
         try:
-            return _download(url, path, opener, timeout)
+            _download(url, path, opener, timeout)
+            return
         except Unreachable as error:
             if not left or "cut off" not in str(error):
                 raise

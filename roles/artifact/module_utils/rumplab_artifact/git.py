@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from .command import run_quiet
 from .errors import Broken, Unreachable
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # What git says when the other side has the repository but not the commit: a wrong pin, not a bad line.
-NO_SUCH_COMMIT = re.compile(r"not our ref|couldn't find remote ref|no such remote ref|unadvertised object|did not contain", re.I)
+NO_SUCH_COMMIT = re.compile(
+    r"not our ref|couldn't find remote ref|no such remote ref|unadvertised object|did not contain", re.I
+)
 
 
 def environment() -> dict[str, str]:

@@ -6,7 +6,7 @@ import glob
 import os
 import re
 import shutil
-from typing import Mapping
+from collections.abc import Mapping
 
 from .command import run_quiet
 from .errors import Broken, Unreachable

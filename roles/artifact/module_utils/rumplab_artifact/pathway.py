@@ -13,7 +13,8 @@ import re
 import shutil
 import time
 import urllib.parse
-from typing import Any, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from . import built, edits, fetch, git, package
 from .build import require_space, run_recipe

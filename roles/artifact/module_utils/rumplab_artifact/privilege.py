@@ -44,7 +44,7 @@ def as_user(user: str, function: Callable[[], dict[str, Any]]) -> dict[str, Any]
             die_with_parent(signal.SIGTERM)
             try:
                 answer = function()
-            except Exception:  # noqa: BLE001 - a fault of ours is reported like any other failure
+            except Exception:
                 answer = {"failed": True, "msg": "internal error", "exception": traceback.format_exc()}
             with os.fdopen(writer, "wb") as stream:
                 stream.write(json.dumps(answer).encode())

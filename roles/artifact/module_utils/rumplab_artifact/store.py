@@ -8,7 +8,8 @@ import re
 import shutil
 import stat
 import tempfile
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from .errors import Broken
 

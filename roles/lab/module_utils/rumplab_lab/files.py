@@ -30,7 +30,7 @@ def account_of(user: str) -> pwd.struct_passwd | None:
 
 def missing_parents(path: str) -> list[str]:
     """Return the directories above `path` that don't exist, the topmost first."""
-    missing = []
+    missing: list[str] = []
     parent = os.path.dirname(path)
     while parent != "/" and not os.path.isdir(parent):
         missing.insert(0, parent)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from typing import Sequence
+from collections.abc import Sequence
 
 LISTS = {
     "apt": ["dpkg-query", "-W", "-f", "${db:Status-Abbrev}${binary:Package}\\n"],

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from .files import missing_parents, read_json, write_json
 from .packages import installed
