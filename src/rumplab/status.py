@@ -40,15 +40,28 @@ def row(component: Component) -> list[str]:
 def notes(components: list[Component]) -> list[str]:
     """One line for each component that is deferred or substituted: why, and what to do."""
     return [
-        f"{component.name}: {component.reason}; to complete it: {component.remedy}"
-        for component in components
-        if component.reason
+        f"{component.name}: {component.reason}; {remedy(component)}" for component in components if component.reason
     ]
 
 
+def remedy(component: Component) -> str:
+    """What completes a component that isn't what was wanted."""
+    if component.state == "installed":
+        return f"to try for it again: {component.remedy} -e rumplab_retry=true"
+    return f"to complete it: {component.remedy}"
+
+
+def as_lines(components: list[Component], passed: bool) -> list[str]:
+    """The report for people."""
+    table = output.table(["COMPONENT", "VERSION", "SOURCE", "STATE", "STAMP"], map(row, components))
+    state = "yes" if passed else "no; to verify: rumplab smoke --record"
+    return [*table.splitlines(), *notes(components), f"verified: {state}"]
+
+
 def as_data(lab: Lab, components: list[Component], passed: bool) -> dict[str, Any]:
-    """The report for --json."""
+    """The report for --json; `lines` is what people are shown."""
     return {
+        "lines": as_lines(components, passed),
         "prefix": str(lab.prefix),
         "version": lab.version,
         "user": lab.user,
@@ -76,8 +89,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(output.as_json(as_data(lab, components, passed)))
         return 0
-    print(output.table(["COMPONENT", "VERSION", "SOURCE", "STATE", "STAMP"], map(row, components)))
-    for note in notes(components):
-        print(note)
-    print(f"verified: {'yes' if passed else 'no; to verify: rumplab smoke --record'}")
+    print("\n".join(as_lines(components, passed)))
     return 0

@@ -34,7 +34,7 @@ def test_status_shows_substitutes_and_deferrals(empty_lab: LabPrefix) -> None:
     text = empty_lab.tool("status").stdout
     assert f"gdb        13.1 (wanted 7.11)  substitute  installed  {STAMP[:12]}" in text
     assert "qemu       - (wanted 1.0)      -           deferred   -" in text
-    assert "gdb: 404 not found; to complete it: ./provision --tags gdb" in text
+    assert "gdb: 404 not found; to try for it again: ./provision --tags gdb -e rumplab_retry=true" in text
     assert "qemu: refused; to complete it: ./provision --tags qemu" in text
 
 

@@ -10,6 +10,7 @@ description:
     The same files give the same archive, whoever makes it and whenever.
 options:
   _terms: {description: "Directories.", required: true}
+  data: {description: "Whether the archive is wanted, and not only its hash.", type: bool, default: true}
 """
 
 import base64
@@ -39,8 +40,11 @@ def source_files(directory: str) -> list[str]:
     return sorted(found)
 
 
-def make_bundle(directory: str) -> dict[str, str]:
-    """Return the bundle of a directory: its base name, the sha256 of its tar archive, and that archive, xz, base64."""
+def make_bundle(directory: str, data: bool = True) -> dict[str, str]:
+    """Return the bundle of a directory: its base name, the sha256 of its tar archive, and that archive, xz, base64.
+
+    Without `data` the archive itself is left out, which spares a no-op run its compression.
+    """
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name in source_files(directory):
@@ -51,11 +55,13 @@ def make_bundle(directory: str) -> dict[str, str]:
             with open(path, "rb") as stream:
                 archive.addfile(member, stream)
     content = raw.getvalue()
-    return {
+    bundle = {
         "bundle": os.path.basename(os.path.abspath(directory)),
         "sha256": hashlib.sha256(content).hexdigest(),
-        "data": base64.b64encode(lzma.compress(content, preset=1)).decode(),
     }
+    if data:
+        bundle["data"] = base64.b64encode(lzma.compress(content, preset=1)).decode()
+    return bundle
 
 
 class LookupModule(LookupBase):
@@ -66,4 +72,4 @@ class LookupModule(LookupBase):
         for term in terms:
             if not os.path.isdir(term):
                 raise AnsibleError(f"source_bundle: {term} is not a directory")
-        return [make_bundle(term) for term in terms]
+        return [make_bundle(term, kwargs.get("data", True)) for term in terms]

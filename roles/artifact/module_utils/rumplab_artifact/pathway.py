@@ -86,7 +86,7 @@ def _origins(request: Request) -> Iterator[tuple[str, str]]:
                 yield kind, url
         elif kind == "mirror" and mirror:
             yield kind, mirror_origin(mirror, pin, request["name"])
-        elif kind == "substitute" and request["substitute"]:
+        elif kind == "substitute" and request["substitute"] and not request["strict"]:
             yield kind, request["substitute"]["apt_source"]
 
 
@@ -216,7 +216,10 @@ def _use(request: Request, store: Store, tree: str) -> Answer:
 def _defer(request: Request, store: Store, reason: str) -> Answer:
     name = request["name"]
     if request["strict"]:
-        raise Broken(f"{name} {request['version']} can't be reached, and rumplab_strict allows no deferral: {reason}")
+        raise Broken(
+            f"{name} {request['version']} can't be reached, and rumplab_strict allows neither a substitute nor a "
+            f"deferral: {reason}"
+        )
     current = store.current(name)
     installed = store.descriptor(name)
     if current and store.stamp_of(current) and installed and installed.get("state") == "installed":
