@@ -142,7 +142,7 @@ def prepare_down(lab: Lab, tools: Tools, force: bool) -> tuple[Settings, list[St
                 f"{current.bridge} is in use by {', '.join(map(str, attached))}; stop that first,"
                 " or use --force"
             )
-    return current, pending(plan.down(current, found, stood, tools))
+    return current, plan.down(current, found, stood, tools)
 
 
 def down(lab: Lab, force: bool, dry_run: bool) -> int:

@@ -56,12 +56,12 @@ def status(host: Host) -> dict[str, Any]:
 class Machine:
     """A guest started by a user, by QEMU itself, on the lab's bridge unless told otherwise."""
 
-    def __init__(self, host: Host, name: str, number: int, netdev: str = "", user: str = "alice", **variables: Any):
-        self.host, self.name = host, name
+    def __init__(self, box: Host, name: str, number: int, netdev: str = "", user: str = "alice", **variables: Any):
+        self.box, self.name = box, name
         self.log, self.pid_file = f"/tmp/{name}.log", f"/tmp/{name}.pid"
         netdev = netdev or f"bridge,id=n,br=rumplab0,helper={HELPER}"
         append = " ".join(["console=ttyS0 quiet", *(f"{key}={value}" for key, value in variables.items())])
-        self.ran = host.run(
+        self.ran = box.run(
             f"rm -f {self.log} {self.pid_file}; runuser -u {user} -- timeout 30 qemu-system-x86_64 -accel tcg -m 256M"
             f" -display none -monitor none -serial file:{self.log} -pidfile {self.pid_file} -daemonize -no-reboot"
             f" -kernel {GUEST}/vmlinuz -initrd {GUEST}/initrd -append '{append}'"
@@ -69,7 +69,7 @@ class Machine:
         )
 
     def said(self) -> str:
-        text: str = self.host.check_output(f"cat {self.log}")
+        text: str = self.box.check_output(f"cat {self.log}")
         return text
 
     def wait(self, text: str, seconds: float = BOOT_SECONDS) -> str:
@@ -88,11 +88,11 @@ class Machine:
 
     def end(self) -> None:
         """Ends this very QEMU, if it is there still."""
-        self.host.run(f"test ! -e {self.pid_file} || kill -KILL $(cat {self.pid_file})")
+        self.box.run(f"test ! -e {self.pid_file} || kill -KILL $(cat {self.pid_file})")
         deadline = time.monotonic() + 10
-        while self.host.run(f"test -e {self.pid_file} && kill -0 $(cat {self.pid_file})").rc == 0:
+        while self.box.run(f"test -e {self.pid_file} && kill -0 $(cat {self.pid_file})").rc == 0:
             # A zombie of the container's first process, which doesn't reap, holds nothing any more.
-            stat = self.host.run(f"cat /proc/$(cat {self.pid_file})/stat").stdout
+            stat = self.box.run(f"cat /proc/$(cat {self.pid_file})/stat").stdout
             if stat.rpartition(")")[2].split()[:1] == ["Z"]:
                 return
             assert time.monotonic() < deadline

@@ -65,7 +65,7 @@ def test_the_helper_is_the_groups_alone(host: Host) -> None:
     assert (helper.user, helper.group, helper.mode) == ("root", "rumplab", 0o4750)
     assert host.check_output(f"dpkg-statoverride --list {HELPER}").split()[:3] == ["root", "rumplab", "4750"]
     ran = host.run(f"runuser -u mallory -- {HELPER} --br=rumplab0 --fd=3")
-    assert ran.rc == 126
+    assert ran.rc != 0
     assert "Permission denied" in ran.stderr
 
 
@@ -134,7 +134,7 @@ def test_down_is_refused_while_a_machine_is_attached(bridge: Host, guests: list[
     try:
         ran = bridge.run("rumplab net down")
         assert ran.rc == 1
-        assert "machine 'held' (pid " in ran.stderr or "(machine 'held', pid " in ran.stderr
+        assert "(machine 'held', pid " in ran.stderr
         assert "--force" in ran.stderr
         assert status(bridge)["state"] == "up"
         assert "is down" in bridge.check_output("rumplab net down --force")
@@ -144,14 +144,18 @@ def test_down_is_refused_while_a_machine_is_attached(bridge: Host, guests: list[
 
 def test_without_nat_no_packet_leaves(bridge: Host, guests: list[Machine]) -> None:
     gateway = bridge.check_output("ip -j route show default").split('"gateway":"')[1].split('"')[0]
-    count = "table inet watch { chain out { type filter hook postrouting priority 300; oifname != rumplab0 counter; } }"
-    bridge.check_output(f"echo {shlex.quote(count)} | nft -f -")
+    rules = (
+        "add table inet watch",
+        "add chain inet watch out { type filter hook postrouting priority 300 ; }",
+        "add rule inet watch out ip saddr 10.0.1.0/24 oifname != rumplab0 counter",
+    )
+    for rule in rules:
+        bridge.check_output(f"nft {shlex.quote(rule)}")
     try:
         guest = Machine(bridge, "closed", 4, outside=gateway, host="10.0.1.1")
         guests.append(guest)
         guest.wait("netguest: ping outside failed")
-        rules = bridge.check_output("nft list table inet watch")
-        assert "counter packets 0 bytes 0" in rules
+        assert "counter packets 0 bytes 0" in bridge.check_output("nft list table inet watch")
     finally:
         bridge.check_output("nft delete table inet watch")
 

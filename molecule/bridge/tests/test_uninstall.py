@@ -25,7 +25,7 @@ def test_without_consent_nothing_is_done(host: Host) -> None:
 def test_a_name_that_is_too_long_is_refused(host: Host) -> None:
     run = play(HERE / "row.yml", bridge_manage=True, bridge_name="sixteen-letters0")
     assert run.returncode != 0
-    assert "up to 15 letters" in re.sub(r"\s+", " ", run.stdout)
+    assert "up to 15 letters" in re.sub(r"\s+", " ", run.stdout + run.stderr)
 
 
 def test_the_role_brings_it_up_with_new_settings_and_another_name(host: Host) -> None:
