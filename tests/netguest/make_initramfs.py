@@ -22,6 +22,8 @@ APPLETS = ("ip", "udhcpc", "nc", "ping", "dd", "md5sum", "tee", "cat", "mount", 
            "cut", "mkfifo", "mkdir", "ifconfig", "grep", "timeout", "readlink")  # fmt: skip
 HERE = Path(__file__).resolve().parent
 SECONDS = 120
+# Name, mode, content, device numbers.
+Member = tuple[str, int, bytes, tuple[int, int]]
 
 
 def entry(name: str, mode: int, content: bytes = b"", device: tuple[int, int] = (0, 0), inode: int = 0) -> bytes:
@@ -36,8 +38,8 @@ def pad(data: bytes) -> bytes:
     return data + b"\0" * (-len(data) % 4)
 
 
-def archive(members: Iterable[tuple[str, int, bytes, tuple[int, int]]]) -> bytes:
-    """A cpio archive of (name, mode, content, device) members."""
+def archive(members: Iterable[Member]) -> bytes:
+    """A cpio archive of the members."""
     body = b"".join(
         entry(name, mode, content, device, inode)
         for inode, (name, mode, content, device) in enumerate(members, 1)
@@ -68,7 +70,7 @@ def in_order(wanted: Iterable[str], modules: dict[str, bytes]) -> list[str]:
     return order
 
 
-def members(busybox: bytes, modules: dict[str, bytes], order: list[str]) -> list[tuple[str, int, bytes, tuple[int, int]]]:
+def members(busybox: bytes, modules: dict[str, bytes], order: list[str]) -> list[Member]:
     """Everything in the initramfs."""
     none = (0, 0)
     found = [(name, 0o040755, b"", none) for name in ("bin", "dev", "proc", "sys", "tmp", "modules")]

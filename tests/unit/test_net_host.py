@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from unit.labfixture import LabPrefix, host_tool
@@ -231,7 +230,8 @@ def test_root_is_asked_for_with_the_command() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "flag"), [(["up", "--force"], "--force"), (["status", "--dry-run"], "--dry-run"), (["up", "--json"], "--json")]
+    ("words", "flag"),
+    [(["up", "--force"], "--force"), (["status", "--dry-run"], "--dry-run"), (["up", "--json"], "--json")],
 )
 def test_options_of_other_actions_are_usage_errors(empty_lab: LabPrefix, words: list[str], flag: str) -> None:
     ran = empty_lab.tool("net", *words)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from netguest.guests import BOOT_SECONDS, GUEST, HELPER, PREFIX, Machine, network, settings, status, write_settings
 from testinfra.host import Host
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from support import BOOT_SECONDS, GUEST, HELPER, PREFIX, Machine, network, settings, status, write_settings
 
 ALICE = "runuser -u alice -- env HOME=/home/alice timeout 90"
 
@@ -239,9 +237,6 @@ def test_ifupdown_brings_it_back_after_a_reboot_and_up_takes_it_over(host: Host,
 
 @pytest.mark.parametrize("script", ["qemu-ifup", "qemu-ifdown"])
 def test_the_scripts_are_valid_shell(host: Host, script: str, tmp_path: Path) -> None:
-    import shutil
-    import subprocess
-
     if not shutil.which("shellcheck"):
         pytest.skip("shellcheck is not installed")
     path = tmp_path / script

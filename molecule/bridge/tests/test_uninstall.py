@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import re
-import sys
-from pathlib import Path
 
+from netguest.guests import HELPER, PREFIX, ROOT, SCENARIO, play, settings
 from testinfra.host import Host
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from support import HELPER, HERE, PREFIX, ROOT, play, settings
 
 
 def test_without_consent_nothing_is_done(host: Host) -> None:
     before = host.check_output("ip -j link")
-    run = play(HERE / "row.yml", bridge_manage=False, bridge_name="another0")
+    run = play(SCENARIO / "row.yml", bridge_manage=False, bridge_name="another0")
     assert run.returncode == 0, run.stdout
     assert "bridge_manage is false" in run.stdout
     assert host.check_output("ip -j link") == before
@@ -23,7 +18,7 @@ def test_without_consent_nothing_is_done(host: Host) -> None:
 
 
 def test_a_name_that_is_too_long_is_refused(host: Host) -> None:
-    run = play(HERE / "row.yml", bridge_manage=True, bridge_name="sixteen-letters0")
+    run = play(SCENARIO / "row.yml", bridge_manage=True, bridge_name="sixteen-letters0")
     assert run.returncode != 0
     assert "up to 15 letters" in re.sub(r"\s+", " ", run.stdout + run.stderr)
 
@@ -31,7 +26,7 @@ def test_a_name_that_is_too_long_is_refused(host: Host) -> None:
 def test_the_role_brings_it_up_with_new_settings_and_another_name(host: Host) -> None:
     for name, address in (("rumplab0", "10.0.1.1/24"), ("lab1", "10.77.0.1/24")):
         dhcp = [address.replace(".1/24", ".10"), address.replace(".1/24", ".20")]
-        run = play(HERE / "row.yml", bridge_manage=True, bridge_name=name, bridge_address=address, bridge_dhcp=dhcp)
+        run = play(SCENARIO / "row.yml", bridge_manage=True, bridge_name=name, bridge_address=address, bridge_dhcp=dhcp)
         assert run.returncode == 0, run.stdout
         assert f'"ifname":"{name}"' in host.check_output("ip -j addr show to %s", address)
     assert host.run("ip link show rumplab0").rc != 0

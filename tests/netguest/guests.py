@@ -1,4 +1,4 @@
-"""What the tests of this scenario share: the tool as root, guests as users, and looks at the network."""
+"""What the tests on real guests share: the tool as root, guests as users, and looks at the network."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 from testinfra.host import Host
 
-HERE = Path(__file__).resolve().parent.parent
-ROOT = HERE.parents[1]
+ROOT = Path(__file__).resolve().parents[2]
+SCENARIO = ROOT / "molecule" / "bridge"
 PREFIX = "/opt/rumplab"
 GUEST = "/opt/netguest"
 HELPER = "/usr/lib/qemu/qemu-bridge-helper"
