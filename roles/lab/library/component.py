@@ -12,6 +12,8 @@ options:
   name: {description: "The component.", type: str, required: true}
   prefix: {description: "The lab's prefix.", type: path, required: true}
   user: {description: "Whom the descriptor belongs to.", type: str, required: true}
+  request: {description: "What stands for the other options, so that others can tell whether they have changed.",
+            type: str, required: true}
   licence: {description: "SPDX identifier.", type: str, required: true}
   packages: {description: "Where the programs come from.", type: list, elements: str, default: []}
   commands: {description: "Programs that must be there.", type: list, elements: str, default: []}
@@ -30,6 +32,7 @@ EXAMPLES = r"""
     name: qemu
     prefix: /opt/rumplab
     user: alice
+    request: "1"
     licence: GPL-2.0-only
     commands: [qemu-system-x86_64]
     version_argv: [qemu-system-x86_64, --version]
@@ -50,7 +53,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.rumplab_lab.files import read_json, write_json
+from ansible.module_utils.rumplab_lab.files import fingerprints, read_json, write_json
 
 # Debian keeps some of these out of a user's PATH, Homebrew all of them out of a bare one.
 MORE_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/opt/homebrew/bin", "/opt/homebrew/sbin", "/usr/local/bin")
@@ -98,6 +101,8 @@ def described(params: Mapping[str, Any], paths: dict[str, str], version: str | N
         "licence": params["licence"],
         "tree": None,
         "paths": paths,
+        "request": params["request"],
+        "fingerprints": fingerprints(paths),
         "reason": deferred or None,
     }
 
@@ -109,6 +114,7 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "prefix": {"type": "path", "required": True},
             "user": {"type": "str", "required": True},
+            "request": {"type": "str", "required": True},
             "licence": {"type": "str", "required": True},
             "packages": {"type": "list", "elements": "str", "default": []},
             "commands": {"type": "list", "elements": "str", "default": []},

@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -18,6 +19,15 @@ def read_json(path: str, otherwise: Any) -> Any:
         return otherwise
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}): remove it and run ./provision again") from error
+
+
+def fingerprints(paths: Mapping[str, str]) -> dict[str, str]:
+    """Return size and time of change, by logical name, of files whose replacement is to be noticed."""
+    found = {}
+    for name, path in paths.items():
+        status = os.stat(path)
+        found[name] = f"{status.st_size} {status.st_mtime_ns}"
+    return found
 
 
 def account_of(user: str) -> pwd.struct_passwd | None:

@@ -1,0 +1,94 @@
+#!/usr/bin/python
+"""Ansible module: all that a run asks about a lab before it does anything, in one call."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: lab_state
+short_description: What stands under a lab's prefix, in one call
+description:
+  - A module call costs a fifth of a second, and a run with nothing to do would make one for every part of the lab.
+options:
+  prefix: {description: "The lab's prefix.", type: path, required: true}
+  link: {description: "A link on the host whose target is told.", type: path, required: true}
+author: rumplab
+"""
+
+EXAMPLES = r"""
+- name: Look at the lab
+  lab_state:
+    prefix: /opt/rumplab
+    link: /usr/local/bin/rumplab
+"""
+
+RETURN = r"""
+prefix: {description: "The prefix.", type: str, returned: always}
+description: {description: "SHA-1 of etc/rumplab.json, or empty.", type: str, returned: always}
+link: {description: "The target of the link, or empty.", type: str, returned: always}
+trees: {description: "SHA-1 of NAME/.complete, by name, of every tree in use.", type: dict, returned: always}
+components: {description: "The requests that the host's own programs were described for, by component, where each
+             program is still the one that was described.", type: dict, returned: always}
+"""
+
+import hashlib
+import json
+import os
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.rumplab_lab.files import fingerprints
+
+
+def checksum(path: str) -> str:
+    """Return the SHA-1 of a file's content, in hex, or nothing where there is no such file."""
+    try:
+        with open(path, "rb") as stream:
+            return hashlib.sha1(stream.read()).hexdigest()
+    except OSError:
+        return ""
+
+
+def names(path: str) -> list[str]:
+    """Return the sorted names in a directory, none where there is no such directory."""
+    try:
+        return sorted(os.listdir(path))
+    except OSError:
+        return []
+
+
+def intact_components(directory: str) -> dict[str, str]:
+    """Return component -> request, of those descriptors whose programs haven't changed since."""
+    found = {}
+    for name in names(directory):
+        try:
+            with open(os.path.join(directory, name), encoding="utf-8") as stream:
+                described: dict[str, Any] = json.load(stream)
+            paths, request = described["paths"], described.get("request")
+            if request and described["state"] == "installed" and fingerprints(paths) == described["fingerprints"]:
+                found[described["name"]] = request
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            # Whatever is wrong with it, the component gets described anew.
+            continue
+    return found
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={"prefix": {"type": "path", "required": True}, "link": {"type": "path", "required": True}},
+        supports_check_mode=True,
+    )
+    prefix, link = module.params["prefix"], module.params["link"]
+    trees = {name: checksum(os.path.join(prefix, name, ".complete")) for name in names(prefix)}
+    module.exit_json(
+        changed=False,
+        prefix=prefix,
+        description=checksum(os.path.join(prefix, "etc", "rumplab.json")),
+        link=os.readlink(link) if os.path.islink(link) else "",
+        trees={name: stamp for name, stamp in trees.items() if stamp},
+        components=intact_components(os.path.join(prefix, "etc", "components.d")),
+    )
+
+
+if __name__ == "__main__":
+    main()
