@@ -1,0 +1,49 @@
+"""What role bridge refuses, and that uninstalling leaves the host as it was. Runs last."""
+
+from __future__ import annotations
+
+import re
+
+from netguest.guests import HELPER, PREFIX, ROOT, SCENARIO, play, settings
+from testinfra.host import Host
+
+
+def test_without_consent_nothing_is_done(host: Host) -> None:
+    before = host.check_output("ip -j link")
+    run = play(SCENARIO / "row.yml", bridge_manage=False, bridge_name="another0")
+    assert run.returncode == 0, run.stdout
+    assert "bridge_manage is false" in run.stdout
+    assert host.check_output("ip -j link") == before
+    assert settings(host)["bridge"] == "rumplab0"
+
+
+def test_a_name_that_is_too_long_is_refused(host: Host) -> None:
+    run = play(SCENARIO / "row.yml", bridge_manage=True, bridge_name="sixteen-letters0")
+    assert run.returncode != 0
+    assert "up to 15 letters" in re.sub(r"\s+", " ", run.stdout + run.stderr)
+
+
+def test_the_role_brings_it_up_with_new_settings_and_another_name(host: Host) -> None:
+    for name, address in (("rumplab0", "10.0.1.1/24"), ("lab1", "10.77.0.1/24")):
+        dhcp = [address.replace(".1/24", ".10"), address.replace(".1/24", ".20")]
+        run = play(SCENARIO / "row.yml", bridge_manage=True, bridge_name=name, bridge_address=address, bridge_dhcp=dhcp)
+        assert run.returncode == 0, run.stdout
+        assert f'"ifname":"{name}"' in host.check_output("ip -j addr show to %s", address)
+    assert host.run("ip link show rumplab0").rc != 0
+    assert host.file("/etc/qemu/bridge.conf").content_string.splitlines()[:2] == ["allow lab1", "allow elsewhere0"]
+
+
+def test_uninstall_leaves_the_host_as_it_was(host: Host) -> None:
+    run = play(ROOT / "playbooks" / "uninstall.yml")
+    assert run.returncode == 0, run.stdout
+    assert not host.file(PREFIX).exists
+    assert not host.file("/usr/local/libexec").exists
+    assert not host.file("/etc/network/interfaces.d/lab1").exists
+    assert not host.file("/etc/network/interfaces.d/rumplab0").exists
+    assert host.run("cmp /etc/qemu/bridge.conf /opt/before/bridge.conf").rc == 0
+    assert host.run("cmp /etc/group /opt/before/group").rc == 0
+    assert not host.file(HELPER).exists
+    assert host.run(f"dpkg-statoverride --list {HELPER}").rc != 0
+    # The tools to look with went with the packages: what the kernel shows as files serves.
+    assert host.check_output("ls /sys/class/net") == host.check_output("cat /opt/before/interfaces")
+    assert host.check_output("cat /proc/net/route") == host.check_output("cat /opt/before/route")

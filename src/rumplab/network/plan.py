@@ -1,0 +1,131 @@
+"""From what is there to what should be: conflicts, and the steps up and down. Nothing here touches the host.
+
+Steps are only made for what is missing or left, so that a run that was killed is finished by the next one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rumplab.errors import RumplabError
+from rumplab.network import dhcp, firewall
+from rumplab.network.record import Record, state_path
+from rumplab.network.seen import IPV4, Link, Seen
+from rumplab.network.settings import Settings
+from rumplab.network.steps import End, Remove, Run, Step, Sysctl, Write
+
+IPV6 = Path("/proc/sys/net/ipv6")
+ANOTHER_SERVER = (
+    "if its address is in use, another DNS server has taken port 53 of every address: let it bind its own"
+    " interfaces only (dnsmasq: bind-dynamic)"
+)
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The paths of the programs, the directory of `net`'s own files, and the account dnsmasq runs as."""
+
+    ip: str
+    nft: str
+    dnsmasq: str
+    directory: Path
+    user: str
+
+
+def is_ours(link: Link, settings: Settings) -> bool:
+    return link.kind == "bridge" and link.mac == settings.mac
+
+
+def check(settings: Settings, seen: Seen, record: Record | None) -> None:
+    """RumplabError, which names the owner, when the bridge's name, subnet or nftables table is taken."""
+    link = seen.link(settings.bridge)
+    if link is not None and not is_ours(link, settings):
+        raise RumplabError(
+            f"{settings.bridge} is in use and isn't this lab's: {describe(link, seen)};"
+            " choose another bridge_name"
+        )
+    for other in seen.links:
+        for address in other.addresses:
+            if other.name != settings.bridge and address.network.overlaps(settings.network):
+                raise overlap(settings, f"{address} of interface {other.name}")
+    for network, device in seen.routes:
+        if device != settings.bridge and network.overlaps(settings.network):
+            raise overlap(settings, f"the route to {network} by interface {device}")
+    if record is None and seen.tables is not None and firewall.TABLE in seen.tables:
+        raise RumplabError(
+            f"nftables has a table '{firewall.TABLE}' that no 'net up' of this lab made; bring the other"
+            f" lab's network down, or remove the table: nft delete table {firewall.TABLE}"
+        )
+
+
+def overlap(settings: Settings, owner: str) -> RumplabError:
+    return RumplabError(f"subnet {settings.network} overlaps {owner}; choose another bridge_address")
+
+
+def describe(link: Link, seen: Seen) -> str:
+    """An interface in words: kind, MAC, addresses, ports."""
+    words = [f"{link.kind or 'network'} interface, MAC {link.mac or 'none'}"]
+    words += [str(address) for address in link.addresses]
+    ports = ", ".join(port.name for port in seen.ports(link.name))
+    return ", ".join(words) + (f", ports {ports}" if ports else "")
+
+
+def begin(settings: Settings, seen: Seen, session: str) -> Record:
+    """The record of a first `net up`: with the settings it will change, as they are now."""
+    routes_already = seen.sysctls.get("ip_forward") == "1"
+    return Record(settings, session, {} if routes_already or not settings.nat else dict(seen.sysctls))
+
+
+def up(settings: Settings, seen: Seen, record: Record, tools: Tools) -> list[Step]:
+    """What is missing. Filtering comes before routing, so that no packet slips through in between."""
+    name, link = settings.bridge, seen.link(settings.bridge)
+    steps: list[Step] = []
+    if link is None:
+        steps.append(Run((tools.ip, "link", "add", "name", name, "address", settings.mac, "type", "bridge")))
+    # A guest could otherwise become the host's IPv6 router by announcing itself.
+    steps.append(Sysctl(IPV6 / "conf" / name / "disable_ipv6", "1"))
+    if seen.tables is None or firewall.TABLE not in seen.tables:
+        steps.append(Run((tools.nft, "-f", "-"), firewall.ruleset(settings)))
+    if link is None or settings.address not in link.addresses:
+        broadcast = str(settings.network.broadcast_address)
+        steps.append(
+            Run((tools.ip, "addr", "add", str(settings.address), "broadcast", broadcast, "dev", name))
+        )
+    if link is None or not link.up:
+        steps.append(Run((tools.ip, "link", "set", "dev", name, "up")))
+    if record.sysctls:
+        steps.append(Sysctl(IPV4 / "ip_forward", "1"))
+    if seen.dhcp is None:
+        argv = dhcp.argv(tools.dnsmasq, settings, tools.directory, tools.user)
+        steps.append(Run(tuple(argv), hint=ANOTHER_SERVER))
+    return steps
+
+
+def down(
+    settings: Settings, seen: Seen, record: Record | None, tools: Tools, keep_link: bool = False
+) -> list[Step]:
+    """What is left of the bridge, in the opposite order, so that filtering outlasts routing; the record last."""
+    steps: list[Step] = []
+    if seen.dhcp is not None:
+        steps.append(End(*seen.dhcp))
+    if record is not None and record.sysctls.get("ip_forward"):
+        # It resets the other ones that are put back after it.
+        order = sorted(record.sysctls, key=lambda name: name != "ip_forward")
+        steps += [Sysctl(IPV4 / name, record.sysctls[name]) for name in order]
+    link = seen.link(settings.bridge)
+    if link is not None and is_ours(link, settings) and not keep_link:
+        steps.append(Run((tools.ip, "link", "delete", "dev", settings.bridge)))
+    # A table that no record speaks of is somebody else's.
+    if record is not None and seen.tables is not None and firewall.TABLE in seen.tables:
+        steps.append(Run((tools.nft, "delete", "table", *firewall.TABLE.split())))
+    files = (*dhcp.files(tools.directory), state_path(tools.directory))
+    leftovers = tuple(path for path in files if path.exists())
+    if leftovers:
+        steps.append(Remove(leftovers))
+    return steps
+
+
+def remember(record: Record, tools: Tools) -> Write:
+    """The step that comes before all others of `up`."""
+    return Write(state_path(tools.directory), record.text())

@@ -1,0 +1,120 @@
+"""The record of what `net up` found and did: ``var/net/state.json``, written before anything is changed.
+
+The directory is root's, since what stands in it is done by root; the prefix around it is the lab user's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rumplab import config
+from rumplab.config import Lab
+from rumplab.errors import RumplabError
+from rumplab.network import settings as settings_module
+from rumplab.network.settings import Settings
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
+LOCK_SECONDS = 10.0
+# The settings that `seen.sysctls` reads; an interface's name may hold dots but no slash.
+SYSCTL = re.compile(r"ip_forward|conf/all/accept_redirects|conf/(?!\.\.?/)[^/]+/forwarding")
+REMEDY = "rumplab net down --force"
+
+
+@dataclass(frozen=True)
+class Record:
+    """`session` is the boot and network namespace; `sysctls` are values to be put back, by path below
+    /proc/sys/net/ipv4."""
+
+    settings: Settings
+    session: str
+    sysctls: dict[str, str] = field(default_factory=dict)
+
+    def text(self) -> str:
+        data = {
+            "schema": config.SCHEMA,
+            "settings": self.settings.as_data(),
+            "session": self.session,
+            "sysctls": self.sysctls,
+        }
+        return json.dumps(data, indent=2) + "\n"
+
+
+def directory(lab: Lab) -> Path:
+    return lab.prefix / "var" / "net"
+
+
+def state_path(where: Path) -> Path:
+    return where / "state.json"
+
+
+def session() -> str:
+    """Names this boot and this network namespace."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{boot}/{Path('/proc/self/ns/net').stat().st_ino}"
+
+
+def read(where: Path) -> Record | None:
+    """The record in `where`; None when there is none. RumplabError when it can't be understood."""
+    path = state_path(where)
+    if not path.exists():
+        return None
+    remedy = f"{REMEDY}, after moving it away"
+    data = config.read_object(path, remedy)
+    sysctls, inner = data.get("sysctls"), data.get("settings")
+    if not isinstance(inner, dict) or not is_sysctls(sysctls):
+        raise RumplabError(f"{path} is not a record of 'net up'; write it again: {remedy}")
+    return Record(
+        settings=settings_module.parse(inner, path, remedy),
+        session=config.text(data, "session", path, remedy),
+        sysctls=sysctls,
+    )
+
+
+def is_sysctls(value: Any) -> TypeGuard[dict[str, str]]:
+    """Whether `value` maps settings that `net up` changes, and no others, to numbers."""
+    return isinstance(value, dict) and all(
+        isinstance(number, str) and number.isdigit() and SYSCTL.fullmatch(name)
+        for name, number in value.items()
+    )
+
+
+def check_own(where: Path) -> None:
+    """RumplabError unless `where` is a directory that only root can write to."""
+    info = where.lstat()
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != 0 or info.st_mode & 0o022:
+        raise RumplabError(f"{where} is not a directory of root's own; remove it, then try again")
+
+
+@contextlib.contextmanager
+def locked(where: Path) -> Iterator[None]:
+    """Makes the directory and holds its lock; the kernel drops the lock when the process ends."""
+    where.mkdir(mode=0o755, exist_ok=True)
+    check_own(where)
+    handle = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise RumplabError(
+                        f"another 'rumplab net' has held {where} for {LOCK_SECONDS:.0f} s; try again"
+                    ) from None
+                time.sleep(0.02)
+        yield
+    finally:
+        os.close(handle)

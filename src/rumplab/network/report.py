@@ -1,0 +1,100 @@
+"""What ``rumplab net status`` says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rumplab import output
+from rumplab.network import firewall
+from rumplab.network.dhcp import Lease
+from rumplab.network.plan import is_ours
+from rumplab.network.ports import Port
+from rumplab.network.seen import Seen
+from rumplab.network.settings import Settings
+
+DARWIN = {
+    "state": "vmnet",
+    "detail": "macOS has no bridge to bring up: QEMU's vmnet makes one for each machine, which"
+    " needs root",
+    "remedy": "sudo rumplab run IMAGE --net bridge",
+}
+
+
+def state(settings: Settings, seen: Seen, recorded: bool) -> str:
+    """up, down, partial (a run was killed, or the host came up with the bridge alone) or foreign."""
+    link = seen.link(settings.bridge)
+    if link is not None and not is_ours(link, settings):
+        return "foreign"
+    table = recorded if seen.tables is None else recorded and firewall.TABLE in seen.tables
+    addressed = link is not None and link.up and settings.address in link.addresses
+    parts = [addressed, table, seen.dhcp is not None]
+    if all(parts):
+        return "up"
+    return "partial" if any(parts) or link is not None else "down"
+
+
+def notes(settings: Settings, seen: Seen, leases: Sequence[Lease], bridge_netfilter: bool) -> list[str]:
+    """What keeps guests from being reached or from getting an address, and what to do about it."""
+    found = []
+    if len(leases) >= settings.leases:
+        found.append(
+            f"all {settings.leases} addresses are taken: the next guest gets none; widen bridge_dhcp, or wait"
+            " for a lease to end"
+        )
+    for name in firewall.dropping(seen.chains):
+        if bridge_netfilter:
+            found.append(
+                f"nftables chain '{name}' drops packets between guests, since br_netfilter hands bridged"
+                f" packets to it; let {settings.bridge} pass, or: sysctl net.bridge.bridge-nf-call-iptables=0"
+            )
+        elif settings.nat:
+            found.append(f"nftables chain '{name}' drops what guests send out; let {settings.bridge} pass")
+    return found
+
+
+def as_data(
+    settings: Settings,
+    seen: Seen,
+    recorded: bool,
+    ports: Sequence[Port],
+    leases: Sequence[Lease],
+    bridge_netfilter: bool = False,
+) -> dict[str, Any]:
+    """The report for --json."""
+    return {
+        "bridge": settings.bridge,
+        "state": state(settings, seen, recorded),
+        "address": str(settings.address),
+        "ports": [asdict(port) for port in ports],
+        "dhcp": {
+            "pid": seen.dhcp[0] if seen.dhcp else None,
+            "first": str(settings.first),
+            "last": str(settings.last),
+            "size": settings.leases,
+            "leases": [asdict(lease) for lease in leases],
+        },
+        "nat": settings.nat,
+        "group": settings.group,
+        "persistent": settings.persistent,
+        "notes": notes(settings, seen, leases, bridge_netfilter),
+    }
+
+
+def as_text(data: dict[str, Any], ports: Sequence[Port]) -> str:
+    """The same for people."""
+    dhcp = data["dhcp"]
+    server = f"dnsmasq, pid {dhcp['pid']}" if dhcp["pid"] else "not running"
+    lines = [
+        f"{data['bridge']}: {data['state']}, {data['address']}",
+        f"dhcp: {dhcp['first']} to {dhcp['last']}, {len(dhcp['leases'])} of {dhcp['size']} taken ({server})",
+        f"nat: {'on' if data['nat'] else 'off'}",
+        f"without root: members of group {data['group']}",
+        f"after a reboot: {'rumplab net up' if data['persistent'] == 'none' else data['persistent']}",
+        f"attached: {', '.join(map(str, ports)) or 'nothing'}",
+    ]
+    if dhcp["leases"]:
+        rows = [[lease["address"], lease["mac"], lease["name"] or "-"] for lease in dhcp["leases"]]
+        lines.append(output.table(["ADDRESS", "MAC", "NAME"], rows))
+    return "\n".join([*lines, *data["notes"]])

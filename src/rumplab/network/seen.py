@@ -1,0 +1,124 @@
+"""What the host's network is at this moment. Everything here only looks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass, field
+from ipaddress import IPv4Interface, IPv4Network
+from pathlib import Path
+from typing import Any
+
+from rumplab import process
+from rumplab.errors import RumplabError
+
+SECONDS = 5
+IPV4 = Path("/proc/sys/net/ipv4")
+
+
+@dataclass(frozen=True)
+class Link:
+    """One interface: its kind ('' for hardware), the bridge it is a port of, and its IPv4 addresses."""
+
+    name: str
+    kind: str = ""
+    mac: str = ""
+    master: str = ""
+    up: bool = False
+    addresses: tuple[IPv4Interface, ...] = ()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A look at the host. `tables` are those with a chain, as 'FAMILY NAME', or None where only root may see
+    them. `dhcp` is dnsmasq's (pid, token)."""
+
+    links: tuple[Link, ...] = ()
+    routes: tuple[tuple[IPv4Network, str], ...] = ()
+    tables: frozenset[str] | None = frozenset()
+    chains: tuple[dict[str, Any], ...] = ()
+    sysctls: dict[str, str] = field(default_factory=dict)
+    dhcp: tuple[int, str] | None = None
+
+    def link(self, name: str) -> Link | None:
+        return next((link for link in self.links if link.name == name), None)
+
+    def ports(self, bridge: str) -> list[Link]:
+        return [link for link in self.links if link.master == bridge]
+
+
+def output(argv: list[str]) -> str:
+    """What a command prints; RumplabError with its own words when it fails."""
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise RumplabError(f"{' '.join(argv)} did not answer within {SECONDS} s; try again") from None
+    if done.returncode:
+        raise RumplabError(f"{' '.join(argv)}: {' '.join(done.stderr.split()) or done.returncode}")
+    return done.stdout
+
+
+def parse_links(text: str) -> tuple[Link, ...]:
+    """The interfaces in the output of ``ip -d -j addr show``."""
+    return tuple(
+        Link(
+            name=item["ifname"],
+            kind=item.get("linkinfo", {}).get("info_kind", ""),
+            mac=item.get("address", ""),
+            master=item.get("master", ""),
+            up="UP" in item.get("flags", []),
+            addresses=tuple(
+                IPv4Interface(f"{address['local']}/{address['prefixlen']}")
+                for address in item.get("addr_info", [])
+                if address.get("family") == "inet"
+            ),
+        )
+        for item in json.loads(text or "[]")
+        if item.get("ifname")
+    )
+
+
+def parse_routes(text: str) -> tuple[tuple[IPv4Network, str], ...]:
+    """(destination, interface) of each route but the default ones, from ``ip -j -4 route show``."""
+    return tuple(
+        (IPv4Network(item["dst"]), item.get("dev", ""))
+        for item in json.loads(text or "[]")
+        if item["dst"] != "default"
+    )
+
+
+def parse_chains(text: str) -> list[dict[str, Any]]:
+    """The chains in the output of ``nft -j list chains``."""
+    return [item["chain"] for item in json.loads(text)["nftables"] if "chain" in item]
+
+
+def sysctls(root: Path = IPV4) -> dict[str, str]:
+    """What turning routing on changes, by path below /proc/sys/net/ipv4, with the values of now."""
+    paths = [root / "ip_forward", root / "conf/all/accept_redirects", *sorted(root.glob("conf/*/forwarding"))]
+    return {str(path.relative_to(root)): path.read_text(encoding="ascii").strip() for path in paths}
+
+
+def daemon(pid_file: Path) -> tuple[int, str] | None:
+    """(pid, token) of the process that `pid_file` names, if it is still the one started with that file."""
+    try:
+        pid = int(pid_file.read_text(encoding="ascii"))
+        argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return None
+    token = process.started(pid)
+    if token is None or f"--pid-file={pid_file}".encode() not in argv:
+        return None
+    return pid, token
+
+
+def look(ip: str, nft: str, pid_file: Path, root: bool) -> Seen:
+    """Looks at the network namespace of this process. `ip` and `nft` are the tools' paths."""
+    chains = parse_chains(output([nft, "-j", "list", "chains"])) if root else []
+    return Seen(
+        links=parse_links(output([ip, "-d", "-j", "addr", "show"])),
+        routes=parse_routes(output([ip, "-j", "-4", "route", "show"])),
+        tables=frozenset(f"{chain['family']} {chain['table']}" for chain in chains) if root else None,
+        chains=tuple(chains),
+        sysctls=sysctls(),
+        dhcp=daemon(pid_file),
+    )

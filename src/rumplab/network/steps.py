@@ -1,0 +1,129 @@
+"""What is done to the host, as data: each step can be printed as shell or carried out."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from rumplab import process
+from rumplab.errors import RumplabError
+
+SECONDS = 10
+
+
+class Step(Protocol):
+    def shell(self) -> str: ...
+    def do(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """A command, with `text` on its standard input. `hint` is added to the error when it fails."""
+
+    argv: tuple[str, ...]
+    text: str = ""
+    hint: str = ""
+
+    def shell(self) -> str:
+        line = shlex.join(self.argv)
+        return f"{line} <<'EOF'\n{self.text}EOF" if self.text else line
+
+    def do(self) -> None:
+        try:
+            done = subprocess.run(
+                self.argv, input=self.text, capture_output=True, text=True, timeout=SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise RumplabError(f"{shlex.join(self.argv)} did not end within {SECONDS} s; try again") from None
+        if done.returncode:
+            said = " ".join((done.stderr or done.stdout).split()) or f"status {done.returncode}"
+            hint = f"; {self.hint}" if self.hint else ""
+            raise RumplabError(f"{shlex.join(self.argv)}: {said}{hint}")
+
+
+@dataclass(frozen=True)
+class Write:
+    """A file of our own, written whole or not at all."""
+
+    path: Path
+    text: str
+
+    def shell(self) -> str:
+        return f"printf %s {shlex.quote(self.text)} >{shlex.quote(str(self.path))}"
+
+    def do(self) -> None:
+        temporary = self.path.with_name(f".{self.path.name}")
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(self.text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(self.path)
+
+
+@dataclass(frozen=True)
+class Sysctl:
+    """A kernel setting below /proc/sys. One that isn't there, or already right, is left alone."""
+
+    path: Path
+    value: str
+
+    def shell(self) -> str:
+        path, value = shlex.quote(str(self.path)), shlex.quote(self.value)
+        return f"[ ! -e {path} ] || grep -qsx {value} {path} || echo {value} >{path}"
+
+    def done(self) -> bool:
+        """Whether there is nothing to change, now or once the interface is there."""
+        try:
+            return self.path.read_text(encoding="ascii").strip() == self.value
+        except FileNotFoundError:
+            return not self.path.parent.parent.is_dir()
+
+    def do(self) -> None:
+        if self.done() or not self.path.exists():
+            return
+        try:
+            self.path.write_text(self.value, encoding="ascii")
+        except OSError as error:
+            raise RumplabError(
+                f"cannot set {self.path} to {self.value}: {error.strerror}; in a container,"
+                " set it from outside"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Remove:
+    """Files of our own; those that aren't there are none the worse."""
+
+    paths: tuple[Path, ...]
+
+    def shell(self) -> str:
+        return shlex.join(["rm", "-f", *map(str, self.paths)])
+
+    def do(self) -> None:
+        for path in self.paths:
+            path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class End:
+    """A process of ours, which `token` tells from a later one of the same number."""
+
+    pid: int
+    token: str
+
+    def shell(self) -> str:
+        return f"kill {self.pid}"
+
+    def do(self) -> None:
+        if not process.terminate(self.pid, self.token):
+            raise RumplabError(f"process {self.pid} does not end; see what it waits for, and try again")
+
+
+def script(steps: Iterable[Step]) -> str:
+    """The steps as a shell script."""
+    return "\n".join(["set -eu", *(step.shell() for step in steps)]) + "\n"
