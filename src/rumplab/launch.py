@@ -22,7 +22,10 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # What QEMU says, and what to do about it.
 KNOWN_FAILURES = (
     ('Failed to get "write" lock', "the image is in use by another process; stop that, or pass --snapshot"),
+    ("Could not set up host forwarding rule", "a port of --forward is taken; use another"),
     ("Address already in use", "the debug port is taken; use another --gdb-port"),
+    ("access denied by acl file", "the bridge's name must stand in QEMU's bridge.conf; provision the bridge again"),
+    ("failed to open /dev/net/tun", "let your account open it, or: sudo modprobe tun"),
     ("No space left on device", "free some space"),
 )
 
@@ -130,8 +133,10 @@ def _until_ready(machines: Machines, machine: Machine, child: subprocess.Popen[b
 def explain(code: int, log: str) -> str:
     """A message for QEMU's early end, made from its exit status and what it printed."""
     lines = log.strip().splitlines()
-    said = lines[-1] if lines else "it printed nothing"
     for sign, remedy in KNOWN_FAILURES:
-        if sign in log:
+        # A helper's reason stands before what QEMU makes of it.
+        said = next((line for line in lines if sign in line), None)
+        if said is not None:
             return f"QEMU did not start: {said}; {remedy}"
+    said = lines[-1] if lines else "it printed nothing"
     return f"QEMU did not start (exit status {code}): {said}"
