@@ -148,6 +148,4 @@ def with_forwards(found: Sequence[Nic], forwards: Sequence[Forward]) -> list[Nic
     at = next((number for number, card in enumerate(found) if card.net == nics.USER), None)
     if at is None and forwards:
         raise UsageError("--forward is for a user network; a guest on the bridge is reached by its own address")
-    return [
-        replace(card, forwards=tuple(forwards)) if number == at else card for number, card in enumerate(found)
-    ]
+    return [replace(card, forwards=tuple(forwards)) if number == at else card for number, card in enumerate(found)]

@@ -122,6 +122,8 @@ def symbols(args: argparse.Namespace, found: media.Media) -> tuple[str | None, s
 def wanted(args: argparse.Namespace, spec: qemu.Spec, found: media.Media) -> Machine:
     """The record of `spec` as far as the command line says it; Machines.claim does the rest."""
     program, digest = symbols(args, found)
+    if ("tcp", spec.gdb_port) in {(forward.protocol, forward.host) for forward in args.forward}:
+        raise UsageError(f"--gdb-port and --forward both ask for port {spec.gdb_port}; change one of them")
     return Machine(
         name=args.name or base_name(found.path),
         directory="",
