@@ -17,8 +17,9 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import base_images
@@ -29,6 +30,8 @@ BIN = ROOT / ".venv" / "bin"
 LOGS = ROOT / "build" / "test-logs"
 HEARTBEAT = 60.0
 MINUTE = 60.0
+LANES = 2
+RUNNING: set[subprocess.Popen[bytes]] = set()
 SHELL = re.compile(rb"#!\s*(?:/usr/bin/env\s+)?(?:/bin/)?(?:sh|bash|dash)\b|# shellcheck shell=")
 ERROR = re.compile(r"^(?:\[ERROR\]|fatal:|failed:|CRITICAL Ansible|=+ (?:FAILURES|ERRORS) =+$)")
 PRUNED = {"build", "__pycache__", "fixtures"}
@@ -212,7 +215,9 @@ def execute(part: Part, environment: dict[str, str]) -> Result:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+            RUNNING.add(process)
             ok = wait(process, part.name, part.limit)
+            RUNNING.discard(process)
     except FileNotFoundError as missing:
         log.write_text(f"{missing.filename} is not installed\n", "utf-8")
         ok = False
@@ -239,6 +244,27 @@ def take_away(part: Part, environment: dict[str, str]) -> None:
             timeout=3 * MINUTE,
             check=False,
         )
+
+
+def side_by_side(parts: list[Part], run: Callable[[Part], Result], lanes: int = LANES) -> list[Result]:
+    """Run parts in their order, a few at a time; an interruption ends those that run and starts no more.
+
+    A scenario mostly waits for its container and for Ansible, so that two of them hardly slow each other down.
+    """
+    with ThreadPoolExecutor(lanes) as pool:
+        futures = [pool.submit(run, part) for part in parts]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(RUNNING):
+                end_group(process)
+            raise
+
+
+def own_directory(part: Part, cache: Path) -> dict[str, str]:
+    """Molecule's working directory of a part: a scenario may run on two releases at once."""
+    return {"MOLECULE_EPHEMERAL_DIRECTORY": str(cache / "molecule" / part.name)}
 
 
 def prepare_cache(cache: Path, certificates: Path = Path("/usr/local/share/ca-certificates")) -> None:
@@ -299,7 +325,8 @@ def run_all(parts: list[Part]) -> list[Result]:
             environment.update(docker_host(environment))
             for release in dict.fromkeys(part.release for part in scenarios):
                 base_images.ensure(release, say)
-            results += [execute(part, environment) for part in scenarios]
+            own = [replace(part, environment={**part.environment, **own_directory(part, cache)}) for part in scenarios]
+            results += side_by_side(own, lambda part: execute(part, environment))
     except host.Failed as failure:
         say(str(failure))
         done = {result.name for result in results}

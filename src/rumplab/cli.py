@@ -19,7 +19,7 @@ from types import ModuleType
 from rumplab import __version__
 from rumplab.errors import RumplabError
 
-VERBS = ("status", "doctor", "stage", "run", "ps", "logs", "stop", "debug", "smoke")
+VERBS = ("status", "doctor", "stage", "run", "ps", "logs", "stop", "debug", "export", "smoke")
 HIDDEN_VERBS = ("completion",)
 
 EXAMPLES = """\

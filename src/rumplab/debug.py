@@ -8,12 +8,14 @@ import re
 import shlex
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 from rumplab import config, media
 from rumplab.config import Lab
 from rumplab.errors import RumplabError, UsageError
 from rumplab.machines import Machine, Machines, open_machines
+from rumplab.vmware.directory import open_export
 
 HELP = "attach the debugger to a machine, its symbols loaded"
 EPILOG = """\
@@ -26,6 +28,7 @@ examples:
   rumplab debug hello 'found if bus == 1'             run to a breakpoint with a condition
   rumplab debug hello main --batch --ex bt --ex 'info registers rip'
   rumplab debug hello --dry-run                       print the GDB command instead
+  rumplab debug --vmware hello.vmwarevm main          an export's machine, which VMware runs on this host
 """
 TAKES_EXTRA = True
 REMOTE_SECONDS = 10
@@ -64,6 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--symbols", metavar="FILE", help="load these symbols instead of the machine's program"
+    )
+    parser.add_argument(
+        "--vmware", metavar="DIR", type=Path, help="attach to the machine of an export instead; see 'export'"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the GDB command and do nothing")
 
@@ -148,6 +154,24 @@ def warn(message: str) -> None:
     print(f"rumplab debug: {message}", file=sys.stderr)
 
 
+def target_of(args: argparse.Namespace, lab: Lab) -> tuple[Machine, str | None]:
+    """The machine to attach to, and the place to run to. UsageError for a NAME beside `--vmware`."""
+    if args.vmware is None:
+        return choose(open_machines(lab), args.name), args.location
+    if args.location is not None:
+        raise UsageError(f"with --vmware there is no NAME; leave out '{args.name}'")
+    directory = Path(os.path.abspath(args.vmware))
+    found = open_export(directory)
+    machine = Machine(
+        name=directory.name,
+        directory=str(directory),
+        gdb_port=found.port,
+        program=found.program,
+        program_sha256=found.program_sha256,
+    )
+    return machine, args.name
+
+
 def checked_location(location: str | None) -> str | None:
     """`location`, if it is one line of text; UsageError otherwise."""
     if location is not None and not LOCATION.fullmatch(location):
@@ -158,10 +182,11 @@ def checked_location(location: str | None) -> str | None:
 
 
 def run(args: argparse.Namespace) -> int:
-    location = checked_location(args.location)
+    checked_location(args.location)
     lab = config.load()
     gdb = lab.component("gdb")
-    machine = choose(open_machines(lab), args.name)
+    machine, wanted = target_of(args, lab)
+    location = checked_location(wanted)
     for path in (args.symbols, *args.script):
         if path is not None and not os.path.isfile(path):
             raise RumplabError(f"{path}: no such file")

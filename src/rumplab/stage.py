@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rumplab import config
-from rumplab.errors import RumplabError, UsageError
-from rumplab.image import grub, layout
+from rumplab.errors import NotProvisioned, RumplabError, UsageError
+from rumplab.image import formats, grub, layout, volume
 from rumplab.image.multiboot import check_program
-from rumplab.image.recipe import recipe, shell
+from rumplab.image.recipe import Partition, Recipe, recipe, shell
+from rumplab.image.volume import Volume
 from rumplab.image.writer import write_image
+from rumplab.rumprun_schema import SCHEMAS
 
 HELP = "make a bootable disk image of a unikernel, without root"
 EPILOG = """\
@@ -30,6 +32,9 @@ examples:
   rumplab stage hello.bin -o hello.img --config hello.json    rumprun's JSON configuration
   rumplab stage hello.bin -o hello.img --args 'one two'
   rumplab stage hello.bin -o hello.img --size 1G --force
+  rumplab stage hello.bin -o hello.img --rumprun hello.yml    rumprun's configuration, as YAML
+  rumplab stage hello.bin -o hello.img --volume www --volume etc:config
+  rumplab stage hello.bin -o hello.qcow2 --format qcow2
 """
 
 TOOLS = ("sfdisk", "mke2fs", "debugfs", "grub-mkimage", "grub-modules")
@@ -51,6 +56,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="IMAGE", type=Path, required=True, help="what to write")
     parser.add_argument("--args", metavar="STRING", default=None, help="the unikernel's command line")
     parser.add_argument("--config", metavar="FILE.json", type=Path, help="the unikernel's configuration")
+    parser.add_argument(
+        "--rumprun", metavar="FILE.yml", type=Path, help="rumprun's configuration, written in YAML"
+    )
+    parser.add_argument(
+        "--rumprun-schema",
+        choices=SCHEMAS,
+        help="which JSON to make of it: rumprun's newer (the default) or older one",
+    )
+    parser.add_argument(
+        "--volume",
+        metavar="DIR[:LABEL]",
+        action="append",
+        default=[],
+        help="a further ext2 partition with the content of DIR; repeatable, up to 3",
+    )
+    parser.add_argument(
+        "--format", choices=formats.FORMATS, default="raw", help="of the image (default: %(default)s)"
+    )
     parser.add_argument("--size", help="MiB, or with suffix M or G (default: what it takes)")
     parser.add_argument("--force", action="store_true", help="overwrite IMAGE")
     parser.add_argument("--json", action="store_true", help="report as JSON, with the image's SHA-256")
@@ -64,10 +87,10 @@ def run(args: argparse.Namespace) -> int:
     output: Path = absolute(args.output)
     program_size = check_program(program)
     check_output(output, program, args.force)
-    content = choose_content(args.args, args.config)
+    content = choose_content(args.args, chosen_configuration(args))
+    volumes = volume.read_all(args.volume)
     contents = content_sizes(program_size, content)
-    size = layout.choose_size(wanted, contents)
-    made = recipe(tools(), program, size, content.arguments, content.module)
+    made, size = plan(program, output, content, layout.image_size(contents), volumes, wanted, args.format)
     if args.dry_run:
         print(shell(made, output), end="")
         return 0
@@ -75,7 +98,9 @@ def run(args: argparse.Namespace) -> int:
     def describe() -> dict[str, object]:
         return {"program": str(program), "sha256": sha256(program), "args": args.args}
 
-    write_image(made, output, layout.image_size(contents), describe)
+    needed = layout.image_size(contents) + sum(sum(item.contents) for item in volumes)
+    # The raw image goes when the other one is made of it.
+    write_image(made, output, needed if args.format == "raw" else 2 * needed, describe)
     seconds = time.monotonic() - started
     if args.json:
         report = {"image": str(output), "program": str(program), "size": size}
@@ -83,6 +108,35 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(f"{output}: {size // layout.MIB} MiB, made in {seconds:.1f} s")
     return 0
+
+
+def plan(
+    program: Path,
+    output: Path,
+    content: Content,
+    boot: int,
+    volumes: tuple[Volume, ...],
+    wanted: int | None,
+    kind: str,
+) -> tuple[Recipe, int]:
+    """The recipe of an image of format `kind` whose boot partition takes up to `boot` bytes, and the disk's
+    size, `wanted` or just large enough. What is more than enough goes to the last partition."""
+    sizes = [layout.volume_size(item.contents, item.inodes) for item in volumes]
+    what = "the program with its volumes" if volumes else "the program"
+    size = layout.choose(wanted, boot + sum(sizes), what)
+    if volumes:
+        sizes[-1] = size - boot - sum(sizes[:-1])
+    else:
+        boot = size
+    places = layout.place_volumes(boot, sizes)
+    partitions = [
+        Partition(item, number, start, length)
+        for number, (item, (start, length)) in enumerate(zip(volumes, places), 2)
+    ]
+    # QEMU is needed for the other formats only.
+    qemu_img = "" if kind == "raw" else config.load().component("qemu").path("qemu-img")
+    convert = formats.conversion(qemu_img, kind, output.name, size)
+    return recipe(tools(), program, boot, content.arguments, content.module, partitions, convert), size
 
 
 def absolute(path: Path) -> Path:
@@ -102,7 +156,31 @@ def content_sizes(program_size: int, content: Content) -> list[int]:
     return [program_size, module, 4 * len(content.arguments) + layout.BLOCK]
 
 
-def choose_content(arguments: str | None, configuration: Path | None) -> Content:
+def chosen_configuration(args: argparse.Namespace) -> bytes | None:
+    """The configuration's content, from `--config` or made of `--rumprun`. UsageError for both."""
+    if args.rumprun is None:
+        if args.rumprun_schema is not None:
+            raise UsageError("--rumprun-schema is for --rumprun FILE.yml, which is missing")
+        return None if args.config is None else read_configuration(args.config)
+    if args.config is not None:
+        raise UsageError("--config and --rumprun both give the configuration; leave one out")
+    return rumprun_configuration(args.rumprun, args.rumprun_schema or SCHEMAS[0])
+
+
+def rumprun_configuration(path: Path, kind: str) -> bytes:
+    """rumprun's JSON made of the YAML file `path`. NotProvisioned when there is no YAML reader."""
+    try:
+        # Only here: loading it takes longer than the rest of the tool.
+        from rumplab import rumprun
+    except ImportError as error:
+        raise NotProvisioned(
+            "the runtime tool has no PyYAML, which --rumprun needs; provision it: "
+            f"{config.load().provision} --tags lab"
+        ) from error
+    return rumprun.configuration(path, kind)
+
+
+def choose_content(arguments: str | None, configuration: bytes | None) -> Content:
     """Which way the arguments and the configuration go into the image; see rumplab.image.grub."""
     arguments = arguments or ""
     fits = grub.survives_command_line(arguments)
@@ -112,10 +190,10 @@ def choose_content(arguments: str | None, configuration: Path | None) -> Content
         return Content("", ("arguments", arguments.encode(errors="surrogateescape")))
     if not fits:
         raise UsageError(
-            "with --config, --args can hold no quote, backslash or control character and at most"
+            "with a configuration, --args can hold no quote, backslash or control character and at most"
             f" {grub.COMMAND_LINE_LIMIT} bytes: GRUB would change it; move it into the configuration"
         )
-    return Content(arguments, ("config.json", read_configuration(configuration)))
+    return Content(arguments, ("config.json", configuration))
 
 
 def read_configuration(path: Path) -> bytes:

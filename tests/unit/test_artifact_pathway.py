@@ -129,3 +129,17 @@ def test_an_older_tree_stays_in_use_while_the_newer_one_waits(upstreams: Upstrea
     assert "HTTP 404" in found["reason"]
     assert hello(tmp_path) == "good morning"
     assert provide(newer, opener)["changed"] is False
+
+
+def test_a_deferral_is_forgotten_when_what_is_in_use_is_wanted_again(upstreams: Upstreams, tmp_path: Path) -> None:
+    wanted = request(tmp_path, upstreams.pin())
+    provide(wanted, opener)
+    away = {**upstreams.pin(), "urls": [f"http://127.0.0.1:{closed_port()}/hello-2.0.tar"], "sha256": "0" * 64}
+    answer = provide({**request(tmp_path, away), "version": "2.0", "stamps": {"upstream": OTHER}}, opener)
+    assert answer["state"] == "deferred"
+    assert descriptor(tmp_path)["reason"].startswith("deferred:")
+    assert hello(tmp_path) == "good morning"
+    answer = provide(wanted, opener)
+    assert (answer["state"], answer["changed"], answer["switched"]) == ("installed", True, False)
+    assert (descriptor(tmp_path)["reason"], descriptor(tmp_path)["wanted"]) == (None, "1.0")
+    assert provide(wanted, opener)["changed"] is False

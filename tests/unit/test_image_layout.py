@@ -40,11 +40,11 @@ def test_an_image_is_larger_than_its_content_but_not_much(sizes: list[int]) -> N
 
 def test_a_size_that_is_too_small_names_the_one_that_fits() -> None:
     needed = layout.image_size([30 * MIB])
-    assert layout.choose_size(needed, [30 * MIB]) == needed
+    assert layout.choose(needed, needed, "the program") == needed
     with pytest.raises(RumplabError, match=f"needs {needed // MIB} MiB and --size gives {needed // MIB - 1}"):
-        layout.choose_size(needed - MIB, [30 * MIB])
+        layout.choose(needed - MIB, needed, "the program")
     with pytest.raises(RumplabError, match="too large"):
-        layout.choose_size(None, [layout.LARGEST])
+        layout.choose(None, layout.image_size([layout.LARGEST]), "the program")
 
 
 # Sizes where a further block, indirect block or block group begins.

@@ -257,7 +257,7 @@ def test_bad_configurations(tmp_path: Path, content: bytes, message: str) -> Non
     path = tmp_path / "c.json"
     path.write_bytes(content)
     with pytest.raises(RumplabError) as refusal:
-        stage.choose_content(None, path)
+        stage.read_configuration(path)
     assert message in str(refusal.value) and str(path) in str(refusal.value)
 
 
@@ -265,9 +265,10 @@ def test_a_configuration_goes_in_as_it_is(tmp_path: Path) -> None:
     """rumprun's format repeats keys, so what a JSON reader makes of the file would not do."""
     path = tmp_path / "c.json"
     path.write_bytes(b'{ "blk": {"source": "dev"}, "blk": {} }\n')
-    assert stage.choose_content("a b", path) == stage.Content("a b", ("config.json", path.read_bytes()))
+    content = stage.read_configuration(path)
+    assert stage.choose_content("a b", content) == stage.Content("a b", ("config.json", path.read_bytes()))
     with pytest.raises(UsageError, match="move it into the configuration"):
-        stage.choose_content('a "b"', path)
+        stage.choose_content('a "b"', content)
 
 
 def test_arguments_that_grub_would_change_become_a_module() -> None:

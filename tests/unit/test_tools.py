@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from base_images import (
     parse_one_line,
     sources_for,
 )
-from run_tests import Part, Result, add_up, choose, excerpt, report
+from run_tests import Part, Result, add_up, choose, excerpt, report, side_by_side
 
 JUNIT = """<testsuites><testsuite>
 <testcase name="a"/><testcase name="b"/>
@@ -97,6 +99,36 @@ def test_part_that_does_not_end_is_ended_with_its_children(tmp_path: Path) -> No
             return
         time.sleep(0.05)
     assert not Path(f"/proc/{child}").exists()
+
+
+def test_two_parts_run_at_once_and_results_keep_their_order() -> None:
+    meeting = threading.Barrier(2, timeout=10)
+
+    def run(part: Part) -> Result:
+        meeting.wait()
+        return Result(part.name, True, 0.0, 1, 0, 0)
+
+    parts = [Part(name, ("true",), 1.0, "molecule") for name in "abcd"]
+    assert [result.name for result in side_by_side(parts, run, lanes=2)] == list("abcd")
+
+
+def test_an_interruption_ends_what_runs_and_starts_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    monkeypatch.setattr(run_tests, "RUNNING", {process})
+    started = []
+
+    def run(part: Part) -> Result:
+        started.append(part.name)
+        if part.name == "a":
+            raise KeyboardInterrupt
+        process.wait(20)
+        return Result(part.name, False, 0.0, 0, 1, 0)
+
+    parts = [Part(name, ("true",), 1.0, "molecule") for name in ("a", "b", "c", "d", "e")]
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side(parts, run, lanes=2)
+    assert process.wait(10) == -signal.SIGTERM
+    assert "e" not in started
 
 
 def test_excerpt_shows_the_first_error_and_the_end() -> None:

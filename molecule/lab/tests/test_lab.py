@@ -118,6 +118,23 @@ def test_a_lost_link_comes_back(host: Host) -> None:
     assert host.file(link).is_symlink
 
 
+def test_packages_out_of_reach_defer_their_component_and_the_run_goes_on(host: Host) -> None:
+    name = host.backend.get_hostname()
+    descriptor = f"{PREFIX}/etc/components.d/qemu.json"
+    subprocess.run(["docker", "network", "disconnect", "bridge", name], check=True, timeout=60)
+    try:
+        run = play(HERE / "component.yml", rumplab_prefix=PREFIX)
+        assert run.returncode == 0, run.stdout
+        status = host.run("runuser -u rumplab -- rumplab status")
+        strict = play(HERE / "component.yml", rumplab_prefix=PREFIX, rumplab_strict=True)
+    finally:
+        subprocess.run(["docker", "network", "connect", "bridge", name], check=True, timeout=60)
+    assert json.loads(host.file(descriptor).content.decode())["state"] == "deferred"
+    assert "to complete it: ./provision --tags qemu" in status.stdout
+    assert strict.returncode != 0
+    assert "packages: qemu-system-x86, qemu-utils" in said(strict)
+
+
 def test_uninstall_keeps_what_others_need_and_takes_the_rest(host: Host) -> None:
     variables = {"rumplab_prefix": PREFIX}
     assert play(HERE / "packages.yml", **variables).returncode == 0

@@ -25,7 +25,8 @@ RETURN = r"""
 prefix: {description: "The prefix.", type: str, returned: always}
 description: {description: "SHA-1 of etc/rumplab.json, or empty.", type: str, returned: always}
 link: {description: "The target of the link, or empty.", type: str, returned: always}
-trees: {description: "SHA-1 of NAME/.complete, by name, of every tree in use.", type: dict, returned: always}
+trees: {description: "SHA-1 of NAME/.complete, by name, of every tree in use that waits for no other.", type: dict,
+        returned: always}
 components: {description: "The requests that the host's own programs were described for, by component, where each
              program is still the one that was described.", type: dict, returned: always}
 """
@@ -56,20 +57,30 @@ def names(path: str) -> list[str]:
         return []
 
 
-def intact_components(directory: str) -> dict[str, str]:
-    """Return component -> request, of those descriptors whose programs haven't changed since."""
+def descriptors(directory: str) -> dict[str, dict[str, Any]]:
+    """Return the descriptors by component. One that can't be read is left out, and gets written anew."""
     found = {}
     for name in names(directory):
         try:
             with open(os.path.join(directory, name), encoding="utf-8") as stream:
-                described: dict[str, Any] = json.load(stream)
-            paths, request = described["paths"], described.get("request")
-            if request and described["state"] == "installed" and fingerprints(paths) == described["fingerprints"]:
-                found[described["name"]] = request
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            # Whatever is wrong with it, the component gets described anew.
+                described = json.load(stream)
+            found[str(described["name"])] = described
+        except (OSError, ValueError, KeyError, TypeError):
             continue
     return found
+
+
+def is_intact(described: dict[str, Any]) -> bool:
+    """True when a component of the host's own programs is described, and none of them has changed since."""
+    try:
+        return described["state"] == "installed" and fingerprints(described["paths"]) == described["fingerprints"]
+    except (OSError, KeyError, AttributeError):
+        return False
+
+
+def waits(described: dict[str, Any]) -> bool:
+    """True when a tree is in use only because the one that was wanted couldn't be had."""
+    return str(described.get("reason")).startswith("deferred:")
 
 
 def main() -> None:
@@ -79,14 +90,15 @@ def main() -> None:
         supports_check_mode=True,
     )
     prefix, link = module.params["prefix"], module.params["link"]
+    described = descriptors(os.path.join(prefix, "etc", "components.d"))
     trees = {name: checksum(os.path.join(prefix, name, ".complete")) for name in names(prefix)}
     module.exit_json(
         changed=False,
         prefix=prefix,
         description=checksum(os.path.join(prefix, "etc", "rumplab.json")),
         link=os.readlink(link) if os.path.islink(link) else "",
-        trees={name: stamp for name, stamp in trees.items() if stamp},
-        components=intact_components(os.path.join(prefix, "etc", "components.d")),
+        trees={name: stamp for name, stamp in trees.items() if stamp and not waits(described.get(name, {}))},
+        components={name: one["request"] for name, one in described.items() if one.get("request") and is_intact(one)},
     )
 
 

@@ -11,8 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rumplab.image import grub
-from rumplab.image.layout import BLOCK, INODES, KIB, MIB, PARTITION_START, SECTOR
+from rumplab.image import formats, grub, volume
+from rumplab.image.layout import BLOCK, INODE, INODES, KIB, MIB, PARTITION_START, SECTOR, volume_inodes
+from rumplab.image.step import Step
+from rumplab.image.volume import Volume
 
 # Nothing in an image may depend on the moment, the user or the host's settings. The time is the first second
 # of 2000; /dev/null keeps the host's mke2fs.conf out.
@@ -33,12 +35,27 @@ BOOT_CODE = 440
 
 
 @dataclass(frozen=True)
-class Step:
-    """One command. `quiet`: it says nothing on standard error but its version unless something is wrong."""
+class Partition:
+    """A volume's place in the image, in bytes, and its number: the first one is partition 2."""
 
-    argv: tuple[str, ...]
-    stdin: str = ""
-    quiet: bool = False
+    volume: Volume
+    number: int
+    start: int
+    size: int
+
+    @property
+    def source(self) -> str:
+        """The link to the volume's directory in the work directory."""
+        return f"volume{self.number}"
+
+    @property
+    def population(self) -> str:
+        """The file with debugfs's commands in the work directory."""
+        return f"population{self.number}"
+
+    @property
+    def uuid(self) -> str:
+        return UUID[:-1] + str(self.number)
 
 
 @dataclass(frozen=True)
@@ -46,6 +63,7 @@ class Recipe:
     """`files` (name → content) and `links` (name → absolute path) come first, then the steps.
 
     `loader` needs nothing of `disk` and takes as long, so the two may run side by side; `boot` needs both.
+    `convert` makes `converted/NAME`, which is the result then, of the raw `image`.
     """
 
     files: Mapping[str, bytes]
@@ -53,17 +71,26 @@ class Recipe:
     disk: tuple[Step, ...]
     loader: Step
     boot: tuple[Step, ...]
+    convert: tuple[Step, ...] = ()
     environment: Mapping[str, str] = field(default_factory=lambda: dict(ENVIRONMENT))
 
     @property
     def steps(self) -> tuple[Step, ...]:
         """All of them, one after the other."""
-        return (*self.disk, self.loader, *self.boot)
+        return (*self.disk, self.loader, *self.boot, *self.convert)
 
 
-def partition_table() -> str:
-    """The input of sfdisk: one bootable Linux partition up to the end of the disk."""
-    return f"label: dos\nlabel-id: {DISK_ID}\nstart={PARTITION_START // SECTOR}, type=83, bootable\n"
+def partition_table(boot: int, partitions: Iterable[Partition]) -> str:
+    """The input of sfdisk: one bootable Linux partition up to byte `boot`, and one for each volume.
+
+    Without volumes, up to the end of the disk.
+    """
+    volumes = [
+        f"start={place.start // SECTOR}, size={place.size // SECTOR}, type=83\n" for place in partitions
+    ]
+    size = f" size={(boot - PARTITION_START) // SECTOR}," if volumes else ""
+    first = f"start={PARTITION_START // SECTOR},{size} type=83, bootable\n"
+    return f"label: dos\nlabel-id: {DISK_ID}\n{first}{''.join(volumes)}"
 
 
 def file_commands(source: str, name: str) -> list[str]:
@@ -89,28 +116,42 @@ def population(module: str | None, grub_modules: Iterable[str]) -> str:
     return "".join(f"{command}\n" for command in commands)
 
 
-def disk_steps(tools: Mapping[str, str], size: int) -> tuple[Step, ...]:
-    """A disk of `size` bytes with one partition and its files."""
-    options = f"offset={PARTITION_START},hash_seed={UUID},root_owner=0:0,nodiscard"
+def file_system_steps(
+    tools: Mapping[str, str], start: int, size: int, label: str, uuid: str, inodes: int, population: str
+) -> tuple[Step, ...]:
+    """An ext2 file system in the `size` bytes from `start` of the image, filled by the commands in a file."""
+    options = f"offset={start},hash_seed={uuid},root_owner=0:0,nodiscard"
     return (
-        Step(("dd", "if=/dev/null", "of=image", f"bs={MIB}", f"seek={size // MIB}", "count=0")),
-        Step(
-            (tools["sfdisk"], "--quiet", "--no-reread", "--no-tell-kernel", "--wipe", "never", "image"),
-            stdin=partition_table(),
-        ),
         Step(
             (
                 tools["mke2fs"],
-                *("-q", "-F", "-t", "ext2", "-b", str(BLOCK), "-I", "256", "-N", str(INODES), "-m", "0"),
-                *("-O", FEATURES, "-o", "linux", "-L", LABEL, "-U", UUID, "-E", options),
-                *("image", f"{(size - PARTITION_START) // KIB}k"),
+                *("-q", "-F", "-t", "ext2", "-b", str(BLOCK), "-I", str(INODE), "-N", str(inodes)),
+                *("-m", "0", "-O", FEATURES, "-o", "linux", "-L", label, "-U", uuid, "-E", options),
+                *("image", f"{size // KIB}k"),
             )
         ),
-        Step(
-            (tools["debugfs"], "-w", "-f", "population", f"image?offset={PARTITION_START}"),
-            quiet=True,
-        ),
+        Step((tools["debugfs"], "-w", "-f", population, f"image?offset={start}"), quiet=True),
     )
+
+
+def disk_steps(tools: Mapping[str, str], boot: int, partitions: Iterable[Partition]) -> tuple[Step, ...]:
+    """A disk with the boot partition up to byte `boot`, those of the volumes behind it, and their files."""
+    partitions = tuple(partitions)
+    size = partitions[-1].start + partitions[-1].size if partitions else boot
+    steps = [
+        Step(("dd", "if=/dev/null", "of=image", f"bs={MIB}", f"seek={size // MIB}", "count=0")),
+        Step(
+            (tools["sfdisk"], "--quiet", "--no-reread", "--no-tell-kernel", "--wipe", "never", "image"),
+            stdin=partition_table(boot, partitions),
+        ),
+        *file_system_steps(tools, PARTITION_START, boot - PARTITION_START, LABEL, UUID, INODES, "population"),
+    ]
+    for place in partitions:
+        inodes = volume_inodes(place.volume.inodes)
+        steps += file_system_steps(
+            tools, place.start, place.size, place.volume.label, place.uuid, inodes, place.population
+        )
+    return tuple(steps)
 
 
 def loader_step(tools: Mapping[str, str]) -> Step:
@@ -129,10 +170,18 @@ def boot_steps(tools: Mapping[str, str]) -> tuple[Step, ...]:
 
 
 def recipe(
-    tools: Mapping[str, str], program: Path, size: int, arguments: str, module: tuple[str, bytes] | None
+    tools: Mapping[str, str],
+    program: Path,
+    size: int,
+    arguments: str,
+    module: tuple[str, bytes] | None,
+    partitions: Iterable[Partition] = (),
+    convert: tuple[Step, ...] = (),
 ) -> Recipe:
-    """The whole recipe. `tools` are the paths of component rump_stager; `module` is the name and content of
-    the Multiboot module, if there is one."""
+    """The whole recipe. `tools` are the paths of component rump_stager; `size` is where the boot partition
+    ends; `module` is the name and content of the Multiboot module, if there is one; `convert` makes another
+    format of the raw image."""
+    partitions = tuple(partitions)
     grub_modules = Path(tools["grub-modules"])
     needed = grub.modules_in_file_system((grub_modules / "moddep.lst").read_text(encoding="utf-8"))
     name = module[0] if module else None
@@ -143,12 +192,17 @@ def recipe(
     }
     if module:
         files[module[0]] = module[1]
+    links = {"program": program, "grub-modules": grub_modules}
+    for place in partitions:
+        files[place.population] = volume.population(place.volume, place.source, TIME)
+        links[place.source] = place.volume.directory
     return Recipe(
         files=files,
-        links={"program": program, "grub-modules": grub_modules},
-        disk=disk_steps(tools, size),
+        links=links,
+        disk=disk_steps(tools, size, partitions),
         loader=loader_step(tools),
         boot=boot_steps(tools),
+        convert=convert,
     )
 
 
@@ -156,15 +210,18 @@ def shell(made: Recipe, output: Path) -> str:
     """`made` as a POSIX shell command that writes `output`, fit to be pasted."""
     target = shlex.quote(str(output))
     temporary = shlex.quote(str(output.parent / ".rumplab-stage.XXXXXX"))
+    result = f'"$converted"/{shlex.quote(output.name)}' if made.convert else '"$image"'
     lines = [
         "set -eu",
         "umask 022",
         "work=$(mktemp -d)",
         f"image=$(mktemp {temporary})",
-        """trap 'rm -rf "$work" "$image"' EXIT""",
+        "converted=" + (f"$(mktemp -d {temporary})" if made.convert else ""),
+        """trap 'rm -rf "$work" "$image" "$converted"' EXIT""",
         'cd "$work"',
         'ln -s "$image" image',
     ]
+    lines += [f'ln -s "$converted" {formats.CONVERTED}'] if made.convert else []
     lines += [f"ln -s {shlex.quote(str(target))} {name}" for name, target in made.links.items()]
     for name, content in made.files.items():
         text = content.decode(errors="surrogateescape")
@@ -173,5 +230,5 @@ def shell(made: Recipe, output: Path) -> str:
     for step in made.steps:
         command = shlex.join(step.argv)
         lines.append(f"printf %s {shlex.quote(step.stdin)} | {command}" if step.stdin else command)
-    lines += ['chmod 644 "$image"', f'mv "$image" {target}']
+    lines += [f"chmod 644 {result}", f"mv {result} {target}"]
     return "(\n" + "\n".join(lines) + "\n)\n"

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -17,8 +18,10 @@ from pathlib import Path
 from types import FrameType
 
 from rumplab.errors import RumplabError
+from rumplab.image import formats
 from rumplab.image.layout import MIB
-from rumplab.image.recipe import Recipe, Step
+from rumplab.image.recipe import Recipe
+from rumplab.image.step import Step
 
 SIDECAR_SUFFIX = ".rumplab.json"
 VERSION_LINE = re.compile(r"\S+ [0-9]+\.[0-9]+.*\([^)]*\)\s*")
@@ -26,6 +29,7 @@ OUT_OF_SPACE = os.strerror(errno.ENOSPC)
 # A step that writes slower than that, or hangs, is given up.
 SLOWEST = MIB
 PATIENCE = 60
+LINES_TOLD = 8
 
 
 def sidecar(output: Path) -> Path:
@@ -46,17 +50,22 @@ def write_image(recipe: Recipe, output: Path, needed: int, describe: Callable[[]
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rumplab-stage-")))
         runner = Runner(work, recipe.environment, output.parent, needed)
         lay_out(recipe, work, image)
+        result = image
+        if recipe.convert:
+            directory = stack.enter_context(temporary_directory(output.parent))
+            (work / formats.CONVERTED).symlink_to(directory)
+            result = directory / output.name
         loader = stack.enter_context(runner.running(recipe.loader))
         about = json.dumps({"schema": 1, **describe()}, indent=2)
         description.write_text(about + "\n", encoding="utf-8")
         for step in recipe.disk:
             runner.run(step)
         runner.finish(recipe.loader, loader)
-        for step in recipe.boot:
+        for step in (*recipe.boot, *recipe.convert):
             runner.run(step)
         # In this order a description never stands beside an image that it doesn't describe.
         sidecar(output).unlink(missing_ok=True)
-        image.rename(output)
+        result.rename(output)
         description.rename(sidecar(output))
 
 
@@ -116,8 +125,15 @@ class Runner:
         if OUT_OF_SPACE in said:
             raise out_of_space(self.directory, self.needed)
         if process.returncode or (step.quiet and complaints(said)):
-            reason = said or f"exit status {process.returncode}"
+            reason = shortened(said) or f"exit status {process.returncode}"
             raise RumplabError(f"{step.argv[0]} failed: {reason}\nthe commands: rumplab stage --dry-run …")
+
+
+def shortened(said: str) -> str:
+    """The first lines of `said`: what follows one complaint is mostly its consequences."""
+    lines = said.splitlines()
+    more = [f"({len(lines) - LINES_TOLD} more lines)"] if len(lines) > LINES_TOLD else []
+    return "\n".join(lines[:LINES_TOLD] + more)
 
 
 def complaints(said: str) -> list[str]:
@@ -155,6 +171,17 @@ def temporary_file(directory: Path) -> Iterator[Path]:
         yield path
     finally:
         path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def temporary_directory(directory: Path) -> Iterator[Path]:
+    """An empty directory in `directory`, removed at the end. Its mode follows the umask."""
+    path = directory / f".rumplab-stage-{secrets.token_hex(8)}"
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager

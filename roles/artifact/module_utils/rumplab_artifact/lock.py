@@ -11,6 +11,17 @@ from types import TracebackType
 from .errors import Broken
 
 
+def is_alive(pid: int) -> bool:
+    """True when there is a process of this number, whoever it belongs to."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 class Lock:
     """An flock(2) on `path`; the file names its holder. Commands that are run under it inherit it."""
 
@@ -24,7 +35,8 @@ class Lock:
         try:
             with open(self.path, encoding="utf-8") as stream:
                 owner = json.load(stream)
-            return f"process {owner['pid']} ({owner['purpose']}, since {owner['since']})"
+            who = f"process {owner['pid']} ({owner['purpose']}, since {owner['since']})"
+            return who if is_alive(owner["pid"]) else f"what {who} left behind when it was killed"
         except (OSError, ValueError, KeyError):
             return "another process"
 

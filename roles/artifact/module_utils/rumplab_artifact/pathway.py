@@ -198,11 +198,12 @@ def _use(request: Request, store: Store, tree: str) -> Answer:
     provenance = store.provenance_of(tree)
     paths = {key: os.path.join(store.prefix, name, path) for key, path in request["paths"].items()}
     stamp = store.stamp_of(tree)
-    store.describe(name, _descriptor(request, state="installed", stamp=stamp, tree=tree, paths=paths, **provenance))
+    descriptor = _descriptor(request, state="installed", stamp=stamp, tree=tree, paths=paths, **provenance)
+    described = store.describe(name, descriptor)
     switched = store.switch(name, tree)
     removed = store.prune(name, request["generations"])
     return {
-        "changed": True,
+        "changed": described or switched or bool(removed),
         "state": "installed",
         "tree": tree,
         "version": provenance["version"],
@@ -277,11 +278,8 @@ def _build(request: Request, store: Store, work: str, opener: fetch.Opener) -> A
 def _provide_locked(request: Request, store: Store, opener: fetch.Opener) -> Answer:
     name = request["name"]
     kinds = _kinds(request)
-    current = store.current(name)
     for kind in kinds if not request["retry"] else kinds[:1]:
         tree = store.find(name, request["stamps"][kind])
-        if tree and tree == current and (store.descriptor(name) or {}).get("state") == "installed":
-            return {"changed": False, "state": "installed", "tree": tree, "reason": None}
         if tree:
             return _use(request, store, tree)
     work = os.path.join(store.work, name)

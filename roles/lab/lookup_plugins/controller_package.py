@@ -1,0 +1,56 @@
+"""Lookup: a Python package of the controller, as files that role artifact adds to a tree."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: controller_package
+short_description: The sources of a pure Python package that the controller has
+description:
+  - Returns a list of dictionaries with C(path), below C(into), and C(content), sorted by path, for role artifact's
+    C(artifact_files). Compiled extensions are left out; the package must do without.
+  - What the controller has is what its lock file names, with a hash.
+options:
+  _terms: {description: "One package, by the name it is imported by.", required: true}
+  distribution: {description: "The name it is distributed by, whose licence comes along.", required: true}
+  into: {description: "The directory of the tree that packages are imported from.", required: true}
+"""
+
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.plugins.lookup import LookupBase
+
+LICENCES = ("LICENSE", "LICENCE", "COPYING")
+
+
+def source_files(package: str) -> dict[str, str]:
+    """The package's modules: path relative to the directory that holds the package, and content."""
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise AnsibleError(f"controller_package: the controller has no Python package {package}")
+    top = Path(found.origin).parent
+    return {str(path.relative_to(top.parent)): path.read_text("utf-8") for path in top.rglob("*.py")}
+
+
+def licence(package: str, distribution: str) -> dict[str, str]:
+    """The licence that the distribution brings, if it does, to stand in the package."""
+    try:
+        files = importlib.metadata.distribution(distribution).files or []
+    except importlib.metadata.PackageNotFoundError:
+        return {}
+    texts = [Path(str(file.locate())).read_text("utf-8") for file in files if file.name in LICENCES]
+    return {f"{package}/LICENSE": texts[0]} if texts else {}
+
+
+class LookupModule(LookupBase):
+    """The lookup."""
+
+    def run(self, terms: list[str], variables: Any = None, **kwargs: Any) -> list[dict[str, str]]:
+        """Return one dictionary a file."""
+        self.set_options(var_options=variables, direct=kwargs)
+        into = self.get_option("into").rstrip("/")
+        files = {**source_files(terms[0]), **licence(terms[0], self.get_option("distribution"))}
+        return [{"path": f"{into}/{path}", "content": files[path]} for path in sorted(files)]

@@ -1,0 +1,82 @@
+"""Questions to qemu-img about an existing image, and steps on it, with what it complains about explained."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from rumplab.errors import RumplabError
+from rumplab.image.step import Step
+from rumplab.machines import Machines
+
+INFO_SECONDS = 30
+# A step that moves less than so many bytes a second, or hangs, is given up.
+SLOWEST = 1024 * 1024
+PATIENCE = 60
+LOCKED = "Is another process using the image"
+FULL = "No space left on device"
+ENVIRONMENT = {"LC_ALL": "C"}
+
+
+def virtual_size(qemu_img: str, image: str, kind: str, machines: Machines) -> int:
+    """The size in bytes of the disk that `image` of format `kind` holds."""
+    step = Step((qemu_img, "info", "--output=json", "-f", kind, image))
+    said = run(step, Path.cwd(), INFO_SECONDS, image, machines)
+    return int(json.loads(said)["virtual-size"])
+
+
+def run_all(steps: Sequence[Step], work: Path, size: int, image: str, machines: Machines) -> None:
+    """Runs `steps` in `work` on a disk of `size` bytes in `image`."""
+    for step in steps:
+        run(step, work, PATIENCE + size / SLOWEST, image, machines)
+
+
+def run(step: Step, work: Path, seconds: float, image: str, machines: Machines) -> str:
+    """Runs one command in `work` for at most `seconds`; what it printed. RumplabError when it fails."""
+    try:
+        done = subprocess.run(
+            step.argv,
+            cwd=work,
+            env={**os.environ, **ENVIRONMENT},
+            input=step.stdin.encode(),
+            capture_output=True,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RumplabError(
+            f"{step.argv[0]} took more than {seconds:.0f} s and was stopped; is {image} on a disk"
+            " that answers?"
+        ) from error
+    except OSError as error:
+        raise RumplabError(f"cannot run {step.argv[0]}: {error.strerror}") from error
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip()
+        raise RumplabError(explain(step, said or f"exit status {done.returncode}", work, image, machines))
+    return done.stdout.decode(errors="replace")
+
+
+def explain(step: Step, said: str, work: Path, image: str, machines: Machines) -> str:
+    """What to tell a user about a command that failed and said so."""
+    if LOCKED in said:
+        return in_use(image, machines)
+    if FULL in said:
+        free = shutil.disk_usage(work).free // (1024 * 1024)
+        return f"no space left in {work.parent}, which has {free} MiB free; free some or choose another place"
+    return f"{step.argv[0]} failed: {said}"
+
+
+def in_use(image: str, machines: Machines) -> str:
+    """Who holds the lock of `image`, if it is one of the lab's machines, and how to end that."""
+    real = os.path.realpath(image)
+    for machine in machines.all():
+        if machine.image == real and not machine.snapshot:
+            return (
+                f"{image} is in use by machine '{machine.name}' (pid {machine.pid}); stop it with:"
+                f" rumplab stop {machine.name}"
+            )
+    return f"{image} is in use by another process, which is none of your machines; end that first"

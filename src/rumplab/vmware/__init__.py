@@ -1,0 +1,1 @@
+"""A staged image as a virtual machine of VMware's."""

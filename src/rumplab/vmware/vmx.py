@@ -1,0 +1,124 @@
+"""The configuration file of a virtual machine: lines of `key = "value"`, as VMware writes them.
+
+In a value, VMware stands `|` and two hex digits for a quote, a bar and control characters. Keys are compared
+without regard to case.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rumplab.errors import RumplabError
+
+ADAPTERS = ("lsilogic", "lsisas1068")
+# VMware's own for a 64-bit guest.
+PORT = 8864
+LISTEN_KEY = "debugStub.listen.guest64"
+PORT_KEY = "debugStub.port.guest64"
+LINE = re.compile(r'\s*([\w.:]+)\s*=\s*"([^"]*)"\s*')
+ESCAPE = re.compile(r"\|([0-9A-Fa-f]{2})")
+# Version 10 is of Fusion 6 and Workstation 10, so that everything newer opens it.
+HARDWARE = "10"
+BRIDGES = (4, 5, 6, 7)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a virtual machine is to be. `disk` and `serial` are file names; `pipe` makes `serial` a pipe."""
+
+    name: str
+    disk: str
+    serial: str
+    pipe: bool = False
+    adapter: str = ADAPTERS[0]
+    port: int = PORT
+    memory: int = 128
+
+
+def settings(machine: Machine) -> dict[str, str]:
+    """The keys and values of `machine`, in the order in which they are written.
+
+    The debug stub listens on this host only: `debugStub.listen.guest64.remote` must not be there.
+    """
+    found = {
+        ".encoding": "UTF-8",
+        "config.version": "8",
+        "virtualHW.version": HARDWARE,
+        "displayName": machine.name,
+        "guestOS": "other-64",
+        "firmware": "bios",
+        "numvcpus": "1",
+        "memsize": str(machine.memory),
+        "floppy0.present": "FALSE",
+        # The bridges behind which VMware puts its devices, which is where the lab's drivers look for them.
+        "pciBridge0.present": "TRUE",
+    }
+    for number in BRIDGES:
+        found[f"pciBridge{number}.present"] = "TRUE"
+        found[f"pciBridge{number}.virtualDev"] = "pcieRootPort"
+        found[f"pciBridge{number}.functions"] = "8"
+    found |= {
+        "scsi0.present": "TRUE",
+        "scsi0.virtualDev": machine.adapter,
+        "scsi0:0.present": "TRUE",
+        "scsi0:0.deviceType": "scsi-hardDisk",
+        "scsi0:0.fileName": machine.disk,
+        "ethernet0.present": "TRUE",
+        "ethernet0.virtualDev": "e1000",
+        "ethernet0.connectionType": "nat",
+        "ethernet0.addressType": "generated",
+        "serial0.present": "TRUE",
+        "serial0.startConnected": "TRUE",
+        "serial0.fileType": "pipe" if machine.pipe else "file",
+        "serial0.fileName": machine.serial,
+    }
+    if machine.pipe:
+        found |= {"serial0.pipe.endPoint": "server", "serial0.tryNoRxLoss": "TRUE"}
+    return found | {
+        # A guest that polls its port would otherwise keep a processor of the host busy.
+        "serial0.yieldOnMsrRead": "TRUE",
+        LISTEN_KEY: "TRUE",
+        PORT_KEY: str(machine.port),
+        # Breakpoints in the processor's registers: those in memory would be overwritten by the boot loader.
+        "debugStub.hideBreakpoints": "TRUE",
+        # Nobody is there to answer questions about a machine that was copied.
+        "uuid.action": "create",
+    }
+
+
+def write(values: Mapping[str, str]) -> str:
+    """The text of a file with these settings."""
+    return "".join(f'{key} = "{escape(value)}"\n' for key, value in values.items())
+
+
+def escape(value: str) -> str:
+    """`value` without a character that would end it."""
+    return "".join(
+        f"|{ord(character):02X}" if character in '"|' or character < " " or character == "\x7f" else character
+        for character in value
+    )
+
+
+def parse(text: str, where: str) -> dict[str, str]:
+    """The settings in a file's `text`, by key in lower case. RumplabError names the line that is none."""
+    found = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith(("#", "!")):
+            continue
+        match = LINE.fullmatch(line)
+        if match is None:
+            raise RumplabError(f'{where}: line {number} is not key = "value"; export the image again')
+        found[match[1].lower()] = ESCAPE.sub(lambda code: chr(int(code[1], 16)), match[2])
+    return found
+
+
+def stub_port(values: Mapping[str, str], where: str) -> int:
+    """The port of the debug stub in parsed settings. RumplabError when there is none."""
+    if values.get(LISTEN_KEY.lower(), "").upper() != "TRUE":
+        raise RumplabError(f'{where} has no debug stub; add: {LISTEN_KEY} = "TRUE"')
+    port = values.get(PORT_KEY.lower(), str(PORT))
+    if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+        raise RumplabError(f"{where}: {PORT_KEY} is '{port}'; give it a port between 1 and 65535")
+    return int(port)

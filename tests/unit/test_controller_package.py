@@ -1,0 +1,44 @@
+"""The lookup that takes a Python package of the controller to a host."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from ansible.errors import AnsibleError
+
+PLUGIN = Path(__file__).resolve().parents[2] / "roles" / "lab" / "lookup_plugins" / "controller_package.py"
+
+
+@pytest.fixture(scope="module")
+def plugin() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("controller_package", PLUGIN)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_it_finds_can_be_imported(plugin: ModuleType, tmp_path: Path) -> None:
+    files = {**plugin.source_files("yaml"), **plugin.licence("yaml", "PyYAML")}
+    assert "Permission is hereby granted" in files["yaml/LICENSE"]
+    for name, content in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, "utf-8")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import yaml; print(yaml.safe_load('a: [1]'))"
+    # -S: no other PyYAML is in reach.
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.stdout == "{'a': [1]}\n", done.stderr
+
+
+def test_a_package_that_is_not_there(plugin: ModuleType) -> None:
+    with pytest.raises(AnsibleError, match="the controller has no Python package no_such_package"):
+        plugin.source_files("no_such_package")
+    assert plugin.licence("yaml", "no-such-distribution") == {}

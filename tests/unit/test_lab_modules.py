@@ -1,0 +1,196 @@
+"""The modules of role lab: packages, the manifest, links on the host, and the one look at everything."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import ansible.module_utils
+import pytest
+
+ROLE = Path(__file__).resolve().parents[2] / "roles" / "lab"
+ansible.module_utils.__path__.append(str(ROLE / "module_utils"))
+packages = importlib.import_module("ansible.module_utils.rumplab_lab.packages")
+record = importlib.import_module("ansible.module_utils.rumplab_lab.record")
+files = importlib.import_module("ansible.module_utils.rumplab_lab.files")
+
+
+def load(name: str) -> ModuleType:
+    """Import one of the role's modules from its file."""
+    spec = importlib.util.spec_from_file_location(f"rumplab_module_{name}", ROLE / "library" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+component, host_links, host_paths, lab_state = map(load, ("component", "host_links", "host_paths", "lab_state"))
+USER = "nobody"
+
+
+def test_a_package_list_holds_what_is_installed_and_nothing_that_was() -> None:
+    text = "ii bash\nrc gone\nii libc6:amd64\nhi held\n"
+    assert packages.parse_list("apt", text) == ["bash", "held", "libc6:amd64"]
+    assert packages.parse_list("apt", "ii a\nrc b\n") == ["a"]
+    assert packages.parse_list("pacman", "b\na\n\n") == ["a", "b"]
+
+
+def test_an_unknown_package_manager_is_named() -> None:
+    with pytest.raises(ValueError, match="'zypper' isn't one of apt, dnf"):
+        packages.installed("zypper")
+
+
+def test_the_simulation_tells_what_would_go() -> None:
+    text = "Inst x\nRemv bc [1.07.1-3]\nPurg libgmp-dev [6.2] [nettle-dev:amd64 ]\nConf y\n"
+    assert packages.parse_apt_simulation(text) == {"bc", "libgmp-dev"}
+
+
+def test_a_stranger_keeps_what_it_needs_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = {"nettle-dev": "libgmp-dev"}
+    monkeypatch.setattr(packages, "installed", lambda _: ["bc", "libgmp-dev", "nettle-dev"])
+    monkeypatch.setattr(
+        packages, "_strangers", lambda names: {who for who, what in needs.items() if what in names and who not in names}
+    )
+    assert packages.removable("apt", ["bc", "libgmp-dev", "gone"]) == (["bc"], ["libgmp-dev"])
+    assert packages.removable("apt", ["bc", "libgmp-dev", "nettle-dev"]) == (["bc", "libgmp-dev", "nettle-dev"], [])
+
+
+def manifest(prefix: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((prefix / "var/manifest.json").read_text())["entries"]
+    return found
+
+
+def test_the_first_entry_makes_the_prefix_and_enters_it(tmp_path: Path) -> None:
+    prefix = tmp_path / "a" / "b"
+    path = str(prefix / "var" / "manifest.json")
+    added = record.record(path, [{"kind": "user", "name": "x"}], USER)
+    assert added == manifest(prefix)
+    assert added == [
+        {"kind": "path", "name": str(tmp_path / "a")},
+        {"kind": "prefix", "name": str(prefix)},
+        {"kind": "user", "name": "x"},
+    ]
+    assert record.record(path, [{"kind": "user", "name": "x"}], USER) == []
+
+
+def test_check_mode_tells_and_makes_nothing(tmp_path: Path) -> None:
+    path = str(tmp_path / "p" / "var" / "manifest.json")
+    assert record.record(path, [], USER, check=True) == [{"kind": "prefix", "name": str(tmp_path / "p")}]
+    assert not (tmp_path / "p").exists()
+
+
+def test_what_a_killed_run_installed_is_settled_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / "var" / "manifest.json")
+    (tmp_path / "var").mkdir()
+    state = {"package": ["bash"], "user": ["root"], "group": ["root"]}
+    monkeypatch.setattr(record, "host_state", lambda _: {kind: list(names) for kind, names in state.items()})
+    record.remember_packages(path, "apt", USER)
+    state["package"].append("qemu")
+    # The run is killed here; the next one remembers and settles, and must not take qemu for something older.
+    record.remember_packages(path, "apt", USER)
+    state["group"].append("rdma")
+    added = record.settle_packages(path, USER)
+    assert added == [{"kind": "package", "manager": "apt", "name": "qemu"}, {"kind": "group", "name": "rdma"}]
+    assert record.settle_packages(path, USER) == []
+    assert not (tmp_path / "var" / "packages-before.json").exists()
+
+
+def test_a_manifest_that_is_not_json_is_named(tmp_path: Path) -> None:
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var/manifest.json").write_text("{")
+    with pytest.raises(ValueError, match=r"manifest.json is not JSON .*run ./provision again"):
+        record.record(str(tmp_path / "var/manifest.json"), [], USER)
+
+
+def test_account_files_are_read_by_name(tmp_path: Path) -> None:
+    (tmp_path / "group").write_text("# comment\nroot:x:0:\nrdma:x:101:\n")
+    assert record.account_names(str(tmp_path / "group")) == ["root", "rdma"]
+    assert record.account_names(str(tmp_path / "none")) == []
+
+
+def test_links_are_planned_with_the_directories_they_need(tmp_path: Path) -> None:
+    links = {"bin/rumplab": "bin/rumplab", "share/x/rumplab": "share/x"}
+    wrong, parents = host_links.plan(str(tmp_path), "/opt/rumplab/rumplab", links)
+    assert [link for link, _ in wrong] == [str(tmp_path / name) for name in links]
+    assert parents == [str(tmp_path / name) for name in ("bin", "share", "share/x")]
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/rumplab").symlink_to("/opt/rumplab/rumplab/bin/rumplab")
+    assert host_links.plan(str(tmp_path), "/opt/rumplab/rumplab", {"bin/rumplab": "bin/rumplab"}) == ([], [])
+
+
+def test_somebody_elses_file_stops_the_plan(tmp_path: Path) -> None:
+    (tmp_path / "rumplab").write_text("theirs")
+    with pytest.raises(ValueError, match="exists and isn't rumplab's"):
+        host_links.plan(str(tmp_path), "/opt/rumplab/rumplab", {"rumplab": "bin/rumplab"})
+
+
+def test_only_links_and_directories_that_get_empty_go(tmp_path: Path) -> None:
+    (tmp_path / "ours/deep").mkdir(parents=True)
+    (tmp_path / "ours/deep/link").symlink_to("/nowhere")
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared/theirs").write_text("x")
+    (tmp_path / "file").write_text("x")
+    paths = [str(tmp_path / name) for name in ("ours/deep/link", "ours/deep", "ours", "shared", "file", "none")]
+    assert host_paths.sort_out(paths) == (paths[:3], paths[3:5])
+
+
+def test_a_components_programs_are_found_or_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "qemu").write_text("#!/bin/sh\necho QEMU emulator version 7.2.22 of 2026\n")
+    (tmp_path / "qemu").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    paths, missing = component.locate(["qemu", "no-such"], {"modules": ["/none", str(tmp_path)]})
+    assert (paths, missing) == ({"qemu": str(tmp_path / "qemu"), "modules": str(tmp_path)}, ["no-such"])
+    assert component.version_of(["qemu", "--version"], paths) == "7.2.22"
+    with pytest.raises(ValueError, match="prints no version"):
+        component.version_of(["true"], {})
+
+
+def test_one_look_tells_which_programs_changed_and_which_trees_wait(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_text("1")
+    described = {
+        "name": "qemu",
+        "state": "installed",
+        "paths": {"qemu": str(program)},
+        "request": "r",
+        "fingerprints": files.fingerprints({"qemu": str(program)}),
+    }
+    components = tmp_path / "etc/components.d"
+    components.mkdir(parents=True)
+    (components / "qemu.json").write_text(json.dumps(described))
+    (components / "bad.json").write_text("{")
+    (components / "gdb.json").write_text(json.dumps({"name": "gdb", "reason": "deferred: 404"}))
+    found = lab_state.descriptors(str(components))
+    assert set(found) == {"qemu", "gdb"}
+    assert lab_state.is_intact(found["qemu"]) and not lab_state.is_intact(found["gdb"])
+    assert lab_state.waits(found["gdb"]) and not lab_state.waits(found["qemu"])
+    program.write_text("12")
+    assert not lab_state.is_intact(found["qemu"])
+    program.unlink()
+    assert not lab_state.is_intact(found["qemu"])
+
+
+def test_a_checksum_is_that_of_the_content_or_nothing(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"stamp")
+    assert lab_state.checksum(str(tmp_path / "x")) == hashlib.sha1(b"stamp").hexdigest()
+    assert lab_state.checksum(str(tmp_path / "y")) == ""
+    assert lab_state.names(str(tmp_path / "none")) == []
+
+
+def test_files_of_the_lab_are_written_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    files.write_json(str(path), {"ü": 1}, "no-such-user")
+    assert json.loads(path.read_text()) == {"ü": 1}
+    assert path.stat().st_mode & 0o777 == 0o644
+    with pytest.raises(TypeError):
+        files.write_json(str(path), {"x": object()}, USER)
+    assert json.loads(path.read_text()) == {"ü": 1}
+    assert os.listdir(tmp_path) == ["x.json"]
