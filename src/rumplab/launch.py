@@ -12,17 +12,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import FrameType
 
-from rumplab import process, qmp
+from rumplab import holders, process, qmp
 from rumplab.errors import RumplabError
 from rumplab.machines import Machine, Machines
 
 STDIN = 0
 READY_SECONDS = 20.0
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# With --snapshot, QEMU still wants nobody to write to the image, and says "shared".
+LOCKED = ('Failed to get "write" lock', 'Failed to get shared "write" lock')
 # What QEMU says, and what to do about it.
 KNOWN_FAILURES = (
-    ('Failed to get "write" lock', "the image is in use by another process; stop that, or pass --snapshot"),
+    ("Could not set up host forwarding rule", "a port of --forward is taken; use another"),
     ("Address already in use", "the debug port is taken; use another --gdb-port"),
+    ("access denied by acl file", "the bridge's name must stand in QEMU's bridge.conf; provision the bridge again"),
+    ("failed to open /dev/net/tun", "let your account open it, or: sudo modprobe tun"),
     ("No space left on device", "free some space"),
 )
 
@@ -111,7 +115,7 @@ def _until_ready(machines: Machines, machine: Machine, child: subprocess.Popen[b
         code = child.poll()
         if code is not None:
             if code and not machine.serial_log.stat().st_size:
-                raise RumplabError(explain(code, machine.qemu_log.read_text(errors="replace")))
+                raise RumplabError(explain(code, machine.qemu_log.read_text(errors="replace"), machine.image))
             machines.retire(machine)
             return None
         try:
@@ -127,11 +131,16 @@ def _until_ready(machines: Machines, machine: Machine, child: subprocess.Popen[b
     )
 
 
-def explain(code: int, log: str) -> str:
+def explain(code: int, log: str, image: str | None = None) -> str:
     """A message for QEMU's early end, made from its exit status and what it printed."""
+    if image is not None and any(sign in log for sign in LOCKED):
+        holder = holders.of_file(image) or "another user's, or it has ended meanwhile"
+        return f"{image} is locked by a process that is none of your machines ({holder}); stop that first"
     lines = log.strip().splitlines()
-    said = lines[-1] if lines else "it printed nothing"
     for sign, remedy in KNOWN_FAILURES:
-        if sign in log:
+        # A helper's reason stands before what QEMU makes of it.
+        said = next((line for line in lines if sign in line), None)
+        if said is not None:
             return f"QEMU did not start: {said}; {remedy}"
+    said = lines[-1] if lines else "it printed nothing"
     return f"QEMU did not start (exit status {code}): {said}"

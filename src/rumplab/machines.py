@@ -18,13 +18,14 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from rumplab import ports, process
+from rumplab import nics, ports, process
 from rumplab.config import SCHEMA, Lab
 from rumplab.errors import RumplabError, UsageError
+from rumplab.nics import Forward, Nic
 
 NAME_LENGTH = 32
 NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_LENGTH - 1}}}")
@@ -47,6 +48,7 @@ class Machine:
     program: str | None = None
     program_sha256: str | None = None
     snapshot: bool = False
+    nics: tuple[Nic, ...] = ()
     accel: str = ""
     pid: int = 0
     token: str = ""
@@ -74,6 +76,15 @@ class Machine:
     @property
     def socket(self) -> Path:
         return self.path / SOCKET
+
+    @property
+    def forwards(self) -> list[Forward]:
+        return [forward for card in self.nics for forward in card.forwards]
+
+    @property
+    def tcp_ports(self) -> set[int]:
+        """The TCP ports of 127.0.0.1 that are its own: the debug stub's, and those that lead to the guest."""
+        return {self.gdb_port, *(forward.host for forward in self.forwards if forward.protocol == "tcp")}
 
     def alive(self) -> bool:
         return process.alive(self.pid, self.token)
@@ -147,22 +158,27 @@ class Machines:
             f"no machine called '{name}' is running; {'running: ' + names if names else 'none is running'}"
         )
 
-    def claim(self, wanted: Machine, numbered: bool) -> Machine:
+    def claim(self, wanted: Machine, numbered: bool, seen_macs: Collection[str] = ()) -> Machine:
         """Makes the directory and record of `wanted`, which the calling process owns until `update`.
 
-        With `numbered`, a taken name gets a number; else it is an error. A `gdb_port` of 0 becomes a
-        free one. RumplabError also when the port is taken, or the image in use by another of these machines.
+        With `numbered`, a taken name gets a number; else it is an error. A `gdb_port` of 0 becomes a free one,
+        and network cards without an address get one that is neither another machine's nor in `seen_macs`, those
+        that the bridge has seen. RumplabError also when a port is taken, or an address on the bridge, or when
+        another of these machines uses the image.
         """
         with self.locked():
             others = self._all()
             check_free(wanted, others)
+            check_macs(wanted, others, seen_macs)
             if not wanted.gdb_port:
-                wanted = replace(wanted, gdb_port=ports.free({other.gdb_port for other in others}))
+                avoid = set().union(wanted.tcp_ports, *(other.tcp_ports for other in others))
+                wanted = replace(wanted, gdb_port=ports.free(avoid))
             name = wanted.name
             if numbered:
                 name = free_name(name, {other.name for other in others})
             elif any(other.name == name for other in others):
                 raise RumplabError(f"a machine called '{name}' is running; 'rumplab stop {name}' ends it")
+            wanted = replace(wanted, nics=addressed(wanted.nics, name, others, seen_macs))
             directory = self.root / name
             token = process.started(os.getpid()) or ""
             machine = replace(
@@ -228,23 +244,59 @@ class Machines:
 
 
 def check_free(wanted: Machine, others: list[Machine]) -> None:
-    """RumplabError when another machine has the debug port, or writes to the same disk image."""
+    """RumplabError when another machine has one of the ports, or writes to the same disk image."""
     for other in others:
-        if other.gdb_port == wanted.gdb_port:
-            raise RumplabError(
-                f"port {wanted.gdb_port} is taken by machine '{other.name}' (pid {other.pid});"
-                f" stop it with 'rumplab stop {other.name}' or use another --gdb-port"
-            )
+        if wanted.gdb_port in other.tcp_ports:
+            raise port_taken(str(wanted.gdb_port), other, "--gdb-port")
+        for forward in wanted.forwards:
+            if uses(other, forward):
+                raise port_taken(forward.key, other, "--forward")
         if wanted.image and other.image == wanted.image and not (wanted.snapshot and other.snapshot):
             raise RumplabError(
                 f"{wanted.image} is in use by machine '{other.name}' (pid {other.pid}); stop it with"
                 f" 'rumplab stop {other.name}', or run both with --snapshot"
             )
-    if wanted.gdb_port and ports.taken(wanted.gdb_port):
-        raise RumplabError(
-            f"port {wanted.gdb_port} on 127.0.0.1 is taken by a process that is none of your machines;"
-            " use another --gdb-port, or leave it out"
-        )
+    why = ports.refusal(wanted.gdb_port) if wanted.gdb_port else None
+    if why:
+        raise RumplabError(f"port {wanted.gdb_port} on 127.0.0.1 {why}; use another --gdb-port, or leave it out")
+    for forward in wanted.forwards:
+        why = ports.refusal(forward.host, forward.protocol)
+        if why:
+            raise RumplabError(f"port {forward.key} on 127.0.0.1 {why}; forward another port of the host")
+
+
+def uses(machine: Machine, forward: Forward) -> bool:
+    """Whether `machine` has the port of the host that `forward` wants."""
+    if forward.protocol == "tcp":
+        return forward.host in machine.tcp_ports
+    return forward.key in {other.key for other in machine.forwards}
+
+
+def port_taken(port: str, other: Machine, option: str) -> RumplabError:
+    return RumplabError(
+        f"port {port} is taken by machine '{other.name}' (pid {other.pid});"
+        f" stop it with 'rumplab stop {other.name}' or use another {option}"
+    )
+
+
+def check_macs(wanted: Machine, others: list[Machine], seen: Collection[str]) -> None:
+    """RumplabError when an address that `wanted` was given is another's on the bridge."""
+    for mac in nics.on_bridge(wanted.nics):
+        for other in others:
+            if mac in nics.on_bridge(other.nics):
+                raise RumplabError(
+                    f"{mac} is the address of machine '{other.name}' (pid {other.pid}) on the bridge;"
+                    " use another, or leave it out"
+                )
+        if mac in seen:
+            raise RumplabError(f"{mac} is somebody else's address on the bridge; use another, or leave it out")
+
+
+def addressed(cards: Sequence[Nic], name: str, others: list[Machine], seen: Collection[str]) -> tuple[Nic, ...]:
+    """`cards` of machine `name`, each with an address; see Machines.claim."""
+    used = {mac for other in others for mac in nics.on_bridge(other.nics)}
+    # Machines of one name may run for several users.
+    return nics.with_macs(cards, f"{os.getuid()} {name}", used.union(seen))
 
 
 def free_name(base: str, taken: set[str]) -> str:
@@ -260,7 +312,8 @@ def read_record(directory: Path) -> Machine | None:
         data = json.loads((directory / RECORD).read_text(encoding="utf-8"))
         known = {item.name for item in fields(Machine)}
         machine = Machine(**{key: value for key, value in data.items() if key in known})
-        return replace(machine, directory=str(directory), argv=tuple(machine.argv))
+        cards = nics.from_data(data.get("nics", ()))
+        return replace(machine, directory=str(directory), argv=tuple(machine.argv), nics=cards)
     except (OSError, ValueError, TypeError, AttributeError):
         return None
 

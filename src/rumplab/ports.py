@@ -1,15 +1,18 @@
-"""TCP ports on 127.0.0.1 for debug stubs."""
+"""Ports on 127.0.0.1, for debug stubs and for what leads to guests."""
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Collection
+
+from rumplab import holders
 
 LAST_PORT = 65535
 
 
 def free(avoid: Collection[int] = ()) -> int:
-    """A port on 127.0.0.1 that nobody listens on just now and that is not in `avoid`."""
+    """A TCP port on 127.0.0.1 that nobody listens on just now and that is not in `avoid`."""
     while True:
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
@@ -18,13 +21,17 @@ def free(avoid: Collection[int] = ()) -> int:
             return port
 
 
-def taken(port: int) -> bool:
-    """Whether somebody listens on 127.0.0.1:`port`."""
-    with socket.socket() as sock:
-        # As QEMU does: a connection that lingers from an earlier session doesn't count.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def refusal(port: int, protocol: str = "tcp") -> str | None:
+    """Why 127.0.0.1:`port` can't be listened on, to follow "port N on 127.0.0.1"; None if it can."""
+    with socket.socket(type=socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM) as sock:
+        if protocol == "tcp":
+            # As QEMU does: a connection that lingers from an earlier session doesn't count.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind(("127.0.0.1", port))
-        except OSError:
-            return True
-        return False
+        except OSError as error:
+            if error.errno == errno.EACCES:
+                return "is for root; use one above 1023"
+            holder = holders.of_port(protocol, port)
+            return "is taken by a process that is none of your machines" + (f" ({holder})" if holder else "")
+        return None

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-BRIDGE = "pci.1"
-MAC = "54:54:00:55:55:55"
-NETWORK = "192.168.76.0/24"
-DHCP_START = "192.168.76.9"
+from rumplab import disks, nics
+from rumplab.nics import Link, Nic
+
 E1000_ID = 0x100E8086
 EXIT_PORT = 0xF4
-DISKS = ("virtio", "ide", "none")
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What the machine is to be. Exactly one of `image` and `program` is a path."""
+    """What the machine is to be. Exactly one of `image` and `program` is a path. `link` is for the bridge."""
 
     qemu: str
     gdb_port: int
@@ -31,6 +29,9 @@ class Spec:
     arguments: str | None = None
     disk: str = "virtio"
     snapshot: bool = False
+    nics: tuple[Nic, ...] = (Nic(),)
+    link: Link | None = None
+    pci_bridge: bool = True
     wait: bool = False
     exit_device: bool = False
     extra: tuple[str, ...] = ()
@@ -44,9 +45,7 @@ def value(text: str) -> str:
 def machine_argv(spec: Spec) -> list[str]:
     """The machine itself: board, devices, debug stub, what it boots."""
     argv = [spec.qemu, "-machine", f"pc,accel={spec.accel}", "-m", spec.memory, "-display", "none"]
-    argv += ["-device", f"pci-bridge,chassis_nr=2,id={BRIDGE}"]
-    argv += ["-netdev", f"user,id=net0,net={NETWORK},dhcpstart={DHCP_START}"]
-    argv += ["-device", f"e1000,netdev=net0,mac={MAC},bus={BRIDGE},addr=1"]
+    argv += nics.argv(spec.nics, spec.link, spec.pci_bridge)
     argv += ["-gdb", f"tcp:127.0.0.1:{spec.gdb_port}"]
     if spec.wait:
         argv.append("-S")
@@ -60,12 +59,10 @@ def boot_argv(spec: Spec) -> list[str]:
     if spec.program is not None:
         append = ["-append", spec.arguments] if spec.arguments else []
         return ["-kernel", spec.program, *append]
-    drive = f"file={value(spec.image or '')},format={spec.image_format},id=disk0"
+    drive = f"file={value(spec.image or '')},format={spec.image_format},id={disks.DRIVE}"
     if spec.snapshot:
         drive += ",snapshot=on"
-    if spec.disk == "ide":
-        return ["-drive", f"{drive},if=none", "-device", "ide-hd,drive=disk0"]
-    return ["-drive", f"{drive},if=none", "-device", "virtio-blk-pci,drive=disk0"]
+    return ["-drive", f"{drive},if=none", *disks.argv(spec.disk)]
 
 
 def foreground_argv(log: str) -> list[str]:

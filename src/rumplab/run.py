@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-from rumplab import accel, config, launch, media, ports, qemu
+from rumplab import accel, attachment, config, disks, launch, macs, media, netoptions, nics, ports, qemu
 from rumplab.errors import RumplabError, UsageError
-from rumplab.machines import Machine, Machines, base_name, check_name, open_machines
+from rumplab.machines import Machine, Machines, addressed, base_name, check_name, open_machines
 
 HELP = "boot an image or a program in QEMU, with a debug stub"
 EPILOG = """\
 The machine: a PC with an e1000 (54:54:00:55:55:55) behind a PCI bridge, user network 192.168.76.0/24, serial
 console on this terminal (Ctrl-A x ends QEMU, Ctrl-A c is its monitor), debug stub on 127.0.0.1.
+Options change each part of it.
 
 examples:
   rumplab run hello.img                       on this terminal
   rumplab run hello.img --wait --detach       in the background, stopped before its first instruction
   rumplab run hello.bin --args '{"cmdline": "hello"}'
+  rumplab run hello.img --disk mpt --nic virtio --no-pci-bridge
+  rumplab run hello.img --forward 8080:80     the guest's port 80 on 127.0.0.1:8080
+  rumplab run hello.img --net bridge --nic e1000 --nic e1000,net=user
   rumplab run hello.img --dry-run             print the command instead
   rumplab run hello.img -- -smp 2             more arguments for QEMU
 """
@@ -54,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--detach", action="store_true", help="run in the background: see ps, logs, stop")
     parser.add_argument("--name", help="the machine's name (default: made from the file's)")
     parser.add_argument("--memory", type=memory, default="128M", metavar="SIZE", help="default: %(default)s")
-    parser.add_argument("--disk", choices=qemu.DISKS, help="how an IMAGE is attached (default: virtio)")
+    parser.add_argument("--disk", choices=disks.CHOICES, help="an IMAGE's controller (default: virtio)")
     parser.add_argument("--snapshot", action="store_true", help="throw writes to the image away")
     parser.add_argument(
         "--accel",
@@ -72,16 +77,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="let the guest end QEMU: a byte v written to port 0xf4 is status 2v+1",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the QEMU command and do nothing")
+    netoptions.add_arguments(parser)
 
 
 def make_spec(args: argparse.Namespace, found: media.Media, emulator: str, accelerator: str) -> qemu.Spec:
     """The machine that the command line asks for, without a debug port yet. UsageError for contradictions."""
     is_program = found.format is None
-    if is_program and (args.snapshot or args.disk not in (None, "none")):
+    if is_program and (args.snapshot or args.disk not in (None, disks.NONE)):
         raise UsageError(
             f"{args.image} is a program and has no disk; make an image of it with 'rumplab stage'"
         )
-    if not is_program and args.disk == "none":
+    if not is_program and args.disk == disks.NONE:
         raise UsageError(f"{args.image} is a disk image: --disk none would leave nothing to boot")
     if not is_program and args.args is not None:
         raise UsageError("--args is for a program; an image's command line is set by 'rumplab stage --args'")
@@ -96,6 +102,7 @@ def make_spec(args: argparse.Namespace, found: media.Media, emulator: str, accel
         arguments=args.args,
         disk=args.disk or "virtio",
         snapshot=args.snapshot,
+        pci_bridge=not args.no_pci_bridge,
         wait=args.wait,
         exit_device=args.exit_device,
         extra=tuple(args.extra),
@@ -112,10 +119,12 @@ def symbols(args: argparse.Namespace, found: media.Media) -> tuple[str | None, s
     return chosen.path, None
 
 
-def claim(machines: Machines, args: argparse.Namespace, spec: qemu.Spec, found: media.Media) -> Machine:
-    """A record with a name and a debug port that no other machine has."""
+def wanted(args: argparse.Namespace, spec: qemu.Spec, found: media.Media) -> Machine:
+    """The record of `spec` as far as the command line says it; Machines.claim does the rest."""
     program, digest = symbols(args, found)
-    wanted = Machine(
+    if ("tcp", spec.gdb_port) in {(forward.protocol, forward.host) for forward in args.forward}:
+        raise UsageError(f"--gdb-port and --forward both ask for port {spec.gdb_port}; change one of them")
+    return Machine(
         name=args.name or base_name(found.path),
         directory="",
         gdb_port=spec.gdb_port,
@@ -123,9 +132,9 @@ def claim(machines: Machines, args: argparse.Namespace, spec: qemu.Spec, found: 
         program=program,
         program_sha256=digest,
         snapshot=spec.snapshot,
+        nics=spec.nics,
         accel=spec.accel,
     )
-    return machines.claim(wanted, numbered=args.name is None)
 
 
 def command(spec: qemu.Spec, detach: bool) -> str:
@@ -140,23 +149,31 @@ def command(spec: qemu.Spec, detach: bool) -> str:
     return shlex.join([*argv, *spec.extra])
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
+    cards = netoptions.cards(args, platform)
     lab = config.load()
     component = lab.component("qemu")
     emulator = component.path("qemu-system-x86_64")
     if args.name is not None:
         check_name(args.name)
     found = media.inspect(args.image)
+    bridged = any(card.net == nics.BRIDGE for card in cards)
+    way = attachment.find(lab, args.vmnet, platform) if bridged else None
     machines = open_machines(lab)
-    accelerator = args.accel
-    spec = make_spec(args, found, emulator, accelerator)
-    if accelerator == "auto":
+    spec = replace(make_spec(args, found, emulator, args.accel), nics=cards, link=way.link if way else None)
+    if spec.accel == "auto":
         spec = replace(spec, accel=accel.decide(emulator, component.version, machines.root).chosen)
+    record = wanted(args, spec, found)
+    seen = macs.learned(way.bridge) if way and way.bridge else frozenset()
     if args.dry_run:
-        print(command(replace(spec, gdb_port=spec.gdb_port or ports.free()), args.detach))
+        cards = addressed(cards, record.name, machines.all(), seen)
+        spec = replace(spec, nics=cards, gdb_port=spec.gdb_port or ports.free(record.tcp_ports))
+        print(command(spec, args.detach))
         return 0
-    machine = claim(machines, args, spec, found)
-    spec = replace(spec, gdb_port=machine.gdb_port)
+    if way:
+        attachment.check(way, os.geteuid())
+    machine = machines.claim(record, numbered=args.name is None, seen_macs=seen)
+    spec = replace(spec, gdb_port=machine.gdb_port, nics=machine.nics)
     console = qemu.detached_argv if args.detach else qemu.foreground_argv
     argv = [
         *qemu.machine_argv(spec),

@@ -13,13 +13,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 import rumplab
-from rumplab import config, logs, output, qemu, stop, verified
+from rumplab import config, disks, logs, output, qemu, stop, verified
 from rumplab.config import Lab
 from rumplab.errors import NotProvisioned, RumplabError
 from rumplab.machines import Machines, open_machines
@@ -28,41 +28,58 @@ HELP = "prove that the lab works: stage, boot, attach, break, read PCI"
 EPILOG = """\
 Stages the demo unikernel, boots it with an e1000 behind a PCI bridge, attaches the debugger, stops where the
 program finds the e1000, asks the debugger where that is, and lets it run to its end. Cleans up after itself.
+With --all it does the same from every disk controller, where it stops at the controller.
 
 examples:
   rumplab smoke
+  rumplab smoke --all
   rumplab smoke --record        remember that the lab, as it is, has passed (see status)
   rumplab smoke --keep          leave machine and image for a look
 """
 COMPONENTS = ("qemu", "rump_stager", "gdb", "pcihello")
 DEFAULT_SECONDS = 120
+# What --all adds, a controller.
+DISK_SECONDS = 60
 DONE = "pcihello: done"
-BREAK = f"pci_device_found if id == {qemu.E1000_ID:#x}"
 # One line of our own, whatever the version of GDB prints around it.
 REPORT = 'printf "rumplab-found %02x:%02x.%x %08x\\n", bus, device, function, id'
 REPORTED = re.compile(r"^rumplab-found (\S+) (\S+)$", re.MULTILINE)
-EXPECTED = ("01:01.0", f"{qemu.E1000_ID:08x}")
 # This very tool again, whatever the working directory and the user's Python settings hold.
 CALL = (
     "import sys; sys.path.insert(0, sys.argv[1]); from rumplab.cli import main; sys.exit(main(sys.argv[2:]))"
 )
 
 
+@dataclass(frozen=True)
+class Target:
+    """What the debugger is to find: PCI's first dword, and where, unless that is for the board to say."""
+
+    label: str
+    id: int
+    place: str | None = None
+
+
+E1000 = Target("e1000", qemu.E1000_ID, "01:01.0")
+
+
 @dataclass
 class Loop:
-    """One run: where it works, until when, and what it has found."""
+    """One run: where it works, until when, what it looks for, and what it has found."""
 
     machines: Machines
     program: str
     directory: Path
     deadline: float
     name: str
+    target: Target = E1000
+    disk: str | None = None
+    place: str = ""
     device: str = ""
     steps: list[dict[str, object]] = field(default_factory=list)
 
     @property
     def image(self) -> Path:
-        return self.directory / "pcihello.img"
+        return self.directory / (f"pcihello-{self.disk}.img" if self.disk else "pcihello.img")
 
     def left(self) -> float:
         """Seconds that remain. RumplabError when there are none."""
@@ -74,14 +91,14 @@ class Loop:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--all", action="store_true", help="from every disk controller too")
     parser.add_argument("--record", action="store_true", help="record in the prefix that the lab has passed")
     parser.add_argument("--keep", action="store_true", help="leave machine and image, and say where")
     parser.add_argument(
         "--timeout",
         type=int,
-        default=DEFAULT_SECONDS,
         metavar="SECONDS",
-        help="for all of it (default: %(default)s)",
+        help=f"for all of it (default: {DEFAULT_SECONDS}, and {DISK_SECONDS} more a controller)",
     )
 
 
@@ -124,25 +141,28 @@ def stage(loop: Loop) -> str:
 
 
 def boot(loop: Loop) -> str:
-    call(loop, "run", str(loop.image), "--wait", "--detach", "--name", loop.name)
+    disk = ["--disk", loop.disk] if loop.disk else []
+    call(loop, "run", str(loop.image), "--wait", "--detach", "--name", loop.name, *disk)
     machine = loop.machines.find(loop.name)
     return f"{machine.accel}, debug stub on 127.0.0.1:{machine.gdb_port}"
 
 
 def attach(loop: Loop) -> str:
-    """Breaks where the e1000 is found, and has the debugger say which device that is."""
+    """Breaks where the target is found, and has the debugger say which device that is."""
+    label, number = loop.target.label, f"{loop.target.id:08x}"
+    where = f"pci_device_found if id == 0x{number}"
     said = call(
-        loop, "debug", loop.name, BREAK, "--batch", "--ex", REPORT, "--ex", "delete", "--ex", "detach"
+        loop, "debug", loop.name, where, "--batch", "--ex", REPORT, "--ex", "delete", "--ex", "detach"
     )
     found = REPORTED.search(said)
     if found is None:
-        raise RumplabError(f"the debugger did not stop where the program finds the e1000; it said:\n{said}")
-    if found.groups() != EXPECTED:
-        raise RumplabError(
-            f"the debugger reports {found.group(1)} {found.group(2)}, expected {' '.join(EXPECTED)}"
-        )
-    loop.device = f"{found.group(1)} {found.group(2)[4:]}:{found.group(2)[:4]}"
-    return f"stopped in pci_device_found: e1000 {loop.device}, behind the bridge"
+        raise RumplabError(f"the debugger did not stop where the program finds the {label}; it said:\n{said}")
+    expected = (loop.target.place or found[1], number)
+    if found.groups() != expected:
+        raise RumplabError(f"the debugger reports {found[1]} {found[2]}, expected {' '.join(expected)}")
+    loop.place, loop.device = found[1], f"{number[4:]}:{number[:4]}"
+    behind = ", behind the bridge" if loop.target.place else ""
+    return f"stopped in pci_device_found: {label} {loop.place} {loop.device}{behind}"
 
 
 def finish(loop: Loop) -> str:
@@ -154,6 +174,7 @@ def finish(loop: Loop) -> str:
     return f"'{DONE}' on the serial console"
 
 
+ROW = "{:12} {:11} {:8} {}"
 STEPS: tuple[tuple[str, Callable[[Loop], str]], ...] = (
     ("stage", stage),
     ("run", boot),
@@ -176,6 +197,30 @@ def perform(loop: Loop, quiet: bool) -> None:
             print(f"ok  {name:5}  {seconds:5.1f} s  {detail}", flush=True)
 
 
+def every_disk(loop: Loop, quiet: bool, keep: bool) -> list[dict[str, object]]:
+    """All steps from each disk controller, stopping where the program finds it; one row of a table each."""
+    rows: list[dict[str, object]] = []
+    if not quiet:
+        print(ROW.format("disk", "controller", "at", "time").rstrip())
+    for disk, controller in disks.CONTROLLERS.items():
+        began = time.monotonic()
+        target = Target(f"{disk} controller", controller.id)
+        one = replace(loop, name=f"{loop.name}-{disk}", disk=disk, target=target, steps=[])
+        try:
+            perform(one, quiet=True)
+        except RumplabError as error:
+            raise RumplabError(f"--disk {disk}: {error}") from error
+        if not keep:
+            end_machines(one)
+        seconds = time.monotonic() - began
+        rows.append(
+            {"disk": disk, "controller": one.device, "place": one.place, "seconds": round(seconds, 3)}
+        )
+        if not quiet:
+            print(ROW.format(disk, one.device, one.place, f"{seconds:5.1f} s"), flush=True)
+    return rows
+
+
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
     """Makes SIGTERM unwind the stack, so that what was started is taken away."""
@@ -194,36 +239,51 @@ def terminable() -> Iterator[None]:
 
 def clean_up(loop: Loop, keep: bool) -> None:
     if keep:
-        print(f"rumplab smoke: kept machine {loop.name} and {loop.directory}", file=sys.stderr)
+        names = ", ".join(one.name for one in loop.machines.all() if one.name.startswith(loop.name))
+        print(f"rumplab smoke: kept {names or 'no machine'} and {loop.directory}", file=sys.stderr)
         return
-    for machine in loop.machines.all():
-        if machine.name == loop.name and not stop.end(loop.machines, machine):
-            print(f"rumplab smoke: {loop.name} (pid {machine.pid}) does not end", file=sys.stderr)
-    loop.machines.forget(loop.name)
+    end_machines(loop)
     shutil.rmtree(loop.directory, ignore_errors=True)
+
+
+def end_machines(loop: Loop) -> None:
+    """Ends the loop's machine, and those that every_disk named after it, without leaving their logs."""
+    names = [loop.name, *(f"{loop.name}-{disk}" for disk in disks.CONTROLLERS)]
+    for machine in loop.machines.all():
+        if machine.name in names and not stop.end(loop.machines, machine):
+            print(f"rumplab smoke: {machine.name} (pid {machine.pid}) does not end", file=sys.stderr)
+    for name in names:
+        loop.machines.forget(name)
 
 
 def run(args: argparse.Namespace) -> int:
     lab = config.load()
     program = require(lab)
     began = time.monotonic()
+    bound = DEFAULT_SECONDS + (DISK_SECONDS * len(disks.CONTROLLERS) if args.all else 0)
     with terminable():
         loop = Loop(
             machines=open_machines(lab),
             program=program,
             directory=Path(tempfile.mkdtemp(prefix="rumplab-smoke-")),
-            deadline=began + args.timeout,
+            deadline=began + (bound if args.timeout is None else args.timeout),
             name=f"smoke-{os.getpid()}",
         )
         try:
             perform(loop, quiet=args.json)
+            rows = every_disk(loop, args.json, args.keep) if args.all else []
             if args.record:
                 verified.record(lab)
         finally:
             clean_up(loop, args.keep)
     seconds = time.monotonic() - began
     if args.json:
-        print(output.as_json({"device": loop.device, "seconds": round(seconds, 3), "steps": loop.steps}))
+        data = {"device": f"{loop.place} {loop.device}", "seconds": round(seconds, 3), "steps": loop.steps}
+        print(output.as_json({**data, "disks": rows} if args.all else data))
     else:
-        print(f"the lab works: e1000 {loop.device} behind the bridge, seen by the debugger ({seconds:.1f} s)")
+        also = f" and {len(rows)} disk controllers," if rows else ","
+        print(
+            f"the lab works: e1000 {loop.place} {loop.device} behind the bridge{also}"
+            f" seen by the debugger ({seconds:.1f} s)"
+        )
     return 0

@@ -11,6 +11,9 @@ import pytest
 from staging import EXAMPLE, build, command, tool_paths
 from unit.labfixture import LabPrefix, host_tool, make_lab
 
+from rumplab import accel, config
+from rumplab.machines import open_machines
+
 
 @pytest.fixture
 def empty_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LabPrefix]:
@@ -42,3 +45,13 @@ def lab_prefix(empty_lab: LabPrefix, pcihello: Path) -> LabPrefix:
     empty_lab.component("rump_stager", tool_paths())
     empty_lab.component("pcihello", {"program": str(pcihello)}, source="bundle")
     return empty_lab
+
+
+@pytest.fixture
+def lab(lab_prefix: LabPrefix) -> LabPrefix:
+    """A lab that remembers that `--accel auto` means TCG, so that no test waits for the probe."""
+    root = open_machines(config.load()).root
+    component = config.load().component("qemu")
+    key = accel.key(component.path("qemu-system-x86_64"), component.version)
+    accel.remember(root / accel.CACHE, key, accel.Verdict("tcg"))
+    return lab_prefix

@@ -43,7 +43,7 @@ def test_options_and_their_choices(tmp_path: Path) -> None:
     assert "--gdb-port" in complete(tmp_path, "run", "--")
     assert "--reprobe" not in complete(tmp_path, "run", "--")
     assert complete(tmp_path, "run", "--accel", "") == {"auto", "kvm", "hvf", "tcg"}
-    assert complete(tmp_path, "run", "--disk", "v") == {"virtio"}
+    assert complete(tmp_path, "run", "--disk", "v") == {"virtio", "virtio-scsi"}
 
 
 @pytest.mark.parametrize("verb", ["debug", "logs", "stop"])

@@ -11,58 +11,18 @@ import subprocess
 import termios
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from unit.labfixture import LabPrefix
+from unit.running import DONE, detach, gone, image, started, until
 
-from rumplab import accel, config, ports, process, stop
+from rumplab import config, ports, stop
 from rumplab.machines import open_machines
 
 pytestmark = pytest.mark.qemu
 
-DONE = "pcihello: done"
 # What pcihello's 0x10 becomes by isa-debug-exit.
 EXIT_STATUS = 33
-
-
-@pytest.fixture
-def lab(lab_prefix: LabPrefix) -> LabPrefix:
-    """A lab that remembers that `--accel auto` means TCG, so that no test waits for the probe."""
-    root = open_machines(config.load()).root
-    component = config.load().component("qemu")
-    key = accel.key(component.path("qemu-system-x86_64"), component.version)
-    accel.remember(root / accel.CACHE, key, accel.Verdict("tcg"))
-    return lab_prefix
-
-
-def detach(lab: LabPrefix, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return lab.tool("run", "--detach", "--accel", "tcg", *arguments)
-
-
-def started(lab: LabPrefix, *arguments: str | Path) -> dict[str, Any]:
-    """Starts a machine and returns the newest record."""
-    result = detach(lab, *arguments)
-    assert result.returncode == 0, result.stderr
-    newest: dict[str, Any] = max(lab.machines(), key=lambda machine: machine["since"])
-    return newest
-
-
-def until(condition: Any, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.05)
-
-
-def gone(machine: dict[str, Any]) -> bool:
-    return not process.alive(machine["pid"], machine["token"])
-
-
-def image(lab: LabPrefix, program: Path, path: Path) -> Path:
-    result = lab.tool("stage", program, "-o", path)
-    assert result.returncode == 0, result.stderr
-    return path
 
 
 def test_two_machines_of_one_program_do_not_clash(lab: LabPrefix, pcihello: Path) -> None:

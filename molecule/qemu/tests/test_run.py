@@ -79,6 +79,43 @@ def test_two_machines_at_once(host: Any) -> None:
     assert alive(host, running["pcihello-2"])
 
 
+def test_cards_of_ones_choice(host: Any) -> None:
+    options = "--exit-device --nic virtio --nic ne2k_pci --nic rtl8139 --nic e1000 --forward 18080:80"
+    ran = host.run(f"{RUMPLAB} run {PROGRAM} {options} </dev/null")
+    assert ran.rc == EXIT_STATUS, ran.stderr
+    found = [line.split()[1] for line in ran.stdout.splitlines() if "class 020000" in line]
+    assert found == ["1af4:1000", "10ec:8029", "10ec:8139", "8086:100e"]
+    ran = host.run(f"{RUMPLAB} run {PROGRAM} --exit-device --net none --no-pci-bridge </dev/null")
+    assert ran.rc == EXIT_STATUS, ran.stderr
+    assert "class 020000" not in ran.stdout
+    assert "class 060400" not in ran.stdout
+
+
+def test_every_controller_is_in_this_qemu(host: Any) -> None:
+    """An empty disk: each machine comes up with its controller, whatever there is to boot."""
+    host.check_output("install -m 666 /dev/null /tmp/blank.img && truncate -s 1M /tmp/blank.img")
+    for disk in ("virtio", "ide", "lsi", "mpt", "virtio-scsi", "nvme"):
+        host.check_output(f"{RUMPLAB} run /tmp/blank.img --disk {disk} --detach --wait --name {disk}")
+        assert host.check_output(f"{RUMPLAB} stop {disk}") == f"{disk} stopped"
+
+
+def test_an_image_and_a_port_in_use_are_said_by_name(host: Any) -> None:
+    host.check_output("install -m 666 /dev/null /tmp/blank.img && truncate -s 1M /tmp/blank.img")
+    host.check_output(f"{RUMPLAB} run /tmp/blank.img --detach --wait --forward 18080:80")
+    ran = host.run(f"{RUMPLAB} run /tmp/blank.img --detach --wait")
+    assert ran.rc == 1
+    assert "/tmp/blank.img is in use by machine 'blank'" in ran.stderr
+    ran = host.run(f"{RUMPLAB} run {PROGRAM} --detach --forward 18080:81")
+    assert ran.rc == 1
+    assert "port tcp:18080 is taken by machine 'blank'" in ran.stderr
+
+
+def test_without_the_bridge_component_the_command_is_named(host: Any) -> None:
+    ran = host.run(f"{RUMPLAB} run {PROGRAM} --net bridge --detach")
+    assert ran.rc == 3
+    assert ran.stderr.rstrip().endswith("--tags bridge -e bridge_manage=true")
+
+
 def alive(host: Any, machine: dict[str, Any]) -> bool:
     """Whether the process is there, and not just because the container's first process hasn't reaped it."""
     stat: str = host.run(f"cat /proc/{machine['pid']}/stat").stdout

@@ -1,0 +1,70 @@
+"""How a machine gets on the bridge here: by qemu-bridge-helper on Linux, by vmnet on macOS.
+
+On Linux the bridge is component ``bridge`` (path ``qemu-bridge-helper``) and its name and the group that may
+use it stand in ``etc/bridge.json`` below the prefix. docs/run.md says what is needed of the host.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rumplab import config, nics
+from rumplab.config import Lab
+from rumplab.errors import NotProvisioned, RumplabError
+from rumplab.nics import Link
+
+COMPONENT = "bridge"
+HELPER = "qemu-bridge-helper"
+# Nothing changes the host's network without this switch.
+CONSENT = "-e bridge_manage=true"
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """`bridge`, `helper` and `group` are empty with vmnet, which makes a bridge of its own."""
+
+    link: Link
+    bridge: str = ""
+    helper: str = ""
+    group: str = ""
+
+
+def find(lab: Lab, vmnet: str | None, platform: str) -> Attachment:
+    """The way onto the bridge on `platform` (sys.platform's names). NotProvisioned where there is none."""
+    if platform == "darwin":
+        return Attachment(nics.vmnet_link(vmnet or "shared"))
+    try:
+        helper = lab.component(COMPONENT).path(HELPER)
+        path = lab.prefix / "etc" / "bridge.json"
+        remedy = f"{lab.provision} --tags {COMPONENT}"
+        if not path.is_file():
+            raise NotProvisioned(f"{path} is missing; provision the bridge again: {remedy}")
+    except NotProvisioned as error:
+        # Each of these messages ends with the command.
+        raise NotProvisioned(f"{error} {CONSENT}") from error
+    data = config.read_object(path, f"{remedy} {CONSENT}")
+    bridge, group = (config.text(data, key, path, f"{remedy} {CONSENT}") for key in ("bridge", "group"))
+    return Attachment(nics.helper_link(bridge, helper), bridge, helper, group)
+
+
+def check(way: Attachment, uid: int, index: Callable[[str], int] = socket.if_nametoindex) -> None:
+    """RumplabError with the remedy when this user can't use `way` now. `index` finds a network interface."""
+    if not way.bridge:
+        if uid != 0:
+            raise RumplabError(
+                "macOS lets only root use vmnet, which --net bridge needs; run it with sudo: sudo rumplab run …"
+            )
+        return
+    try:
+        index(way.bridge)
+    except OSError as error:
+        raise RumplabError(f"{way.bridge} is not up; bring it up: sudo rumplab net up") from error
+    if not os.access(way.helper, os.X_OK):
+        raise RumplabError(
+            f"{way.helper} is for members of group {way.group}; join it and log in again:"
+            f" sudo usermod -aG {way.group} {getpass.getuser()}"
+        )

@@ -1,0 +1,84 @@
+"""Which process has a port or a file, by what Linux shows in /proc; nobody is found on other systems.
+
+Only processes that the user may look at are found: their own, or for root all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+PROC = Path("/proc")
+LISTEN = "0A"
+SOCKET = re.compile(r"socket:\[(\d+)\]")
+
+
+def of_port(protocol: str, port: int, proc: Path = PROC) -> str | None:
+    """The process that has `port` of `protocol` (tcp, listening, or udp), as ``NAME, pid N``."""
+    inodes = {inode for name in (protocol, f"{protocol}6") for inode in _sockets(proc / "net" / name, port)}
+    if not inodes:
+        return None
+
+    def matches(descriptor: Path) -> bool:
+        found = SOCKET.fullmatch(os.readlink(descriptor))
+        return found is not None and found[1] in inodes
+
+    return _holder(matches, proc)
+
+
+def of_file(path: str, proc: Path = PROC) -> str | None:
+    """The process, not this one, that has the file at `path` open, as ``NAME, pid N``."""
+    try:
+        wanted = os.stat(path)
+    except OSError:
+        return None
+
+    def matches(descriptor: Path) -> bool:
+        return os.path.samestat(descriptor.stat(), wanted)
+
+    return _holder(matches, proc)
+
+
+def _sockets(table: Path, port: int) -> Iterator[str]:
+    """The inodes of the sockets in `table`, one of /proc/net's, that have the local port `port`."""
+    try:
+        lines = table.read_text(encoding="ascii").splitlines()[1:]
+    except OSError:
+        return
+    for words in map(str.split, lines):
+        local, state, inode = words[1], words[3], words[9]
+        if int(local.rpartition(":")[2], 16) == port and (state == LISTEN or table.name.startswith("udp")):
+            yield inode
+
+
+def _holder(matches: Callable[[Path], bool], proc: Path) -> str | None:
+    for entry in proc.iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        if _has(entry, matches):
+            return f"{_command(entry)}, pid {entry.name}"
+    return None
+
+
+def _has(entry: Path, matches: Callable[[Path], bool]) -> bool:
+    """Whether one of the process's open files matches. Processes and files come and go meanwhile."""
+    try:
+        descriptors = list((entry / "fd").iterdir())
+    except OSError:
+        return False
+    for descriptor in descriptors:
+        try:
+            if matches(descriptor):
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def _command(entry: Path) -> str:
+    try:
+        return (entry / "comm").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return "a process"

@@ -1,0 +1,119 @@
+"""Network cards and what they are plugged into, as QEMU's command line has them. Nothing here runs anything."""
+
+from __future__ import annotations
+
+import ipaddress
+import shlex
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from rumplab import macs
+
+PCI_BRIDGE = "pci.1"
+MODELS = {"e1000": "e1000", "virtio": "virtio-net-pci", "ne2k_pci": "ne2k_pci", "rtl8139": "rtl8139"}
+USER = "user"
+BRIDGE = "bridge"
+NETWORKS = (USER, BRIDGE)
+NETWORK = ipaddress.IPv4Network("192.168.76.0/24")
+FIRST_GUEST = 9
+# Each has a slot of the PCI bridge and, on user networks, a subnet of its own.
+MOST = 8
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A port on 127.0.0.1 of the host that leads to one of the guest."""
+
+    protocol: str
+    host: int
+    guest: int
+
+    @property
+    def key(self) -> str:
+        """What two forwards can't share, as it stands in a machine's record."""
+        return f"{self.protocol}:{self.host}"
+
+    @property
+    def rule(self) -> str:
+        """QEMU's hostfwd. No guest address means the first that its DHCP server gives out."""
+        return f"{self.protocol}:127.0.0.1:{self.host}-:{self.guest}"
+
+
+@dataclass(frozen=True)
+class Nic:
+    """A card of one of MODELS on one of NETWORKS. `mac` is empty as long as none has been chosen."""
+
+    model: str = "e1000"
+    net: str = USER
+    mac: str = macs.DEFAULT
+    forwards: tuple[Forward, ...] = ()
+
+
+@dataclass(frozen=True)
+class Link:
+    """How a card gets on the bridge: the kind of -netdev and its options, each with the comma before it."""
+
+    kind: str
+    options: str = ""
+
+
+def helper_link(bridge: str, helper: str) -> Link:
+    """Through qemu-bridge-helper, which needs no root."""
+    # QEMU gives a helper to the shell if there is a blank in it, and runs it as it is otherwise.
+    command = shlex.quote(helper) if any(blank in helper for blank in " \t") else helper
+    return Link("bridge", f",br={bridge},helper={command.replace(',', ',,')}")
+
+
+def vmnet_link(mode: str) -> Link:
+    """macOS's vmnet; `mode` is shared or host."""
+    return Link(f"vmnet-{mode}")
+
+
+def with_macs(cards: Sequence[Nic], seed: str, used: Collection[str]) -> tuple[Nic, ...]:
+    """`cards` with an address for each that has none yet; `used` are those of other machines."""
+    result: list[Nic] = []
+    for number, card in enumerate(cards):
+        taken = {*used, *(other.mac for other in (*cards, *result))}
+        result.append(card if card.mac else replace(card, mac=macs.choose(f"{seed} {number}", taken)))
+    return tuple(result)
+
+
+def on_bridge(cards: Iterable[Nic]) -> list[str]:
+    """The addresses, where there are any yet, that `cards` have on the bridge."""
+    return [card.mac for card in cards if card.net == BRIDGE and card.mac]
+
+
+def from_data(data: Iterable[dict[str, Any]]) -> tuple[Nic, ...]:
+    """Cards from what dataclasses.asdict made of them; what a newer tool may add is left out."""
+    known = {item.name for item in fields(Nic)}
+    return tuple(
+        Nic(
+            **{key: value for key, value in item.items() if key in known - {"forwards"}},
+            forwards=tuple(Forward(**forward) for forward in item.get("forwards", ())),
+        )
+        for item in data
+    )
+
+
+def argv(cards: Sequence[Nic], link: Link | None, pci_bridge: bool) -> list[str]:
+    """The options for all cards; `link` is needed when one is on the bridge."""
+    words = ["-device", f"pci-bridge,chassis_nr=2,id={PCI_BRIDGE}"] if pci_bridge else []
+    for number, card in enumerate(cards):
+        # QEMU reads a slot as hexadecimal.
+        place = f",bus={PCI_BRIDGE},addr={number + 1:x}" if pci_bridge else ""
+        words += ["-netdev", netdev(card, number, link)]
+        words += ["-device", f"{MODELS[card.model]},netdev=net{number},mac={card.mac}{place}"]
+    # Else QEMU adds a card of its own.
+    return words if cards else [*words, "-nic", "none"]
+
+
+def netdev(card: Nic, number: int, link: Link | None) -> str:
+    """The value of -netdev for card `number`, whose id is ``netNUMBER``."""
+    if card.net == BRIDGE:
+        if link is None:
+            raise ValueError("a card on the bridge needs a link")
+        return f"{link.kind},id=net{number}{link.options}"
+    subnet = ipaddress.IPv4Network((int(NETWORK.network_address) + (number << 8), NETWORK.prefixlen))
+    rules = "".join(f",hostfwd={forward.rule}" for forward in card.forwards)
+    return f"user,id=net{number},net={subnet},dhcpstart={subnet[FIRST_GUEST]}{rules}"
