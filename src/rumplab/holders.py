@@ -54,7 +54,7 @@ def _sockets(table: Path, port: int) -> Iterator[str]:
 
 
 def _holder(matches: Callable[[Path], bool], proc: Path) -> str | None:
-    for entry in proc.iterdir():
+    for entry in proc.iterdir() if proc.is_dir() else ():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         if _has(entry, matches):

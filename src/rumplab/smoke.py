@@ -237,10 +237,15 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
+def names(loop: Loop) -> list[str]:
+    """What the loop's machine is called, and those that every_disk starts."""
+    return [loop.name, *(f"{loop.name}-{disk}" for disk in disks.CONTROLLERS)]
+
+
 def clean_up(loop: Loop, keep: bool) -> None:
     if keep:
-        names = ", ".join(one.name for one in loop.machines.all() if one.name.startswith(loop.name))
-        print(f"rumplab smoke: kept {names or 'no machine'} and {loop.directory}", file=sys.stderr)
+        kept = ", ".join(one.name for one in loop.machines.all() if one.name in names(loop))
+        print(f"rumplab smoke: kept {kept or 'no machine'} and {loop.directory}", file=sys.stderr)
         return
     end_machines(loop)
     shutil.rmtree(loop.directory, ignore_errors=True)
@@ -248,11 +253,10 @@ def clean_up(loop: Loop, keep: bool) -> None:
 
 def end_machines(loop: Loop) -> None:
     """Ends the loop's machine, and those that every_disk named after it, without leaving their logs."""
-    names = [loop.name, *(f"{loop.name}-{disk}" for disk in disks.CONTROLLERS)]
     for machine in loop.machines.all():
-        if machine.name in names and not stop.end(loop.machines, machine):
+        if machine.name in names(loop) and not stop.end(loop.machines, machine):
             print(f"rumplab smoke: {machine.name} (pid {machine.pid}) does not end", file=sys.stderr)
-    for name in names:
+    for name in names(loop):
         loop.machines.forget(name)
 
 

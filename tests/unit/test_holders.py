@@ -54,6 +54,11 @@ def test_what_does_not_exist_is_nobodys(tmp_path: Path) -> None:
     assert holders.of_port("tcp", ports.free()) is None
 
 
+def test_without_proc_nobody_is_found(tmp_path: Path) -> None:
+    assert holders.of_file(str(tmp_path), tmp_path / "proc") is None
+    assert holders.of_port("tcp", 1, tmp_path / "proc") is None
+
+
 def test_processes_that_end_meanwhile_are_passed_over(tmp_path: Path) -> None:
     """A /proc in which one process is gone and another's files have no target any more."""
     (tmp_path / "11" / "fd").mkdir(parents=True)

@@ -74,3 +74,15 @@ def test_it_cleans_up_when_it_is_ended(lab: LabPrefix, workplace: Path) -> None:
     assert child.returncode == 128 + signal.SIGTERM
     assert lab.machines() == []
     assert left_behind(workplace) == []
+
+
+def test_json_and_kept_machines(lab: LabPrefix, workplace: Path) -> None:
+    result = lab.tool("smoke", "--all", "--json", "--keep", timeout=300)
+    assert result.returncode == 0, result.stderr
+    data = json.loads(result.stdout)
+    assert data["device"] == "01:01.0 8086:100e"
+    assert {row["disk"]: (row["controller"], row["place"]) for row in data["disks"]} == FOUND
+    kept = [machine["name"] for machine in lab.machines()]
+    assert len(kept) == 1 + len(FOUND)
+    (directory,) = left_behind(workplace)
+    assert result.stderr == f"rumplab smoke: kept {', '.join(kept)} and {directory}\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Sequence
 
 LISTS = {
@@ -42,6 +43,28 @@ def _output(argv: Sequence[str]) -> str:
     ).stdout
 
 
+def automatic(manager: str) -> set[str]:
+    """Return the packages that came as somebody's dependencies, as far as the manager can tell."""
+    if manager != "apt":
+        return set()
+    # apt leaves the host's own architecture out, dpkg names it for some packages.
+    plain = set(_output(["apt-mark", "showauto"]).split())
+    return {name for name in installed(manager) if name in plain or name.split(":")[0] in plain}
+
+
+def of_interpreter(manager: str) -> set[str]:
+    """Return the packages of the Python that runs this: without it, nothing could be taken away any more."""
+    program = os.path.realpath(sys.executable)
+    if manager == "homebrew":
+        # PREFIX/Cellar/FORMULA/VERSION/…
+        return set(re.findall(r"/Cellar/([^/]+)/", program))
+    if manager != "apt":
+        return set()
+    argv = ["dpkg-query", "-S", program]
+    run = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
+    return {line.split(": ")[0] for line in run.stdout.splitlines() if ": " in line}
+
+
 def parse_apt_simulation(text: str) -> set[str]:
     """Return the packages that `apt-get -s remove` says it would remove."""
     return {match.group(1) for match in re.finditer(r"^(?:Remv|Purg) (\S+)", text, re.MULTILINE)}
@@ -60,16 +83,18 @@ def removable(manager: str, names: Sequence[str]) -> tuple[list[str], list[str]]
     of it is needed; the others are left to see for themselves.
     """
     present = set(installed(manager))
-    going = [name for name in names if name in present]
+    ours = [name for name in names if name in present]
+    needed_here = of_interpreter(manager)
+    kept = [name for name in ours if name in needed_here]
+    going = [name for name in ours if name not in kept]
     if manager == "homebrew":
         needs = parse_brew_deps(_output(["brew", "deps", "--installed", "--formula"]))
         # The command's answer holds what is needed indirectly too, so that one look is enough.
         others = present.difference(going)
-        staying = {name for name in going if any(name in needs.get(other, ()) for other in others)}
-        return [name for name in going if name not in staying], sorted(staying)
+        kept += [name for name in going if any(name in needs.get(other, ()) for other in others)]
+        return [name for name in going if name not in kept], sorted(kept)
     if manager != "apt":
-        return going, []
-    kept: list[str] = []
+        return going, kept
     # Each round keeps the packages whose removal would take a stranger along, until no stranger goes.
     for _ in range(len(going) + 1):
         strangers = _strangers(going)
