@@ -50,13 +50,18 @@ def check_usage(args: argparse.Namespace) -> None:
             raise UsageError(f"--{flag} goes with {' and '.join(actions)}, not with {args.action}")
 
 
-def tools_of(lab: Lab) -> Tools:
+def tools_of(lab: Lab, serving: bool = False) -> Tools:
+    """The tools of this lab, dnsmasq only for `serving`. NotProvisioned when it has no bridge."""
+    directory = record.directory(lab)
+    if not record.state_path(directory).exists():
+        # Of a lab without a bridge this says more than the missing component can.
+        settings.find(lab)
     component = lab.component("bridge")
     return Tools(
         ip=component.path("ip"),
         nft=component.path("nft"),
-        dnsmasq=component.path("dnsmasq"),
-        directory=record.directory(lab),
+        dnsmasq=component.path("dnsmasq") if serving else "",
+        directory=directory,
         user=dhcp.account(),
     )
 
@@ -108,7 +113,7 @@ def prepare_up(wanted: Settings, tools: Tools) -> tuple[Seen, Record, list[Step]
 
 
 def up(lab: Lab, dry_run: bool) -> int:
-    wanted, tools = settings.load(lab), tools_of(lab)
+    wanted, tools = settings.load(lab), tools_of(lab, serving=True)
     if dry_run:
         make = Run(("mkdir", "-p", "-m", "755", str(tools.directory)))
         print(script([make, *prepare_up(wanted, tools)[2]]), end="")

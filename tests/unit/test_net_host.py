@@ -183,6 +183,16 @@ def test_two_at_once_are_one(space: Namespace) -> None:
     assert space.state() == "up"
 
 
+def test_down_needs_neither_dnsmasq_nor_the_settings(space: Namespace) -> None:
+    before = space.picture()
+    space.net("up")
+    space.lab.component("bridge", {**PATHS(), "dnsmasq": "/nonexistent/dnsmasq"})
+    assert "/nonexistent/dnsmasq of component bridge is missing" in space.net("up", check=False).stderr
+    (space.lab.prefix / "etc" / "bridge.json").unlink()
+    space.net("down")
+    assert space.picture() == before
+
+
 def test_a_port_stands_in_the_way_of_down(space: Namespace) -> None:
     space.net("up")
     space.run("ip", "tuntap", "add", "tap7", "mode", "tap")
@@ -220,7 +230,8 @@ def test_without_a_bridge_the_remedy_is_named(empty_lab: LabPrefix) -> None:
     for action in ("up", "down", "status"):
         ran = empty_lab.tool("net", action)
         assert ran.returncode == 3
-        assert "--tags bridge" in ran.stderr
+        message = "this lab has no bridge; set bridge_manage: true and run: ./provision --tags bridge"
+        assert ran.stderr == f"rumplab net: {message}\n"
 
 
 def test_root_is_asked_for_with_the_command() -> None:

@@ -24,7 +24,10 @@ ANOTHER_SERVER = (
 
 @dataclass(frozen=True)
 class Tools:
-    """The paths of the programs, the directory of `net`'s own files, and the account dnsmasq runs as."""
+    """The paths of the programs, the directory of `net`'s own files, and the account dnsmasq runs as.
+
+    Only `up` uses `dnsmasq`.
+    """
 
     ip: str
     nft: str
