@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 
@@ -144,6 +145,39 @@ def test_a_failed_up_undoes_what_it_did(space: Namespace) -> None:
     assert failed.returncode == 1
     assert "in use" in failed.stderr
     assert "bind-dynamic" in failed.stderr
+    assert space.picture() == before
+
+
+def test_a_failed_repeat_leaves_the_firewall_under_the_guests(space: Namespace) -> None:
+    before = space.picture()
+    space.net("up")
+    rules = space.run("nft", "list", "ruleset").stdout
+    assert "table inet rumplab" in rules
+    os.kill(int((space.directory / "dnsmasq.pid").read_text()), signal.SIGKILL)
+    space.tool("dnsmasq", "exit 2\n")
+    assert space.net("up", check=False).returncode == 1
+    assert space.run("nft", "list", "ruleset").stdout == rules
+    assert "10.0.1.1/24" in space.run("ip", "addr", "show", "rumplab0").stdout
+    assert space.state() == "partial"
+    space.net("down")
+    assert space.picture() == before
+
+
+def test_a_program_that_cannot_be_run_is_named_and_the_rest_undone(space: Namespace) -> None:
+    before = space.picture()
+    space.tool("dnsmasq", "")
+    (space.lab.prefix / "dnsmasq").chmod(0o644)
+    failed = space.net("up", check=False)
+    assert failed.returncode == 1
+    assert f"cannot run {space.lab.prefix / 'dnsmasq'}: Permission denied; see that it is" in failed.stderr
+    assert space.picture() == before
+    assert list(space.directory.iterdir()) == []
+
+
+def test_an_interrupted_up_is_undone(space: Namespace) -> None:
+    before = space.picture()
+    space.tool("dnsmasq", "kill -INT $PPID; exec sleep 1\n")
+    assert space.net("up", check=False).returncode == 128 + signal.SIGINT
     assert space.picture() == before
 
 

@@ -40,6 +40,10 @@ class Run:
             )
         except subprocess.TimeoutExpired:
             raise RumplabError(f"{shlex.join(self.argv)} did not end within {SECONDS} s; try again") from None
+        except OSError as error:
+            raise RumplabError(
+                f"cannot run {self.argv[0]}: {error.strerror}; see that it is there and executable"
+            ) from error
         if done.returncode:
             said = " ".join((done.stderr or done.stdout).split()) or f"status {done.returncode}"
             hint = f"; {self.hint}" if self.hint else ""
@@ -58,11 +62,16 @@ class Write:
 
     def do(self) -> None:
         temporary = self.path.with_name(f".{self.path.name}")
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(self.text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(self.path)
+        try:
+            with temporary.open("w", encoding="utf-8") as stream:
+                stream.write(self.text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(self.path)
+        except OSError as error:
+            raise RumplabError(
+                f"cannot write {self.path}: {error.strerror}; see to its directory, and try again"
+            ) from error
 
 
 @dataclass(frozen=True)
