@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -206,6 +207,14 @@ def test_other_settings_need_a_down_first(space: Namespace) -> None:
     # It takes down what it brought up, whatever the settings say by now.
     space.net("down")
     assert space.picture() == before
+
+
+@pytest.mark.parametrize("how", ["carried out", "printed"])
+def test_a_strict_umask_hides_nothing_from_the_status(space: Namespace, how: str) -> None:
+    up = space.net("up", "--dry-run").stdout if how == "printed" else shlex.join(space.lab.argv("net", "up"))
+    space.run("sh", "-c", f"umask 077\n{up}")
+    assert space.directory.stat().st_mode & 0o777 == 0o755
+    assert {(space.directory / name).stat().st_mode & 0o777 for name in ("state.json", "leases")} == {0o644}
 
 
 def test_two_at_once_are_one(space: Namespace) -> None:

@@ -16,7 +16,7 @@ from rumplab.network.plan import Tools
 from rumplab.network.ports import Port, holders, identify
 from rumplab.network.record import Record
 from rumplab.network.seen import Link, Seen
-from rumplab.network.steps import Run, Sysctl, script
+from rumplab.network.steps import Run, Sysctl, Write, script
 
 OURS = parsed()
 OTHER = Link("eth0", mac="52:54:00:00:00:01", up=True, addresses=(IPv4Interface("192.168.1.5/24"),))
@@ -85,8 +85,15 @@ def test_down_puts_settings_back_in_an_order_that_lasts(tools: Tools) -> None:
 
 
 def test_down_leaves_a_table_that_no_record_speaks_of(tools: Tools) -> None:
-    assert "delete table inet" not in commands(plan.down(OURS, UP, None, tools))
-    assert "delete table inet" in commands(plan.down(OURS, UP, Record(OURS, "s"), tools))
+    assert "delete table inet rumplab" not in script(plan.down(OURS, UP, None, tools))
+    assert "delete table inet rumplab" in script(plan.down(OURS, UP, Record(OURS, "s"), tools))
+    assert "delete table" not in script(plan.down(OURS, replace(UP, tables=frozenset()), Record(OURS, "s"), tools))
+
+
+def test_down_takes_away_the_recorded_table_where_only_root_could_see_it(tools: Tools) -> None:
+    blind = replace(UP, tables=None)
+    assert "delete table inet rumplab" in script(plan.down(OURS, blind, Record(OURS, "s"), tools))
+    assert "delete table" not in script(plan.down(OURS, blind, None, tools))
 
 
 def test_down_leaves_a_bridge_of_another(tools: Tools) -> None:
@@ -231,6 +238,11 @@ def test_the_record_survives_the_round_trip(tmp_path: Path) -> None:
     assert record.read(tmp_path) == written
 
 
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RumplabError, match=r"cannot write .*/none/state\.json: No such file"):
+        Write(tmp_path / "none" / "state.json", "").do()
+
+
 def test_a_script_quotes_what_needs_it() -> None:
     text = script([Run(("/a b/ip", "link", "x;y")), Run(("nft", "-f", "-"), "table {\n}\n")])
-    assert text == "set -eu\n'/a b/ip' link 'x;y'\nnft -f - <<'EOF'\ntable {\n}\nEOF\n"
+    assert text == "set -eu\numask 022\n'/a b/ip' link 'x;y'\nnft -f - <<'EOF'\ntable {\n}\nEOF\n"

@@ -52,7 +52,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Write:
-    """A file of our own, written whole or not at all."""
+    """A file of our own that everybody may read, written whole or not at all."""
 
     path: Path
     text: str
@@ -64,6 +64,7 @@ class Write:
         temporary = self.path.with_name(f".{self.path.name}")
         try:
             with temporary.open("w", encoding="utf-8") as stream:
+                os.fchmod(stream.fileno(), 0o644)
                 stream.write(self.text)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -134,5 +135,5 @@ class End:
 
 
 def script(steps: Iterable[Step]) -> str:
-    """The steps as a shell script."""
-    return "\n".join(["set -eu", *(step.shell() for step in steps)]) + "\n"
+    """The steps as a shell script, whose files everybody may read."""
+    return "\n".join(["set -eu", "umask 022", *(step.shell() for step in steps)]) + "\n"
