@@ -159,6 +159,9 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     found = media.inspect(args.image)
     bridged = any(card.net == nics.BRIDGE for card in cards)
     way = attachment.find(lab, args.vmnet, platform) if bridged else None
+    # Before the accelerators are tried, which may take seconds.
+    if way and not args.dry_run:
+        attachment.check(way, os.geteuid())
     machines = open_machines(lab)
     spec = replace(make_spec(args, found, emulator, args.accel), nics=cards, link=way.link if way else None)
     if spec.accel == "auto":
@@ -170,8 +173,6 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
         spec = replace(spec, nics=cards, gdb_port=spec.gdb_port or ports.free(record.tcp_ports))
         print(command(spec, args.detach))
         return 0
-    if way:
-        attachment.check(way, os.geteuid())
     machine = machines.claim(record, numbered=args.name is None, seen_macs=seen)
     spec = replace(spec, gdb_port=machine.gdb_port, nics=machine.nics)
     console = qemu.detached_argv if args.detach else qemu.foreground_argv
