@@ -7,6 +7,7 @@ is shown when the part fails. The last line is the total, alone: `N passed, N fa
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 import re
@@ -34,7 +35,7 @@ LANES = 2
 RUNNING: set[subprocess.Popen[bytes]] = set()
 SHELL = re.compile(rb"#!\s*(?:/usr/bin/env\s+)?(?:/bin/)?(?:sh|bash|dash)\b|# shellcheck shell=")
 ERROR = re.compile(r"^(?:\[ERROR\]|fatal:|failed:|CRITICAL Ansible|=+ (?:FAILURES|ERRORS) =+$)")
-PRUNED = {"build", "__pycache__", "fixtures"}
+PRUNED = {"build", "__pycache__"}
 KEPT = {".ci", ".config"}
 
 
@@ -233,7 +234,8 @@ def execute(part: Part, environment: dict[str, str]) -> Result:
 def take_away(part: Part, environment: dict[str, str]) -> None:
     """Molecule removes its containers when a scenario fails, but not when it is ended."""
     argv = [str(BIN / "molecule"), "destroy", "--scenario-name", part.argv[-1]]
-    with (LOGS / f"{part.name}.destroy.log").open("wb") as output:
+    # What doesn't get removed is named by the engine's own list; the other parts go on.
+    with (LOGS / f"{part.name}.destroy.log").open("wb") as output, contextlib.suppress(subprocess.TimeoutExpired):
         subprocess.run(
             argv,
             cwd=ROOT,
@@ -312,7 +314,11 @@ def run_all(parts: list[Part]) -> list[Result]:
     cache = Path(os.environ.get("RUMPLAB_TEST_CACHE") or Path.home() / ".cache" / "rumplab-test").resolve()
     LOGS.mkdir(parents=True, exist_ok=True)
     environment = test_environment(cache)
-    host.install_packages(host.UNIT_PACKAGES, say)
+    try:
+        host.install_packages(host.UNIT_PACKAGES, say)
+    except host.Failed as failure:
+        say(str(failure))
+        return [Result("preparation", False, 0.0, 0, 1, 0)]
     scenarios = [part for part in parts if part.group == "molecule"]
     results = [execute(part, environment) for part in parts if part.group != "molecule"]
     if not scenarios:
@@ -357,6 +363,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--fast", action="store_true", help="without the Molecule scenarios")
     parser.add_argument("--list", action="store_true", help="name the parts and their groups, run nothing")
     arguments = parser.parse_args(argv)
+    # Ended like this, it takes along what it started: tests, containers, an engine of its own.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         every = [*lint_parts(ROOT), unit_part(), *molecule_parts(ROOT)]
         parts = choose(every, arguments.parts, arguments.fast)

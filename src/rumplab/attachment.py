@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rumplab import config, nics
+from rumplab import nics
 from rumplab.config import Lab
 from rumplab.errors import NotProvisioned, RumplabError
 from rumplab.nics import Link
@@ -34,21 +34,20 @@ class Attachment:
 
 
 def find(lab: Lab, vmnet: str | None, platform: str) -> Attachment:
-    """The way onto the bridge on `platform` (sys.platform's names). NotProvisioned where there is none."""
+    """The way onto the bridge on `platform` (sys.platform's names). NotProvisioned where there is none;
+    RumplabError when ``bridge.json`` is not valid."""
     if platform == "darwin":
         return Attachment(nics.vmnet_link(vmnet or "shared"))
+    # Only here, so that machines without the bridge don't wait for it.
+    from rumplab.network import settings
+
     try:
         helper = lab.component(COMPONENT).path(HELPER)
-        path = lab.prefix / "etc" / "bridge.json"
-        remedy = f"{lab.provision} --tags {COMPONENT}"
-        if not path.is_file():
-            raise NotProvisioned(f"{path} is missing; provision the bridge again: {remedy}")
     except NotProvisioned as error:
         # Each of these messages ends with the command.
         raise NotProvisioned(f"{error} {CONSENT}") from error
-    data = config.read_object(path, f"{remedy} {CONSENT}")
-    bridge, group = (config.text(data, key, path, f"{remedy} {CONSENT}") for key in ("bridge", "group"))
-    return Attachment(nics.helper_link(bridge, helper), bridge, helper, group)
+    chosen = settings.load(lab)
+    return Attachment(nics.helper_link(chosen.bridge, helper), chosen.bridge, helper, chosen.group)
 
 
 def check(way: Attachment, uid: int, index: Callable[[str], int] = socket.if_nametoindex) -> None:

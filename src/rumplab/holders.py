@@ -9,7 +9,9 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
+T = TypeVar("T")
 PROC = Path("/proc")
 LISTEN = "0A"
 SOCKET = re.compile(r"socket:\[(\d+)\]")
@@ -25,7 +27,7 @@ def of_port(protocol: str, port: int, proc: Path = PROC) -> str | None:
         found = SOCKET.fullmatch(os.readlink(descriptor))
         return found is not None and found[1] in inodes
 
-    return _holder(matches, proc)
+    return _first(matches, proc)
 
 
 def of_file(path: str, proc: Path = PROC) -> str | None:
@@ -38,7 +40,33 @@ def of_file(path: str, proc: Path = PROC) -> str | None:
     def matches(descriptor: Path) -> bool:
         return os.path.samestat(descriptor.stat(), wanted)
 
-    return _holder(matches, proc)
+    return _first(matches, proc)
+
+
+def each(look: Callable[[Path], T], proc: Path = PROC) -> Iterator[tuple[int, T]]:
+    """(pid, what `look` says) of the open files of every process but this one, where it says anything.
+
+    `look` gets ``/proc/PID/fd/N``. Processes and files come and go meanwhile: what it can't read is passed
+    over.
+    """
+    for entry in proc.iterdir() if proc.is_dir() else ():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        for descriptor in _descriptors(entry):
+            try:
+                found = look(descriptor)
+            except OSError:
+                continue
+            if found:
+                yield int(entry.name), found
+
+
+def command(pid: int, proc: Path = PROC) -> str:
+    """The name of the process's program."""
+    try:
+        return (proc / str(pid) / "comm").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return "a process"
 
 
 def _sockets(table: Path, port: int) -> Iterator[str]:
@@ -53,32 +81,14 @@ def _sockets(table: Path, port: int) -> Iterator[str]:
             yield inode
 
 
-def _holder(matches: Callable[[Path], bool], proc: Path) -> str | None:
-    for entry in proc.iterdir() if proc.is_dir() else ():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        if _has(entry, matches):
-            return f"{_command(entry)}, pid {entry.name}"
+def _first(matches: Callable[[Path], bool], proc: Path) -> str | None:
+    for pid, _ in each(matches, proc):
+        return f"{command(pid, proc)}, pid {pid}"
     return None
 
 
-def _has(entry: Path, matches: Callable[[Path], bool]) -> bool:
-    """Whether one of the process's open files matches. Processes and files come and go meanwhile."""
+def _descriptors(entry: Path) -> list[Path]:
     try:
-        descriptors = list((entry / "fd").iterdir())
+        return list((entry / "fd").iterdir())
     except OSError:
-        return False
-    for descriptor in descriptors:
-        try:
-            if matches(descriptor):
-                return True
-        except OSError:
-            continue
-    return False
-
-
-def _command(entry: Path) -> str:
-    try:
-        return (entry / "comm").read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return "a process"
+        return []

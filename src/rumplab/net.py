@@ -50,13 +50,18 @@ def check_usage(args: argparse.Namespace) -> None:
             raise UsageError(f"--{flag} goes with {' and '.join(actions)}, not with {args.action}")
 
 
-def tools_of(lab: Lab) -> Tools:
+def tools_of(lab: Lab, serving: bool = False) -> Tools:
+    """The tools of this lab, dnsmasq only for `serving`. NotProvisioned when it has no bridge."""
+    directory = record.directory(lab)
+    if not record.state_path(directory).exists():
+        # Of a lab without a bridge this says more than the missing component can.
+        settings.find(lab)
     component = lab.component("bridge")
     return Tools(
         ip=component.path("ip"),
         nft=component.path("nft"),
-        dnsmasq=component.path("dnsmasq"),
-        directory=record.directory(lab),
+        dnsmasq=component.path("dnsmasq") if serving else "",
+        directory=directory,
         user=dhcp.account(),
     )
 
@@ -94,8 +99,11 @@ def pending(steps: Sequence[Step]) -> list[Step]:
     return [step for step in steps if not (isinstance(step, Sysctl) and step.done())]
 
 
-def prepare_up(wanted: Settings, tools: Tools) -> tuple[Seen, Record, list[Step]]:
-    """(the host, the record, the steps, the record's own first). RumplabError when it can't come up."""
+def prepare_up(wanted: Settings, tools: Tools) -> tuple[Seen, Record, bool, list[Step]]:
+    """(the host, the record, whether it stood before, the steps, the record's own first if it didn't).
+
+    RumplabError when the bridge can't come up.
+    """
     found, stood = look(tools)
     if stood is not None and stood.settings != wanted:
         raise RumplabError(
@@ -104,26 +112,30 @@ def prepare_up(wanted: Settings, tools: Tools) -> tuple[Seen, Record, list[Step]
     plan.check(wanted, found, stood)
     current = stood or plan.begin(wanted, found, record.session())
     steps = pending(plan.up(wanted, found, current, tools))
-    return found, current, steps if stood else [plan.remember(current, tools), *steps]
+    if stood:
+        return found, current, True, steps
+    return found, current, False, [plan.remember(current, tools), *steps]
 
 
 def up(lab: Lab, dry_run: bool) -> int:
-    wanted, tools = settings.load(lab), tools_of(lab)
+    wanted, tools = settings.load(lab), tools_of(lab, serving=True)
     if dry_run:
         make = Run(("mkdir", "-p", "-m", "755", str(tools.directory)))
-        print(script([make, *prepare_up(wanted, tools)[2]]), end="")
+        print(script([make, *prepare_up(wanted, tools)[3]]), end="")
         return 0
     require_root("up", os.geteuid())
     with record.locked(tools.directory):
-        found, current, steps = prepare_up(wanted, tools)
+        found, current, repeated, steps = prepare_up(wanted, tools)
         if not steps:
             print(f"{wanted.bridge} is up already, {wanted.address}")
             return 0
         try:
             carry_out(steps)
-        except RumplabError:
-            stood = found.link(wanted.bridge) is not None
-            carry_out(plan.down(wanted, look(tools)[0], current, tools, keep_link=stood))
+        except BaseException:
+            # What stood before this run may have guests on it, and its firewall with them.
+            if not repeated:
+                stood = found.link(wanted.bridge) is not None
+                carry_out(plan.down(wanted, look(tools)[0], current, tools, keep_link=stood))
             raise
     print(f"{wanted.bridge} is up, {wanted.address}; guests get {wanted.first} to {wanted.last}")
     return 0

@@ -56,6 +56,7 @@ def test_the_simulation_tells_what_would_go() -> None:
 def test_a_stranger_keeps_what_it_needs_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     needs = {"nettle-dev": "libgmp-dev"}
     monkeypatch.setattr(packages, "installed", lambda _: ["bc", "libgmp-dev", "nettle-dev"])
+    monkeypatch.setattr(packages, "of_interpreter", lambda _: set())
     monkeypatch.setattr(
         packages, "_strangers", lambda names: {who for who, what in needs.items() if what in names and who not in names}
     )
@@ -87,20 +88,61 @@ def test_check_mode_tells_and_makes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "p").exists()
 
 
-def test_what_a_killed_run_installed_is_settled_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = str(tmp_path / "var" / "manifest.json")
-    (tmp_path / "var").mkdir()
+@pytest.fixture
+def host_now(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """What the host holds; tests add to it as package managers and people do."""
     state = {"package": ["bash"], "user": ["root"], "group": ["root"]}
     monkeypatch.setattr(record, "host_state", lambda _: {kind: list(names) for kind, names in state.items()})
-    record.remember_packages(path, "apt", USER)
-    state["package"].append("qemu")
-    # The run is killed here; the next one remembers and settles, and must not take qemu for something older.
-    record.remember_packages(path, "apt", USER)
-    state["group"].append("rdma")
-    added = record.settle_packages(path, USER)
-    assert added == [{"kind": "package", "manager": "apt", "name": "qemu"}, {"kind": "group", "name": "rdma"}]
-    assert record.settle_packages(path, USER) == []
-    assert not (tmp_path / "var" / "packages-before.json").exists()
+    monkeypatch.setattr(record, "installed", lambda _: list(state["package"]))
+    monkeypatch.setattr(record, "automatic", lambda _: {"libqemu"})
+    return state
+
+
+def package(name: str) -> dict[str, str]:
+    return {"kind": "package", "manager": "apt", "name": name}
+
+
+def test_what_came_while_packages_were_installed_is_entered(tmp_path: Path, host_now: dict[str, list[str]]) -> None:
+    path = str(tmp_path / "var" / "manifest.json")
+    (tmp_path / "var").mkdir()
+    name = record.remember_packages(path, "apt", ["qemu"], USER)
+    host_now["package"].append("qemu")
+    host_now["group"].append("rdma")
+    assert record.settle_packages(path, name, USER) == [package("qemu"), {"kind": "group", "name": "rdma"}]
+    assert record.settle_packages(path, name, USER) == []
+    assert os.listdir(tmp_path / "var") == ["manifest.json"]
+
+
+def test_two_runs_at_once_enter_what_each_brought(tmp_path: Path, host_now: dict[str, list[str]]) -> None:
+    path = str(tmp_path / "var" / "manifest.json")
+    (tmp_path / "var").mkdir()
+    first = record.remember_packages(path, "apt", ["gcc"], USER)
+    second = record.remember_packages(path, "apt", ["qemu"], USER)
+    host_now["package"].append("gcc")
+    assert record.settle_packages(path, first, USER) == [package("gcc")]
+    host_now["package"].append("qemu")
+    assert record.settle_packages(path, second, USER) == [package("qemu")]
+
+
+def test_of_a_killed_run_only_what_it_asked_for_is_entered(tmp_path: Path, host_now: dict[str, list[str]]) -> None:
+    path = str(tmp_path / "var" / "manifest.json")
+    (tmp_path / "var").mkdir()
+    record.remember_packages(path, "apt", ["qemu"], USER)
+    host_now["package"] += ["qemu", "libqemu"]
+    # The run is killed here. Later somebody installs something, and makes an account.
+    host_now["package"].append("nginx")
+    host_now["user"].append("alice")
+    # A run that goes on at this moment isn't disturbed.
+    assert record.settle_abandoned(path, USER) == []
+    assert record.settle_abandoned(path, USER, older_than=0) == [package("libqemu"), package("qemu")]
+    assert record.settle_abandoned(path, USER, older_than=0) == []
+
+
+def test_the_interpreter_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "installed", lambda _: ["bc", "python3-minimal"])
+    monkeypatch.setattr(packages, "of_interpreter", lambda _: {"python3-minimal"})
+    monkeypatch.setattr(packages, "_strangers", lambda _: set())
+    assert packages.removable("apt", ["bc", "python3-minimal"]) == (["bc"], ["python3-minimal"])
 
 
 def test_a_manifest_that_is_not_json_is_named(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
+import signal
 import subprocess
 from collections.abc import Iterator
 
@@ -147,6 +149,39 @@ def test_a_failed_up_undoes_what_it_did(space: Namespace) -> None:
     assert space.picture() == before
 
 
+def test_a_failed_repeat_leaves_the_firewall_under_the_guests(space: Namespace) -> None:
+    before = space.picture()
+    space.net("up")
+    rules = space.run("nft", "list", "ruleset").stdout
+    assert "table inet rumplab" in rules
+    os.kill(int((space.directory / "dnsmasq.pid").read_text()), signal.SIGKILL)
+    space.tool("dnsmasq", "exit 2\n")
+    assert space.net("up", check=False).returncode == 1
+    assert space.run("nft", "list", "ruleset").stdout == rules
+    assert "10.0.1.1/24" in space.run("ip", "addr", "show", "rumplab0").stdout
+    assert space.state() == "partial"
+    space.net("down")
+    assert space.picture() == before
+
+
+def test_a_program_that_cannot_be_run_is_named_and_the_rest_undone(space: Namespace) -> None:
+    before = space.picture()
+    space.tool("dnsmasq", "")
+    (space.lab.prefix / "dnsmasq").chmod(0o644)
+    failed = space.net("up", check=False)
+    assert failed.returncode == 1
+    assert f"cannot run {space.lab.prefix / 'dnsmasq'}: Permission denied; see that it is" in failed.stderr
+    assert space.picture() == before
+    assert list(space.directory.iterdir()) == []
+
+
+def test_an_interrupted_up_is_undone(space: Namespace) -> None:
+    before = space.picture()
+    space.tool("dnsmasq", "kill -INT $PPID; exec sleep 1\n")
+    assert space.net("up", check=False).returncode == 128 + signal.SIGINT
+    assert space.picture() == before
+
+
 def test_what_is_taken_is_refused_before_anything_is_done(space: Namespace) -> None:
     space.run("ip", "link", "add", "lan0", "type", "bridge")
     space.run("ip", "addr", "add", "172.31.0.1/24", "dev", "lan0")
@@ -174,6 +209,14 @@ def test_other_settings_need_a_down_first(space: Namespace) -> None:
     assert space.picture() == before
 
 
+@pytest.mark.parametrize("how", ["carried out", "printed"])
+def test_a_strict_umask_hides_nothing_from_the_status(space: Namespace, how: str) -> None:
+    up = space.net("up", "--dry-run").stdout if how == "printed" else shlex.join(space.lab.argv("net", "up"))
+    space.run("sh", "-c", f"umask 077\n{up}")
+    assert space.directory.stat().st_mode & 0o777 == 0o755
+    assert {(space.directory / name).stat().st_mode & 0o777 for name in ("state.json", "leases")} == {0o644}
+
+
 def test_two_at_once_are_one(space: Namespace) -> None:
     enter = ["nsenter", f"--net=/proc/{space.process.pid}/ns/net", "--", *space.lab.argv("net", "up")]
     runs = [subprocess.Popen(enter, env=space.lab.environment, stdout=-1, stderr=-1, text=True) for _ in range(3)]
@@ -181,6 +224,16 @@ def test_two_at_once_are_one(space: Namespace) -> None:
     assert [run.returncode for run in runs] == [0, 0, 0]
     assert ["already" in text for text in said].count(False) == 1
     assert space.state() == "up"
+
+
+def test_down_needs_neither_dnsmasq_nor_the_settings(space: Namespace) -> None:
+    before = space.picture()
+    space.net("up")
+    space.lab.component("bridge", {**PATHS(), "dnsmasq": "/nonexistent/dnsmasq"})
+    assert "/nonexistent/dnsmasq of component bridge is missing" in space.net("up", check=False).stderr
+    (space.lab.prefix / "etc" / "bridge.json").unlink()
+    space.net("down")
+    assert space.picture() == before
 
 
 def test_a_port_stands_in_the_way_of_down(space: Namespace) -> None:
@@ -220,7 +273,8 @@ def test_without_a_bridge_the_remedy_is_named(empty_lab: LabPrefix) -> None:
     for action in ("up", "down", "status"):
         ran = empty_lab.tool("net", action)
         assert ran.returncode == 3
-        assert "--tags bridge" in ran.stderr
+        message = "this lab has no bridge; set bridge_manage: true and run: ./provision --tags bridge"
+        assert ran.stderr == f"rumplab net: {message}\n"
 
 
 def test_root_is_asked_for_with_the_command() -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
@@ -13,10 +17,10 @@ from unit.test_net_settings import parsed
 from rumplab.errors import RumplabError
 from rumplab.network import dhcp, firewall, plan, record, report, seen
 from rumplab.network.plan import Tools
-from rumplab.network.ports import Port, holders, identify
+from rumplab.network.ports import RECORD_BYTES, Port, holders_of_taps, identify, machine_names
 from rumplab.network.record import Record
 from rumplab.network.seen import Link, Seen
-from rumplab.network.steps import Run, Sysctl, script
+from rumplab.network.steps import Run, Sysctl, Write, script
 
 OURS = parsed()
 OTHER = Link("eth0", mac="52:54:00:00:00:01", up=True, addresses=(IPv4Interface("192.168.1.5/24"),))
@@ -85,8 +89,15 @@ def test_down_puts_settings_back_in_an_order_that_lasts(tools: Tools) -> None:
 
 
 def test_down_leaves_a_table_that_no_record_speaks_of(tools: Tools) -> None:
-    assert "delete table inet" not in commands(plan.down(OURS, UP, None, tools))
-    assert "delete table inet" in commands(plan.down(OURS, UP, Record(OURS, "s"), tools))
+    assert "delete table inet rumplab" not in script(plan.down(OURS, UP, None, tools))
+    assert "delete table inet rumplab" in script(plan.down(OURS, UP, Record(OURS, "s"), tools))
+    assert "delete table" not in script(plan.down(OURS, replace(UP, tables=frozenset()), Record(OURS, "s"), tools))
+
+
+def test_down_takes_away_the_recorded_table_where_only_root_could_see_it(tools: Tools) -> None:
+    blind = replace(UP, tables=None)
+    assert "delete table inet rumplab" in script(plan.down(OURS, blind, Record(OURS, "s"), tools))
+    assert "delete table" not in script(plan.down(OURS, blind, None, tools))
 
 
 def test_down_leaves_a_bridge_of_another(tools: Tools) -> None:
@@ -208,11 +219,90 @@ def test_holder_of_a_tap_and_its_machine(tmp_path: Path) -> None:
     (process / "fdinfo").mkdir()
     (process / "fd" / "9").symlink_to("/dev/net/tun")
     (process / "fdinfo" / "9").write_text("pos:\t0\niff:\ttap3\n")
+    # A file that is closed meanwhile hides none of the process's other ones.
+    for number in ("1", "99"):
+        (process / "fd" / number).symlink_to("/dev/net/tun")
     (tmp_path / "proc" / "self").mkdir()
-    assert holders(tmp_path / "proc") == {"tap3": 77}
+    assert holders_of_taps(tmp_path / "proc") == {"tap3": 77}
     assert identify([], tmp_path) == []
     assert str(Port("tap3", 77, "qemu", "guest")) == "tap3 (machine 'guest', pid 77)"
     assert str(Port("tap3", 77, "qemu")) == "tap3 (qemu, pid 77)"
+
+
+@pytest.fixture
+def record_of(tmp_path: Path) -> Callable[[object], Path]:
+    """Writes the record of a machine of pid 77, which is a process of the one who runs the test."""
+    (tmp_path / "proc" / "77").mkdir(parents=True)
+    path = tmp_path / "machines" / "jo" / "guest" / "machine.json"
+    path.parent.mkdir(parents=True)
+
+    def write(data: object) -> Path:
+        path.write_text(json.dumps(data))
+        return path
+
+    return write
+
+
+def named(tmp_path: Path) -> dict[int, str]:
+    return machine_names(tmp_path / "machines", tmp_path / "proc")
+
+
+def test_a_machine_is_named_by_its_record(record_of: Callable[[object], Path], tmp_path: Path) -> None:
+    record_of({"pid": 77, "name": "guest"})
+    assert named(tmp_path) == {77: "guest"}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [],
+        {"pid": 77},
+        {"pid": "77", "name": "guest"},
+        {"pid": math.inf, "name": "guest"},
+        {"pid": 78, "name": "guest"},
+        {"pid": 77, "name": "\x1b[2J"},
+        {"pid": 77, "name": "guest", "filler": "x" * RECORD_BYTES},
+    ],
+    ids=["a list", "nameless", "pid in words", "infinite", "gone", "a terminal's", "endless"],
+)
+def test_a_record_that_is_none_names_nobody(
+    data: object, record_of: Callable[[object], Path], tmp_path: Path
+) -> None:
+    record_of(data)
+    assert named(tmp_path) == {}
+
+
+def test_a_record_may_be_nested_as_deep_as_anybody_likes(record_of: Callable[[object], Path], tmp_path: Path) -> None:
+    record_of({}).write_text("[" * 200_000)
+    assert named(tmp_path) == {}
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_neither_pipes_nor_links_are_read(
+    kind: str, record_of: Callable[[object], Path], tmp_path: Path
+) -> None:
+    path = record_of({"pid": 77, "name": "guest"})
+    path.rename(tmp_path / "aside")
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(tmp_path / "aside")
+    reader = threading.Thread(target=named, args=(tmp_path,), daemon=True)
+    reader.start()
+    reader.join(10)
+    assert not reader.is_alive()
+    assert named(tmp_path) == {}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user")
+def test_a_record_of_somebody_elses_process_is_passed_over(
+    record_of: Callable[[object], Path], tmp_path: Path
+) -> None:
+    path = record_of({"pid": 77, "name": "guest"})
+    os.chown(path, 65534, -1)
+    assert named(tmp_path) == {}
+    os.chown(tmp_path / "proc" / "77", 65534, -1)
+    assert named(tmp_path) == {77: "guest"}
 
 
 @pytest.mark.parametrize(
@@ -231,6 +321,11 @@ def test_the_record_survives_the_round_trip(tmp_path: Path) -> None:
     assert record.read(tmp_path) == written
 
 
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RumplabError, match=r"cannot write .*/none/state\.json: No such file"):
+        Write(tmp_path / "none" / "state.json", "").do()
+
+
 def test_a_script_quotes_what_needs_it() -> None:
     text = script([Run(("/a b/ip", "link", "x;y")), Run(("nft", "-f", "-"), "table {\n}\n")])
-    assert text == "set -eu\n'/a b/ip' link 'x;y'\nnft -f - <<'EOF'\ntable {\n}\nEOF\n"
+    assert text == "set -eu\numask 022\n'/a b/ip' link 'x;y'\nnft -f - <<'EOF'\ntable {\n}\nEOF\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from unit.labfixture import LabPrefix
+from unit.test_net_settings import GOOD
 
 from rumplab import attachment, cli, config, machines, macs, netoptions, nics, ports, run
 from rumplab.errors import NotProvisioned, RumplabError, UsageError
@@ -233,7 +234,7 @@ def bridge(lab: LabPrefix, helper: Path, name: str = "rumplab0") -> None:
     helper.write_text("#!/bin/sh\n", encoding="utf-8")
     helper.chmod(0o755)
     lab.component("bridge", {"qemu-bridge-helper": str(helper)})
-    settings = {"schema": 1, "bridge": name, "group": "labgroup"}
+    settings = {**GOOD, "bridge": name, "group": "labgroup"}
     (lab.prefix / "etc" / "bridge.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
@@ -252,11 +253,17 @@ def test_without_a_bridge_the_message_has_the_command(empty_lab: LabPrefix, tmp_
         attachment.find(config.load(), None, LINUX)
     bridge(empty_lab, tmp_path / "helper")
     (empty_lab.prefix / "etc" / "bridge.json").unlink()
-    with pytest.raises(NotProvisioned, match=rf"bridge\.json is missing; .*{command}"):
+    with pytest.raises(NotProvisioned, match=r"set bridge_manage: true and run: \./provision --tags bridge$"):
         attachment.find(config.load(), None, LINUX)
     bridge(empty_lab, tmp_path / "helper")
     (tmp_path / "helper").unlink()
     with pytest.raises(NotProvisioned, match=f"helper of component bridge is missing; .*{command}"):
+        attachment.find(config.load(), None, LINUX)
+
+
+def test_the_bridges_settings_are_checked(empty_lab: LabPrefix, tmp_path: Path) -> None:
+    bridge(empty_lab, tmp_path / "helper", "a,helper=/bin/sh")
+    with pytest.raises(RumplabError, match=r"bridge\.json: bridge: .* longer than the 15 characters"):
         attachment.find(config.load(), None, LINUX)
 
 

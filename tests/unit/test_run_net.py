@@ -12,16 +12,13 @@ from pathlib import Path
 import pytest
 from unit.labfixture import LabPrefix, host_tool
 from unit.running import DONE, detach, image, started, until
+from unit.test_net_settings import GOOD
 
 from rumplab import ports
 
 pytestmark = pytest.mark.qemu
 
 HELPERS = ("/usr/lib/qemu/qemu-bridge-helper", "/usr/libexec/qemu-bridge-helper")
-# Ethernet's type for ARP, a request for IPv4; then come two addresses of the asker, a blank, who is asked for.
-ARP_REQUEST = re.compile(
-    rb"\x08\x06\x00\x01\x08\x00\x06\x04\x00\x01.{16}" + re.escape(socket.inet_aton("192.168.76.9")), re.DOTALL
-)
 # The script's own network and file systems: a bridge of that name on the host has nothing to do with it.
 BRIDGE_SCRIPT = """
 set -eu
@@ -159,8 +156,7 @@ def helper() -> str:
 def test_machines_on_a_bridge(lab: LabPrefix, pcihello: Path, helper: str, tmp_path: Path) -> None:
     """In a network namespace: addresses, clashes and what the helper refuses."""
     lab.component("bridge", {"qemu-bridge-helper": helper})
-    settings = {"schema": 1, "bridge": "rumplab0", "group": "lab"}
-    (lab.prefix / "etc" / "bridge.json").write_text(json.dumps(settings), encoding="utf-8")
+    (lab.prefix / "etc" / "bridge.json").write_text(json.dumps(GOOD), encoding="utf-8")
     python = lab.argv()[0]
     ran = subprocess.run(
         ["unshare", "-nm", "sh", "-c", BRIDGE_SCRIPT],

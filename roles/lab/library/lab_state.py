@@ -24,6 +24,7 @@ EXAMPLES = r"""
 RETURN = r"""
 prefix: {description: "The prefix.", type: str, returned: always}
 description: {description: "SHA-1 of etc/rumplab.json, or empty.", type: str, returned: always}
+user: {description: "The lab user by that description, or empty.", type: str, returned: always}
 link: {description: "The target of the link, or empty.", type: str, returned: always}
 trees: {description: "SHA-1 of NAME/.complete, by name, of every tree in use that waits for no other.", type: dict,
         returned: always}
@@ -46,6 +47,15 @@ def checksum(path: str) -> str:
         with open(path, "rb") as stream:
             return hashlib.sha1(stream.read()).hexdigest()
     except OSError:
+        return ""
+
+
+def recorded_user(path: str) -> str:
+    """Return whom a lab's description names, or nothing where there is none to read."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return str(json.load(stream)["user"])
+    except (OSError, ValueError, KeyError, TypeError):
         return ""
 
 
@@ -96,6 +106,7 @@ def main() -> None:
         changed=False,
         prefix=prefix,
         description=checksum(os.path.join(prefix, "etc", "rumplab.json")),
+        user=recorded_user(os.path.join(prefix, "etc", "rumplab.json")),
         link=os.readlink(link) if os.path.islink(link) else "",
         trees={name: stamp for name, stamp in trees.items() if stamp and not waits(described.get(name, {}))},
         components={name: one["request"] for name, one in described.items() if one.get("request") and is_intact(one)},

@@ -12,8 +12,10 @@ options:
   path: {description: "The manifest.", type: path, required: true}
   user: {description: "Whom it belongs to.", type: str, required: true}
   entries: {description: "What was created, each with C(kind) and C(name).", type: list, elements: dict, default: []}
-  packages: {description: "C(remember) what is installed, or C(settle) what has come since.", type: str,
-             choices: [remember, settle]}
+  packages: {description: "C(remember) what is installed before C(wanted) is; C(settle) what has come since; settle
+             what every run left that was killed (C(abandoned)).", type: str, choices: [remember, settle, abandoned]}
+  wanted: {description: "What is going to be installed.", type: list, elements: str, default: []}
+  list: {description: "What C(remember) returned.", type: str}
   manager: {description: "The package manager, as in the fact pkg_mgr.", type: str}
 author: rumplab
 """
@@ -28,12 +30,18 @@ EXAMPLES = r"""
 
 RETURN = r"""
 added: {description: "The entries that are new.", type: list, returned: success}
+list: {description: "The name of what was remembered.", type: str, returned: success}
 """
 
 import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.rumplab_lab.record import record, remember_packages, settle_packages
+from ansible.module_utils.rumplab_lab.record import (
+    record,
+    remember_packages,
+    settle_abandoned,
+    settle_packages,
+)
 
 
 def main() -> None:
@@ -43,23 +51,28 @@ def main() -> None:
             "path": {"type": "path", "required": True},
             "user": {"type": "str", "required": True},
             "entries": {"type": "list", "elements": "dict", "default": []},
-            "packages": {"type": "str", "choices": ["remember", "settle"]},
+            "packages": {"type": "str", "choices": ["remember", "settle", "abandoned"]},
+            "wanted": {"type": "list", "elements": "str", "default": []},
+            "list": {"type": "str"},
             "manager": {"type": "str"},
         },
         supports_check_mode=True,
-        required_if=[("packages", "remember", ["manager"])],
+        required_if=[("packages", "remember", ["manager"]), ("packages", "settle", ["list"])],
     )
     path, user, packages = module.params["path"], module.params["user"], module.params["packages"]
-    added = []
+    added, name = [], ""
     try:
         if packages == "remember" and not module.check_mode:
-            remember_packages(path, module.params["manager"], user)
+            added += settle_abandoned(path, user)
+            name = remember_packages(path, module.params["manager"], module.params["wanted"], user)
         if packages == "settle" and not module.check_mode:
-            added += settle_packages(path, user)
+            added += settle_packages(path, module.params["list"], user)
+        if packages == "abandoned" and not module.check_mode:
+            added += settle_abandoned(path, user, older_than=0)
         added += record(path, module.params["entries"], user, check=module.check_mode)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         module.fail_json(msg=f"manifest: {error}")
-    module.exit_json(changed=bool(added), added=added)
+    module.exit_json(changed=bool(added), added=added, list=name)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ CONTENT_ID = "72756d70"
 # What VMware's tools write for a disk on a SCSI controller; a BIOS takes no other geometry than 255/63 here.
 ADAPTER = "lsilogic"
 HEADS, SECTORS_PER_TRACK = 255, 63
-LONGEST_NAME = 255
 
 
 def check_name(name: str) -> str:

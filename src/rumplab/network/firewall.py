@@ -30,6 +30,11 @@ def ruleset(settings: Settings) -> str:
     return f"table {TABLE} {{\n" + "".join(chains) + "}\n"
 
 
+def removal() -> str:
+    """The script for ``nft -f`` that takes the table away, and does nothing where there is none."""
+    return f"add table {TABLE}\ndelete table {TABLE}\n"
+
+
 def chain(name: str, hook: str, rules: Iterable[str]) -> str:
     body = "".join(f"\t\t{line}\n" for line in [hook, *rules])
     return f"\tchain {name} {{\n{body}\t}}\n"

@@ -24,7 +24,10 @@ ANOTHER_SERVER = (
 
 @dataclass(frozen=True)
 class Tools:
-    """The paths of the programs, the directory of `net`'s own files, and the account dnsmasq runs as."""
+    """The paths of the programs, the directory of `net`'s own files, and the account dnsmasq runs as.
+
+    Only `up` uses `dnsmasq`.
+    """
 
     ip: str
     nft: str
@@ -117,8 +120,8 @@ def down(
     if link is not None and is_ours(link, settings) and not keep_link:
         steps.append(Run((tools.ip, "link", "delete", "dev", settings.bridge)))
     # A table that no record speaks of is somebody else's.
-    if record is not None and seen.tables is not None and firewall.TABLE in seen.tables:
-        steps.append(Run((tools.nft, "delete", "table", *firewall.TABLE.split())))
+    if record is not None and (seen.tables is None or firewall.TABLE in seen.tables):
+        steps.append(Run((tools.nft, "-f", "-"), firewall.removal()))
     files = (*dhcp.files(tools.directory), state_path(tools.directory))
     leftovers = tuple(path for path in files if path.exists())
     if leftovers:

@@ -5,9 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from rumplab import holders
+from rumplab.machines import NAME
+
+TUN = "/dev/net/tun"
+# Many times what a record takes.
+RECORD_BYTES = 1 << 20
 IFF = re.compile(r"^iff:\s*(\S+)$", re.MULTILINE)
 
 
@@ -27,50 +35,60 @@ class Port:
         return f"{self.name} ({who}, pid {self.pid})"
 
 
-def holders(proc: Path = Path("/proc")) -> dict[str, int]:
+def tap(descriptor: Path) -> str | None:
+    """The tap that an open file, ``/proc/PID/fd/N``, is the other end of."""
+    if os.readlink(descriptor) != TUN:
+        return None
+    info = descriptor.parent.with_name("fdinfo") / descriptor.name
+    found = IFF.search(info.read_text(encoding="utf-8"))
+    return found[1] if found else None
+
+
+def holders_of_taps(proc: Path = holders.PROC) -> dict[str, int]:
     """Tap name → pid, by the open files of every process that may be looked at."""
-    found = {}
-    for entry in proc.iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            for descriptor in (entry / "fd").iterdir():
-                if Path(os.readlink(descriptor)) != Path("/dev/net/tun"):
-                    continue
-                match = IFF.search((entry / "fdinfo" / descriptor.name).read_text(encoding="utf-8"))
-                if match:
-                    found[match[1]] = int(entry.name)
-        except OSError:
-            continue
-    return found
+    return {name: pid for pid, name in holders.each(tap, proc) if name}
 
 
-def machine_names(machines: Path) -> dict[int, str]:
-    """Pid → name of the machines of every user whose records may be read."""
+def machine_names(machines: Path, proc: Path = holders.PROC) -> dict[int, str]:
+    """Pid → name of the machines of every user whose records may be read.
+
+    Any user can put anything there, and root reads it: what isn't a record of that user's own process is
+    passed over.
+    """
     names = {}
     for path in machines.glob("*/*/machine.json"):
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            names[int(data["pid"])] = str(data["name"])
-        except (OSError, ValueError, KeyError, TypeError):
+            data, owner = read_record(path)
+            pid, name = data["pid"], data["name"]
+            if type(pid) is int and (proc / str(pid)).stat().st_uid == owner and is_name(name):
+                names[pid] = name
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
     return names
 
 
-def command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return "a process"
+def is_name(value: Any) -> bool:
+    return isinstance(value, str) and NAME.fullmatch(value) is not None
+
+
+def read_record(path: Path) -> tuple[Any, int]:
+    """(what the JSON of the plain file `path` says, its owner's uid). OSError or ValueError otherwise."""
+    # A pipe would keep the reader waiting, a link lead it elsewhere.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with open(handle, encoding="utf-8") as stream:
+        info = os.fstat(handle)
+        if not stat.S_ISREG(info.st_mode) or info.st_size > RECORD_BYTES:
+            raise ValueError(f"{path} is not a machine's record")
+        return json.loads(stream.read(RECORD_BYTES)), info.st_uid
 
 
 def identify(names: list[str], machines: Path) -> list[Port]:
     """The ports called `names`, with whoever holds them."""
     if not names:
         return []
-    pids, known = holders(), machine_names(machines)
+    pids, known = holders_of_taps(), machine_names(machines)
     found = []
     for name in names:
         pid = pids.get(name)
-        found.append(Port(name) if pid is None else Port(name, pid, command(pid), known.get(pid, "")))
+        found.append(Port(name) if pid is None else Port(name, pid, holders.command(pid), known.get(pid, "")))
     return found

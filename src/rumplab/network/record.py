@@ -104,6 +104,8 @@ def locked(where: Path) -> Iterator[None]:
     check_own(where)
     handle = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
+        # Whatever root's umask is: everybody may ask for the status.
+        os.fchmod(handle, 0o755)
         deadline = time.monotonic() + LOCK_SECONDS
         while True:
             try:

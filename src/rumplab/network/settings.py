@@ -61,13 +61,22 @@ class Settings:
         }
 
 
+def find(lab: Lab) -> Path:
+    """Where the settings of this lab are. NotProvisioned when it has no bridge."""
+    path = lab.prefix / "etc" / "bridge.json"
+    if not path.is_file():
+        raise NotProvisioned(f"this lab has no bridge; {PROVISION}: {remedy_of(lab)}")
+    return path
+
+
 def load(lab: Lab) -> Settings:
     """The settings of this lab. NotProvisioned when it has no bridge; RumplabError names what is wrong."""
-    path = lab.prefix / "etc" / "bridge.json"
-    remedy = f"{lab.provision} --tags bridge"
-    if not path.is_file():
-        raise NotProvisioned(f"this lab has no bridge; {PROVISION}: {remedy}")
-    return parse(config.read_object(path, remedy), path, remedy)
+    path = find(lab)
+    return parse(config.read_object(path, remedy_of(lab)), path, remedy_of(lab))
+
+
+def remedy_of(lab: Lab) -> str:
+    return f"{lab.provision} --tags bridge"
 
 
 def parse(data: dict[str, Any], path: Path, remedy: str) -> Settings:

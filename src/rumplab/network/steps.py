@@ -40,6 +40,10 @@ class Run:
             )
         except subprocess.TimeoutExpired:
             raise RumplabError(f"{shlex.join(self.argv)} did not end within {SECONDS} s; try again") from None
+        except OSError as error:
+            raise RumplabError(
+                f"cannot run {self.argv[0]}: {error.strerror}; see that it is there and executable"
+            ) from error
         if done.returncode:
             said = " ".join((done.stderr or done.stdout).split()) or f"status {done.returncode}"
             hint = f"; {self.hint}" if self.hint else ""
@@ -48,7 +52,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Write:
-    """A file of our own, written whole or not at all."""
+    """A file of our own that everybody may read, written whole or not at all."""
 
     path: Path
     text: str
@@ -58,11 +62,17 @@ class Write:
 
     def do(self) -> None:
         temporary = self.path.with_name(f".{self.path.name}")
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(self.text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(self.path)
+        try:
+            with temporary.open("w", encoding="utf-8") as stream:
+                os.fchmod(stream.fileno(), 0o644)
+                stream.write(self.text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(self.path)
+        except OSError as error:
+            raise RumplabError(
+                f"cannot write {self.path}: {error.strerror}; see to its directory, and try again"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -125,5 +135,5 @@ class End:
 
 
 def script(steps: Iterable[Step]) -> str:
-    """The steps as a shell script."""
-    return "\n".join(["set -eu", *(step.shell() for step in steps)]) + "\n"
+    """The steps as a shell script, whose files everybody may read."""
+    return "\n".join(["set -eu", "umask 022", *(step.shell() for step in steps)]) + "\n"

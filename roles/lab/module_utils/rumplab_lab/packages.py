@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 from collections.abc import Sequence
 
 LISTS = {
@@ -32,6 +34,25 @@ def installed(manager: str) -> list[str]:
     return parse_list(manager, run.stdout)
 
 
+def automatic(manager: str) -> set[str]:
+    """Return the packages that came as somebody's dependencies, as far as the manager can tell."""
+    if manager != "apt":
+        return set()
+    run = subprocess.run(["apt-mark", "showauto"], capture_output=True, text=True, check=True, timeout=120)
+    # apt leaves the host's own architecture out, dpkg names it for some packages.
+    plain = set(run.stdout.split())
+    return {name for name in installed(manager) if name in plain or name.split(":")[0] in plain}
+
+
+def of_interpreter(manager: str) -> set[str]:
+    """Return the packages of the Python that runs this: without it, nothing could be taken away any more."""
+    if manager != "apt":
+        return set()
+    argv = ["dpkg-query", "-S", os.path.realpath(sys.executable)]
+    run = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
+    return {line.split(": ")[0] for line in run.stdout.splitlines() if ": " in line}
+
+
 def parse_apt_simulation(text: str) -> set[str]:
     """Return the packages that `apt-get -s remove` says it would remove."""
     return {match.group(1) for match in re.finditer(r"^(?:Remv|Purg) (\S+)", text, re.MULTILINE)}
@@ -43,10 +64,12 @@ def removable(manager: str, names: Sequence[str]) -> tuple[list[str], list[str]]
     Only apt removes what depends on a package along with it without being asked; the others refuse by themselves.
     """
     present = set(installed(manager))
-    going = [name for name in names if name in present]
+    ours = [name for name in names if name in present]
+    needed_here = of_interpreter(manager)
+    kept = [name for name in ours if name in needed_here]
+    going = [name for name in ours if name not in kept]
     if manager != "apt":
-        return going, []
-    kept: list[str] = []
+        return going, kept
     # Each round keeps the packages whose removal would take a stranger along, until no stranger goes.
     for _ in range(len(going) + 1):
         strangers = _strangers(going)

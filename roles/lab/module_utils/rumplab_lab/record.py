@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import tempfile
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from .files import missing_parents, read_json, write_json
-from .packages import installed
+from .packages import automatic, installed
 
 Entry = dict[str, Any]
+# What is installed while a package manager is at work stands in a list of this name, one for every run.
+SNAPSHOT = "packages-before-"
+# Seconds after which a run that hasn't settled its list isn't going to: no installation takes as long.
+ABANDONED = 7200.0
 
 
 def merged(entries: Sequence[Entry], new: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
@@ -57,11 +64,6 @@ def record(path: str, new: Sequence[Entry], user: str, check: bool = False) -> l
     return added
 
 
-def snapshot_path(manifest: str) -> str:
-    """Return where the list of packages stands while a package manager is at work."""
-    return os.path.join(os.path.dirname(manifest), "packages-before.json")
-
-
 def account_names(path: str) -> list[str]:
     """Return the names in a file of the form of passwd(5) or group(5); none where there is no such file."""
     try:
@@ -80,24 +82,52 @@ def host_state(manager: str) -> dict[str, list[str]]:
     }
 
 
-def remember_packages(manifest: str, manager: str, user: str) -> None:
-    """Write down what is there now. An older list that nobody settled, of a run that was killed, stays."""
-    path = snapshot_path(manifest)
-    if not os.path.exists(path):
-        write_json(path, {"manager": manager, "before": host_state(manager)}, user)
+def remember_packages(manifest: str, manager: str, wanted: Sequence[str], user: str) -> str:
+    """Write down what is there now, before `wanted` gets installed; return the name of the list."""
+    descriptor, path = tempfile.mkstemp(dir=os.path.dirname(manifest), prefix=SNAPSHOT, suffix=".json")
+    os.close(descriptor)
+    state = {"manager": manager, "wanted": list(wanted), "before": host_state(manager), "time": time.time()}
+    write_json(path, state, user)
+    return os.path.basename(path)
 
 
-def settle_packages(manifest: str, user: str) -> list[Entry]:
-    """Enter what came since `remember_packages` into the manifest, and forget the list."""
-    path = snapshot_path(manifest)
+def settle_packages(manifest: str, name: str, user: str) -> list[Entry]:
+    """Enter what came since the list `name` was written into the manifest, and forget the list."""
+    path = os.path.join(os.path.dirname(manifest), os.path.basename(name))
     snapshot = read_json(path, None)
     if snapshot is None:
         return []
-    manager, before = snapshot["manager"], snapshot["before"]
+    before = snapshot["before"]
     new: list[Entry] = []
-    for kind, names in host_state(manager).items():
-        more = {"manager": manager} if kind == "package" else {}
+    for kind, names in host_state(snapshot["manager"]).items():
+        more = {"manager": snapshot["manager"]} if kind == "package" else {}
         new += [{"kind": kind, **more, "name": name} for name in sorted(set(names) - set(before[kind]))]
+    return _settled(manifest, path, new, user)
+
+
+def settle_abandoned(manifest: str, user: str, older_than: float = ABANDONED) -> list[Entry]:
+    """Do the same for the lists that runs left which were killed; `older_than` is in seconds.
+
+    Somebody else may have installed things since. So only what the run asked for counts, and what the package manager
+    put in by itself; accounts don't. Uninstall keeps what another package needs in any case.
+    """
+    added: list[Entry] = []
+    directory = os.path.dirname(manifest)
+    for name in sorted(os.listdir(directory) if os.path.isdir(directory) else []):
+        path = os.path.join(directory, name)
+        snapshot = read_json(path, None) if name.startswith(SNAPSHOT) else None
+        if snapshot is None or time.time() - snapshot["time"] < older_than:
+            continue
+        manager = snapshot["manager"]
+        came = set(installed(manager)) - set(snapshot["before"]["package"])
+        ours = came & ({*snapshot["wanted"]} | automatic(manager))
+        new = [{"kind": "package", "manager": manager, "name": package} for package in sorted(ours)]
+        added += _settled(manifest, path, new, user)
+    return added
+
+
+def _settled(manifest: str, path: str, new: Sequence[Entry], user: str) -> list[Entry]:
     added = record(manifest, new, user)
-    os.unlink(path)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
     return added
