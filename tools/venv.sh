@@ -51,9 +51,18 @@ debian_install() {
         apt_install "$@" || die "cannot install $*: see apt's message above." \
             "Check the network and the package sources, or install them by hand: apt-get install $*"
     }
-    packages_after=$(debian_packages)
-    printf '%s\n---\n%s\n' "$packages_before" "$packages_after" |
-        awk '/^---$/ { after = 1; next } !after { had[$0] } after && !($0 in had)'
+    newcomers "$packages_before" "$(debian_packages)"
+}
+
+newcomers() {
+    printf '%s\n---\n%s\n' "$1" "$2" | awk '/^---$/ { after = 1; next } !after { had[$0] } after && !($0 in had)'
+}
+
+homebrew_install() {
+    say "installing $* with Homebrew"
+    packages_before=$(brew list --formula -1)
+    brew install --quiet "$@" >&2 || die "Homebrew could not install $*: see its message above"
+    newcomers "$packages_before" "$(brew list --formula -1)"
 }
 
 apt_install() {
@@ -65,10 +74,8 @@ install_python() {
     if command -v apt-get >/dev/null; then
         bootstrapped=$(debian_install python3 python3-venv) || exit 1
     elif [ "$(uname -s)" = Darwin ] && command -v brew >/dev/null; then
-        say "installing python@3.12 with Homebrew"
-        brew install --quiet python@3.12 >&2 || die "Homebrew could not install python@3.12: see its message above"
+        bootstrapped=$(homebrew_install python@3.12) || exit 1
         PATH="$(brew --prefix python@3.12)/bin:$PATH"
-        bootstrapped=python@3.12
     elif [ "$(uname -s)" = Darwin ]; then
         die "needs Python 3.11 to 3.13: install Homebrew, or a Python from python.org, and start again"
     else

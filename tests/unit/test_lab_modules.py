@@ -43,6 +43,14 @@ def test_a_package_list_holds_what_is_installed_and_nothing_that_was() -> None:
     assert packages.parse_list("pacman", "b\na\n\n") == ["a", "b"]
 
 
+def test_homebrew_is_found_where_only_a_login_shell_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "brew").write_text("#!/bin/sh\necho wget qemu | tr ' ' '\\n'\n", "utf-8")
+    (tmp_path / "brew").chmod(0o755)
+    monkeypatch.setattr(packages, "BREW_PATH", (str(tmp_path),))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert packages.installed("homebrew") == ["qemu", "wget"]
+
+
 def test_an_unknown_package_manager_is_named() -> None:
     with pytest.raises(ValueError, match="'zypper' isn't one of apt, dnf"):
         packages.installed("zypper")
@@ -62,6 +70,21 @@ def test_a_stranger_keeps_what_it_needs_and_no_more(monkeypatch: pytest.MonkeyPa
     )
     assert packages.removable("apt", ["bc", "libgmp-dev", "gone"]) == (["bc"], ["libgmp-dev"])
     assert packages.removable("apt", ["bc", "libgmp-dev", "nettle-dev"]) == (["bc", "libgmp-dev", "nettle-dev"], [])
+
+
+def test_homebrew_keeps_what_a_formula_of_somebody_else_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "installed", lambda _: ["gettext", "glib", "gtk", "qemu", "wget"])
+    asked: list[list[str]] = []
+
+    def output(argv: list[str]) -> str:
+        asked.append(argv)
+        return "gettext:\nglib: gettext\ngtk: gettext glib\nqemu: gettext glib\nwget:\n"
+
+    monkeypatch.setattr(packages, "_output", output)
+    ours = ["qemu", "glib", "gettext", "gone"]
+    assert packages.removable("homebrew", ours) == (["qemu"], ["gettext", "glib"])
+    assert packages.removable("homebrew", [*ours, "gtk"]) == (["qemu", "glib", "gettext", "gtk"], [])
+    assert asked == [["brew", "deps", "--installed", "--formula"]] * 2
 
 
 def manifest(prefix: Path) -> list[dict[str, Any]]:
@@ -143,6 +166,18 @@ def test_the_interpreter_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packages, "of_interpreter", lambda _: {"python3-minimal"})
     monkeypatch.setattr(packages, "_strangers", lambda _: set())
     assert packages.removable("apt", ["bc", "python3-minimal"]) == (["bc"], ["python3-minimal"])
+
+
+def test_homebrews_interpreter_stays_with_what_it_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    python = tmp_path / "Cellar/python@3.12/3.12.7/bin/python3.12"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    (tmp_path / "python3").symlink_to(python)
+    monkeypatch.setattr(packages.sys, "executable", str(tmp_path / "python3"))
+    monkeypatch.setattr(packages, "installed", lambda _: ["openssl@3", "python@3.12", "qemu"])
+    monkeypatch.setattr(packages, "_output", lambda _: "openssl@3:\npython@3.12: openssl@3\nqemu:\n")
+    ours = ["python@3.12", "openssl@3", "qemu"]
+    assert packages.removable("homebrew", ours) == (["qemu"], ["openssl@3", "python@3.12"])
 
 
 def test_a_manifest_that_is_not_json_is_named(tmp_path: Path) -> None:

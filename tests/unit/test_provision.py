@@ -186,6 +186,61 @@ def test_too_old_a_python_is_named(checkout: Checkout, tmp_path: Path) -> None:
     assert "needs Python 3.11 to 3.13" in done.stderr
 
 
+def mac(directory: Path) -> tuple[Path, Path]:
+    """(programs, log): a PATH as on a Mac whose own Python is too old, and a Homebrew that can install one.
+
+    Homebrew's python@3.12 has a python3.12 in its own bin, and no python3.
+    """
+    programs, log = directory / "mac ü", directory / "calls"
+    programs.mkdir()
+    for name in ("sh", "dirname", "cmp", "id", "mkdir", "ln", "awk"):
+        (programs / name).symlink_to(shutil.which(name) or name)
+    keg = programs / "python@3.12"
+    scripts = {
+        "uname": "echo Darwin",
+        "python3": "exit 1",
+        "sudo": "exit 1",
+        "brew": f"""echo "brew $*" >>'{log}'
+case $1 in
+    list) echo xz; if [ -d '{keg}' ]; then echo openssl@3; echo python@3.12; fi ;;
+    install) mkdir -p '{keg}/bin' && ln -s '{Path(sys.executable).resolve()}' '{keg}/bin/python3.12' ;;
+    --prefix) echo '{keg}' ;;
+esac""",
+    }
+    for name, script in scripts.items():
+        (programs / name).write_text(f"#!/bin/sh\n{script}\n", "utf-8")
+        (programs / name).chmod(0o755)
+    return programs, log
+
+
+def test_macos_gets_its_python_from_homebrew(checkout: Checkout, tmp_path: Path) -> None:
+    programs, log = mac(tmp_path)
+    done = checkout.provision("--check", PATH=str(programs), LC_ALL="C")
+    call = given(done)
+    assert "installing python@3.12 with Homebrew" in done.stderr
+    assert log.read_text("utf-8").splitlines() == [
+        "brew list --formula -1",
+        "brew install --quiet python@3.12",
+        "brew list --formula -1",
+        "brew --prefix python@3.12",
+    ]
+    record = checkout.root / ".venv" / "bootstrap-packages.json"
+    assert json.loads(record.read_text("utf-8")) == {"lab_bootstrap_packages": ["openssl@3", "python@3.12"]}
+    assert call["locale"] == "en_US.UTF-8", "macOS has no C.UTF-8"
+
+    log.unlink()
+    given(checkout.provision("--check", PATH=str(programs)))
+    assert not log.exists(), "the second start asks Homebrew nothing"
+
+
+def test_macos_without_homebrew_says_where_to_get_python(checkout: Checkout, tmp_path: Path) -> None:
+    programs, _ = mac(tmp_path)
+    (programs / "brew").unlink()
+    done = checkout.provision(PATH=str(programs))
+    assert done.returncode == 1
+    assert "install Homebrew, or a Python from python.org" in done.stderr
+
+
 READ_ONLY = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && exec "$1/provision"'
 
 

@@ -15,6 +15,8 @@ LISTS = {
     "pacman": ["pacman", "-Qq"],
     "homebrew": ["brew", "list", "--formula", "-1"],
 }
+# Where Homebrew lies on Apple's and on Intel's processors; only a login shell has it in PATH.
+BREW_PATH = ("/opt/homebrew/bin", "/usr/local/bin")
 
 
 def parse_list(manager: str, text: str) -> list[str]:
@@ -30,25 +32,35 @@ def installed(manager: str) -> list[str]:
     """Return the names of all installed packages; ValueError for a manager that isn't known."""
     if manager not in LISTS:
         raise ValueError(f"the package manager '{manager}' isn't one of {', '.join(sorted(LISTS))}")
-    run = subprocess.run(LISTS[manager], capture_output=True, text=True, check=True, timeout=120)
-    return parse_list(manager, run.stdout)
+    return parse_list(manager, _output(LISTS[manager]))
+
+
+def _output(argv: Sequence[str]) -> str:
+    path = os.pathsep.join([os.environ.get("PATH", "/usr/bin:/bin"), *BREW_PATH])
+    environment = {**os.environ, "PATH": path}
+    return subprocess.run(
+        argv, capture_output=True, text=True, check=True, timeout=120, env=environment
+    ).stdout
 
 
 def automatic(manager: str) -> set[str]:
     """Return the packages that came as somebody's dependencies, as far as the manager can tell."""
     if manager != "apt":
         return set()
-    run = subprocess.run(["apt-mark", "showauto"], capture_output=True, text=True, check=True, timeout=120)
     # apt leaves the host's own architecture out, dpkg names it for some packages.
-    plain = set(run.stdout.split())
+    plain = set(_output(["apt-mark", "showauto"]).split())
     return {name for name in installed(manager) if name in plain or name.split(":")[0] in plain}
 
 
 def of_interpreter(manager: str) -> set[str]:
     """Return the packages of the Python that runs this: without it, nothing could be taken away any more."""
+    program = os.path.realpath(sys.executable)
+    if manager == "homebrew":
+        # PREFIX/Cellar/FORMULA/VERSION/…
+        return set(re.findall(r"/Cellar/([^/]+)/", program))
     if manager != "apt":
         return set()
-    argv = ["dpkg-query", "-S", os.path.realpath(sys.executable)]
+    argv = ["dpkg-query", "-S", program]
     run = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
     return {line.split(": ")[0] for line in run.stdout.splitlines() if ": " in line}
 
@@ -58,16 +70,29 @@ def parse_apt_simulation(text: str) -> set[str]:
     return {match.group(1) for match in re.finditer(r"^(?:Remv|Purg) (\S+)", text, re.MULTILINE)}
 
 
+def parse_brew_deps(text: str) -> dict[str, set[str]]:
+    """Return what each formula needs, from the lines `NAME: NEEDED …` of `brew deps --installed`."""
+    lines = (line.partition(":") for line in text.splitlines() if ":" in line)
+    return {name.strip(): set(needed.split()) for name, _, needed in lines}
+
+
 def removable(manager: str, names: Sequence[str]) -> tuple[list[str], list[str]]:
     """Split `names` into (those that can go, those that something not in `names` has come to need).
 
-    Only apt removes what depends on a package along with it without being asked; the others refuse by themselves.
+    apt removes what depends on a package along with it without being asked, and Homebrew refuses the whole list if one
+    of it is needed; the others are left to see for themselves.
     """
     present = set(installed(manager))
     ours = [name for name in names if name in present]
     needed_here = of_interpreter(manager)
     kept = [name for name in ours if name in needed_here]
     going = [name for name in ours if name not in kept]
+    if manager == "homebrew":
+        needs = parse_brew_deps(_output(["brew", "deps", "--installed", "--formula"]))
+        # The command's answer holds what is needed indirectly too, so that one look is enough.
+        others = present.difference(going)
+        kept += [name for name in going if any(name in needs.get(other, ()) for other in others)]
+        return [name for name in going if name not in kept], sorted(kept)
     if manager != "apt":
         return going, kept
     # Each round keeps the packages whose removal would take a stranger along, until no stranger goes.
@@ -84,12 +109,6 @@ def removable(manager: str, names: Sequence[str]) -> tuple[list[str], list[str]]
 def _strangers(names: Sequence[str]) -> set[str]:
     if not names:
         return set()
-    run = subprocess.run(
-        ["apt-get", "-s", "-q", "-o", "Debug::NoLocking=true", "remove", *names],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
+    said = _output(["apt-get", "-s", "-q", "-o", "Debug::NoLocking=true", "remove", *names])
     plain = {name.split(":")[0] for name in names}
-    return {name for name in parse_apt_simulation(run.stdout) if name.split(":")[0] not in plain}
+    return {name for name in parse_apt_simulation(said) if name.split(":")[0] not in plain}
