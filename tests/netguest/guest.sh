@@ -24,10 +24,9 @@ if ! udhcpc -i eth0 -q -n -t 5 -T 2 -s /lease.sh 2>/dev/null; then
     echo "netguest: no lease"
 fi
 
-# Each try has another ICMP id: a guest that boots the same way every time would otherwise meet, on routers that it
-# is translated by, what they remember of the guest before it.
+# More than one try: on a busy host the first packets may come too late.
 pings() {
-    for try in 1 2 3; do
+    for try in 1 2 3 4 5; do
         if ping -c 2 -W 2 "$2" >/dev/null 2>&1; then
             echo "netguest: ping $1 ok at try $try"
             return

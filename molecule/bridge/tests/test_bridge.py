@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from netguest.guests import BOOT_SECONDS, GUEST, HELPER, PREFIX, Machine, networ
 from testinfra.host import Host
 
 ALICE = "runuser -u alice -- env HOME=/home/alice timeout 90"
+MALLORY = "runuser -u mallory -- env HOME=/home/mallory timeout 90"
+# Beyond the lab's bridge, and of no host: TEST-NET-2.
+BEYOND = "198.51.100.1"
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +31,7 @@ def before(host: Host) -> dict[str, str]:
 @pytest.fixture
 def bridge(host: Host, before: dict[str, str]) -> Iterator[Host]:
     """The bridge, up; afterwards everything is as it was before."""
-    began = time.monotonic()
     host.check_output("rumplab net up")
-    # What docker exec itself takes is in it too.
-    assert time.monotonic() - began < 3
     yield host
     host.check_output("rumplab net down --force")
     assert network(host) == before
@@ -43,6 +44,43 @@ def guests() -> Iterator[list[Machine]]:
     yield started
     for guest in started:
         guest.end()
+
+
+@contextmanager
+def outside(host: Host) -> Iterator[Machine]:
+    """A guest on a network of its own, which listens, and knows no way beyond that network."""
+    host.check_output(f"ip tuntap add dev out0 mode tap && ip addr add {BEYOND}/24 dev out0 && ip link set out0 up")
+    # Option 3 is the router: with none, it can only answer to an address of its own network.
+    host.check_output(
+        "dnsmasq --conf-file=/dev/null --pid-file=/tmp/out-dnsmasq.pid --dhcp-leasefile=/tmp/out-leases --port=0"
+        " --interface=out0 --bind-interfaces --except-interface=lo --dhcp-option=3"
+        " --dhcp-range=198.51.100.10,198.51.100.20,1h"
+    )
+    netdev = "tap,id=n,ifname=out0,script=no,downscript=no"
+    guest = Machine(host, "outside", 10, netdev=netdev, user="root", role="server")
+    try:
+        guest.wait("netguest: listening")
+        yield guest
+    finally:
+        guest.end()
+        host.check_output("kill $(cat /tmp/out-dnsmasq.pid)")
+        host.check_output("ip link del out0")
+
+
+def run_guest(host: Host, name: str, net: str, **variables: Any) -> None:
+    """The guest as alice's machine, by `rumplab run` with these options for its network."""
+    append = " ".join(["console=ttyS0 quiet", *(f"{key}={value}" for key, value in variables.items())])
+    tail = f"-kernel {GUEST}/vmlinuz -initrd {GUEST}/initrd -append '{append}'"
+    host.check_output(f"{ALICE} rumplab run {GUEST}/blank.img --name {name} --memory 256M {net} --detach -- {tail}")
+
+
+def logged(host: Host, name: str, text: str) -> str:
+    """What alice's machine has said, once it has said `text`."""
+    deadline = time.monotonic() + BOOT_SECONDS
+    while text not in (said := host.check_output(f"{ALICE} rumplab logs {name}")):
+        assert time.monotonic() < deadline, said
+        time.sleep(0.5)
+    return said
 
 
 def test_the_seam(host: Host) -> None:
@@ -93,15 +131,13 @@ def test_up_and_down_can_be_repeated(bridge: Host, before: dict[str, str]) -> No
 
 def test_a_run_behind_the_pci_bridge_gets_the_address_and_mac_it_was_given(host: Host) -> None:
     """User networking, by `rumplab run`: a real driver behind the PCI bridge."""
-    tail = f"-kernel {GUEST}/vmlinuz -initrd {GUEST}/initrd -append 'console=ttyS0 quiet'"
-    host.check_output(f"{ALICE} rumplab run {GUEST}/blank.img --name user --memory 256M --detach -- {tail}")
-    deadline = time.monotonic() + BOOT_SECONDS
-    while "netguest: done" not in (said := host.check_output(f"{ALICE} rumplab logs user")):
-        assert time.monotonic() < deadline, said
-        time.sleep(0.5)
+    try:
+        run_guest(host, "user", "--net user")
+        said = logged(host, "user", "netguest: done")
+    finally:
+        host.check_output(f"{ALICE} rumplab stop --all")
     assert "eth0 mac 54:54:00:55:55:55 driver e1000" in said
     assert "lease 192.168.76.9/24" in said
-    host.check_output(f"{ALICE} rumplab stop --all")
 
 
 def test_two_guests_of_a_user_without_root(bridge: Host, guests: list[Machine]) -> None:
@@ -123,13 +159,15 @@ def test_two_guests_of_a_user_without_root(bridge: Host, guests: list[Machine]) 
     assert leases == {"52:54:00:00:00:01": peer, "52:54:00:00:00:02": client.address()}
 
 
-def test_down_is_refused_while_a_machine_is_attached(bridge: Host, guests: list[Machine]) -> None:
-    tail = (
-        f"-kernel {GUEST}/vmlinuz -initrd {GUEST}/initrd -append 'console=ttyS0 quiet stay=1'"
-        f" -netdev bridge,id=lan,br=rumplab0,helper={HELPER} -device e1000,netdev=lan,mac=52:54:00:00:00:03"
-    )
-    bridge.check_output(f"{ALICE} rumplab run {GUEST}/blank.img --name held --memory 256M --detach -- {tail}")
+def test_a_run_on_the_bridge_and_no_down_while_it_is_attached(bridge: Host) -> None:
+    """`rumplab run` by way of the helper, as provisioned."""
     try:
+        run_guest(bridge, "held", "--net bridge --mac 52:54:00:00:00:03", stay=1)
+        said = logged(bridge, "held", "netguest: lease")
+        assert "eth0 mac 52:54:00:00:00:03 driver e1000" in said
+        address = said.split("netguest: lease ")[1].split("/")[0]
+        leases = {lease["mac"]: lease["address"] for lease in status(bridge)["dhcp"]["leases"]}
+        assert leases == {"52:54:00:00:00:03": address}
         ran = bridge.run("rumplab net down")
         assert ran.rc == 1
         assert "(machine 'held', pid " in ran.stderr
@@ -140,35 +178,63 @@ def test_down_is_refused_while_a_machine_is_attached(bridge: Host, guests: list[
         bridge.check_output(f"{ALICE} rumplab stop --all")
 
 
+def test_a_run_by_a_user_outside_the_group_is_refused(bridge: Host) -> None:
+    ran = bridge.run(f"{MALLORY} rumplab run {GUEST}/blank.img --net bridge --detach")
+    assert ran.rc == 1
+    assert "is for members of group rumplab" in ran.stderr
+    assert "sudo usermod -aG rumplab mallory" in ran.stderr
+    assert bridge.check_output("ip -j link show type tun") in ("[]", "")
+
+
+def counted(host: Host, chain: str) -> int:
+    """Packets that the counter of a chain of the test's own table has seen."""
+    return int(host.check_output("nft list chain inet watch %s", chain).split("counter packets ")[1].split()[0])
+
+
 def test_without_nat_no_packet_leaves(bridge: Host, guests: list[Machine]) -> None:
-    gateway = bridge.check_output("ip -j route show default").split('"gateway":"')[1].split('"')[0]
+    """The host routes, the address beyond is there, and still nothing gets past the lab's rules."""
+    assert bridge.check_output("cat /proc/sys/net/ipv4/ip_forward") == "1"
+    assert bridge.check_output("nft list tables") == "table inet rumplab"
+    from_guests = "iifname rumplab0 oifname != rumplab0 counter"
     rules = (
         "add table inet watch",
+        # The lab's own chain has priority 0: what the first sees and the second doesn't, the lab has dropped.
+        "add chain inet watch before { type filter hook forward priority -10 ; }",
+        "add chain inet watch after { type filter hook forward priority 10 ; }",
         "add chain inet watch out { type filter hook postrouting priority 300 ; }",
+        f"add rule inet watch before {from_guests}",
+        f"add rule inet watch after {from_guests}",
         "add rule inet watch out ip saddr 10.0.1.0/24 oifname != rumplab0 counter",
     )
-    for rule in rules:
-        bridge.check_output(f"nft {shlex.quote(rule)}")
-    try:
-        guest = Machine(bridge, "closed", 4, outside=gateway, host="10.0.1.1")
-        guests.append(guest)
-        guest.wait("netguest: ping outside failed")
-        assert "counter packets 0 bytes 0" in bridge.check_output("nft list table inet watch")
-    finally:
-        bridge.check_output("nft delete table inet watch")
+    with outside(bridge) as beyond:
+        for rule in rules:
+            bridge.check_output("nft %s", rule)
+        try:
+            guest = Machine(bridge, "closed", 4, outside=beyond.address(), host="10.0.1.1")
+            guests.append(guest)
+            guest.wait("netguest: ping outside failed")
+            assert counted(bridge, "before") > 0
+            assert counted(bridge, "after") == 0
+            assert counted(bridge, "out") == 0
+        finally:
+            bridge.check_output("nft delete table inet watch")
 
 
 def test_with_nat_guests_reach_what_the_host_reaches(host: Host, before: dict[str, str], guests: list[Machine]) -> None:
-    gateway = host.check_output("ip -j route show default").split('"gateway":"')[1].split('"')[0]
+    """Another guest, which can't answer to the bridge's addresses, gets what the first one sends."""
     original = settings(host)
     write_settings(host, nat=True)
     try:
-        host.check_output("rumplab net up")
-        guest = Machine(host, "open", 5, outside=gateway, host="10.0.1.1")
-        guests.append(guest)
-        guest.wait("router 10.0.1.1")
-        guest.wait("netguest: ping outside ok")
-        guest.end()
+        with outside(host) as beyond:
+            host.check_output("rumplab net up")
+            guest = Machine(host, "open", 5, role="client", peer=beyond.address(), host="10.0.1.1", mib=1)
+            guests.append(guest)
+            guest.wait("router 10.0.1.1")
+            sent = guest.wait("netguest: sending").split()[2]
+            assert beyond.wait("netguest: received").split()[2] == sent
+            assert "ping peer ok" in guest.said()
+            guest.end()
+            host.check_output("rumplab net down --force")
     finally:
         host.check_output("rumplab net down --force")
         write_settings(host, **original)
@@ -245,14 +311,15 @@ def test_the_scripts_are_valid_shell(host: Host, script: str, tmp_path: Path) ->
 
 
 def test_speed(host: Host) -> None:
-    """Inside the container, so that its engine isn't measured."""
+    """Inside the container, so that its engine isn't measured; the best of some, since other things run too."""
     script = (
         "import subprocess, time, json\n"
-        "def run(*words):\n"
+        "took = {'up': [], 'status': [], 'down': []}\n"
+        "for word in ('up', 'status', 'down') * 3:\n"
         "    began = time.monotonic()\n"
-        "    subprocess.run(['rumplab', 'net', *words], check=True, capture_output=True)\n"
-        "    return time.monotonic() - began\n"
-        "print(json.dumps({'up': run('up'), 'status': min(run('status') for _ in range(5)), 'down': run('down')}))\n"
+        "    subprocess.run(['rumplab', 'net', word], check=True, capture_output=True)\n"
+        "    took[word].append(time.monotonic() - began)\n"
+        "print(json.dumps({word: min(times) for word, times in took.items()}))\n"
     )
     took: dict[str, Any] = json.loads(host.check_output(f"python3 -c {shlex.quote(script)}"))
     assert took["up"] < 1

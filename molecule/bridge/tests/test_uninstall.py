@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from netguest.guests import HELPER, PREFIX, ROOT, SCENARIO, play, settings
+from netguest.guests import HELPER, PREFIX, ROOT, SCENARIO, network, play, settings
 from testinfra.host import Host
 
 
@@ -23,6 +23,22 @@ def test_a_name_that_is_too_long_is_refused(host: Host) -> None:
     assert "up to 15 letters" in re.sub(r"\s+", " ", run.stdout + run.stderr)
 
 
+def test_rules_of_others_are_refused_by_name(host: Host) -> None:
+    before = network(host)
+    host.check_output("chmod g+w /etc/qemu/bridge.conf")
+    try:
+        run = play(SCENARIO / "row.yml", bridge_manage=True, bridge_keep_other_rules=False, bridge_name="another0")
+    finally:
+        host.check_output("chmod g-w /etc/qemu/bridge.conf")
+    said = re.sub(r"\s+", " ", run.stdout + run.stderr)
+    assert run.returncode != 0
+    # The lab's own line, of a bridge with the earlier name, isn't one of them.
+    assert "Rules of others there: allow elsewhere0. Not root's alone to write: /etc/qemu/bridge.conf." in said
+    assert "bridge_keep_other_rules: true" in said
+    assert network(host) == before
+    assert settings(host)["bridge"] == "rumplab0"
+
+
 def test_the_role_brings_it_up_with_new_settings_and_another_name(host: Host) -> None:
     for name, address in (("rumplab0", "10.0.1.1/24"), ("lab1", "10.77.0.1/24")):
         dhcp = [address.replace(".1/24", ".10"), address.replace(".1/24", ".20")]
@@ -34,6 +50,7 @@ def test_the_role_brings_it_up_with_new_settings_and_another_name(host: Host) ->
 
 
 def test_uninstall_leaves_the_host_as_it_was(host: Host) -> None:
+    host.check_output("cp -r %s/etc /opt/before/", PREFIX)
     run = play(ROOT / "playbooks" / "uninstall.yml")
     assert run.returncode == 0, run.stdout
     assert not host.file(PREFIX).exists
@@ -47,3 +64,15 @@ def test_uninstall_leaves_the_host_as_it_was(host: Host) -> None:
     # The tools to look with went with the packages: what the kernel shows as files serves.
     assert host.check_output("ls /sys/class/net") == host.check_output("cat /opt/before/interfaces")
     assert host.check_output("cat /proc/net/route") == host.check_output("cat /opt/before/route")
+
+
+def test_uninstall_with_the_bridge_down_and_its_programs_gone(host: Host) -> None:
+    run = play(SCENARIO / "lab.yml")
+    assert run.returncode == 0, run.stdout
+    for name in ("bridge.json", "components.d/bridge.json"):
+        host.check_output(f"cp /opt/before/etc/{name} {PREFIX}/etc/{name}")
+    # What uninstall would meet if it asked.
+    assert host.run("rumplab net down").rc == 3
+    run = play(ROOT / "playbooks" / "uninstall.yml")
+    assert run.returncode == 0, run.stdout
+    assert not host.file(PREFIX).exists
