@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fixtures.upstream.driving import DELAY, GIT, HTTP, LABS, PREFIX, Lab, Play, Rows, Run, in_container, of
+from fixtures.upstream.driving import DELAY, GIT, HTTP, LABS, Lab, Play, Rows, Run, in_container, of
 
 ODD = "/opt/lab \u00fc x"
 SUBSTITUTE = {"apt_source": "hello-source", "member": "usr/src/*.tar"}
