@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -22,7 +21,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from rumplab import nics, ports, process
+from rumplab import locks, nics, ports, process
 from rumplab.config import SCHEMA, Lab
 from rumplab.errors import RumplabError, UsageError
 from rumplab.nics import Forward, Nic
@@ -117,17 +116,7 @@ class Machines:
     def locked(self) -> Iterator[None]:
         """Holds the root's lock. The kernel drops it when the process ends, however it ends."""
         with (self.root / ".lock").open("w", encoding="ascii") as handle:
-            deadline = time.monotonic() + LOCK_SECONDS
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= deadline:
-                        raise RumplabError(
-                            f"another rumplab has held {self.root}/.lock for {LOCK_SECONDS:.0f} s; try again"
-                        ) from None
-                    time.sleep(0.02)
+            locks.exclusive(handle.fileno(), "another rumplab", f"{self.root}/.lock", LOCK_SECONDS)
             yield
 
     def all(self) -> list[Machine]:

@@ -6,18 +6,16 @@ The directory is root's, since what stands in it is done by root; the prefix aro
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
 import stat
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rumplab import config
+from rumplab import config, locks
 from rumplab.config import Lab
 from rumplab.errors import RumplabError
 from rumplab.network import settings as settings_module
@@ -106,17 +104,7 @@ def locked(where: Path) -> Iterator[None]:
     try:
         # Whatever root's umask is: everybody may ask for the status.
         os.fchmod(handle, 0o755)
-        deadline = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise RumplabError(
-                        f"another 'rumplab net' has held {where} for {LOCK_SECONDS:.0f} s; try again"
-                    ) from None
-                time.sleep(0.02)
+        locks.exclusive(handle, "another 'rumplab net'", str(where), LOCK_SECONDS)
         yield
     finally:
         os.close(handle)
