@@ -136,9 +136,9 @@ def run(args: argparse.Namespace) -> int:
     location = debug.checked_location(args.location)
     debug.check_files(args.symbols, *args.script)
     lab = config.load()
-    gdb = lab.component("gdb")
     guest = open_guests(lab).find(args.name)
     machine = require_running(open_machines(lab), guest)
+    gdb = lab.component("gdb")
     program = os.path.abspath(args.symbols) if args.symbols else debug.symbols_of(machine)
     machine = replace(machine, program=program)
     session = debug.Session(
