@@ -101,7 +101,7 @@ def detached(machines: Machines, machine: Machine, argv: Sequence[str]) -> Machi
                 start_new_session=True,
                 close_fds=True,
                 # Whoever can open one of its sockets has the machine.
-                umask=0o077,
+                umask=0o177,
             )
     except OSError:
         machines.retire(machine)

@@ -73,7 +73,8 @@ def test_one_processor_and_the_root_disk_behind_the_one_that_boots() -> None:
     argv = hardware.machine_argv(spec, GUEST, replace(KERNEL, boot=GRUB, cdrom="/p.iso"), ("/d.img", "raw", True))
     assert argv[argv.index("-smp") + 1] == "1"
     drives = [argv[at + 1] for at, word in enumerate(argv) if word == "-drive"]
-    assert drives == ["file=/boot.img,format=raw,id=disk0,if=none", "file=/d.img,format=raw,id=root0,if=none,snapshot=on"]
+    root = "file=/d.img,format=raw,id=root0,if=none,snapshot=on"
+    assert drives == ["file=/boot.img,format=raw,id=disk0,if=none", root]
     disks = [word for word in argv if word.startswith("ide-hd")]
     assert disks == ["ide-hd,drive=disk0", "ide-hd,drive=root0"]
     assert argv[argv.index("-cdrom") + 1] == "/p.iso"
