@@ -8,6 +8,7 @@ taken out of the stream here, and the guest is stopped by a BREAK on the line, o
 from __future__ import annotations
 
 import argparse
+import contextlib
 import select
 import shlex
 import signal
@@ -29,6 +30,8 @@ CHECKSUM_DIGITS = 2
 CHUNK = 4096
 # Of a command that stops the guest.
 COMMAND_SECONDS = 30
+# For what the guest says after GDB has hung up.
+LAST_WORDS_SECONDS = 0.3
 # This very module, whatever the working directory and the user's Python settings hold.
 CALL = "import sys; sys.path.insert(0, sys.argv.pop(1)); from rumplab.guest.wire import main; sys.exit(main(sys.argv[1:]))"
 
@@ -90,6 +93,15 @@ def relay(guest: socket.socket, source: int, sink: int, interrupt: Callable[[], 
             waiting += kept
             for _ in range(interrupts):
                 interrupt()
+
+
+def acknowledge_rest(guest: socket.socket) -> None:
+    """Acknowledges what the guest still says. A GDB that quits sends `k` and hangs up, and NetBSD answers even that,
+    and waits for the acknowledgement for ever."""
+    guest.settimeout(LAST_WORDS_SECONDS)
+    with contextlib.suppress(OSError):
+        while data := guest.recv(CHUNK):
+            guest.sendall(b"+" * data.count(b"#"))
 
 
 def write_all(sink: int, data: bytes) -> None:
@@ -183,6 +195,7 @@ def main(arguments: Sequence[str]) -> int:
             complain(f"{args.socket}: {error.strerror}; is the guest running?")
             return 1
         if relay(guest, sys.stdin.fileno(), sys.stdout.fileno(), way(args)):
+            acknowledge_rest(guest)
             return 0
     complain("the guest has closed its line")
     return 1
