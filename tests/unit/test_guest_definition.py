@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import stat
 from pathlib import Path
 
 import pytest
-from unit.labfixture import LabPrefix
+from unit.labfixture import LabPrefix, host_tool
+from unit.test_stage import in_small_disk
 
 from rumplab import config
 from rumplab.guest.definition import open_guests
@@ -189,3 +192,24 @@ def test_where_the_prefix_is_not_writable_guests_are_in_the_users_state(
     root = open_guests(config.load()).root
     assert root.is_relative_to(tmp_path / "state")
     assert stat.S_IMODE(root.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(("size", "what"), [("1m", "the disk that boots it"), ("9m", "the disk that is kept")])
+def test_a_full_disk(lab: LabPrefix, tmp_path: Path, size: str, what: str) -> None:
+    """The definition has room where the guests are, and what it starts from has not."""
+    kernel = tmp_path / "netbsd"
+    kernel.write_bytes(ELF32 + bytes(2 << 20))
+    lab.component("qemu", {name: host_tool(name) for name in ("qemu-system-x86_64", "qemu-img")})
+    disk = tmp_path / "root.img"
+    disk.write_bytes(bytes(1 << 20))
+    tool = shlex.join(lab.argv())
+    place = lab.prefix / "var" / "machines"
+    persist = "--persist" if "kept" in what else ""
+    script = (
+        f"chmod 1777 . && {tool} guest create nb --kernel {kernel} --disk {disk} >/dev/null"
+        f" && {{ {tool} guest start nb {persist}; code=$?; {tool} ps --json; exit $code; }}"
+    )
+    status, said = in_small_disk(place, size, ["sh", "-c", script], lab.environment)
+    assert status == 1, said
+    assert re.search(rf"rumplab guest: no space left in {place}.*: {what} takes \d+ MiB, and \d MiB are free", said)
+    assert "\n[]\n" in said
