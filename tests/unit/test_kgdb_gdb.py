@@ -58,7 +58,7 @@ def test_breaks_steps_and_shows_sources(gdb: str, prepared: KgdbSession) -> None
     said = drive(
         gdb, prepared,
         *("break counter_step if ticks > 9", "continue", "bt", "p amount == ((ticks - 1) & 3)"),
-        *("p counter", "next", "p counter", "stepi", "finish", "info breakpoints"),
+        *("p counter", "stepi", "next", "p counter", "continue", "finish", "info breakpoints"),
     )  # fmt: skip
     assert "kgdb_connect (verbose=" in said, "where it was when GDB came"
     assert 'printf("connected.\\n");' in said, "the sources' own text"
@@ -67,8 +67,8 @@ def test_breaks_steps_and_shows_sources(gdb: str, prepared: KgdbSession) -> None
     before, after = (int(value) for value in re.findall(r"^\$[23] = (\d+)$", said, re.MULTILINE))
     amount = int(found(r"counter_step \(amount=(?:amount@entry=)?(\d+)\)", said)[1])
     assert after == before + amount
-    assert int(found(r"^Value returned is \$\d+ = (\d+)$", said)[1]) == after
-    assert "breakpoint already hit 1 time" in said
+    assert int(found(r"^Value returned is \$\d+ = (\d+)$", said)[1]) >= after
+    assert "breakpoint already hit 2 times" in said
 
 
 def test_every_register_is_right_and_can_be_set(gdb: str, prepared: KgdbSession) -> None:
@@ -81,7 +81,7 @@ def test_every_register_is_right_and_can_be_set(gdb: str, prepared: KgdbSession)
         *("break counter_step", "continue"),
         *(f"set ${name} = {value:#x}" for name, value in values.items()),
         # Fetched anew, not remembered.
-        "flushregs" if False else "maint flush register-cache",
+        "flushregs",
         *(f'printf "{name}=%lx\\n", ${name}' for name in (*values, stack, "cs", "ss")),
         'printf "pc=%d\\n", $pc == &counter_step',
         'printf "flags=%lx\\n", $eflags',
@@ -114,18 +114,19 @@ def test_stock_gdb_misreads_amd64_without_the_description(gdb: str, prepared: Kg
 
 def test_memory_is_read_and_written_in_small_packets(gdb: str, prepared: KgdbSession, tmp_path: Path) -> None:
     log, image = tmp_path / "packets", tmp_path / "ramdisk"
-    said = drive(
-        gdb, prepared,
-        f"set remotelogfile {log}",
+    wanted = (
         f"dump binary memory {image} &ramdisk[0] &ramdisk[4000]",
-        'p/x *(unsigned *) &ramdisk[64] = 0x11223344',
-        'p/x ramdisk[65]',
-        "restore /dev/null binary 0" if False else f"restore {image} binary &ramdisk[100]-0 0 300",
+        "p/x *(unsigned *) &ramdisk[64] = 0x11223344",
+        "p/x ramdisk[65]",
+        f"restore {image} binary &ramdisk[100] 0 300",
         "p ramdisk[100] == ramdisk[0]",
-        "p ramdisk[399] == ramdisk[299]",
+        "p ramdisk[399] == (unsigned char) (299 * 167)",
         "x/4xb &memory_hole",
         "x/4xb 0x70000000",
-    )  # fmt: skip
+    )
+    # A log is kept of what is opened after it.
+    said = session.drive(gdb, [f"set remotelogfile {log}", *gdbside.commands(prepared)], wanted)
+    assert said.count(" = 1\n") == 2
     assert image.read_bytes() == bytes(n * 167 % 256 for n in range(4000))
     found(r"^\$1 = 0x11223344$", said)
     found(r"^\$2 = 0x33$", said)
@@ -144,7 +145,8 @@ def test_ctrl_c_stops_a_running_kernel(gdb: str, guest: Guest, prepared: KgdbSes
     said = session.interrupted(gdb, guest, prepared, ["bt", "p ticks > 0", "detach"])
     found(r"received signal SIGTRAP", said)
     # Through the interrupt to what was interrupted.
-    found(r"^#\d+ +.*kgdb_connect(.|\n)*com_interrupt(.|\n)*trap_common(.|\n)* workload (.|\n)* main ", said)
+    order = ("kgdb_connect", "com_interrupt", "trap", "<signal handler called>", "workload", "main")
+    found("^#0  " + "(.|\n)* ".join(map(re.escape, order)), said)
     found(r"^\$1 = 1$", said)
     guest.wait_for("kgdb detached\nconnected.\n")
     guest.type("root", "uname")
@@ -168,7 +170,6 @@ def test_ctrl_c_runs_a_command_where_one_is_given(
 def test_detach_break_in_and_attach_again(gdb: str, guest: Guest, prepared: KgdbSession) -> None:
     first = drive(gdb, prepared, "break counter_step if ticks > 3", "continue", "delete", "detach")
     assert "Breakpoint 1, counter_step" in first
-    guest.wait_for("kgdb detached\nconnected.\n" if "waiting...connected" not in guest.said() else "kgdb detached\n")
     guest.wait_for("login: ")
     guest.send_break()
     guest.wait_for(WAITING, 2)
@@ -217,7 +218,7 @@ def test_netbsd_commands(gdb: str, kgdb_guests: Callable[..., Guest], kgdb_kerne
     assert re.search(r"^  PID  PPID LWPS STATE  COMMAND\n.*kgdbdemo/", early, re.MULTILINE | re.DOTALL)
     guest.wait_for("login: ")
     # Round the ring once.
-    guest.type("root", *("ps",) * 12, "echo the end")
+    guest.type("root", *("ps",) * 25, "echo the end")
     guest.wait_for("\nthe end\n")
     guest.send_break()
     guest.wait_for(WAITING, 2)

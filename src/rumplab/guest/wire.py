@@ -8,53 +8,64 @@ taken out of the stream here, and the guest is stopped by a BREAK on the line, o
 from __future__ import annotations
 
 import argparse
-import contextlib
 import select
 import shlex
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import read, write
 from pathlib import Path
 
 import rumplab
 from rumplab import qmp
+from rumplab.cli import split_extra
 
 INTERRUPT = 0x03
 PACKET_START = ord("$")
 PACKET_END = ord("#")
+ACKNOWLEDGEMENTS = b"+-"
 CHECKSUM_DIGITS = 2
 CHUNK = 4096
+# How long GDB's last packet may take, and by which silence all has come.
+FINISH_SECONDS = 2.0
+QUIET_SECONDS = 0.1
 # Of a command that stops the guest.
 COMMAND_SECONDS = 30
-# For what the guest says after GDB has hung up.
-LAST_WORDS_SECONDS = 0.3
 # This very module, whatever the working directory and the user's Python settings hold.
 CALL = "import sys; sys.path.insert(0, sys.argv.pop(1)); from rumplab.guest.wire import main; sys.exit(main(sys.argv[1:]))"
 
 
 @dataclass
-class Outgoing:
-    """What GDB sends, with the interrupts taken out. `left` counts the bytes that a packet's end still has."""
+class Stream:
+    """One direction of the protocol. `left` counts the bytes that a packet's end still has; `owed` says that a
+    packet has ended and the other side hasn't acknowledged it yet."""
 
     inside: bool = False
     left: int = 0
+    owed: bool = False
 
-    def feed(self, data: bytes) -> tuple[bytes, int]:
-        """What goes to the guest of `data`, and how many interrupts were in it. 0x03 within a packet is data."""
+    def feed(self, data: bytes, other: Stream) -> tuple[bytes, int]:
+        """`data` without the interrupts, and how many there were. 0x03 within a packet is data.
+
+        What it acknowledges is `other`'s.
+        """
         kept = bytearray()
         interrupts = 0
         for byte in data:
             if self.left:
                 self.left -= 1
+                self.owed = not self.left
             elif self.inside:
                 if byte == PACKET_END:
                     self.inside, self.left = False, CHECKSUM_DIGITS
             elif byte == PACKET_START:
                 self.inside = True
+            elif byte in ACKNOWLEDGEMENTS:
+                other.owed = False
             elif byte == INTERRUPT:
                 interrupts += 1
                 continue
@@ -62,51 +73,86 @@ class Outgoing:
         return bytes(kept), interrupts
 
 
-def relay(guest: socket.socket, source: int, sink: int, interrupt: Callable[[], None]) -> bool:
-    """Carries bytes from the file `source` to `guest` and from there to the file `sink`, until one of them ends.
+@dataclass
+class Wire:
+    """Carries bytes from the file `source` to `guest` and from there to the file `sink`. `waiting` is what the
+    guest hasn't taken yet."""
 
-    Calls `interrupt` for every Ctrl-C of GDB's. Returns whether it was GDB that ended.
-    """
-    outgoing = Outgoing()
-    # Never wait for the guest to take something: it may be running, and Ctrl-C must come through all the same.
-    guest.setblocking(False)
-    waiting = b""
-    while True:
-        readable, writable, _ = select.select([source, guest], [guest] if waiting else [], [])
-        try:
-            if guest in readable:
-                data = guest.recv(CHUNK)
+    guest: socket.socket
+    source: int
+    sink: int
+    outgoing: Stream = field(default_factory=Stream)
+    incoming: Stream = field(default_factory=Stream)
+    waiting: bytes = b""
+
+    def relay(self, interrupt: Callable[[], None]) -> bool:
+        """Until one side ends. Calls `interrupt` for every Ctrl-C of GDB's. Returns whether it was GDB that ended."""
+        # Never wait for the guest to take something: it may be running, and Ctrl-C must come through all the same.
+        self.guest.setblocking(False)
+        while True:
+            wanted = [self.guest] if self.waiting else []
+            readable, writable, _ = select.select([self.source, self.guest], wanted, [])
+            if writable and not self.send():
+                return False
+            if self.guest in readable:
+                data = self.receive()
                 if not data:
                     return False
-                write_all(sink, data)
-            if writable:
-                waiting = waiting[guest.send(waiting) :]
-        except BlockingIOError:
-            pass
+                if not write_all(self.sink, data):
+                    return True
+            if self.source in readable:
+                data = read(self.source, CHUNK)
+                if not data:
+                    return True
+                kept, interrupts = self.outgoing.feed(data, self.incoming)
+                self.waiting += kept
+                for _ in range(interrupts):
+                    interrupt()
+
+    def receive(self) -> bytes:
+        """What the guest sends, nothing once it has closed the line."""
+        try:
+            data = self.guest.recv(CHUNK)
+        except ConnectionError:
+            return b""
+        self.incoming.feed(data, self.outgoing)
+        return data
+
+    def send(self) -> bool:
+        """Gives the guest what it takes; whether it is still there."""
+        try:
+            self.waiting = self.waiting[self.guest.send(self.waiting) :]
         except ConnectionError:
             return False
-        if source in readable:
-            data = read(source, CHUNK)
-            if not data:
-                return True
-            kept, interrupts = outgoing.feed(data)
-            waiting += kept
-            for _ in range(interrupts):
-                interrupt()
+        return True
+
+    def finish(self) -> None:
+        """Sees to it, when GDB has hung up, that its last packet still arrives.
+
+        QEMU drops what the guest hasn't taken when the connection ends, and the kernel waits for its answer to be
+        acknowledged: GDB, which ends a session with `k`, doesn't wait for one.
+        """
+        deadline = time.monotonic() + FINISH_SECONDS
+        while time.monotonic() < deadline:
+            if self.incoming.owed:
+                self.incoming.owed = False
+                self.waiting += b"+"
+            wanted = [self.guest] if self.waiting else []
+            readable, writable, _ = select.select([self.guest], wanted, [], QUIET_SECONDS)
+            if (writable and not self.send()) or (readable and not self.receive()):
+                return
+            if not readable and not writable and not self.outgoing.owed:
+                return
 
 
-def acknowledge_rest(guest: socket.socket) -> None:
-    """Acknowledges what the guest still says. A GDB that quits sends `k` and hangs up, and NetBSD answers even that,
-    and waits for the acknowledgement for ever."""
-    guest.settimeout(LAST_WORDS_SECONDS)
-    with contextlib.suppress(OSError):
-        while data := guest.recv(CHUNK):
-            guest.sendall(b"+" * data.count(b"#"))
-
-
-def write_all(sink: int, data: bytes) -> None:
-    while data:
-        data = data[write(sink, data) :]
+def write_all(sink: int, data: bytes) -> bool:
+    """Writes all of `data`; whether somebody still reads it."""
+    try:
+        while data:
+            data = data[write(sink, data) :]
+    except BrokenPipeError:
+        return False
+    return True
 
 
 def complain(message: str) -> None:
@@ -168,24 +214,25 @@ def parser() -> argparse.ArgumentParser:
         dest="control",
         nargs=2,
         metavar=("CONTROL", "LINE"),
-        help="Ctrl-C is a BREAK on the character device LINE of the machine with the QMP socket CONTROL",
+        help="Ctrl-C is a BREAK on the character device LINE of the machine with the QMP socket CONTROL;"
+        " a command after -- is run instead",
     )
-    made.add_argument("command", nargs="*", help="after --: Ctrl-C runs this instead")
     return made
 
 
-def way(args: argparse.Namespace) -> Callable[[], None]:
+def way(control: Sequence[str] | None, command: Sequence[str]) -> Callable[[], None]:
     """What Ctrl-C does."""
-    if args.command:
-        return lambda: run_command(args.command)
-    if args.control:
-        return lambda: send_break(Path(args.control[0]), args.control[1])
+    if command:
+        return lambda: run_command(command)
+    if control:
+        return lambda: send_break(Path(control[0]), control[1])
     return no_way
 
 
 def main(arguments: Sequence[str]) -> int:
     """Entry point, run by GDB. Returns 0 when GDB hung up, 1 when the guest did or wasn't there."""
-    args = parser().parse_args(arguments)
+    own, command = split_extra(list(arguments))
+    args = parser().parse_args(own)
     # A terminal sends Ctrl-C to everything on it; what it means is for GDB to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as guest:
@@ -194,8 +241,9 @@ def main(arguments: Sequence[str]) -> int:
         except OSError as error:
             complain(f"{args.socket}: {error.strerror}; is the guest running?")
             return 1
-        if relay(guest, sys.stdin.fileno(), sys.stdout.fileno(), way(args)):
-            acknowledge_rest(guest)
+        wire = Wire(guest, sys.stdin.fileno(), sys.stdout.fileno())
+        if wire.relay(way(args.control, command)):
+            wire.finish()
             return 0
     complain("the guest has closed its line")
     return 1
