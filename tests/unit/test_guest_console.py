@@ -188,6 +188,13 @@ def test_a_pcictl_that_knows_no_names_gives_way_to_the_labs(machine: Machine, tt
     assert guest.typed[1].startswith("mount ")
 
 
+def test_without_any_that_knows_names_there_are_none(machine: Machine, tty: Callable[..., Tty]) -> None:
+    usage = "pcictl: unknown option -- N\nusage: pcictl /dev/pciN list [-n]\n"
+    tty(answers={"pcictl pci0 list -N": usage, "pcictl pci0 list": OTHER.replace(" [wm0]", "")})
+    with Console(machine) as opened:
+        assert [item["driver"] for item in pci.listed(opened)] == [None]
+
+
 def test_a_guest_without_pcictl_says_what_it_said(machine: Machine, tty: Callable[..., Tty]) -> None:
     tty(answers={})
     with Console(machine) as opened, pytest.raises(RumplabError, match="has listed no devices; it said: not found"):

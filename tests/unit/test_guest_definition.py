@@ -75,6 +75,17 @@ def test_another_release_than_the_labs_is_not_taken(built: LabPrefix) -> None:
     assert "is of NetBSD 10.1, and guest 'old' wants 8.3" in refused.stderr
 
 
+def test_one_of_the_labs_other_kernels(built: LabPrefix, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(ELF32)
+    built.component("netbsd_kernel_amd64_ipkdb", {"kernel": str(other), "symbols": str(other)}, version="10.1")
+    made = built.tool("guest", "create", "nb", "--config", "ipkdb")
+    assert made.stdout.startswith(f"nb: NetBSD 10.1/amd64, {other}, disk ")
+    refused = built.tool("guest", "create", "no", "--config", "nothing")
+    assert refused.returncode == 3
+    assert "no NetBSD kernel for amd64 called 'nothing' has been built yet" in refused.stderr
+
+
 def test_a_name_is_taken_once(empty_lab: LabPrefix, kernel: Path) -> None:
     assert empty_lab.tool("guest", "create", "nb", "--kernel", kernel).returncode == 0
     taken = empty_lab.tool("guest", "create", "nb", "--kernel", kernel, "--memory", "1G")
@@ -99,6 +110,7 @@ def test_a_name_is_no_path(empty_lab: LabPrefix, kernel: Path, name: str) -> Non
         (["--linux", "K", "--arch", "i386"], "--linux is for amd64"),
         (["--initrd", "K"], "--initrd goes with --linux"),
         (["--append", "x"], "--append goes with --linux"),
+        (["--kernel", "K", "--config", "x"], "--config and --kernel both"),
         (["--symbols", "K"], "--symbols goes with --kernel"),
         (["--boot", "grub"], "--boot goes with --kernel"),
         (["--kernel", "K", "--root", "wd0a --kdb"], "is not a device"),

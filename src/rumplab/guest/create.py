@@ -24,6 +24,7 @@ Without --kernel the guest has the lab's own NetBSD kernel and disk, always the 
 examples:
   rumplab guest create nb
   rumplab guest create nb8 --kernel netbsd --symbols netbsd.gdb --disk root.img --root wd1a
+  rumplab guest create nbi --arch i386 --config ipkdb
   rumplab guest create lx --linux obj/vmlinux --initrd initrd.cpio
 """
 DEFAULT_MEMORY = "256M"
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the guest's name")
     parser.add_argument("--arch", choices=ARCHES, help="the kernel's architecture (default: amd64)")
     parser.add_argument("--release", metavar="VERSION", help="refuse another release than this, as 10.1")
+    parser.add_argument("--config", metavar="NAME", help="one of the lab's other kernels (netbsd_guest_more_kernels)")
     parser.add_argument("--kernel", metavar="FILE", help="a NetBSD kernel instead of the lab's")
     parser.add_argument("--symbols", metavar="FILE", help="its debugging information, netbsd.gdb")
     parser.add_argument("--sources", metavar="DIR", help=f"the sources that it calls {kernels.SOURCE_NAME}")
@@ -52,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check_usage(args: argparse.Namespace) -> None:
     """UsageError for options that contradict one another."""
     if args.linux is not None:
-        for option in ("kernel", "symbols", "release", "boot", "sources"):
+        for option in ("kernel", "symbols", "release", "config", "boot", "sources"):
             if getattr(args, option) is not None:
                 raise UsageError(f"--{option} is for NetBSD; leave it out, or leave --linux out")
         if args.arch == "i386":
@@ -64,6 +66,8 @@ def check_usage(args: argparse.Namespace) -> None:
     for option in ("symbols", "boot", "sources"):
         if getattr(args, option) is not None and args.kernel is None:
             raise UsageError(f"--{option} goes with --kernel; the lab's own kernel has what it needs")
+    if args.config is not None and args.kernel is not None:
+        raise UsageError("--config and --kernel both name the kernel; use one of them")
     for option in ("append", "root"):
         text = getattr(args, option)
         if text is not None and (not text.isprintable() or len(text) > COMMAND_LINE_LIMIT):
@@ -111,6 +115,7 @@ def make_guest(args: argparse.Namespace, platform: str) -> Guest:
         symbols=symbols,
         sources=os.path.abspath(args.sources) if args.sources else None,
         release=args.release,
+        config=args.config,
         boot=args.boot,
         disk=disk.path if disk else None,
         disk_format=disk.format if disk and disk.format else "raw",

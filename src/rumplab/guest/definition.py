@@ -35,7 +35,8 @@ DIRECT = "direct"
 
 @dataclass(frozen=True)
 class Guest:
-    """A guest's definition. `kernel` is None for the lab's own kernel, whichever that is when it starts.
+    """A guest's definition. `kernel` is None for the lab's own kernel, whichever that is when it starts; `config`
+    names one of the lab's others.
 
     `boot` is GRUB, DIRECT or None, which lets the kernel decide. `disk` is the root disk, of `disk_format`.
     """
@@ -47,6 +48,7 @@ class Guest:
     symbols: str | None = None
     sources: str | None = None
     release: str | None = None
+    config: str | None = None
     boot: str | None = None
     disk: str | None = None
     disk_format: str = "raw"

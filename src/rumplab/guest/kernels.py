@@ -56,11 +56,14 @@ def resolve(lab: Lab, guest: Guest) -> Kernel:
 def built(lab: Lab, guest: Guest) -> Component:
     """The component with the lab's kernel for `guest`. NotProvisioned names the command that builds one."""
     remedy = f"{lab.provision} --tags {ROLE}"
+    name, what = f"netbsd_kernel_{guest.arch}", f"NetBSD kernel for {guest.arch}"
+    if guest.config is not None:
+        name, what = f"{name}_{guest.config}", f"{what} called '{guest.config}'"
     try:
-        component = lab.component(f"netbsd_kernel_{guest.arch}")
+        component = lab.component(name)
     except NotProvisioned as error:
         raise NotProvisioned(
-            f"no NetBSD kernel for {guest.arch} has been built yet; build one, which takes most of an hour: {remedy};"
+            f"no {what} has been built yet; build one, which takes most of an hour: {remedy};"
             " or give one with --kernel and --symbols"
         ) from error
     if guest.release not in (None, component.version):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from rumplab import config, output
@@ -17,7 +18,7 @@ from rumplab.machines import open_machines
 HELP = "the PCI devices of a guest, with their drivers"
 EPILOG = """\
 Runs pcictl(8) in a shell on the guest's console, where it logs in as root if that takes no password. pcictl names
-drivers from NetBSD 8 on; for earlier releases the lab's own is taken from the guest's CD drive. While the kernel is
+drivers from NetBSD 8 on; one that can't is replaced by the lab's own, if that is in the CD drive. While the kernel is
 stopped in its debugger, 'nb-pci' in 'rumplab guest debug NAME' shows the same.
 
 examples:
@@ -28,7 +29,12 @@ examples:
 DEVICE = re.compile(r"^(\d+):(\d+):(\d+): (.*?)(?: \[(\w+)\])?$")
 COMMAND_SECONDS = 20.0
 MOST_BUSES = 16
-OWN = "/mnt/pcictl"
+# What to run before, and how to ask for a bus: the guest's own pcictl, the lab's on the CD, and without names.
+WAYS = (
+    (None, "pcictl pci{} list -N"),
+    ("mount -t cd9660 -o ro /dev/cd0a /mnt", "/mnt/pcictl pci{} list -N"),
+    (None, "pcictl pci{} list"),
+)
 HEADER = ["BUS", "DEVICE", "FUNCTION", "DESCRIPTION", "DRIVER"]
 
 
@@ -53,35 +59,26 @@ def parse(text: str) -> list[dict[str, Any]]:
     ]
 
 
-def knows_names(said: str) -> bool:
-    """Whether a pcictl that has said this takes -N."""
-    return re.search(r"illegal option|unknown option|usage:", said, re.IGNORECASE) is None
-
-
-def ask(console: Console, pcictl: str, bus: int) -> str:
-    return shell.run(console, f"{pcictl} pci{bus} list -N", COMMAND_SECONDS)
-
-
 def listed(console: Console) -> list[dict[str, Any]]:
     """The guest's devices, bus by bus up to the first that isn't there. RumplabError when there are none."""
-    pcictl = "pcictl"
-    said = ask(console, pcictl, 0)
-    if not knows_names(said):
-        shell.run(console, "mount -t cd9660 -o ro /dev/cd0a /mnt", COMMAND_SECONDS)
-        pcictl = OWN
-        said = ask(console, pcictl, 0)
-    found: list[dict[str, Any]] = []
+    answers = []
+    for before, form in WAYS:
+        if before:
+            shell.run(console, before, COMMAND_SECONDS)
+        answers.append(shell.run(console, form.format(0), COMMAND_SECONDS))
+        if parse(answers[-1]):
+            return parse(answers[-1]) + list(beyond(console, form))
+    said = answers[0].strip() or "nothing"
+    raise RumplabError(f"pcictl on {console.machine.name} has listed no devices; it said: {said}")
+
+
+def beyond(console: Console, form: str) -> Iterator[dict[str, Any]]:
+    """The devices of the buses after the first."""
     for bus in range(1, MOST_BUSES):
-        devices = parse(said)
-        found += devices
+        devices = parse(shell.run(console, form.format(bus), COMMAND_SECONDS))
         if not devices:
-            break
-        said = ask(console, pcictl, bus)
-    if not found:
-        raise RumplabError(
-            f"pcictl on {console.machine.name} has listed no devices; it said: {said.strip() or 'nothing'}"
-        )
-    return found
+            return
+        yield from devices
 
 
 def row(device: dict[str, Any]) -> list[str]:
