@@ -176,6 +176,15 @@ def test_a_guest_that_does_not_run_says_so(empty_lab: LabPrefix, kernel: Path) -
         ), subverb
 
 
+def test_a_guest_on_the_bridge_needs_one(empty_lab: LabPrefix, kernel: Path) -> None:
+    empty_lab.component("qemu", {"qemu-system-x86_64": "/bin/true", "qemu-img": "/bin/true"})
+    assert empty_lab.tool("guest", "create", "nb", "--kernel", kernel, "--net", "bridge").returncode == 0
+    for words in ([], ["--dry-run"]):
+        refused = empty_lab.tool("guest", "start", "nb", *words)
+        assert refused.returncode == 3
+        assert refused.stderr.rstrip().endswith("--tags bridge -e bridge_manage=true")
+
+
 def test_only_what_takes_more_arguments_gets_them(empty_lab: LabPrefix) -> None:
     refused = empty_lab.tool("guest", "list", "--", "-x")
     assert refused.returncode == 2

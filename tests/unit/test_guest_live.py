@@ -27,6 +27,8 @@ from rumplab.machines import Machine, open_machines
 
 pytestmark = [pytest.mark.qemu, needs_qemu, needs_compiler]
 
+# What doesn't depend on the architecture is tried on one.
+one_architecture = pytest.mark.parametrize("kgdb_kernel", ["amd64"], indirect=True)
 BATCH = ("--batch", "--ex")
 PATIENCE = 120
 
@@ -107,6 +109,7 @@ def test_from_waiting_to_powered_off(nb: LabPrefix) -> None:
     assert nb.machines() == []
 
 
+@one_architecture
 def test_a_guest_is_a_machine_like_every_other(nb: LabPrefix) -> None:
     guest(nb, "start", "nb")
     (record,) = nb.machines()
@@ -122,6 +125,7 @@ def test_a_guest_is_a_machine_like_every_other(nb: LabPrefix) -> None:
     assert kept == []
 
 
+@one_architecture
 def test_running_already(nb: LabPrefix) -> None:
     guest(nb, "start", "nb")
     assert "nb is running already (pid" in refused(nb, "start", "nb", "--kgdb")
@@ -129,6 +133,7 @@ def test_running_already(nb: LabPrefix) -> None:
     assert len(nb.machines()) == 1
 
 
+@one_architecture
 def test_a_second_debugger_is_told_about_the_first(nb: LabPrefix, debugger: subprocess.Popen[str]) -> None:
     complaint = refused(nb, "debug", "nb", *BATCH, "bt")
     assert "another debugger is attached to nb (process " in complaint
@@ -137,6 +142,7 @@ def test_a_second_debugger_is_told_about_the_first(nb: LabPrefix, debugger: subp
     assert "rip" in guest(nb, "debug", "nb", "--qemu-stub", *BATCH, "info registers rip")
 
 
+@one_architecture
 def test_a_stranger_at_the_line_is_told_apart(nb: LabPrefix) -> None:
     guest(nb, "start", "nb", "--kgdb")
     with socket.socket(socket.AF_UNIX) as stranger:
@@ -147,6 +153,7 @@ def test_a_stranger_at_the_line_is_told_apart(nb: LabPrefix) -> None:
     assert "kgdb_connect" in guest(nb, "debug", "nb", *BATCH, "bt")
 
 
+@one_architecture
 def test_the_guest_dies_under_its_debugger(nb: LabPrefix) -> None:
     guest(nb, "start", "nb", "--kgdb")
     record = machine()
@@ -162,6 +169,7 @@ def test_the_guest_dies_under_its_debugger(nb: LabPrefix) -> None:
     assert "kgdb_connect" in guest(nb, "debug", "nb", *BATCH, "bt")
 
 
+@one_architecture
 def test_noise_on_the_line_before_the_debugger(nb: LabPrefix) -> None:
     guest(nb, "start", "nb", "--kgdb")
     until(lambda: listed(nb)["state"] == "waits")
@@ -174,6 +182,7 @@ def test_noise_on_the_line_before_the_debugger(nb: LabPrefix) -> None:
     assert "kgdb_connect" in guest(nb, "debug", "nb", *BATCH, "bt")
 
 
+@one_architecture
 def test_a_kernel_in_its_debugger_cannot_shut_down(nb: LabPrefix) -> None:
     guest(nb, "start", "nb", "--kgdb")
     until(lambda: listed(nb)["state"] == "waits")
@@ -181,6 +190,7 @@ def test_a_kernel_in_its_debugger_cannot_shut_down(nb: LabPrefix) -> None:
     assert guest(nb, "stop", "nb") == "nb ended without shutting down: its kernel is stopped in its debugger\n"
 
 
+@one_architecture
 def test_a_guest_that_qemu_holds(nb: LabPrefix) -> None:
     guest(nb, "start", "nb", "--qemu-stub", "--wait")
     for subverb in ("debug", "break"):
@@ -196,6 +206,7 @@ def test_the_same_kernel_by_qemus_stub(nb: LabPrefix) -> None:
     assert guest(nb, "stop", "nb") == "nb stopped\n"
 
 
+@one_architecture
 def test_the_power_button_where_nobody_is_logged_in(nb: LabPrefix) -> None:
     """A console in use by another program leaves the power button."""
     guest(nb, "start", "nb")
@@ -207,6 +218,7 @@ def test_the_power_button_where_nobody_is_logged_in(nb: LabPrefix) -> None:
     assert "power button pressed" in said(nb)
 
 
+@one_architecture
 def test_the_console_by_a_pipe(nb: LabPrefix) -> None:
     guest(nb, "start", "nb")
     until(lambda: "login:" in said(nb))
@@ -221,6 +233,7 @@ def test_the_console_by_a_pipe(nb: LabPrefix) -> None:
     assert re.search(rb"# uname\r\nkgdbdemo/\w+\r\n# $", result.stdout)
 
 
+@one_architecture
 def test_the_console_at_a_terminal(nb: LabPrefix) -> None:
     """Another verb goes on being heard while the user has the console, and Ctrl-] leaves."""
     guest(nb, "start", "nb")
@@ -246,6 +259,21 @@ def test_the_console_at_a_terminal(nb: LabPrefix) -> None:
     os.close(theirs)
 
 
+@one_architecture
+def test_the_console_of_a_guest_that_ends(nb: LabPrefix) -> None:
+    guest(nb, "start", "nb")
+    until(lambda: "login:" in said(nb))
+    session = subprocess.Popen(
+        nb.argv("guest", "console", "nb"), env=nb.environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert session.stdin is not None
+    session.stdin.write(b"root\rpoweroff\r")
+    session.stdin.flush()
+    assert b"nb has closed its console" in session.communicate(timeout=30)[1]
+    assert session.returncode == 0
+
+
+@one_architecture
 def test_the_devices_of_the_guest(nb: LabPrefix) -> None:
     guest(nb, "start", "nb")
     until(lambda: "login:" in said(nb))
@@ -254,6 +282,7 @@ def test_the_devices_of_the_guest(nb: LabPrefix) -> None:
     assert re.search(r"^0 +3 +0 +\S.* +ppb0$", guest(nb, "pci", "nb"), re.MULTILINE)
 
 
+@one_architecture
 def test_two_guests_at_once(nb: LabPrefix, kgdb_kernel: tuple[str, Path], tmp_path: Path) -> None:
     architecture, kernel = kgdb_kernel
     disk = tmp_path / "disk.img"
@@ -270,6 +299,7 @@ def test_two_guests_at_once(nb: LabPrefix, kgdb_kernel: tuple[str, Path], tmp_pa
     assert guest(nb, "stop", "--all", "--now") == "one stopped\ntwo stopped\n"
 
 
+@one_architecture
 def test_what_is_kept_and_what_is_not(nb: LabPrefix, kgdb_kernel: tuple[str, Path], tmp_path: Path) -> None:
     architecture, kernel = kgdb_kernel
     disk = tmp_path / "root.img"
@@ -293,10 +323,12 @@ def test_what_is_kept_and_what_is_not(nb: LabPrefix, kgdb_kernel: tuple[str, Pat
     guest(nb, "start", "kept")
 
 
+@one_architecture
 def test_nothing_is_there_to_keep(nb: LabPrefix) -> None:
     assert "nb has no disk" in refused(nb, "start", "nb", "--persist", status=2)
 
 
+@one_architecture
 def test_a_kernel_that_is_gone(nb: LabPrefix, kgdb_kernel: tuple[str, Path], tmp_path: Path) -> None:
     copy = Path(shutil.copy(kgdb_kernel[1], tmp_path / "netbsd"))
     guest(nb, "create", "moved", "--kernel", copy)
@@ -305,6 +337,7 @@ def test_a_kernel_that_is_gone(nb: LabPrefix, kgdb_kernel: tuple[str, Path], tmp
     assert listed(nb, "moved")["state"] == "stopped"
 
 
+@one_architecture
 def test_the_printed_commands_start_it_too(nb: LabPrefix) -> None:
     line = guest(nb, "start", "nb", "--kgdb", "--dry-run", "--", "-no-reboot")
     assert line.rstrip().endswith("-no-reboot")

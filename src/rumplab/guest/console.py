@@ -137,8 +137,9 @@ def _raw_terminal() -> Iterator[None]:
         yield
 
 
-def interact(machine: Machine) -> None:
-    """Connects this terminal, or what stands for it, to the console until the user leaves or the guest ends."""
+def interact(machine: Machine) -> bool:
+    """Connects this terminal, or what stands for it, to the console until the user leaves or the guest ends;
+    whether it was the user."""
     what = f"the console of {machine.name} is open already"
     with attach.held(machine, CONSOLE, what, "leave that with Ctrl-]"), contextlib.ExitStack() as stack:
         line = stack.enter_context(_connect(socket_path(machine, CONSOLE), socket.SOCK_STREAM, machine))
@@ -152,7 +153,7 @@ def interact(machine: Machine) -> None:
             _write(_end(machine.serial_log))
         stack.enter_context(interruptible())
         stack.enter_context(_raw_terminal())
-        _relay(line, typed)
+        return _relay(line, typed)
 
 
 def _end(log: Path) -> bytes:
@@ -168,7 +169,8 @@ def _write(data: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def _relay(line: socket.socket, typed: socket.socket) -> None:
+def _relay(line: socket.socket, typed: socket.socket) -> bool:
+    """Carries what is said and typed. Whether it was the user's side that ended."""
     # Unlike epoll, select takes a regular file for standard input.
     with selectors.SelectSelector() as selector:
         for source in (STDIN, line, typed):
@@ -179,7 +181,7 @@ def _relay(line: socket.socket, typed: socket.socket) -> None:
                 if key.fileobj is line:
                     said = line.recv(CHUNK)
                     if not said:
-                        return
+                        return False
                     _write(said)
                 elif key.fileobj is typed:
                     line.sendall(typed.recv(CHUNK))
@@ -188,7 +190,8 @@ def _relay(line: socket.socket, typed: socket.socket) -> None:
                     before, leave, _ = keys.partition(LEAVE)
                     line.sendall(before)
                     if leave:
-                        return
+                        return True
                     if not keys:
                         selector.unregister(STDIN)
                         patience = QUIET_SECONDS
+        return True

@@ -31,6 +31,8 @@ AGAIN_SECONDS = 1.0
 CHUNK = 4096
 # What kernels print on the console when they wait for a debugger for the first time.
 WAITING = ("kgdb waiting...", "KGDB: Waiting for connection from remote gdb")
+# What Linux prints when it has understood a key of magic SysRq's.
+SYSRQ = r"(?i)sysrq ?: "
 HELD = ("paused", "prelaunch", "debug")
 
 
@@ -148,6 +150,9 @@ def interrupt(machine: Machine, guest: Guest, confirm: bool) -> None:
             console = stack.enter_context(Console(machine))
             send_break(machine, CONSOLE)
             console.send("g")
+            # Only what it says tells that the key has arrived, before the line is let go.
+            if not console.expect(SYSRQ, ENTER_SECONDS):
+                raise RumplabError(f"{machine.name} doesn't listen to a BREAK on its console; {advice(guest)}")
         else:
             send_break(machine, DEBUGGER)
         if confirm and not stopped(machine, ENTER_SECONDS):

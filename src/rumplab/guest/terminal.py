@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from rumplab import config
 from rumplab.guest.console import interact
@@ -26,5 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     lab = config.load()
     guest = open_guests(lab).find(args.name)
-    interact(require_running(open_machines(lab), guest))
+    if not interact(require_running(open_machines(lab), guest)):
+        print(f"{guest.name} has closed its console; 'rumplab logs {guest.name}' has all of it", file=sys.stderr)
     return 0
