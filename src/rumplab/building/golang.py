@@ -82,11 +82,14 @@ main(int argc, char *argv[])
 
 @dataclass(frozen=True)
 class GoProgram:
-    """The packages of a program, the main one first, and what is linked to them by ``#cgo LDFLAGS``."""
+    """The packages of a program, the main one first, and what is linked to them by ``#cgo LDFLAGS``.
+
+    `gopath` is the first directory of the user's GOPATH, for messages.
+    """
 
     packages: tuple[Package, ...]
     libraries: tuple[str, ...]
-    release: int
+    gopath: str
 
     @property
     def main(self) -> Package:
@@ -99,13 +102,13 @@ def read(directory: str, only: str | None, tools: Tools, environment: dict[str, 
     root = gopath.root_of(directory, roots)
     path = root.path_of(directory) if root else "_" + directory
     main = gopath.read_package(path, directory, root, only)
-    release = go_release(tools.goroot)
-    tags = gofile.tags(tools.target.goos, tools.target.goarch, release)
+    tags = gofile.tags(tools.target.goos, tools.target.goarch, go_release(tools.goroot))
     # Go doesn't look at the constraints of a file that is named.
     check_main(main, [source for source in main.sources if only or chosen(source, tags)], only)
     own = (root,) if root and root.prefix else ()
     packages = Finder(tools.goroot, (*own, *roots)).closure(main)
-    return GoProgram(packages, tuple(libraries(packages, tags)), release)
+    first = os.path.dirname(roots[0].directory) if roots else "GOPATH"
+    return GoProgram(packages, tuple(libraries(packages, tags)), first)
 
 
 def chosen(source: Source, tags: Collection[str]) -> bool:
@@ -211,7 +214,11 @@ def recipe(program: GoProgram, tools: Tools, bake: str, c_flags: str = "") -> Re
         copies=copies,
         links=links,
         path=tools.path,
-        own={f"{WORK}/{place_of(package)}": package.directory for package in program.packages},
+        own={
+            f"{WORK}/local": "",
+            f"{WORK}/gopath": program.gopath,
+            **{f"{WORK}/{place_of(package)}": package.directory for package in program.packages},
+        },
         relative={
             source.name: os.path.join(program.main.directory, source.name) for source in program.main.sources
         },
