@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -217,7 +218,9 @@ def carry_out(
         deliver(result, made, slot.forget)
         slot.remember(wanted, files, made)
     finally:
-        if not args.keep_work:
+        if args.keep_work:
+            print(f"the work directory is {slot.work}; the next build of {made} removes it", file=sys.stderr)
+        else:
             slot.clear()
 
 
@@ -230,5 +233,3 @@ def report(
         print(output.as_json({**data, "work": kept}))
         return
     print(f"{made}: up to date" if state == "up to date" else f"{made}: built in {seconds:.1f} s")
-    if kept:
-        print(f"the work directory is {kept}; the next build of {made} removes it")

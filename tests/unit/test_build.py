@@ -230,10 +230,19 @@ def test_a_bake_that_fails_is_named(toolchain: Toolchain, hello: Path) -> None:
     assert not (hello / "p").exists()
 
 
+def test_a_failed_builds_work_can_be_looked_at(toolchain: Toolchain, hello: Path) -> None:
+    toolchain.provide(bake="exit 1")
+    result = toolchain.build(hello, "-o", hello / "p", "--keep-work")
+    assert result.returncode == 1
+    (work,) = toolchain.left()
+    assert f"the work directory is {work};" in result.stderr
+    assert output_of(Path(work, "program")) == "hello\n"
+
+
 def test_keep_work(toolchain: Toolchain, hello: Path) -> None:
     result = toolchain.build(hello, "-o", hello / "p", "--keep-work")
     (work,) = toolchain.left()
-    assert f"the work directory is {work};" in result.stdout
+    assert f"the work directory is {work};" in result.stderr
     assert Path(work, "program").exists()
     (hello / "hello.c").write_text(HELLO.replace("hello", "again"))
     assert built(toolchain, hello, "-o", hello / "p")

@@ -282,7 +282,7 @@ def test_a_real_program(toolchain: Toolchain, tmp_path: Path, gocache: dict[str,
     argv = [host_tool("gdb"), "-nx", "-batch", *asked, "-ex", "list help", str(output)]
     shown = subprocess.run(argv, cwd="/", capture_output=True, text=True, timeout=60, check=True).stdout
     assert f'"{source}/main.go"' in shown
-    assert f'Line 4 of "{source}/internal/deep/deep.go"' in shown
+    assert f'Line 5 of "{source}/internal/deep/deep.go"' in shown
     assert "return SCALE(value) * FACTOR;" in shown
 
     unchanged = toolchain.build("app", "-o", output, where=tmp_path, settings=gocache)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 # What a tool says, and what that means here; the first that fits counts.
 SIGNS = (
     (re.escape(os.strerror(errno.ENOSPC)), "the disk is full; free some space there"),
+    (r"signal: killed", "the host ran out of memory"),
     (
         r"can(?:no|')t find -l([^\s:]+)",
         "there is no library {0} for the unikernel; the host's doesn't serve: build one with {gcc}, and give its"
