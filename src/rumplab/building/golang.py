@@ -62,19 +62,20 @@ func gomaincaller(arguments, environment **C.char) {
 """
 MAIN = "main.c"
 # gorump's start-up takes its argument vector from the two variables, before main() is called. Behind the
-# arguments it reads the environment and the auxiliary vector, which both end with zeros.
+# arguments it reads the environment and the auxiliary vector, which both end with zeros. A C library whose
+# environment nobody uses need not have one.
 MAIN_TEXT = """\
 int kludge_argc = 1;
 char *kludge_argv[] = { "program", 0, 0, 0, 0 };
 
-extern char **environ;
+extern char **environ __attribute__((weak));
 extern void gomaincaller(char **arguments, char **environment);
 
 int
 main(int argc, char *argv[])
 {
 	(void)argc;
-	gomaincaller(argv, environ);
+	gomaincaller(argv, &environ ? environ : 0);
 	return 0;
 }
 """
