@@ -84,7 +84,7 @@ def prerequisites(rules: str) -> Iterator[str]:
 
 def cache_root(environment: Mapping[str, str]) -> Path:
     """Where records and work directories are kept. RumplabError when the tools couldn't work there."""
-    base = environment.get("XDG_CACHE_HOME") or os.path.join(environment.get("HOME") or "/nonexistent", ".cache")
+    base = environment.get("XDG_CACHE_HOME") or os.path.join(environment.get("HOME", ""), ".cache")
     root = Path(base, "rumplab", "build")
     if not PLAIN.fullmatch(str(root)) or not root.is_absolute():
         raise RumplabError(
