@@ -16,27 +16,27 @@ from rumplab.building.recipe import WORK, quoted
 from rumplab.building.target import go_release, target
 from rumplab.errors import RumplabError
 
-OWN = {"/w/gopath": "/home/me/go", "/w/gopath/src/app": "/home/me/app", "/w/local": ""}
+OWN = {"/w/gopath": "/srv/me/go", "/w/gopath/src/app": "/srv/me/app", "/w/local": ""}
 
 
 @pytest.mark.parametrize(
     ("said", "meant"),
     [
-        ("/w/gopath/src/app/x.c:3: error", "/home/me/app/x.c:3: error"),
-        ("/w/gopath/src/application/x.c", "/home/me/go/src/application/x.c"),
-        ("in '/w/gopath/src/app'", "in '/home/me/app'"),
-        ("./x.c:3:1: error", "/home/me/app/x.c:3:1: error"),
-        ("x.c: In function 'f':", "/home/me/app/x.c: In function 'f':"),
+        ("/w/gopath/src/app/x.c:3: error", "/srv/me/app/x.c:3: error"),
+        ("/w/gopath/src/application/x.c", "/srv/me/go/src/application/x.c"),
+        ("in '/w/gopath/src/app'", "in '/srv/me/app'"),
+        ("./x.c:3:1: error", "/srv/me/app/x.c:3:1: error"),
+        ("x.c: In function 'f':", "/srv/me/app/x.c: In function 'f':"),
         ("ax.c:3", "ax.c:3"),
         ("sub/x.c:3", "sub/x.c:3"),
         ("# _/w/local/tmp/app", "# _/tmp/app"),
-        ("../../../../home/me/app/a b.go:3: x", "/home/me/app/a b.go:3: x"),
-        ("(../app/y.go:3)", "(/home/me/app/y.go:3)"),
+        ("../../../../srv/me/app/a b.go:3: x", "/srv/me/app/a b.go:3: x"),
+        ("(../app/y.go:3)", "(/srv/me/app/y.go:3)"),
         ("wait ... done, a/../b", "wait ... done, a/../b"),
     ],
 )
 def test_messages_name_the_users_files(said: str, meant: str) -> None:
-    assert explain.own_words(said, "/w/gopath/src/app", OWN, {"x.c": "/home/me/app/x.c"}) == meant
+    assert explain.own_words(said, "/w/gopath/src/app", OWN, {"x.c": "/srv/me/app/x.c"}) == meant
 
 
 def test_paths_with_backslashes_in_messages() -> None:
