@@ -172,6 +172,20 @@ def test_a_header_that_changes_while_it_is_compiled(toolchain: Toolchain, tmp_pa
     assert subprocess.run([tmp_path / "p"], timeout=20, check=False).returncode == 2
 
 
+def test_a_source_that_changes_there_and_back(toolchain: Toolchain, hello: Path) -> None:
+    """What was compiled isn't what was counted, though it looks the same before and after."""
+    source = hello / "hello.c"
+    swap = f"sed -i s/hello/other/ {source}; gcc \"$@\"; sed -i s/other/hello/ {source}"
+    toolchain.provide(compile_action=swap)
+    assert built(toolchain, hello, "-o", hello / "p")
+    assert output_of(hello / "p") == "other\n"
+    assert source.read_text() == HELLO
+    toolchain.provide()
+    assert built(toolchain, hello, "-o", hello / "p")
+    assert output_of(hello / "p") == "hello\n"
+    assert not built(toolchain, hello, "-o", hello / "p")
+
+
 def test_warnings_are_shown_and_noise_is_not(toolchain: Toolchain, tmp_path: Path) -> None:
     source = write(tmp_path, {"w.c": "int main(void) { int unused; return 0; }\n"}) / "w.c"
     toolchain.provide(bake='echo "!!! NOTE: experimental"; cp "$3" "$2"')
