@@ -20,9 +20,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src"))
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from kgdb import session
 from kgdb.guest import Guest
@@ -31,6 +30,7 @@ from rumplab import ports
 from rumplab.guest import gdbside
 from rumplab.guest.gdbside import QEMU, KgdbSession
 
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "kgdb"
 ROUNDS = 5
 MIB = 1 << 20
 WAITING = "kgdb waiting..."
@@ -40,7 +40,7 @@ PATIENCE = 300
 def build(directory: Path) -> Path:
     program = directory / "kgdb.bin"
     variables = ["ARCH=amd64", f"OUT={program}", f"OBJ={directory / 'obj'}"]
-    subprocess.run(["make", "-s", "-C", str(ROOT / "examples/kgdb"), *variables], timeout=PATIENCE, check=True)
+    subprocess.run(["make", "-s", "-C", str(EXAMPLE), *variables], timeout=PATIENCE, check=True)
     return program
 
 
