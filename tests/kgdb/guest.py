@@ -24,7 +24,12 @@ class Guest:
     """A running kernel, ended when the context is left. `directory` takes its sockets, and must have a short name."""
 
     def __init__(
-        self, program: Path, directory: Path, flags: str = "-d", qemu: str = "qemu-system-x86_64", extra: Sequence[str] = ()
+        self,
+        program: Path,
+        directory: Path,
+        flags: str = "-d",
+        qemu: str = "qemu-system-x86_64",
+        extra: Sequence[str] = (),
     ) -> None:
         self.directory = directory
         self.line, self.control = directory / "com1.sock", directory / "qmp.sock"

@@ -46,13 +46,13 @@ def main(path: str, counts: str) -> None:
     with socket.socket(socket.AF_UNIX) as guest:
         guest.connect(path)
         while True:
-            readable, _, _ = select.select([0, guest], [], [])
+            readable, _, _ = select.select([0, guest.fileno()], [], [])
             if 0 in readable:
                 data = os.read(0, 4096)
                 if not data:
                     break
                 guest.sendall(to_guest.feed(data))
-            if guest in readable:
+            if guest.fileno() in readable:
                 data = guest.recv(4096)
                 if not data:
                     break

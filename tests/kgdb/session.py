@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kgdb.guest import Guest
-
 from rumplab.guest.gdbside import KGDB, KgdbSession, commands
 
 SECONDS = 60.0
@@ -32,14 +31,14 @@ def argv(gdb: str, prepared: Sequence[str], wanted: Sequence[str]) -> list[str]:
     return [gdb, "-nx", "-batch", *(part for command in (*prepared, *wanted) for part in ("-ex", command))]
 
 
-def drive(gdb: str, prepared: Sequence[str], wanted: Sequence[str]) -> str:
+def drive(gdb: str, prepared: Sequence[str], wanted: Sequence[str], timeout: float = SECONDS) -> str:
     """Run GDB through the commands and return what it printed."""
     done = subprocess.run(
         argv(gdb, prepared, wanted),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=SECONDS,
+        timeout=timeout,
         check=False,
     )
     return done.stdout.decode("utf-8", "replace")

@@ -75,7 +75,9 @@ def read_registers(client: Client, architecture: str) -> list[int]:
     return [int.from_bytes(raw[at : at + size], "little") for at in range(0, len(raw), size)]
 
 
-def test_registers_have_the_layout_and_come_back(client: Client, kgdb_kernel: tuple[str, Path], address: dict[str, int]) -> None:
+def test_registers_have_the_layout_and_come_back(
+    client: Client, kgdb_kernel: tuple[str, Path], address: dict[str, int]
+) -> None:
     architecture = kgdb_kernel[0]
     values = read_registers(client, architecture)
     pc = values[PC[architecture]]
@@ -201,7 +203,8 @@ def test_the_console(kgdb_guests: Callable[..., Guest]) -> None:
     guest.wait_for("login: ")
     guest.type("guest")
     guest.wait_for("Login incorrect")
-    guest.type("root", "pcictl pci1 list -N", "pcictl pci0 list -n; echo a  b", "pcictl pci9 list", "nope", "ps", "dmesg", "exit")
+    guest.type("root", "pcictl pci1 list -N", "pcictl pci0 list -n; echo a  b", "pcictl pci9 list", "nope")
+    guest.type("ps", "dmesg", "exit")
     guest.wait_for("login: ", 4)
     said = guest.said()
     assert "\n001:01:0: Intel i82540EM 1000baseT Ethernet [wm0]\n" in said

@@ -210,15 +210,16 @@ def test_a_bad_wire_costs_time_only(gdb: str, guest: Guest, prepared: KgdbSessio
 
 
 def test_netbsd_commands(gdb: str, kgdb_guests: Callable[..., Guest], kgdb_kernel: tuple[str, Path]) -> None:
-    bridged = ("-device", "pci-bridge,chassis_nr=2,id=pci.1", "-device", "virtio-rng-pci,bus=pci.1,addr=7.5,disable-modern=on,multifunction=on", "-device", "virtio-rng-pci,bus=pci.1,addr=7.0,disable-modern=on,multifunction=on")
-    guest = kgdb_guests(extra=bridged)
+    function = "virtio-rng-pci,bus=pci.1,disable-modern=on,multifunction=on,addr=7."
+    bridge = ("-device", "pci-bridge,chassis_nr=2,id=pci.1")
+    guest = kgdb_guests(extra=(*bridge, "-device", f"{function}0", "-device", f"{function}5"))
     guest.wait_for(WAITING)
     of = session.session(guest, *kgdb_kernel)
     early = drive(gdb, of, "nb-ps", "nb-pci", "nb-dmesg", "break counter_step", "continue", "delete", "detach")
     assert re.search(r"^  PID  PPID LWPS STATE  COMMAND\n.*kgdbdemo/", early, re.MULTILINE | re.DOTALL)
     guest.wait_for("login: ")
     # Round the ring once.
-    guest.type("root", *("ps",) * 25, "echo the end")
+    guest.type("root", *("pcictl pci0 list",) * 7, "echo the end")
     guest.wait_for("\nthe end\n")
     guest.send_break()
     guest.wait_for(WAITING, 2)

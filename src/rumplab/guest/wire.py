@@ -36,7 +36,7 @@ QUIET_SECONDS = 0.1
 # Of a command that stops the guest.
 COMMAND_SECONDS = 30
 # This very module, whatever the working directory and the user's Python settings hold.
-CALL = "import sys; sys.path.insert(0, sys.argv.pop(1)); from rumplab.guest.wire import main; sys.exit(main(sys.argv[1:]))"
+CALL = "import sys; sys.path.insert(0, sys.argv[1]); from rumplab.guest.wire import main; sys.exit(main(sys.argv[2:]))"
 
 
 @dataclass
@@ -90,8 +90,9 @@ class Wire:
         # Never wait for the guest to take something: it may be running, and Ctrl-C must come through all the same.
         self.guest.setblocking(False)
         while True:
+            sources: list[int | socket.socket] = [self.source, self.guest]
             wanted = [self.guest] if self.waiting else []
-            readable, writable, _ = select.select([self.source, self.guest], wanted, [])
+            readable, writable, _ = select.select(sources, wanted, [])
             if writable and not self.send():
                 return False
             if self.guest in readable:
