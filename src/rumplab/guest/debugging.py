@@ -103,7 +103,7 @@ def gdb_session(lab: Lab, guest: Guest, machine: Machine, qemu_stub: bool) -> Kg
         # A BREAK on the debugger's line means nothing to Linux.
         interrupt=tuple(itself("guest", "break", guest.name)) if linux else (),
         symbols=machine.program,
-        sources=((kernels.SOURCE_NAME, sources),) if sources else (),
+        sources=((guest.source_name, sources),) if sources else (),
     )
 
 

@@ -13,13 +13,11 @@ from rumplab.image import multiboot
 
 # What provisions the components netbsd_kernel_ARCH, netbsd_disk_ARCH, netbsd_sources and netbsd_pcictl_ARCH.
 ROLE = "netbsd_guest"
-# What NetBSD's own build, and the lab's, calls the directory of the sources.
-SOURCE_NAME = "/usr/src"
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A guest's files, resolved: `file` boots by `boot`, `sources` is what SOURCE_NAME stands for."""
+    """A guest's files, resolved: `file` boots by `boot`, `sources` is what the guest's `source_name` stands for."""
 
     file: str
     symbols: str | None
