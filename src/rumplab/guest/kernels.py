@@ -17,12 +17,11 @@ ROLE = "netbsd_guest"
 
 @dataclass(frozen=True)
 class Kernel:
-    """A guest's files, resolved: `file` boots by `boot`, `sources` is what the guest's `source_name` stands for."""
+    """A guest's files, resolved: `file` boots by `boot`, `cdrom` has a pcictl for it."""
 
     file: str
     symbols: str | None
     boot: str
-    sources: str | None = None
     disk: str | None = None
     cdrom: str | None = None
     release: str | None = None
@@ -44,7 +43,6 @@ def resolve(lab: Lab, guest: Guest) -> Kernel:
         file=os.path.realpath(file),
         symbols=os.path.realpath(symbols) if symbols else None,
         boot=guest.boot or way(Path(file), guest.kind),
-        sources=guest.sources or (optional(lab, "netbsd_sources", "sources") if guest.kernel is None else None),
         disk=disk(lab, guest),
         cdrom=optional(lab, f"netbsd_pcictl_{guest.arch}", "iso") if guest.kernel is None else None,
         release=release,
@@ -70,6 +68,11 @@ def built(lab: Lab, guest: Guest) -> Component:
             f" {guest.release}; build that: {remedy} -e netbsd_guest_release={guest.release}"
         )
     return component
+
+
+def sources(lab: Lab, guest: Guest) -> str | None:
+    """The directory that the guest's `source_name` stands for: its own, else the lab's for the lab's kernel."""
+    return guest.sources or (optional(lab, "netbsd_sources", "sources") if guest.kernel is None else None)
 
 
 def disk(lab: Lab, guest: Guest) -> str | None:
