@@ -110,6 +110,9 @@ def gdb_session(lab: Lab, guest: Guest, machine: Machine, qemu_stub: bool) -> Kg
 def attach_commands(session: KgdbSession, location: str | None) -> list[str]:
     """GDB's commands up to where the user's begin."""
     commands = gdbside.commands(session)
+    if session.stub != gdbside.QEMU:
+        # The lab's gdbinit warns of breakpoints that a loader would overwrite; this kernel has been loaded.
+        commands.append("set $rumplab_hinted = 1")
     if location is None:
         return commands
     # Under QEMU's stub the kernel may have yet to be loaded, over any breakpoint that is an instruction.
