@@ -55,12 +55,14 @@ def resolve(origin: str, url: str) -> str:
     """Return a submodule's URL, which may be relative (./ or ../) to its parent's `origin`; gitmodules(5)."""
     if not url.startswith(("./", "../")):
         return url
-    base = origin.rstrip("/")
+    base, separator = origin.rstrip("/"), "/"
     while url.startswith(("./", "../")):
         if url.startswith("../"):
-            base = re.sub(r"[/:][^/:]*$", "", base)
+            # HOST:PATH of ssh has a colon where the path begins.
+            place = max(base.rfind("/"), base.rfind(":"))
+            base, separator = base[:place], base[place]
         url = url.split("/", 1)[1]
-    return f"{base}/{url}"
+    return f"{base}{separator}{url}"
 
 
 def submodules(directory: str) -> dict[str, str]:
