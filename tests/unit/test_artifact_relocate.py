@@ -81,7 +81,7 @@ def test_a_path_that_scripts_could_not_name_is_refused(tree: Path, place: str) -
         relocate.settle(str(tree), place)
 
 
-SCRIPT = 'mkdir -p "$1/bin" && echo moved >"$1/answer" && echo "cat $1/answer" >"$1/bin/hello" && chmod 755 "$1/bin/hello"'
+SCRIPT = 'mkdir -p "$1/bin" && echo moved >"$1/answer" && echo "cat $1/answer" >"$1/bin/hello"'
 BUILD = {
     "root": "hello",
     "relocate": True,

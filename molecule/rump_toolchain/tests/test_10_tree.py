@@ -62,7 +62,7 @@ def test_build_rr_was_called_as_it_asks_to_be(lab: Lab, host: Any) -> None:
 
 
 def symbols(lab: Lab, library: str, kind: str) -> set[str]:
-    """Return the symbols of a library that nm says are `kind` (defined or undefined), without the rump kernel's prefix."""
+    """Return the symbols of a library that are `kind` (defined or undefined), without the rump kernel's prefix."""
     said = lab.sh(f'nm -P --{kind}-only "$1"', f"{LIBRARIES}/{library}")
     return {line.split()[0].removeprefix("rumpns_") for line in said.splitlines() if " " in line}
 

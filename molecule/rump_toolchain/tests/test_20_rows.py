@@ -1,4 +1,4 @@
-"""What can be different: components, mirrors and prefixes, and upstreams that are out of reach or not what was meant."""
+"""What can be different: components, mirrors, prefixes; and upstreams out of reach, or not what was meant."""
 
 from __future__ import annotations
 
