@@ -19,7 +19,7 @@ from roles.artifact.module_utils.rumplab_artifact.pathway import provide
 PINS = yaml.safe_load((ROOT / "inventory/group_vars/all/pins.yml").read_text())["rumplab_pins"]["rump_toolchain"]
 MPT = "librumpdev_pci_scsi.a mpt mpt_pci_ca"
 needs_compiler = pytest.mark.skipif(
-    not all(map(shutil.which, ("bmake", "gcc", "g++", "git", "nm", "objcopy"))), reason="no bmake or no compiler"
+    not all(map(shutil.which, ("bmake", "gcc", "git", "nm", "objcopy"))), reason="no bmake or no compiler"
 )
 
 
