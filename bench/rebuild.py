@@ -24,11 +24,11 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from fixtures.upstream import make_rumprun
-from fixtures.upstream.support import opener, request
+from fixtures.upstream.support import ROOT, opener, request
 from fixtures.upstream.toolchain import pin, toolchain
 
 from roles.artifact.module_utils.rumplab_artifact.pathway import provide

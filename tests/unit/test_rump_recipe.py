@@ -28,7 +28,8 @@ def fake_compiler(directory: Path, version: str, pie: bool) -> None:
     for name in ("gcc", "g++"):
         path = directory / f"{name}-x"
         configured = "--enable-default-pie" if pie else "--disable-nothing"
-        path.write_text(f'#!/bin/sh\ncase $1 in\n-dumpversion) echo {version} ;;\n-v) echo "{configured}" >&2 ;;\nesac\n')
+        cases = f"-dumpversion) echo {version} ;;\n-v) echo '{configured}' >&2 ;;"
+        path.write_text(f"#!/bin/sh\ncase $1 in\n{cases}\nesac\n")
         path.chmod(0o755)
 
 
