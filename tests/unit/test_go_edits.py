@@ -10,59 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from findnull import BOUNDED, HARNESS, UPSTREAMS, of_main
 from upstream.anchors import Broken, edits, edits_of
 
 edit_text = edits.edit_text
 RUNTIME = Path(__file__).resolve().parents[1] / "fixtures/upstream/gorump/go1.5/src/runtime"
 STRING1, MALLOC = (RUNTIME / "string1.go").read_text(), (RUNTIME / "malloc.go").read_text()
 LOOP = "for p[l] != 0 {"
-
-# findnull() as it was meant: a file of its own beside the runtime's, whose arrays hold 510 bytes and 254 pairs.
-HARNESS = """
-package main
-
-const _MaxMem = uintptr(1<<10 - 1)
-
-func try(name string, call func() int) {
-	defer func() {
-		if recover() != nil {
-			println(name, "panic")
-		}
-	}()
-	println(name, call())
-}
-
-func bytes(null int) *byte {
-	made := make([]byte, 510)
-	for place := range made {
-		made[place] = 'x'
-	}
-	if null >= 0 {
-		made[null] = 0
-	}
-	return &made[0]
-}
-
-func main() {
-	try("nil", func() int { return findnull(nil) })
-	try("at 0", func() int { return findnull(bytes(0)) })
-	try("at 1", func() int { return findnull(bytes(1)) })
-	try("at 255", func() int { return findnull(bytes(255)) })
-	try("at 508", func() int { return findnull(bytes(508)) })
-	try("at 509", func() int { return findnull(bytes(509)) })
-	try("none", func() int { return findnull(bytes(-1)) })
-	pairs := make([]uint16, 254)
-	for place := range pairs {
-		pairs[place] = 'x'
-	}
-	try("pairs none", func() int { return findnullw(&pairs[0]) })
-	pairs[100] = 0
-	try("pairs at 100", func() int { return findnullw(&pairs[0]) })
-}
-"""
-FOUND = ["nil 0", "at 0 0", "at 1 1", "at 255 255", "at 508 508", "at 509 509"]
-PAIRS = ["pairs none panic", "pairs at 100 100"]
-
 
 def edit(name: str, **settings: Any) -> dict[str, Any]:
     """Return one of the role's edits."""
@@ -81,8 +35,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_harness(directory: Path, cache: Path, string1: str) -> list[str]:
-    """Compile the runtime's file with the harness, run it, and return its lines. println() writes to stderr."""
-    (directory / "string1.go").write_text(string1.replace("package runtime", "package main"))
+    """Compile the runtime's file with the harness, run it, and return its lines."""
+    (directory / "string1.go").write_text(of_main(string1))
     (directory / "harness.go").write_text(HARNESS)
     environment = {
         "PATH": os.environ["PATH"],
@@ -98,13 +52,13 @@ def run_harness(directory: Path, cache: Path, string1: str) -> list[str]:
 
 @needs_go
 def test_findnull_as_upstream_has_it_panics_where_there_is_no_null(tmp_path: Path, cache: Path) -> None:
-    assert run_harness(tmp_path, cache, STRING1) == [*FOUND, "none panic", *PAIRS]
+    assert run_harness(tmp_path, cache, STRING1) == UPSTREAMS
 
 
 @needs_go
 def test_the_edited_findnull_says_0_there_and_else_what_it_said(tmp_path: Path, cache: Path) -> None:
     edited = edit_text(STRING1, FINDNULL, FINDNULL["file"])
-    assert run_harness(tmp_path, cache, edited) == [*FOUND, "none 0", *PAIRS]
+    assert run_harness(tmp_path, cache, edited) == BOUNDED
 
 
 def test_it_changes_findnull_and_not_a_byte_beside() -> None:
