@@ -56,6 +56,13 @@ def test_without_the_other_it_is_deferred_and_nobody_is_asked(upstreams: Upstrea
     assert os.listdir(tmp_path / "work") == []
 
 
+def test_being_deferred_again_in_other_words_is_no_change(upstreams: Upstreams, tmp_path: Path) -> None:
+    first = provide(user(tmp_path, upstreams, needs={}, blocked="no name resolution"), opener)
+    second = provide(user(tmp_path, upstreams, needs={}, blocked="the name is unknown"), opener)
+    assert (first["changed"], second["changed"]) == (True, False)
+    assert "the name is unknown" in (tmp_path / "etc/components.d/user.json").read_text()
+
+
 def test_an_older_tree_of_the_other_does_not_do(upstreams: Upstreams, tmp_path: Path) -> None:
     provide(tool(tmp_path, upstreams), opener)
     answer = provide(user(tmp_path, upstreams, needs={"tool": STAMP}), opener)

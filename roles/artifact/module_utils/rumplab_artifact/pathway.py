@@ -249,6 +249,9 @@ def _defer(request: Request, store: Store, reason: str) -> Answer:
     else:
         descriptor = _descriptor(request, state="deferred", stamp=request["stamps"]["upstream"], reason=reason)
     changed = store.describe(name, descriptor)
+    # From one try to the next a host out of reach is so in other words: that by itself is no change.
+    if installed and installed.get("reason"):
+        changed = {**installed, "reason": descriptor["reason"]} != descriptor
     return {"changed": changed, "state": "deferred", "reason": reason, "tree": None}
 
 
