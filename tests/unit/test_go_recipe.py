@@ -162,3 +162,13 @@ def test_a_real_go_that_moved_still_builds(program: Path, tmp_path: Path) -> Non
     done = go(moved, program, *ARCHIVE, GO111MODULE="off")
     assert done.returncode == 0, done.stderr
     assert runs(program, "-lpthread") == "hello from Go"
+
+
+@pytest.mark.parametrize(
+    ("system", "architecture", "supported"),
+    [("Linux", "x86_64", True), ("Linux", "aarch64", False), ("Darwin", "x86_64", False), ("Darwin", "arm64", False)],
+)
+def test_there_is_none_where_its_tools_would_not_run(system: str, architecture: str, supported: bool) -> None:
+    facts = {"ansible_facts": {"system": system, "architecture": architecture}}
+    assert plain("__go_builder_supported", **facts) is supported
+    assert f"{system} {architecture}" in plain("__go_builder_unsupported", **facts)

@@ -63,8 +63,8 @@ def run_recipe(
 ) -> None:
     """Run the recipe's commands in order; Broken names the command, the log and the log's last lines.
 
-    `places` has `source`, `build`, `dest`, `tmp` (directories), `jobs`, and needed trees by name. A command is `{argv: […], in: source |
-    build}`; the recipe's `timeout` in seconds bounds all of them together.
+    `places` has `source`, `build`, `dest`, `tmp` (directories), `jobs`, and needed trees by name. A command is
+    `{argv: […], in: source | build}`; `timeout` in seconds bounds all of them together.
     """
     environment = build_environment(recipe, places, cache)
     deadline = time.monotonic() + timeout
