@@ -62,7 +62,7 @@ def harness(host: Host, root: str) -> list[str]:
 
 
 def test_both_components_are_described(host: Host) -> None:
-    pins = json.loads(host.file("/srv/upstream/pins.json").content_string)
+    pins = json.loads(host.file("/srv/upstream/gorump/pins.json").content_string)
     bootstrap, builder = descriptor(host, "go_bootstrap"), descriptor(host, "go_builder")
     for described, version in ((bootstrap, "1.6.3"), (builder, "1.5")):
         name = described["name"]
@@ -70,7 +70,7 @@ def test_both_components_are_described(host: Host) -> None:
         assert described["licence"] == "BSD-3-Clause"
         assert described["paths"] == {"go": f"{PREFIX}/{name}/bin/go", "goroot": f"{PREFIX}/{name}"}
         assert host.file(f"{PREFIX}/{name}").linked_to == described["tree"]
-    assert builder["origin"] == "git://127.0.0.1/gorump.git"
+    assert builder["origin"] == "git://127.0.0.1/gorump/git/gorump.git"
     assert host.file(f"{PREFIX}/cache/go_builder-{pins['commit']}").is_directory
 
 
@@ -95,7 +95,7 @@ def test_findnull_of_the_tree_is_bounded_and_findnullw_as_it_was(host: Host) -> 
 
 
 def test_the_source_in_the_cache_stays_pristine(host: Host) -> None:
-    pins = json.loads(host.file("/srv/upstream/pins.json").content_string)
+    pins = json.loads(host.file("/srv/upstream/gorump/pins.json").content_string)
     assert harness(host, f"{PREFIX}/cache/go_builder-{pins['commit']}/go1.5") == UPSTREAMS
 
 
@@ -137,7 +137,7 @@ def test_the_other_tree_and_a_larger_heap(host: Host) -> None:
     [
         (
             {"go_builder_version": "missing"},
-            [f"git://127.0.0.1/gorump.git has no commit {'1' * 40}"],
+            [f"git://127.0.0.1/gorump/git/gorump.git has no commit {'1' * 40}"],
             ["go_bootstrap-1.6.3"],
         ),
         (
