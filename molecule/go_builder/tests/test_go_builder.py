@@ -44,6 +44,11 @@ def trees(host: Host, prefix: str) -> list[str]:
     return sorted(str(listed.stdout).split())
 
 
+def untouched(host: Host, prefix: str) -> bool:
+    """True when no package was looked at, or there would be a record of those that were there before."""
+    return not host.file(f"{prefix}/var/manifest.json").exists
+
+
 def put(host: Host, path: str, text: str) -> None:
     """Write a file on the host."""
     encoded = base64.b64encode(text.encode()).decode()
@@ -126,6 +131,7 @@ def test_the_other_tree_and_a_larger_heap(host: Host) -> None:
     ran = row("other", go_builder_version="1.7", go_builder_heap_bits=25)
     assert ran.returncode == 0, said(ran)
     assert descriptor(host, "go_builder", prefix)["version"] == "1.7"
+    assert not untouched(host, prefix)
     root = f"{prefix}/go_builder"
     assert host.file(f"{root}/VERSION").content_string == "go1.7beta2-miniature\n"
     assert host.file(f"{root}/src/runtime/malloc.go").contains("25\\*goos_rumprun$")
@@ -184,7 +190,7 @@ def test_an_unreachable_repository_defers_it_and_keeps_the_bootstrap(host: Host)
     described = descriptor(host, "go_builder", prefix)
     assert (described["state"], described["tree"]) == ("deferred", None)
     assert "git://127.0.0.1:1/gorump.git" in described["reason"]
-    assert host.file(f"{prefix}/var/manifest.json").exists
+    assert untouched(host, prefix)
 
 
 def test_an_unreachable_bootstrap_defers_both_and_asks_for_nothing_more(host: Host) -> None:
@@ -197,7 +203,6 @@ def test_an_unreachable_bootstrap_defers_both_and_asks_for_nothing_more(host: Ho
     assert described["reason"].startswith("it is built with go_bootstrap, which can't be had: ")
     assert trees(host, prefix) == []
     assert host.run(f"ls {prefix}/cache").stdout == ""
-    # No package was looked at, or there would be a record of those that were there before.
-    assert not host.file(f"{prefix}/var/manifest.json").exists
+    assert untouched(host, prefix)
     # Another compiler is another tree: this one's pin isn't the one that the lab's tree was built with.
     assert described["stamp"] != descriptor(host, "go_builder")["stamp"]
