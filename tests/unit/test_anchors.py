@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.upstream import make_gorump
+from fixtures.upstream import make_gorump, make_rumprun
 from unit.test_gdb_edit import AFTER, BEFORE, NEW, OLD
 from upstream import anchors
 from upstream.anchors import MATCHED, MISSING, NOT_MATCHED
-
-# Whose checkouts the tests make. Other roles with edits may come; nothing here is about them.
-ROLES = ("gdb", "go_builder")
 
 
 @pytest.fixture
@@ -23,24 +21,31 @@ def checkouts(tmp_path: Path) -> Path:
     for version, statement in (("7.11", OLD), ("13.1", NEW)):
         (tmp_path / f"gdb-{version}/gdb").mkdir(parents=True)
         (tmp_path / f"gdb-{version}/gdb/remote.c").write_text(BEFORE + statement + AFTER)
+    make_rumprun.write_parent(tmp_path / "rumprun", anchors.ROOT / "examples/pcihello")
+    for name in make_rumprun.SUBMODULES:
+        shutil.copytree(make_rumprun.HERE / name, tmp_path / "rumprun" / name)
     return tmp_path
 
 
 def results(directory: Path) -> dict[tuple[str, str, str], str]:
     """Return the results by checkout, edit and file."""
-    return {(row.checkout, row.edit, row.file): row.result for row in anchors.rows_of(directory, ROLES)}
+    rows = anchors.rows_of(directory, anchors.roles_with_edits())
+    return {(row.checkout, row.edit, row.file): row.result for row in rows}
 
 
 def test_every_edit_fits_the_miniatures(checkouts: Path) -> None:
     found = results(checkouts)
     assert set(found.values()) == {MATCHED}
-    assert {(checkout, Path(file).name) for checkout, _, file in found} == {
+    assert {(checkout, Path(file).name) for checkout, _, file in found} >= {
         ("gdb-7.11", "remote.c"),
         ("gdb-13.1", "remote.c"),
         ("gorump", "string1.go"),
         ("gorump", "malloc.go"),
+        # One that is changed, one that is made, one that is added to.
+        ("rumprun", "rumprun-bake.conf"),
+        ("rumprun", "bio.h"),
+        ("rumprun", "PCI.ioconf"),
     }
-    assert len(found) == 6
 
 
 def test_nothing_in_the_checkouts_changes(checkouts: Path) -> None:
@@ -56,10 +61,13 @@ def test_a_file_that_changed_and_one_that_is_gone_are_told(checkouts: Path) -> N
     moved = checkouts / "gorump/go1.5/src/runtime/string1.go"
     moved.write_text(make_gorump.moved(moved.read_text()))
     (checkouts / "gorump/1.7/go/src/runtime/malloc.go").unlink()
+    (checkouts / "rumprun/src-netbsd/sys/rump/dev/lib/libpci_scsi").mkdir()
+    (checkouts / "rumprun/src-netbsd/sys/rump/dev/lib/libpci_scsi/Makefile").touch()
     found = results(checkouts)
     assert found["gorump", "findnull", "go1.5/src/runtime/string1.go"] == NOT_MATCHED
     assert found["gorump", "heap bits", "1.7/go/src/runtime/malloc.go"] == MISSING
-    assert sorted(found.values()).count(MATCHED) == 4
+    assert [file for (_, _, file), result in found.items() if result == NOT_MATCHED and "libpci_scsi" in file]
+    assert list(found.values()).count(MATCHED) == len(found) - 3
 
 
 def test_edits_of_one_file_are_applied_on_top_of_each_other(tmp_path: Path) -> None:
@@ -82,6 +90,7 @@ def test_json_has_a_row_an_edit(checkouts: Path, capsys: pytest.CaptureFixture[s
     anchors.main([str(checkouts), "--json"])
     rows: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
     assert {"role", "checkout", "edit", "file", "result", "reason"} == set(rows[0])
+    assert len(rows) > 6
     assert {row["edit"] for row in rows if row["role"] == "go_builder"} == {"findnull", "heap bits"}
 
 
