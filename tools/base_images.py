@@ -2,8 +2,8 @@
 
 The builder images (playbooks/images.yml) start from them too. rumplab/debian:RELEASE is a fresh Debian with
 Python 3 and nothing else. On a Debian host it is made by debootstrap from the mirror of the host's own apt;
-elsewhere from the image debian:RELEASE of the registry that the Docker engine is set up for. A label holds the hash of the recipe: an image is remade only when that
-changes.
+elsewhere from the image debian:RELEASE of the registry that the Docker engine is set up for. A label holds the
+hash of the recipe: an image is remade only when that changes.
 """
 
 from __future__ import annotations

@@ -11,10 +11,11 @@ Component = Mapping[str, Any]
 KEPT = ("name", "version", "source", "stamp", "licence", "paths")
 
 
-def image_labels(components: Sequence[Component], inputs: str) -> str:
+def image_labels(components: Sequence[Component], inputs: str, prefix: str) -> str:
     """Return the Dockerfile instruction that labels an image; the first component is the one it is for.
 
-    A single-quoted word of that format holds anything but a single quote, so one is written as JSON's escape.
+    `prefix` is where the lab stands in it. A single-quoted word of that format holds anything but a single quote, so
+    one is written as JSON's escape.
     """
     said = [{key: component[key] for key in KEPT} for component in components]
     licences = sorted({str(component["licence"]) for component in components})
@@ -22,6 +23,7 @@ def image_labels(components: Sequence[Component], inputs: str) -> str:
         "rumplab.component": components[0]["name"],
         "rumplab.stamp": components[0]["stamp"],
         "rumplab.inputs": inputs,
+        "rumplab.prefix": prefix,
         "rumplab.components": json.dumps(said, sort_keys=True).replace("'", "\\u0027"),
         "org.opencontainers.image.licenses": " AND ".join(
             f"({licence})" if " " in licence and len(licences) > 1 else licence for licence in licences
@@ -32,22 +34,22 @@ def image_labels(components: Sequence[Component], inputs: str) -> str:
 
 def image_report(
     names: Iterable[str],
+    repository: str,
     hosts: Mapping[str, Mapping[str, Any]],
     found: Mapping[str, Mapping[str, Any]],
     unmade: Mapping[str, str],
 ) -> dict[str, dict[str, Any]]:
     """Return what ``etc/images.json`` says of each image; docs/images.md describes it.
 
-    `hosts` are the variables of the hosts that stand for images, by host; `found` what the engine had before, by tag;
+    `repository` is what their names begin with, `hosts` are the variables of the hosts that stand for images, by host; `found` what the engine had before, by tag;
     `unmade` why a base can't be had, by base.
     """
-    return {name: _one(name, hosts[f"image-{name}"], found, unmade) for name in names}
+    return {name: _one(f"{repository}/{name}:latest", hosts[f"image-{name}"], found, unmade) for name in names}
 
 
 def _one(
-    name: str, host: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]], unmade: Mapping[str, str]
+    tag: str, host: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]], unmade: Mapping[str, str]
 ) -> dict[str, Any]:
-    tag = f"rumplab/{name}"
     components = host.get("images_components") or []
     labels = (found.get(tag) or {}).get("labels") or {}
     base = f"rumplab/debian:{host.get('images_base_release')}"
