@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-SCENARIO = Path(__file__).resolve().parents[1]
-ROOT = SCENARIO.parents[1]
+ROOT = Path(__file__).resolve().parents[3]
 Play = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

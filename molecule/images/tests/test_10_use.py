@@ -97,12 +97,12 @@ def test_the_container_has_no_privilege_no_device_and_no_network(host: Host, dir
     assert line.rc == 0, line.stderr
     argv = shlex.split(line.stdout)
     end = argv.index("rumplab-test/stager:latest")
-    assert argv[end + 1 :] == ["rumplab", "stage", PROGRAM, "-o", "a.img", "--container"][:-1]
+    assert argv[end + 1 :] == ["rumplab", "stage", PROGRAM, "-o", "a.img"]
     look = ["sh", "-c", "cat /proc/self/status; id -u; ls /dev /sys/class/net; touch / || :"]
     said = host.check_output(shlex.join([*argv[: end + 1], *look]))
     assert "CapEff:\t0000000000000000" in said and "CapBnd:\t0000000000000000" in said and "NoNewPrivs:\t1" in said
     assert f"\n{host.user('alice').uid}\n" in said
-    assert "\nlo\n" in said and "eth0" not in said
+    assert said.splitlines()[-2:] == ["/sys/class/net:", "lo"]
     assert not any(device in said for device in ("\nsda", "\nvda", "\nkvm", "\nloop"))
 
 
@@ -145,7 +145,7 @@ def test_commands_from_a_pipe_reach_the_debugger(host: Host, directory: str) -> 
 @pytest.mark.parametrize("number", [2, 15])
 def test_a_signal_stops_the_container(host: Host, directory: str, number: int) -> None:
     host.check_output("mkdir %s", f"{directory}/large")
-    host.check_output("dd if=/dev/urandom of=%s bs=1M count=600 status=none", f"{directory}/large/file")
+    host.check_output("dd if=/dev/urandom of=%s bs=1M count=300 status=none", f"{directory}/large/file")
     command = f"python3 -c {shlex.quote(INTERRUPT)} {number} rumplab-stage- stage {PROGRAM} -o a.img --container"
     done = host.run(f"cd {shlex.quote(directory)} && {ALICE} {command} --volume large")
     assert done.rc == 0, done.stderr

@@ -32,6 +32,15 @@ def image_labels(components: Sequence[Component], inputs: str, prefix: str) -> s
     return "LABEL " + " ".join(f"{name}='{value}'" for name, value in labels.items())
 
 
+def images_by_tag(answer: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return identity and labels of the images in docker's answer to ``image inspect``, by tag."""
+    return {
+        tag: {"id": one["Id"], "labels": one["Config"].get("Labels") or {}}
+        for one in answer
+        for tag in one["RepoTags"] or ()
+    }
+
+
 def image_report(
     names: Iterable[str],
     repository: str,
@@ -41,8 +50,8 @@ def image_report(
 ) -> dict[str, dict[str, Any]]:
     """Return what ``etc/images.json`` says of each image; docs/images.md describes it.
 
-    `repository` is what their names begin with, `hosts` are the variables of the hosts that stand for images, by host; `found` what the engine had before, by tag;
-    `unmade` why a base can't be had, by base.
+    `repository` is what their names begin with, `hosts` are the variables of the hosts that stand for images, by host;
+    `found` is what the engine had before, by tag, `unmade` why a base can't be had, by base.
     """
     return {name: _one(f"{repository}/{name}:latest", hosts[f"image-{name}"], found, unmade) for name in names}
 
@@ -88,4 +97,9 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
-        return {"image_labels": image_labels, "image_lines": image_lines, "image_report": image_report}
+        return {
+            "image_labels": image_labels,
+            "image_lines": image_lines,
+            "image_report": image_report,
+            "images_by_tag": images_by_tag,
+        }
