@@ -42,7 +42,8 @@ class Caller:
 
 @dataclass(frozen=True)
 class Container:
-    """A container to be run. `command` runs in the caller's directory; `terminal` and `stdin` are what it gets."""
+    """A container to be run. `command` runs in the caller's directory; `terminal` and `stdin` are what it gets, and
+    `environment` its settings, each ``NAME=VALUE``."""
 
     image: str
     name: str
@@ -50,6 +51,7 @@ class Container:
     mounts: tuple[Mount, ...]
     caller: Caller
     network: str | None = "none"
+    environment: tuple[str, ...] = ()
     stdin: bool = False
     terminal: bool = False
 
@@ -63,15 +65,16 @@ def add_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def wanted(asked: bool, lab: Lab, component: str, platform: str) -> bool:
-    """Whether `component` is to be had from its image: `asked` for, or the only way on macOS.
+def wanted(asked: bool, lab: Lab, platform: str, *components: str) -> bool:
+    """Whether `components` are to be had from an image: `asked` for, or the only way on macOS.
 
     `platform` is one of sys.platform's names.
     """
     if asked or platform != "darwin":
         return asked
     try:
-        lab.component(component)
+        for component in components:
+            lab.component(component)
     except NotProvisioned:
         return True
     return False
@@ -95,7 +98,9 @@ def run_argv(container: Container) -> list[str]:
     for group in who.groups:
         argv += ["--group-add", str(group)]
     argv += ["--network", container.network] if container.network else []
-    argv += ["--env", "HOME=/tmp", "--workdir", who.directory]
+    for setting in ("HOME=/tmp", *container.environment):
+        argv += ["--env", setting]
+    argv += ["--workdir", who.directory]
     for mount in container.mounts:
         argv += ["--mount", mount.option()]
     argv += ["--interactive"] if container.stdin else []
@@ -117,11 +122,18 @@ def words_inside(words: Sequence[str]) -> list[str]:
 
 
 def run_verb(
-    verb: str, args: argparse.Namespace, lab: Lab, component: str, read: Iterable[str], written: Iterable[str]
+    verb: str,
+    args: argparse.Namespace,
+    lab: Lab,
+    component: str,
+    read: Iterable[str],
+    written: Iterable[str],
+    environment: Iterable[str] = (),
 ) -> int:
     """Runs ``rumplab VERB`` with the same words in the image of `component`; returns its exit status.
 
-    It sees the files `read` and may write in the directories `written`, and has no network.
+    It sees the files `read` and may write in the directories `written`, has the settings ``NAME=VALUE`` of
+    `environment`, and no network.
     """
     image = images.find(lab, component)
     container = Container(
@@ -130,6 +142,7 @@ def run_verb(
         command=("rumplab", verb, *words_inside(args.words)),
         mounts=tuple(mounts.collect(read, written, image.prefix)),
         caller=caller(),
+        environment=tuple(environment),
     )
     argv = run_argv(container)
     if args.dry_run:

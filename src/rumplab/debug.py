@@ -194,7 +194,7 @@ def checked_location(location: str | None) -> str | None:
 def run(args: argparse.Namespace) -> int:
     checked_location(args.location)
     lab = config.load()
-    image = images.find(lab, COMPONENT) if container.wanted(args.container, lab, COMPONENT, sys.platform) else None
+    image = images.find(lab, COMPONENT) if container.wanted(args.container, lab, sys.platform, COMPONENT) else None
     gdb, gdbinit = debugger(lab) if image is None else debugger_inside(image)
     machine, wanted = target_of(args, lab)
     location = checked_location(wanted)

@@ -13,7 +13,12 @@ from rumplab.engine import Image
 from rumplab.errors import NotProvisioned, RumplabError
 
 # The image that serves instead of a component, by component.
-FOR_COMPONENT = {"rump_stager": "stager", "gdb": "gdb"}
+FOR_COMPONENT = {
+    "rump_stager": "stager",
+    "gdb": "gdb",
+    "rump_toolchain": "rump-builder",
+    "go_builder": "go-builder",
+}
 MAKE = ".venv/bin/ansible-playbook playbooks/images.yml"
 
 

@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     content = choose_content(args.args, chosen_configuration(args))
     volumes = volume.read_all(args.volume)
     lab = config.load()
-    if container.wanted(args.container, lab, COMPONENT, sys.platform):
+    if container.wanted(args.container, lab, sys.platform, COMPONENT):
         files = [program, *filter(None, (args.config, args.rumprun)), *(item.directory for item in volumes)]
         return container.run_verb("stage", args, lab, COMPONENT, map(str, files), [str(output.parent)])
     contents = content_sizes(program_size, content)

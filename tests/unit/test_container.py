@@ -96,7 +96,7 @@ def test_when_a_container_is_used(
 ) -> None:
     if installed:
         empty_lab.component("gdb", {"gdb": "/bin/true"})
-    assert container.wanted(asked, config.load(), "gdb", platform) is expected
+    assert container.wanted(asked, config.load(), platform, "gdb") is expected
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, status: int, said: str = "", error: str = "") -> None:
