@@ -15,16 +15,18 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from types import FrameType
+from typing import Any
 
 from rumplab import engine, images, mounts
 from rumplab.config import Lab
 from rumplab.errors import NotProvisioned, RumplabError
-from rumplab.image.writer import interruptible
 from rumplab.mounts import Mount
 
 OPTION = "--container"
 PLATFORM = "linux/amd64"
 USUAL_UMASK = 0o022
+ENDING = (signal.SIGTERM, signal.SIGHUP)
 # What docker run itself ends with: it could not run the container; its command; its command isn't there.
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 
@@ -159,49 +161,57 @@ def new_name(verb: str) -> str:
 def supervise(argv: Sequence[str], name: str) -> int:
     """Runs a container to its end and returns its exit status.
 
-    SIGINT, SIGTERM and SIGHUP stop it, in bounded time, and then take their usual way.
+    SIGINT, SIGTERM and SIGHUP stop it, in bounded time, and then end this process.
     """
-    sys.stdout.flush()
-    with interruptible():
-        # In a session of its own, or Ctrl-C would end docker's command between the making and the start.
-        process = subprocess.Popen(
-            [engine.program(), *argv[1:]], stdin=subprocess.DEVNULL, start_new_session=True
-        )
-        try:
-            return checked(process.wait(), argv)
-        except BaseException:
-            stop(name, process)
-            raise
+    # In a session of its own, or Ctrl-C would end docker's command between the making and the start.
+    return _run(argv, name, (signal.SIGINT, *ENDING), stdin=subprocess.DEVNULL, start_new_session=True)
 
 
 def attend(argv: Sequence[str], name: str, stdin: bool) -> int:
     """The same for a program that talks to the user, to whom Ctrl-C belongs: docker's command passes it on."""
-    sys.stdout.flush()
     before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
-        with interruptible():
-            process = subprocess.Popen(
-                [engine.program(), *argv[1:]], stdin=None if stdin else subprocess.DEVNULL
-            )
-            try:
-                return checked(process.wait(), argv)
-            except BaseException:
-                stop(name, process)
-                raise
+        return _run(argv, name, ENDING, stdin=None if stdin else subprocess.DEVNULL)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _run(argv: Sequence[str], name: str, ending: Iterable[signal.Signals], **options: Any) -> int:
+    received: list[int] = []
+    started = False
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        # Until there is a process to end, and while it is being ended, nothing may come in between.
+        if started and len(received) == 1:
+            raise SystemExit(128 + number)
+
+    sys.stdout.flush()
+    before = {number: signal.signal(number, leave) for number in ending}
+    try:
+        process = subprocess.Popen([engine.program(), *argv[1:]], **options)
+        try:
+            started = True
+            if received:
+                raise SystemExit(128 + received[0])
+            return checked(process.wait(), argv)
+        except BaseException:
+            stop(name, process)
+            raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def stop(name: str, process: subprocess.Popen[bytes]) -> None:
     """Ends the container undisturbed by further signals; it takes seconds at most."""
     if process.poll() is not None:
         return
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, signal.SIG_IGN) for number in signals]
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, *ENDING)}
     try:
         engine.stop(name, process)
     finally:
-        for number, handler in zip(signals, before):
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from unit.labfixture import SOURCE, LabPrefix
 
-from rumplab import config, container, debug, engine, images
+from rumplab import cli, config, container, debug, engine, images
 from rumplab.container import Caller, Container
 from rumplab.engine import Image
 from rumplab.errors import NotProvisioned, RumplabError
@@ -164,6 +164,40 @@ def test_the_debuggers_command_line_on_both_systems(
         assert argv[argv.index("rumplab/gdb") + 1] == "/i/gdb"
         assert f"type=bind,source={program},target={program},readonly" in argv
         assert f"type=bind,source={work},target={work}" in argv
+
+
+def test_build_takes_sources_settings_and_cache_along(
+    empty_lab: LabPrefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module, home, output = tmp_path / "module", tmp_path / "home", tmp_path / "out"
+    for directory in (module / "cmd", home / "go" / "src", output):
+        directory.mkdir(parents=True)
+    (module / "go.mod").write_text("module example.org/m\n", encoding="utf-8")
+    (module / "cmd" / "main.go").write_text("package main\nfunc main() {}\n", encoding="utf-8")
+    answer(monkeypatch, 0, "[]")
+    monkeypatch.setattr(engine, "image", lambda name: Image(name, "sha256:1", {"rumplab.component": "go_builder"}))
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("GOPATH", raising=False)
+    monkeypatch.setenv("CGO_LDFLAGS", "-lm -lz")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["build", "module/cmd", "-o", "out/p.bin", "--container", "--dry-run"]) == 0
+    argv = shlex.split(capsys.readouterr().out)
+    at = argv.index("rumplab/go-builder:latest")
+    assert argv[at + 1 :] == ["rumplab", "build", "module/cmd", "-o", "out/p.bin"]
+    mounted = [argv[n + 1] for n, word in enumerate(argv) if word == "--mount"]
+    assert mounted == [
+        f"type=bind,source={home}/go/src,target={home}/go/src,readonly",
+        f"type=bind,source={module},target={module},readonly",
+        f"type=bind,source={output},target={output}",
+    ]
+    settings = [argv[n + 1] for n, word in enumerate(argv) if word == "--env"]
+    assert settings == [
+        "HOME=/tmp",
+        f"XDG_CACHE_HOME={home}/.cache",
+        f"GOPATH={home}/go",
+        "CGO_LDFLAGS=-lm -lz",
+    ]
 
 
 def start(*command: str) -> tuple[subprocess.Popen[str], str]:

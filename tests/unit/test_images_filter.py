@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures.upstream.support import plugin
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "roles" / "images" / "filter_plugins"))
-
-import images as filters
+filters = plugin("../images/filter_plugins/images.py")
 
 GDB: dict[str, Any] = {
     "name": "gdb",

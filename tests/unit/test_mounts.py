@@ -18,7 +18,7 @@ PREFIX = "/opt/rumplab"
 def as_docker_reads(option: str) -> dict[str, str]:
     """The option as docker takes it apart: one record of comma-separated values."""
     (values,) = csv.reader([option], strict=True) if "\n" not in option else csv.reader(option.splitlines(True))
-    return dict((*value.split("=", 1), "")[:2] for value in values)
+    return {name: value for name, _, value in (value.partition("=") for value in values)}
 
 
 @pytest.mark.parametrize("name", ["plain", "two words", "a,b", 'say "so"', "c:d", "ä=ö", "line\nbreak", "'$x`"])
