@@ -130,6 +130,32 @@ def test_an_image_of_somebody_else_is_not_run(empty_lab: LabPrefix, monkeypatch:
         images.find(config.load(), "gdb")
 
 
+@pytest.mark.parametrize(
+    ("status", "said", "error", "state"),
+    [
+        (0, '{"id": "sha256:1", "labels": {}}', "", "installed"),
+        (0, '{"id": "sha256:2", "labels": {}}', "", "replaced"),
+        (1, "", "Error: No such image: rumplab/gdb:latest", "missing"),
+        (1, "", "Cannot connect to the Docker daemon", "unknown"),
+    ],
+)
+def test_the_state_of_an_image_is_the_engines_word(
+    empty_lab: LabPrefix, monkeypatch: pytest.MonkeyPatch, status: int, said: str, error: str, state: str
+) -> None:
+    assert images.present(config.load()) == []
+    one = {"image": "rumplab/gdb:latest", "state": "installed", "stamp": "ab" * 32, "id": "sha256:1", "reason": None}
+    (empty_lab.prefix / "etc" / "images.json").write_text(json.dumps({"schema": 1, "images": {"gdb": one}}))
+    answer(monkeypatch, status, said, error)
+    assert [found.state for found in images.present(config.load())] == [state]
+
+
+@pytest.mark.parametrize("content", ['{"schema": 1}', '{"schema": 1, "images": {"gdb": {"image": 3}}}', "{"])
+def test_a_damaged_description_names_the_remedy(empty_lab: LabPrefix, content: str) -> None:
+    (empty_lab.prefix / "etc" / "images.json").write_text(content)
+    with pytest.raises(RumplabError, match=r"images\.json.*write it again: .*playbooks/images\.yml"):
+        images.described(config.load())
+
+
 @pytest.mark.parametrize(("rootless", "ids"), [(True, (0, 0)), (False, (os.getuid(), os.getgid()))])
 def test_in_a_rootless_engine_root_is_the_caller(
     monkeypatch: pytest.MonkeyPatch, rootless: bool, ids: tuple[int, int]
