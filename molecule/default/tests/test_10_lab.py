@@ -9,8 +9,8 @@ import pytest
 from testinfra.host import Host
 
 PREFIX = "/opt/rumplab"
-COMPONENTS = ("rumplab", "qemu", "rump_stager", "pcihello", "gdb")
-DEFERRABLE = ("go_bootstrap", "go_builder")
+COMPONENTS = ("rumplab", "qemu", "rump_stager", "pcihello", "kgdbdemo", "gdb")
+DEFERRABLE = ("go_bootstrap", "go_builder", "rump_toolchain")
 
 
 def as_user(host: Host, command: str) -> Any:
