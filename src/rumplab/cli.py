@@ -19,7 +19,10 @@ from types import ModuleType
 from rumplab import __version__
 from rumplab.errors import RumplabError
 
-VERBS = ("status", "doctor", "build", "stage", "run", "ps", "logs", "stop", "debug", "net", "export", "smoke")
+VERBS = (
+    *("status", "doctor", "build", "stage", "run", "ps", "logs", "stop"),
+    *("debug", "guest", "net", "export", "smoke"),
+)
 HIDDEN_VERBS = ("completion",)
 
 EXAMPLES = """\

@@ -88,11 +88,20 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
     return {verb: cli.verb_parser(verb, cli.verb_module(verb)) for verb in cli.VERBS}
 
 
+def subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parsers of a verb's sub-verbs, by name."""
+    found: dict[str, argparse.ArgumentParser] = {}
+    for action in actions(parser):
+        if isinstance(action, argparse._SubParsersAction):
+            found.update(action.choices)
+    return found
+
+
 def options(parser: argparse.ArgumentParser) -> list[str]:
-    """The long options of a verb."""
-    return sorted(
-        option for action in actions(parser) for option in action.option_strings if option.startswith("--")
-    )
+    """The sub-verbs of a verb, and its long options and theirs."""
+    below = subparsers(parser)
+    words = {option for action in actions(parser) for option in action.option_strings if option.startswith("--")}
+    return sorted(words.union(below, *map(options, below.values())))
 
 
 def actions(parser: argparse.ArgumentParser) -> Iterable[argparse.Action]:
@@ -101,13 +110,16 @@ def actions(parser: argparse.ArgumentParser) -> Iterable[argparse.Action]:
 
 
 def choices(parser: argparse.ArgumentParser) -> dict[str, list[str]]:
-    """The words that may follow an option, for options that take one of a few."""
-    return {
+    """The words that may follow an option, for options that take one of a few; a sub-verb's are among them."""
+    found = {
         option: [str(choice) for choice in action.choices]
         for action in actions(parser)
         if action.choices
         for option in action.option_strings
     }
+    for below in subparsers(parser).values():
+        found.update(choices(below))
+    return found
 
 
 def script(shell: str) -> str:

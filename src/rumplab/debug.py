@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -65,6 +66,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "rumplab debug [NAME] [SYMBOL] [OPTION…] [-- GDB-ARGUMENT…]"
     parser.add_argument("name", metavar="NAME", nargs="?", help="the machine (default: the only one)")
     parser.add_argument("location", metavar="SYMBOL", nargs="?", help="where to break and run to")
+    add_command_arguments(parser)
+    parser.add_argument(
+        "--vmware", metavar="DIR", type=Path, help="attach to the machine of an export instead; see 'export'"
+    )
+    container.add_option(parser)
+    parser.add_argument("--dry-run", action="store_true", help="print the GDB command and do nothing")
+
+
+def add_command_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every verb that ends in GDB takes."""
     parser.add_argument(
         "--ex", metavar="COMMAND", action="append", default=[], help="run a GDB command; repeatable"
     )
@@ -77,20 +88,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--symbols", metavar="FILE", help="load these symbols instead of the machine's program"
     )
-    parser.add_argument(
-        "--vmware", metavar="DIR", type=Path, help="attach to the machine of an export instead; see 'export'"
-    )
-    container.add_option(parser)
-    parser.add_argument("--dry-run", action="store_true", help="print the GDB command and do nothing")
 
 
 def gdb_argv(session: Session) -> list[str]:
-    """GDB's command line. Nothing in it is newer than GDB 7.6."""
+    """GDB's command line for a machine's debug stub."""
+    return command_line(session, attach_commands(session))
+
+
+def command_line(session: Session, attach: Iterable[str]) -> list[str]:
+    """GDB's command line, with the commands `attach` before the session's own. Nothing in it is newer than GDB 7.6."""
     argv = [session.gdb, "-q"]
     # The user's own .gdbinit must not change what a script sees.
     argv += ["-nx", "-batch"] if session.batch else []
     argv += ["-ix", session.gdbinit] if session.gdbinit else []
-    for command in attach_commands(session):
+    for command in attach:
         argv += ["-ex", command]
     for command in session.commands:
         argv += ["-ex", command]
@@ -182,6 +193,13 @@ def target_of(args: argparse.Namespace, lab: Lab) -> tuple[Machine, str | None]:
     return machine, args.name
 
 
+def check_files(*paths: str | None) -> None:
+    """RumplabError names the first of `paths`, where it isn't None, that is no file."""
+    for path in paths:
+        if path is not None and not os.path.isfile(path):
+            raise RumplabError(f"{path}: no such file")
+
+
 def checked_location(location: str | None) -> str | None:
     """`location`, if it is one line of text; UsageError otherwise."""
     if location is not None and not LOCATION.fullmatch(location):
@@ -198,9 +216,7 @@ def run(args: argparse.Namespace) -> int:
     gdb, gdbinit = debugger(lab) if image is None else debugger_inside(image)
     machine, wanted = target_of(args, lab)
     location = checked_location(wanted)
-    for path in (args.symbols, *args.script):
-        if path is not None and not os.path.isfile(path):
-            raise RumplabError(f"{path}: no such file")
+    check_files(args.symbols, *args.script)
     program = os.path.abspath(args.symbols) if args.symbols else symbols_of(machine)
     if location is not None and program is None and not location.startswith("*"):
         raise RumplabError(f"'{location}' needs symbols, and there are none; give them with --symbols FILE")

@@ -94,7 +94,14 @@ def detached(machines: Machines, machine: Machine, argv: Sequence[str]) -> Machi
     try:
         with machine.qemu_log.open("wb") as log:
             child = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, close_fds=True
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                close_fds=True,
+                # Whoever can open one of its sockets has the machine.
+                umask=0o177,
             )
     except OSError:
         machines.retire(machine)

@@ -38,7 +38,10 @@ ENDED_KEPT = 16
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine's record. `pid` and `token` name its process (see rumplab.process); `since` is UNIX time."""
+    """A machine's record. `pid` and `token` name its process (see rumplab.process); `since` is UNIX time.
+
+    `guest` says how ``rumplab guest start`` started it: "run", or "kgdb" where the kernel waits for a debugger.
+    """
 
     name: str
     directory: str
@@ -49,6 +52,7 @@ class Machine:
     snapshot: bool = False
     nics: tuple[Nic, ...] = ()
     accel: str = ""
+    guest: str = ""
     pid: int = 0
     token: str = ""
     since: float = 0.0
@@ -224,7 +228,9 @@ class Machines:
     def _retire(self, path: Path) -> None:
         kept = self.root / ".ended"
         kept.mkdir(mode=0o700, exist_ok=True)
-        (path / SOCKET).unlink(missing_ok=True)
+        for entry in path.iterdir():
+            if entry.is_socket():
+                entry.unlink()
         shutil.rmtree(kept / path.name, ignore_errors=True)
         path.rename(kept / path.name)
         (kept / path.name).touch()

@@ -6,10 +6,19 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 PROC = Path("/proc/self")
+CALL = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from rumplab.cli import main; sys.exit(main(sys.argv[2:]))"
+)
+
+
+def itself(*arguments: str) -> list[str]:
+    """The command of this very tool again, whatever the working directory and the user's Python settings hold."""
+    return [sys.executable, "-I", "-c", CALL, str(Path(__file__).resolve().parents[1]), *arguments]
 
 
 def started(pid: int) -> str | None:

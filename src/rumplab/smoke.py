@@ -18,8 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-import rumplab
-from rumplab import config, disks, logs, output, qemu, stop, verified
+from rumplab import config, disks, logs, output, process, qemu, stop, verified
 from rumplab.config import Lab
 from rumplab.errors import NotProvisioned, RumplabError
 from rumplab.machines import Machines, open_machines
@@ -44,10 +43,6 @@ DONE = "pcihello: done"
 # One line of our own, whatever the version of GDB prints around it.
 REPORT = 'printf "rumplab-found %02x:%02x.%x %08x\\n", bus, device, function, id'
 REPORTED = re.compile(r"^rumplab-found (\S+) (\S+)$", re.MULTILINE)
-# This very tool again, whatever the working directory and the user's Python settings hold.
-CALL = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from rumplab.cli import main; sys.exit(main(sys.argv[2:]))"
-)
 
 
 @dataclass(frozen=True)
@@ -119,7 +114,7 @@ def call(loop: Loop, *arguments: str) -> str:
     """Runs ``rumplab ARGUMENTS`` as a user would and returns its output; RumplabError with it on failure."""
     try:
         result = subprocess.run(
-            [sys.executable, "-I", "-c", CALL, str(Path(rumplab.__file__).parents[1]), *arguments],
+            process.itself(*arguments),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

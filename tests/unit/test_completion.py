@@ -46,6 +46,12 @@ def test_options_and_their_choices(tmp_path: Path) -> None:
     assert complete(tmp_path, "run", "--disk", "v") == {"virtio", "virtio-scsi"}
 
 
+def test_sub_verbs_and_their_options(tmp_path: Path) -> None:
+    assert {"create", "start", "stop", "break"} <= complete(tmp_path, "guest", "")
+    assert complete(tmp_path, "guest", "start", "--k") == {"--kernel", "--kgdb"}
+    assert complete(tmp_path, "guest", "create", "nb", "--boot", "") == {"grub", "direct"}
+
+
 @pytest.mark.parametrize("verb", ["debug", "logs", "stop"])
 def test_machines(tmp_path: Path, verb: str) -> None:
     assert {"hello", "other"} <= complete(tmp_path, verb, "")

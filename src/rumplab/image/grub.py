@@ -10,6 +10,7 @@ its configuration from the first module if there is one, else from the command l
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from rumplab.errors import RumplabError
 
@@ -18,7 +19,8 @@ PROGRAM = "/boot/program.bin"
 # What GRUB's core needs to find the rest of it, in the file system. The core is compressed, slowly, whenever
 # an image is made: with all modules in it, that would take longer than everything else together.
 CORE_MODULES = ("biosdisk", "part_msdos", "ext2")
-COMMAND_MODULES = ("serial", "terminal", "multiboot")
+TERMINAL_MODULES = ("serial", "terminal")
+COMMAND_MODULES = (*TERMINAL_MODULES, "multiboot")
 # The device is left out: it is the disk that the firmware booted, whichever number that has.
 PREFIX = "(,msdos1)/boot/grub"
 
@@ -28,9 +30,18 @@ COMMAND_LINE_LIMIT = 4096 - len(PROGRAM) - len(" ") - 1
 ESCAPED_BY_GRUB = frozenset("\\'\"")
 
 
-def modules_in_file_system(dependencies: str) -> list[str]:
-    """The modules, sorted, that the menu needs beyond the core. `dependencies` is the content of GRUB's file
-    moddep.lst: lines of `MODULE: MODULE…`. RumplabError when it doesn't know a module."""
+@dataclass(frozen=True)
+class Menu:
+    """The file grub.cfg, the modules of its commands, and where in the image the program stands that it boots."""
+
+    text: str
+    commands: tuple[str, ...] = COMMAND_MODULES
+    program: str = PROGRAM
+
+
+def modules_in_file_system(dependencies: str, commands: Iterable[str] = COMMAND_MODULES) -> list[str]:
+    """The modules, sorted, that a menu with the modules `commands` needs beyond the core. `dependencies` is the
+    content of GRUB's file moddep.lst: lines of `MODULE: MODULE…`. RumplabError when it doesn't know a module."""
     needs = {
         name: rest.split() for name, _, rest in (line.partition(":") for line in dependencies.splitlines())
     }
@@ -48,7 +59,7 @@ def modules_in_file_system(dependencies: str) -> list[str]:
             open_ends += needs[name]
         return found
 
-    return sorted(closure(["normal", *COMMAND_MODULES]) - closure(CORE_MODULES))
+    return sorted(closure(["normal", *commands]) - closure(CORE_MODULES))
 
 
 def survives_command_line(text: str) -> bool:
@@ -79,14 +90,32 @@ def menu(arguments: str, module: str | None) -> str:
     lines = [f"\tmultiboot {PROGRAM} {' '.join(words)}"]
     if module:
         lines.append(f"\tmodule {module} {quote(module)}")
+    return _entry("program.bin", lines, COMMAND_MODULES)
+
+
+def _entry(title: str, lines: Iterable[str], modules: Iterable[str]) -> str:
+    """A menu of one entry, which boots at once, with its terminal on the first serial port too."""
     commands = "\n".join(lines)
-    loads = "".join(f"insmod {name}\n" for name in COMMAND_MODULES)
+    loads = "".join(f"insmod {name}\n" for name in modules)
     return f"""\
 {loads}serial --unit=0 --speed=115200
 terminal_input --append serial
 terminal_output --append serial
 set timeout=0
-menuentry 'program.bin' {{
+menuentry '{title}' {{
 {commands}
 }}
 """
+
+
+def netbsd_menu(root: str | None, debugger: bool) -> Menu:
+    """A menu that boots a NetBSD kernel as its own boot loader would, console on the first serial port.
+
+    `root` names the root device as NetBSD does (``wd1a``); with `debugger` the kernel waits in its debugger.
+    """
+    # The kernel stands where a NetBSD system has it: libkvm looks for it by the name that GRUB passes on.
+    words = ["knetbsd", "/netbsd", "--serial=com0,115200"]
+    words += [f"--root={quote(root)}"] if root else []
+    words += ["--kdb"] if debugger else []
+    modules = (*TERMINAL_MODULES, "bsd")
+    return Menu(_entry("netbsd", ["\t" + " ".join(words)], modules), modules, "/netbsd")

@@ -18,9 +18,12 @@ MAGIC_BYTES = struct.pack("<I", MAGIC)
 HEADER_SIZE = 12
 # Bits 0 to 15 are demands on the loader; GRUB knows the first three and refuses a program with another one.
 UNKNOWN_DEMANDS = 0xFFF8
+# Bit 16: the header says where the program belongs, whatever kind of file it is in.
+HAS_ADDRESSES = 0x10000
 
 ELF_MAGIC = b"\x7fELF"
 ELF_LITTLE_ENDIAN = 1
+ELF_64BIT = 2
 ELF_X86 = (3, 62)
 ELF_IDENTITY = struct.Struct("<4sBB10xHH")
 
@@ -77,3 +80,20 @@ def header_problem(head: bytes) -> str | None:
     return (problem or "has no Multiboot header in its first 8192 bytes") + (
         "; link it as a Multiboot 1 program, with the header's section first"
     )
+
+
+def boots_directly(head: bytes) -> bool:
+    """Whether QEMU's own loader starts the x86 ELF program whose first 8192 bytes are `head`. It takes Multiboot
+    programs, and files of 64 bits only where the header has the addresses that it would look for in them."""
+    if header_problem(head) is not None:
+        return False
+    return head[len(ELF_MAGIC)] != ELF_64BIT or header_flags(head) & HAS_ADDRESSES != 0
+
+
+def header_flags(head: bytes) -> int:
+    """The flags of the first Multiboot header with a right checksum in `head`; 0 without one."""
+    for offset in range(0, len(head) - HEADER_SIZE + 1, 4):
+        magic, flags, checksum = struct.unpack_from("<III", head, offset)
+        if magic == MAGIC and (magic + flags + checksum) & 0xFFFFFFFF == 0:
+            return int(flags)
+    return 0

@@ -98,16 +98,17 @@ def file_commands(source: str, name: str) -> list[str]:
     return [f"write {source} {name}", f"sif {name} mode 0100644", f"sif {name} uid 0", f"sif {name} gid 0"]
 
 
-def population(module: str | None, grub_modules: Iterable[str]) -> str:
-    """The input of debugfs that fills the file system, always in the same order."""
+def population(module: str | None, grub_modules: Iterable[str], program: str = grub.PROGRAM) -> str:
+    """The input of debugfs that fills the file system, always in the same order. `program` is a path in it."""
+    directory, _, name = program.rpartition("/")
     commands = [
         f"set_current_time @{TIME}",
         "mkdir boot",
         "mkdir boot/grub",
         "mkdir boot/grub/i386-pc",
-        "cd /boot",
+        f"cd {directory or '/'}",
     ]
-    commands += file_commands("program", "program.bin")
+    commands += file_commands("program", name)
     if module:
         commands += file_commands(module, module)
     commands += ["cd /boot/grub", *file_commands("grub.cfg", "grub.cfg"), "cd /boot/grub/i386-pc"]
@@ -177,18 +178,20 @@ def recipe(
     module: tuple[str, bytes] | None,
     partitions: Iterable[Partition] = (),
     convert: tuple[Step, ...] = (),
+    menu: grub.Menu | None = None,
 ) -> Recipe:
     """The whole recipe. `tools` are the paths of component rump_stager; `size` is where the boot partition
     ends; `module` is the name and content of the Multiboot module, if there is one; `convert` makes another
-    format of the raw image."""
+    format of the raw image; `menu` takes the place of the one that passes `arguments` to a unikernel."""
     partitions = tuple(partitions)
     grub_modules = Path(tools["grub-modules"])
-    needed = grub.modules_in_file_system((grub_modules / "moddep.lst").read_text(encoding="utf-8"))
     name = module[0] if module else None
-    menu = grub.menu(arguments, f"/boot/{name}" if name else None)
+    menu = menu or grub.Menu(grub.menu(arguments, f"/boot/{name}" if name else None))
+    dependencies = (grub_modules / "moddep.lst").read_text(encoding="utf-8")
+    needed = grub.modules_in_file_system(dependencies, menu.commands)
     files = {
-        "grub.cfg": menu.encode(errors="surrogateescape"),
-        "population": population(name, needed).encode(),
+        "grub.cfg": menu.text.encode(errors="surrogateescape"),
+        "population": population(name, needed, menu.program).encode(),
     }
     if module:
         files[module[0]] = module[1]

@@ -1,0 +1,119 @@
+"""Kernels debugged by their own debuggers, with the lab's GDB, by a user who is nobody."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+PREFIX = "/opt/rumplab"
+LINUX = f"{PREFIX}/linux"
+USER = (
+    "setpriv --reuid nobody --regid nogroup --clear-groups --no-new-privs --inh-caps=-all"
+    " env HOME=/nonexistent timeout 120"
+)
+GUEST = f"{USER} rumplab guest"
+INITIAL = "kgdb_initial_breakpoint"
+BY_KEY = "handle_sysrq"
+
+
+@pytest.fixture(autouse=True)
+def no_guest_left(host: Any) -> Iterator[None]:
+    """Every test ends its guests and forgets them."""
+    yield
+    host.check_output(f"{GUEST} stop --all --now")
+    for guest in guests(host):
+        host.check_output(f"{GUEST} delete {guest['name']}")
+    assert host.check_output(f"{USER} rumplab ps --json") == "[]"
+
+
+def guests(host: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(host.check_output(f"{GUEST} list --json"))
+    return found
+
+
+def debug(host: Any, options: str, caller: str = GUEST) -> str:
+    ran = host.run(f"{caller} debug {options} 2>&1 </dev/null")
+    assert ran.rc == 0, ran.stdout
+    return str(ran.stdout)
+
+
+def wait_for(host: Any, name: str, text: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while text not in host.check_output(f"{USER} rumplab logs {name}"):
+        assert time.monotonic() < deadline, f"'{text}' did not appear"
+        time.sleep(0.3)
+
+
+@pytest.fixture
+def linux(host: Any) -> str:
+    """A Linux that waits in its kgdb."""
+    host.check_output(f"{GUEST} create lx --linux {LINUX}/vmlinux --initrd {LINUX}/initrd.cpio")
+    said: str = host.check_output(f"{GUEST} start lx --kgdb")
+    assert said.endswith("debug it with: rumplab guest debug lx")
+    return "lx"
+
+
+def test_linux_from_its_first_stop_to_its_end(host: Any, linux: str) -> None:
+    said = debug(host, "lx --batch --ex bt --ex 'print linux_banner'")
+    assert INITIAL in said
+    assert re.search(r'= .*"Linux version 6\.1', said)
+    # It goes on when GDB leaves.
+    wait_for(host, linux, "# ")
+    assert [guest["state"] for guest in guests(host)] == ["running"]
+    refused = host.run(f"{GUEST} debug lx --batch --ex bt")
+    assert refused.rc == 1
+    assert "lx runs; stop it in its debugger first" in refused.stderr
+    # By a BREAK and a key on its console it comes back, and again.
+    assert host.check_output(f"{GUEST} break lx").startswith("lx is in its debugger;")
+    assert BY_KEY in debug(host, "lx --batch --ex bt")
+    assert BY_KEY in debug(host, "lx --break --batch --ex bt")
+    console = host.run(f"printf 'uname\\n' | {GUEST} console lx")
+    assert console.rc == 0, console.stderr
+    assert re.search(r"uname\r?\nLinux\r?\n# $", console.stdout)
+    assert host.check_output(f"{GUEST} stop lx") == "lx stopped"
+    wait_for(host, linux, "poweroff")
+
+
+def test_linux_runs_to_a_breakpoint_and_steps(host: Any, linux: str) -> None:
+    commands = "--ex 'bt 1' --ex 'stepi' --ex 'info registers rip' --ex delete"
+    said = debug(host, f"lx do_basic_setup --batch {commands}")
+    assert re.search(r"Breakpoint 1, .*do_basic_setup", said)
+    assert re.search(r"^rip +0xffffffff8", said, re.MULTILINE)
+    wait_for(host, linux, "# ")
+
+
+def test_ctrl_c_reaches_linux_too(host: Any, linux: str) -> None:
+    """GDB's interrupt, for which a kernel on a serial line has no ear, is a BREAK and a key."""
+    interrupted = GUEST.replace("timeout 120", "timeout --foreground -s INT -k 60 12")
+    ran = host.run(f"{interrupted} debug lx --batch --ex continue --ex bt 2>&1 </dev/null")
+    assert BY_KEY in ran.stdout, ran.stdout
+    wait_for(host, linux, "# ")
+
+
+def test_the_line_is_the_users_own(host: Any, linux: str) -> None:
+    (machine,) = json.loads(host.check_output(f"{USER} rumplab ps --json"))
+    for name in ("com0.sock", "com1.sock", "qmp.sock"):
+        socket = host.file(f"{machine['directory']}/{name}")
+        assert (socket.user, socket.mode) == ("nobody", 0o600)
+
+
+def test_the_kernel_dies_under_its_debugger(host: Any, linux: str) -> None:
+    (machine,) = json.loads(host.check_output(f"{USER} rumplab ps --json"))
+    script = f"(sleep 4; kill -9 {machine['pid']}) & {GUEST} debug lx --batch --ex continue --ex bt 2>&1 </dev/null"
+    ran = host.run(script)
+    assert "the guest has closed its line" in ran.stdout
+    assert [guest["state"] for guest in guests(host)] == ["stopped"]
+    host.check_output(f"{GUEST} start lx --kgdb")
+    assert INITIAL in debug(host, "lx --batch --ex bt")
+
+
+def test_without_a_kernel_the_command_is_named(host: Any) -> None:
+    refused = host.run(f"{GUEST} create nb")
+    assert refused.rc == 3
+    assert "no NetBSD kernel for amd64 has been built yet" in refused.stderr
+    assert "--tags netbsd_guest" in refused.stderr

@@ -1,0 +1,70 @@
+"""Who holds one of a guest's serial lines: each serves one client at a time.
+
+A client that would be the second one isn't refused by QEMU, but waits until the first one has gone. So a tool
+that opens a line takes a lock beside its socket, and asks QEMU about others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from rumplab import process, qmp
+from rumplab.errors import RumplabError
+from rumplab.machines import Machine
+
+DISCONNECTED = "disconnected:"
+
+
+def lock_path(machine: Machine, line: str) -> Path:
+    return machine.path / f"{line}.lock"
+
+
+def lock(machine: Machine, line: str) -> int | None:
+    """An open file with the lock of `line`, which lasts as long as it is open; None if somebody has it."""
+    handle = os.open(lock_path(machine, line), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    os.ftruncate(handle, 0)
+    os.write(handle, f"{os.getpid()}\n".encode())
+    return handle
+
+
+def holder(machine: Machine, line: str) -> str:
+    """Who has the lock of `line`, in words."""
+    text = lock_path(machine, line).read_text(encoding="ascii").strip()
+    if text.isdigit() and process.started(int(text)):
+        return f"process {text}"
+    return "another process"
+
+
+def taken(machine: Machine, line: str) -> bool:
+    """Whether some client is connected to the socket of `line`."""
+    try:
+        for chardev in qmp.execute(machine.socket, "query-chardev"):
+            if chardev["label"] == line:
+                return not chardev["filename"].startswith(DISCONNECTED)
+    except qmp.QmpError as error:
+        raise RumplabError(f"{machine.name} doesn't answer: {error}; look at it with: rumplab ps") from error
+    raise RumplabError(f"{machine.name} has no line {line}; it was not started by 'rumplab guest start'")
+
+
+@contextlib.contextmanager
+def held(machine: Machine, line: str, what: str, remedy: str) -> Iterator[int]:
+    """Holds the lock of `line` and yields its open file. RumplabError names whoever has the line: `what` says
+    what it is then, `remedy` what to do about it."""
+    handle = lock(machine, line)
+    if handle is None:
+        raise RumplabError(f"{what} ({holder(machine, line)}); {remedy}")
+    try:
+        if taken(machine, line):
+            raise RumplabError(f"{what} (a program that is not rumplab's has opened its socket); {remedy}")
+        yield handle
+    finally:
+        os.close(handle)

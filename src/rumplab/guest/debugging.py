@@ -1,0 +1,171 @@
+"""``rumplab guest debug``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shlex
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NoReturn
+
+from rumplab import config, debug
+from rumplab.config import Lab
+from rumplab.errors import RumplabError
+from rumplab.guest import attach, gdbside, kernels, stub
+from rumplab.guest.definition import LINUX, Guest, open_guests, require_running
+from rumplab.guest.gdbside import KgdbSession
+from rumplab.guest.hardware import DEBUGGER, socket_path
+from rumplab.machines import Machine, open_machines
+from rumplab.process import itself
+
+HELP = "attach the lab's GDB to a guest's kernel, its symbols loaded"
+EPILOG = """\
+With SYMBOL: a breakpoint there, and on to it. Commands given by --ex and --script run after that, in this order.
+What follows '--' goes to GDB as it is. Ctrl-C stops the kernel in its debugger, by a BREAK on its serial line.
+
+examples:
+  rumplab guest debug nb                        a guest that waits
+  rumplab guest debug nb sys_sync               run to sys_sync
+  rumplab guest debug nb --break                a guest that runs: stop it first
+  rumplab guest debug nb --batch --ex bt --ex nb-dmesg
+  rumplab guest debug nb --qemu-stub            by QEMU's stub, whatever the kernel does
+  rumplab guest debug nb --dry-run              print the GDB command instead
+"""
+TAKES_EXTRA = True
+# From the firmware to a kernel's debugger, without an accelerator on a slow host.
+BOOT_SECONDS = 120.0
+POLL_SECONDS = 0.05
+# The name of the lock of QEMU's stub.
+QEMU_STUB = "stub"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "rumplab guest debug NAME [SYMBOL] [OPTION…] [-- GDB-ARGUMENT…]"
+    parser.add_argument("name", metavar="NAME", help="the guest")
+    parser.add_argument("location", metavar="SYMBOL", nargs="?", help="where to break and run to")
+    debug.add_command_arguments(parser)
+    parser.add_argument("--break", action="store_true", dest="interrupt", help="stop a kernel that runs first")
+    parser.add_argument("--qemu-stub", action="store_true", help="by QEMU's stub, not the kernel's own debugger")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=BOOT_SECONDS,
+        metavar="SECONDS",
+        help="for a kernel that has yet to come up (default: 120)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the GDB command and do nothing")
+
+
+def until_waiting(machine: Machine, seconds: float) -> None:
+    """Waits until a kernel that was started to wait in its debugger does. RumplabError when it doesn't."""
+    deadline = time.monotonic() + seconds
+    while not stub.waits(machine):
+        if not machine.alive():
+            raise RumplabError(f"{machine.name} has ended; read its console with: rumplab logs {machine.name}")
+        if time.monotonic() >= deadline:
+            raise RumplabError(
+                f"the kernel of {machine.name} does not wait for a debugger {seconds:.0f} s after it was asked to;"
+                f" look at its console: rumplab logs {machine.name}"
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def bring_in(machine: Machine, guest: Guest, args: argparse.Namespace, first: bool) -> None:
+    """Returns when the kernel is in its debugger. RumplabError when it runs and isn't to be interrupted. With
+    `first`, nobody has debugged it yet."""
+    stub.require_executing(machine)
+    if machine.guest == "kgdb" and (first or not stub.waits(machine)):
+        until_waiting(machine, args.timeout)
+        return
+    if stub.stopped(machine):
+        return
+    if not args.interrupt:
+        raise RumplabError(
+            f"{machine.name} runs; stop it in its debugger first: rumplab guest break {machine.name}; or use --break"
+        )
+    stub.interrupt(machine, guest, confirm=True)
+
+
+def gdb_session(lab: Lab, guest: Guest, machine: Machine, qemu_stub: bool) -> KgdbSession:
+    """What GDB's side is to know of the guest."""
+    sources = kernels.resolve(lab, guest).sources
+    linux = guest.kind == LINUX
+    return KgdbSession(
+        stub=gdbside.QEMU if qemu_stub else gdbside.LINUX_KGDB if linux else gdbside.KGDB,
+        architecture=guest.arch,
+        socket=str(socket_path(machine, DEBUGGER)),
+        port=machine.gdb_port,
+        control=None if linux else str(machine.socket),
+        line=DEBUGGER,
+        # A BREAK on the debugger's line means nothing to Linux.
+        interrupt=tuple(itself("guest", "break", guest.name)) if linux else (),
+        symbols=machine.program,
+        sources=((kernels.SOURCE_NAME, sources),) if sources else (),
+    )
+
+
+def attach_commands(session: KgdbSession, location: str | None) -> list[str]:
+    """GDB's commands up to where the user's begin."""
+    commands = gdbside.commands(session)
+    if location is None:
+        return commands
+    # Under QEMU's stub the kernel may have yet to be loaded, over any breakpoint that is an instruction.
+    how = "hbreak" if session.stub == gdbside.QEMU else "break"
+    return [*commands, f"{how} {location}", "continue"]
+
+
+@contextlib.contextmanager
+def line_of(machine: Machine, args: argparse.Namespace) -> Iterator[int]:
+    """Holds the lock of the debugger's line, which is kept by the open file that it yields. RumplabError names
+    whoever has it."""
+    what, remedy = f"another debugger is attached to {machine.name}", "leave that first"
+    if not args.qemu_stub:
+        with attach.held(machine, DEBUGGER, what, remedy) as handle:
+            yield handle
+        return
+    locked = attach.lock(machine, QEMU_STUB)
+    if locked is None:
+        raise RumplabError(f"{what} ({attach.holder(machine, QEMU_STUB)}); {remedy}")
+    yield locked
+
+
+def run(args: argparse.Namespace) -> int:
+    location = debug.checked_location(args.location)
+    debug.check_files(args.symbols, *args.script)
+    lab = config.load()
+    guest = open_guests(lab).find(args.name)
+    machine = require_running(open_machines(lab), guest)
+    gdb = lab.component("gdb")
+    program = os.path.abspath(args.symbols) if args.symbols else debug.symbols_of(machine)
+    machine = replace(machine, program=program)
+    session = debug.Session(
+        gdb=gdb.path("gdb"),
+        gdbinit=gdb.path("gdbinit") if "gdbinit" in gdb.paths else None,
+        port=machine.gdb_port,
+        program=program,
+        commands=tuple(args.ex),
+        scripts=tuple(args.script),
+        batch=args.batch,
+        extra=tuple(args.extra),
+    )
+    commands = attach_commands(gdb_session(lab, guest, machine, args.qemu_stub), location)
+    argv = debug.command_line(session, commands)
+    if args.dry_run:
+        print(shlex.join(argv))
+    else:
+        become(argv, machine, guest, args)
+    return 0
+
+
+def become(argv: list[str], machine: Machine, guest: Guest, args: argparse.Namespace) -> NoReturn:
+    """Turns this process into GDB, once the kernel is in its debugger."""
+    first = stub.first_time(machine)
+    with line_of(machine, args) as handle:
+        if not args.qemu_stub:
+            bring_in(machine, guest, args, first)
+        # GDB holds the lock from here on, since it has the file open, and drops it however it ends.
+        os.set_inheritable(handle, True)
+        debug.replace_process(argv, args.batch)

@@ -1,0 +1,164 @@
+"""What a guest is: a file ``guest.json`` in a directory of its own, which outlives its machines.
+
+``<root>/NAME/`` holds the definition, the image that boots the guest's kernel, and the disk that
+``rumplab guest start --persist`` keeps. The machine that a guest is while it runs has the guest's name and is
+recorded like every other; see rumplab.machines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+from rumplab import locks, nics
+from rumplab.config import SCHEMA, Lab, read_object
+from rumplab.errors import RumplabError
+from rumplab.machines import Machine, Machines, check_name, check_private
+from rumplab.nics import Nic
+
+FILE = "guest.json"
+LOCK_SECONDS = 10.0
+NETBSD = "netbsd"
+LINUX = "linux"
+ARCHES = ("amd64", "i386")
+# GDB's names for the architectures.
+GDB_ARCH = {"amd64": "i386:x86-64", "i386": "i386"}
+GRUB = "grub"
+DIRECT = "direct"
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A guest's definition. `kernel` is None for the lab's own kernel, whichever that is when it starts; `config`
+    names one of the lab's others.
+
+    `boot` is GRUB, DIRECT or None, which lets the kernel decide. `disk` is the root disk, of `disk_format`.
+    """
+
+    name: str
+    kind: str
+    arch: str
+    kernel: str | None = None
+    symbols: str | None = None
+    sources: str | None = None
+    release: str | None = None
+    config: str | None = None
+    boot: str | None = None
+    disk: str | None = None
+    disk_format: str = "raw"
+    root: str | None = None
+    initrd: str | None = None
+    append: str | None = None
+    memory: str = "256M"
+    nics: tuple[Nic, ...] = ()
+    pci_bridge: bool = True
+    vmnet: str | None = None
+    schema: int = SCHEMA
+
+
+class Guests:
+    """The guests of this user in one lab, below the directory `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def directory(self, name: str) -> Path:
+        return self.root / name
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the lock of all definitions. The kernel drops it when the process ends, however it ends."""
+        with (self.root / ".lock").open("w", encoding="ascii") as handle:
+            locks.exclusive(handle.fileno(), "another rumplab", f"{self.root}/.lock", LOCK_SECONDS)
+            yield
+
+    def all(self) -> list[Guest]:
+        """Every guest, by name."""
+        return [self._read(path) for path in sorted(self.root.glob(f"*/{FILE}"))]
+
+    def named(self, name: str) -> str:
+        """`name`, if there is such a guest, whatever its file holds; RumplabError lists those there are. UsageError
+        for what can't be a name."""
+        if self.directory(check_name(name)).is_dir():
+            return name
+        names = ", ".join(sorted(path.parent.name for path in self.root.glob(f"*/{FILE}")))
+        known = f"there are: {names}" if names else "there is none"
+        raise RumplabError(f"no guest is called '{name}'; {known}; make one with: rumplab guest create {name}")
+
+    def find(self, name: str) -> Guest:
+        """The guest `name`. RumplabError as `named`, and for a file that describes no guest."""
+        return self._read(self.directory(self.named(name)) / FILE)
+
+    def add(self, guest: Guest) -> None:
+        """Writes a new definition, whole or not at all. RumplabError when the name is taken."""
+        directory = self.directory(guest.name)
+        with self.locked():
+            if directory.exists():
+                raise RumplabError(
+                    f"a guest called '{guest.name}' exists; choose another name, or: rumplab guest delete {guest.name}"
+                )
+            made = self.root / f".{guest.name}"
+            shutil.rmtree(made, ignore_errors=True)
+            made.mkdir(mode=0o700)
+            try:
+                (made / FILE).write_text(json.dumps(asdict(guest), indent=2) + "\n", encoding="utf-8")
+                made.rename(directory)
+            except OSError:
+                shutil.rmtree(made, ignore_errors=True)
+                raise
+
+    def remove(self, name: str) -> None:
+        """Takes a guest away, with the disk that was kept."""
+        with self.locked():
+            # Out of sight first, so that nothing half removed is taken for a guest.
+            gone = self.root / f".{name}"
+            shutil.rmtree(gone, ignore_errors=True)
+            self.directory(name).rename(gone)
+            shutil.rmtree(gone)
+
+    def _read(self, path: Path) -> Guest:
+        remedy = f"rumplab guest delete {path.parent.name}"
+        data = read_object(path, remedy)
+        known = {item.name for item in fields(Guest)}
+        try:
+            guest = Guest(**{key: value for key, value in data.items() if key in known})
+            return replace(guest, name=path.parent.name, nics=nics.from_data(data.get("nics", ())))
+        except (TypeError, AttributeError) as error:
+            raise RumplabError(f"{path} doesn't describe a guest ({error}); remove it: {remedy}") from error
+
+
+def open_guests(lab: Lab) -> Guests:
+    """The guests of this user: in the prefix, or where that can't be written to, in the user's state directory."""
+    shared = lab.prefix / "var" / "machines"
+    own = shared / str(os.getuid())
+    if os.access(own, os.W_OK) or (not own.exists() and os.access(shared, os.W_OK)):
+        own.mkdir(mode=0o700, exist_ok=True)
+        check_private(own)
+        # A name with a dot in front is no machine's.
+        root = own / ".guests"
+    else:
+        mark = hashlib.sha256(os.fsencode(lab.prefix)).hexdigest()[:8]
+        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        root = Path(state) / f"rumplab-{mark}" / "guests"
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_private(root)
+    return Guests(root)
+
+
+def running(machines: Machines, name: str) -> Machine | None:
+    """The machine that the guest `name` is just now, if it runs."""
+    return next((machine for machine in machines.all() if machine.name == name and machine.guest), None)
+
+
+def require_running(machines: Machines, guest: Guest) -> Machine:
+    """The machine that `guest` is just now; RumplabError when it isn't running."""
+    machine = running(machines, guest.name)
+    if machine is None:
+        raise RumplabError(f"{guest.name} is not running; start it with: rumplab guest start {guest.name}")
+    return machine

@@ -1,0 +1,102 @@
+"""Which files a guest's kernel, its symbols, its sources and its disk are."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from rumplab.config import Component, Lab
+from rumplab.errors import NotProvisioned, RumplabError
+from rumplab.guest.definition import DIRECT, GRUB, LINUX, Guest
+from rumplab.image import multiboot
+
+# What provisions the components netbsd_kernel_ARCH, netbsd_disk_ARCH, netbsd_sources and netbsd_pcictl_ARCH.
+ROLE = "netbsd_guest"
+# What NetBSD's own build, and the lab's, calls the directory of the sources.
+SOURCE_NAME = "/usr/src"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A guest's files, resolved: `file` boots by `boot`, `sources` is what SOURCE_NAME stands for."""
+
+    file: str
+    symbols: str | None
+    boot: str
+    sources: str | None = None
+    disk: str | None = None
+    cdrom: str | None = None
+    release: str | None = None
+
+
+def resolve(lab: Lab, guest: Guest) -> Kernel:
+    """The files of `guest` as they are now. NotProvisioned while the lab has no kernel for it; RumplabError for
+    a file that is gone, and for a lab's kernel of another release than the guest's."""
+    if guest.kernel is not None:
+        file, symbols, release = guest.kernel, guest.symbols, guest.release
+    else:
+        component = built(lab, guest)
+        file, symbols, release = component.path("kernel"), component.path("symbols"), component.version
+    for path in (file, symbols, guest.disk, guest.initrd):
+        if path is not None and not os.path.isfile(path):
+            raise RumplabError(f"{path} of guest '{guest.name}' is gone; put it back, or make the guest anew")
+    # Links of the lab may be switched while the guest runs: it has booted what they led to.
+    return Kernel(
+        file=os.path.realpath(file),
+        symbols=os.path.realpath(symbols) if symbols else None,
+        boot=guest.boot or way(Path(file), guest.kind),
+        sources=guest.sources or (optional(lab, "netbsd_sources", "sources") if guest.kernel is None else None),
+        disk=disk(lab, guest),
+        cdrom=optional(lab, f"netbsd_pcictl_{guest.arch}", "iso") if guest.kernel is None else None,
+        release=release,
+    )
+
+
+def built(lab: Lab, guest: Guest) -> Component:
+    """The component with the lab's kernel for `guest`. NotProvisioned names the command that builds one."""
+    remedy = f"{lab.provision} --tags {ROLE}"
+    name, what = f"netbsd_kernel_{guest.arch}", f"NetBSD kernel for {guest.arch}"
+    if guest.config is not None:
+        name, what = f"{name}_{guest.config}", f"{what} called '{guest.config}'"
+    try:
+        component = lab.component(name)
+    except NotProvisioned as error:
+        raise NotProvisioned(
+            f"no {what} has been built yet; build one, which takes most of an hour: {remedy};"
+            " or give one with --kernel and --symbols"
+        ) from error
+    if guest.release not in (None, component.version):
+        raise NotProvisioned(
+            f"the lab's kernel for {guest.arch} is of NetBSD {component.version}, and guest '{guest.name}' wants"
+            f" {guest.release}; build that: {remedy} -e netbsd_guest_release={guest.release}"
+        )
+    return component
+
+
+def disk(lab: Lab, guest: Guest) -> str | None:
+    """The root disk: the guest's own, else the lab's where the kernel is the lab's and there is one."""
+    if guest.disk is not None:
+        return os.path.realpath(guest.disk)
+    found = optional(lab, f"netbsd_disk_{guest.arch}", "disk") if guest.kernel is None else None
+    return os.path.realpath(found) if found else None
+
+
+def optional(lab: Lab, component: str, path: str) -> str | None:
+    """A path of a component that the guest can do without."""
+    try:
+        return lab.component(component).path(path)
+    except NotProvisioned:
+        return None
+
+
+def way(kernel: Path, kind: str) -> str:
+    """How `kernel` boots: directly, where QEMU's own loader takes it, else by GRUB."""
+    if kind == LINUX:
+        return DIRECT
+    with kernel.open("rb") as handle:
+        head = handle.read(multiboot.SEARCH)
+    problem = multiboot.elf_problem(head)
+    if problem:
+        raise RumplabError(f"{kernel} {problem}")
+    return DIRECT if multiboot.boots_directly(head) else GRUB

@@ -1,0 +1,95 @@
+"""``rumplab guest list``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from rumplab import config, output, ps
+from rumplab.errors import NotProvisioned, RumplabError
+from rumplab.guest import attach, kernels, overlay, stub
+from rumplab.guest.definition import Guest, open_guests, running
+from rumplab.guest.hardware import DEBUGGER
+from rumplab.guest.start import ssh_port
+from rumplab.machines import Machine, open_machines
+
+HELP = "list your guests"
+EPILOG = """\
+STATE is QEMU's, and 'waits' while the kernel waits for its first debugger. DISK is 'kept' where --persist has kept
+what the guest wrote.
+
+examples:
+  rumplab guest list
+  rumplab guest list --json
+"""
+HEADER = ["NAME", "STATE", "SYSTEM", "DEBUGGER", "SSH", "DISK", "KERNEL"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def state(machine: Machine | None) -> str:
+    """QEMU's state, 'waits' for a first debugger, or 'stopped'."""
+    if machine is None:
+        return "stopped"
+    found = ps.state(machine)
+    return "waits" if found == "running" and stub.waits(machine) and stub.first_time(machine) else found
+
+
+def attached(machine: Machine | None) -> bool:
+    """Whether a debugger has the kernel's line."""
+    try:
+        return machine is not None and attach.taken(machine, DEBUGGER)
+    except RumplabError:
+        # It has ended meanwhile, or doesn't answer yet.
+        return False
+
+
+def described(guest: Guest, machine: Machine | None, kernel: kernels.Kernel | None, kept: bool) -> dict[str, Any]:
+    """A guest for --json. `kernel` is None where its files aren't there."""
+    return {
+        "name": guest.name,
+        "kind": guest.kind,
+        "arch": guest.arch,
+        "release": kernel.release if kernel else guest.release,
+        "kernel": kernel.file if kernel else guest.kernel,
+        "symbols": kernel.symbols if kernel else guest.symbols,
+        "disk": kernel.disk if kernel else guest.disk,
+        "kept": kept,
+        "state": state(machine),
+        "debugger": attached(machine),
+        "pid": machine.pid if machine else None,
+        "ssh": ssh_port(machine) if machine else None,
+        "gdb_port": machine.gdb_port if machine else None,
+    }
+
+
+def row(data: dict[str, Any]) -> list[str]:
+    system = data["kind"] + (f"-{data['release']}" if data["release"] else "") + f"/{data['arch']}"
+    return [
+        data["name"],
+        data["state"],
+        system,
+        "attached" if data["debugger"] else "-",
+        f"127.0.0.1:{data['ssh']}" if data["ssh"] else "-",
+        "kept" if data["kept"] else "-" if data["disk"] is None else "fresh",
+        data["kernel"] or "not built yet",
+    ]
+
+
+def run(args: argparse.Namespace) -> int:
+    lab = config.load()
+    guests, machines = open_guests(lab), open_machines(lab)
+    found = []
+    for guest in guests.all():
+        kernel: kernels.Kernel | None = None
+        try:
+            kernel = kernels.resolve(lab, guest)
+        except (NotProvisioned, RumplabError):
+            # A list has room for a guest whose files are gone; starting it says what is the matter.
+            kernel = None
+        machine = running(machines, guest.name)
+        found.append(described(guest, machine, kernel, overlay.exists(guests.directory(guest.name))))
+    print(output.as_json(found) if args.json else output.table(HEADER, map(row, found)))
+    return 0

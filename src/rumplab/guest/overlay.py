@@ -1,0 +1,89 @@
+"""A guest's disk when ``--persist`` keeps what is written to it: a qcow2 file over the disk it was made from.
+
+Such a file holds the blocks that differ. Over another base than its own it is garbage, so the base's size, time
+and content are remembered beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rumplab.config import SCHEMA, read_object
+from rumplab.errors import RumplabError
+from rumplab.guest.bootdisk import check_space
+from rumplab.image import disk
+from rumplab.image.layout import MIB
+from rumplab.image.step import Step
+from rumplab.machines import Machines
+from rumplab.media import sha256
+
+FILE = "disk.qcow2"
+RECORD = "disk.json"
+FORMAT = "qcow2"
+# An empty overlay, and room to write something into it.
+LEAST = 16 * MIB
+SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Base:
+    """The disk below an overlay: its path, its size in bytes, when it was changed, and its SHA-256."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    sha256: str
+
+
+def create_step(qemu_img: str, base: str, kind: str, target: str) -> Step:
+    """Makes the overlay `target` over `base` of format `kind`."""
+    return Step((qemu_img, "create", "-q", "-f", FORMAT, "-F", kind, "-b", base, target))
+
+
+def look(path: str) -> Base:
+    status = os.stat(path)
+    return Base(path, status.st_size, status.st_mtime_ns, sha256(path))
+
+
+def exists(directory: Path) -> bool:
+    """Whether the guest in `directory` has a disk of its own."""
+    return (directory / FILE).exists()
+
+
+def provide(qemu_img: str, directory: Path, base: str, kind: str, machines: Machines) -> Path:
+    """The overlay in `directory` over `base`, made unless it is there. RumplabError when the base isn't the one
+    that it was made over, or there is no space."""
+    target = directory / FILE
+    if exists(directory):
+        check(directory, base)
+        return target
+    check_space(directory, LEAST, "the disk that is kept")
+    made = directory / f".{FILE}"
+    made.unlink(missing_ok=True)
+    disk.run(create_step(qemu_img, base, kind, str(made)), directory, SECONDS, base, machines)
+    record = {"schema": SCHEMA, **asdict(look(base))}
+    (directory / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    made.rename(target)
+    return target
+
+
+def check(directory: Path, base: str) -> None:
+    """RumplabError unless `base` is the disk below the overlay in `directory`, and unchanged."""
+    path = directory / RECORD
+    remedy = f"put the old one back, or throw the guest's disk away: rumplab guest delete {directory.name}"
+    data = read_object(path, remedy)
+    if data.get("path") != base:
+        raise RumplabError(
+            f"{directory / FILE} was made over {data.get('path')}, and the guest's disk is now {base}; {remedy}"
+        )
+    status = os.stat(base)
+    # A copy that was put back has another time and the same content.
+    if status.st_mtime_ns == data.get("mtime_ns") and status.st_size == data.get("size"):
+        return
+    if status.st_size != data.get("size") or sha256(base) != data.get("sha256"):
+        raise RumplabError(
+            f"{base} has changed since {directory / FILE} was made over it, so the two don't fit any more; {remedy}"
+        )

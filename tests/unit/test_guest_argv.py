@@ -1,0 +1,142 @@
+"""What a guest's machine and its kernel are told; nothing is run."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rumplab import nics
+from rumplab.errors import RumplabError, UsageError
+from rumplab.guest import hardware, overlay, start
+from rumplab.guest.definition import DIRECT, GRUB, LINUX, NETBSD, Guest
+from rumplab.guest.kernels import Kernel
+from rumplab.image import grub, multiboot
+from rumplab.machines import Machine
+from rumplab.nics import Forward, Nic
+from rumplab.qemu import Spec
+
+GUEST = Guest("nb", NETBSD, "i386", disk="/disk.img", nics=(Nic(),))
+KERNEL = Kernel("/netbsd", "/netbsd.gdb", DIRECT, disk="/disk.img")
+
+
+def header(flags: int) -> bytes:
+    checksum = -(multiboot.MAGIC + flags) & 0xFFFFFFFF
+    return b"".join(number.to_bytes(4, "little") for number in (multiboot.MAGIC, flags, checksum))
+
+
+def elf(bits: int, machine: int = 3, rest: bytes = b"") -> bytes:
+    head = b"\x7fELF" + bytes([bits // 32, 1]) + bytes(10) + (2).to_bytes(2, "little") + machine.to_bytes(2, "little")
+    return head + rest
+
+
+def test_netbsd_takes_its_flags_first() -> None:
+    words = hardware.command_line(GUEST, "wd0a", waits=True).split()
+    assert words == ["-d", "root=wd0a", "console=com", "console_speed=115200"]
+    assert hardware.command_line(GUEST, None, waits=False) == "console=com console_speed=115200"
+
+
+def test_linux_has_its_console_and_its_debugger_on_ports_of_their_own() -> None:
+    linux = replace(GUEST, kind=LINUX, append="init=/bin/sh loglevel=8")
+    words = hardware.command_line(linux, "/dev/sda", waits=True).split()
+    assert words[:4] == ["console=ttyS0,115200", "kgdboc=ttyS1,115200", "nokaslr", "kgdbwait"]
+    assert words[4:] == ["root=/dev/sda", "init=/bin/sh", "loglevel=8"]
+    assert "kgdbwait" not in hardware.command_line(linux, None, waits=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "boot_disk", "device"),
+    [(NETBSD, True, "wd1a"), (NETBSD, False, "wd0a"), (LINUX, False, "/dev/sda")],
+)
+def test_the_root_device_is_behind_the_disk_that_boots(kind: str, boot_disk: bool, device: str) -> None:
+    guest = replace(GUEST, kind=kind)
+    assert hardware.root_device(guest, KERNEL, boot_disk) == device
+    assert hardware.root_device(replace(guest, root="ld0a"), KERNEL, boot_disk) == "ld0a"
+    assert hardware.root_device(guest, replace(KERNEL, disk=None), boot_disk) is None
+
+
+def test_the_ports_of_a_machine() -> None:
+    machine = Machine(name="nb", directory="/m,1/nb", gdb_port=1234)
+    argv = hardware.running_argv(machine)
+    console, debugger = (word for word in argv if word.startswith("socket,id=com"))
+    assert console == "socket,id=com0,path=/m,,1/nb/com0.sock,server=on,wait=off,logfile=/m,,1/nb/serial.log"
+    assert debugger == "socket,id=com1,path=/m,,1/nb/com1.sock,server=on,wait=off"
+    serials = [argv[at + 1] for at, word in enumerate(argv) if word == "-serial"]
+    assert serials == ["chardev:com0", "chardev:com1"]
+
+
+def test_one_processor_and_the_root_disk_behind_the_one_that_boots() -> None:
+    spec = Spec("qemu", 1234, "tcg", image="/boot.img", disk="ide", nics=())
+    argv = hardware.machine_argv(spec, GUEST, replace(KERNEL, boot=GRUB, cdrom="/p.iso"), ("/d.img", "raw", True))
+    assert argv[argv.index("-smp") + 1] == "1"
+    drives = [argv[at + 1] for at, word in enumerate(argv) if word == "-drive"]
+    root = "file=/d.img,format=raw,id=root0,if=none,snapshot=on"
+    assert drives == ["file=/boot.img,format=raw,id=disk0,if=none", root]
+    disks = [word for word in argv if word.startswith("ide-hd")]
+    assert disks == ["ide-hd,drive=disk0", "ide-hd,drive=root0"]
+    assert argv[argv.index("-cdrom") + 1] == "/p.iso"
+    assert "-kernel" not in argv
+
+
+def test_what_is_kept_is_written_to_and_nothing_else_is(tmp_path: Path) -> None:
+    plan = start.make_plan(GUEST, KERNEL, tmp_path, waits=False, persist=False)
+    assert (plan.disk, plan.kept) == (("/disk.img", "raw", True), False)
+    plan = start.make_plan(GUEST, KERNEL, tmp_path, waits=False, persist=True)
+    assert (plan.disk, plan.kept) == ((str(tmp_path / overlay.FILE), "qcow2", False), True)
+    # Once there is something that was kept, it is what the guest sees, also when nothing more is to be kept.
+    (tmp_path / overlay.FILE).touch()
+    plan = start.make_plan(GUEST, KERNEL, tmp_path, waits=False, persist=False)
+    assert (plan.disk, plan.kept) == ((str(tmp_path / overlay.FILE), "qcow2", True), True)
+
+
+def test_what_cannot_start(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has no disk"):
+        start.make_plan(GUEST, replace(KERNEL, disk=None), tmp_path, waits=False, persist=True)
+    with pytest.raises(RumplabError, match="blank in its path"):
+        start.make_plan(GUEST, replace(KERNEL, file="/my kernel"), tmp_path, waits=False, persist=False)
+    start.make_plan(GUEST, replace(KERNEL, file="/my kernel", boot=GRUB), tmp_path, waits=False, persist=False)
+
+
+def test_ssh_is_led_to_the_first_user_network_once() -> None:
+    cards = (Nic(net=nics.BRIDGE, mac=""), Nic(), Nic())
+    first, second, third = start.with_ssh(cards, avoid=())
+    assert [(item.protocol, item.guest) for item in second.forwards] == [("tcp", 22)]
+    assert not first.forwards
+    assert not third.forwards
+    own = (Nic(forwards=(Forward("tcp", 2222, 22),)),)
+    assert start.with_ssh(own, avoid=()) == own
+    assert start.with_ssh(cards[:1], avoid=()) == cards[:1]
+
+
+@pytest.mark.parametrize(
+    ("head", "directly"),
+    [
+        (elf(32, rest=header(3)), True),
+        (elf(64, 62, header(3)), False),
+        (elf(64, 62, header(0x10003)), True),
+        (elf(32), False),
+        (elf(32, rest=header(3)[:8] + bytes(4)), False),
+    ],
+)
+def test_what_the_emulators_loader_takes(head: bytes, directly: bool) -> None:
+    assert multiboot.boots_directly(head + bytes(64)) is directly
+
+
+def test_the_menu_boots_netbsd_as_its_own_loader_would() -> None:
+    menu = grub.netbsd_menu("wd1a", debugger=True)
+    (line,) = [line for line in menu.text.splitlines() if "knetbsd" in line]
+    assert shlex.split(line) == ["knetbsd", "/netbsd", "--serial=com0,115200", "--root=wd1a", "--kdb"]
+    assert "insmod bsd\n" in menu.text
+    assert "insmod multiboot\n" not in menu.text
+    assert "--root" not in grub.netbsd_menu(None, debugger=False).text
+
+
+@pytest.mark.parametrize("words", [["--kgdb", "--qemu-stub"], ["--wait"], ["--kgdb", "--wait"]])
+def test_contradictions_of_start(words: list[str]) -> None:
+    parser = argparse.ArgumentParser()
+    start.add_arguments(parser)
+    with pytest.raises(UsageError):
+        start.check_usage(parser.parse_args(["nb", *words]))
