@@ -21,6 +21,7 @@ options:
   build: {description: "The recipe.", type: dict, default: {}}
   files: {description: "Files that are added to the tree.", type: list, elements: dict, default: []}
   paths: {description: "Logical names of paths in the tree.", type: dict, default: {}}
+  needs: {description: "Stamps of other artefacts that the recipe uses, by name.", type: dict, default: {}}
   stamps: {description: "The stamps of the upstream's tree and of the substitute's.", type: dict, required: true}
   space: {description: "MiB that must be free before a build starts.", type: int, default: 16}
   mirror: {description: "A directory or URL that holds the same files.", type: str, default: ''}
@@ -71,6 +72,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "build": {"type": "dict", "default": {}},
     "files": {"type": "list", "elements": "dict", "default": []},
     "paths": {"type": "dict", "default": {}},
+    "needs": {"type": "dict", "default": {}},
     "stamps": {"type": "dict", "required": True},
     "space": {"type": "int", "default": 16},
     "mirror": {"type": "str", "default": ""},

@@ -17,7 +17,7 @@ TAIL_LINES = 15
 
 
 def fill(argument: str, places: Mapping[str, str]) -> str:
-    """Return `argument` with `@source@`, `@build@`, `@dest@` and `@jobs@` replaced."""
+    """Return `argument` with `@source@`, `@build@`, `@dest@`, `@jobs@` and the names of needed trees replaced."""
     for name, value in places.items():
         argument = argument.replace(f"@{name}@", value)
     return argument
@@ -63,7 +63,7 @@ def run_recipe(
 ) -> None:
     """Run the recipe's commands in order; Broken names the command, the log and the log's last lines.
 
-    `places` has `source`, `build`, `dest`, `tmp` (directories) and `jobs`. A command is `{argv: […], in: source |
+    `places` has `source`, `build`, `dest`, `tmp` (directories), `jobs`, and needed trees by name. A command is `{argv: […], in: source |
     build}`; the recipe's `timeout` in seconds bounds all of them together.
     """
     environment = build_environment(recipe, places, cache)

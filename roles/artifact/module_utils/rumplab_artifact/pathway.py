@@ -149,6 +149,24 @@ def check_paths(request: Request, tree: str) -> None:
         raise Broken(f"the build ended well, but left no {', '.join(missing)} in the tree")
 
 
+def lacking(request: Request, store: Store) -> str:
+    """Return which artefact that the recipe uses isn't at hand, and why; empty where all are."""
+    for name, stamp in request["needs"].items():
+        if store.find(name, stamp) is None:
+            reason = (store.descriptor(name) or {}).get("reason") or "it isn't in the store"
+            return f"it is built with {name}, which can't be had: {reason}"
+    return ""
+
+
+def link_needs(request: Request, store: Store, work: str) -> dict[str, str]:
+    """Make links to the trees that the recipe uses, by paths without blanks, and return those by name."""
+    os.makedirs(os.path.join(work, "needs"))
+    places = {name: os.path.join(work, "needs", name) for name in request["needs"]}
+    for name, place in places.items():
+        os.symlink(str(store.find(name, request["needs"][name])), place)
+    return places
+
+
 def make_tree(request: Request, store: Store, work: str, source: Source) -> str:
     """Edit and build the source and return the directory of the finished tree, still in the work directory."""
     edits.apply_edits(source.directory, request["edits"])
@@ -156,6 +174,7 @@ def make_tree(request: Request, store: Store, work: str, source: Source) -> str:
     places = {name: os.path.join(work, name) for name in ("build", "dest", "tmp")}
     for directory in places.values():
         os.makedirs(directory)
+    places.update(link_needs(request, store, work))
     places["source"] = source.directory
     places["jobs"] = str(request["jobs"] or os.cpu_count() or 1)
     log = os.path.join(store.logs, f"{request['name']}.log")
@@ -196,7 +215,8 @@ def _use(request: Request, store: Store, tree: str) -> Answer:
     """Describe the tree, make it the one in use, and prune what is older than the previous one."""
     name = request["name"]
     provenance = store.provenance_of(tree)
-    paths = {key: os.path.join(store.prefix, name, path) for key, path in request["paths"].items()}
+    # A path may be the tree itself, ".".
+    paths = {key: os.path.normpath(os.path.join(store.prefix, name, path)) for key, path in request["paths"].items()}
     stamp = store.stamp_of(tree)
     descriptor = _descriptor(request, state="installed", stamp=stamp, tree=tree, paths=paths, **provenance)
     described = store.describe(name, descriptor)
@@ -256,8 +276,9 @@ def _build(request: Request, store: Store, work: str, opener: fetch.Opener) -> A
     tree = _from_built_cache(request, store, work, "upstream")
     if tree:
         return _use(request, store, tree)
-    if request["blocked"]:
-        return _defer(request, store, request["blocked"])
+    blocked = lacking(request, store) or request["blocked"]
+    if blocked:
+        return _defer(request, store, blocked)
     try:
         source = obtain(request, store, work, opener)
     except Unreachable as error:
