@@ -43,6 +43,33 @@ static void print_modules(const struct multiboot_info *info)
 	}
 }
 
+/* A place for a breakpoint; does nothing. */
+void pci_device_found(unsigned int bus, unsigned int device, unsigned int function, uint32_t id);
+
+__attribute__((noinline, noclone)) void pci_device_found(unsigned int bus, unsigned int device,
+							 unsigned int function, uint32_t id)
+{
+	/* The operands keep the arguments alive up to here, so that a debugger can name them. */
+	__asm__ volatile("" : : "r"(bus), "r"(device), "r"(function), "r"(id) : "memory");
+}
+
+static void report(unsigned int bus, unsigned int device, unsigned int function, uint32_t id)
+{
+	serial_hex(bus, 2);
+	serial_character(':');
+	serial_hex(device, 2);
+	serial_character('.');
+	serial_hex(function, 1);
+	serial_character(' ');
+	serial_hex(id & 0xffff, 4);
+	serial_character(':');
+	serial_hex(id >> 16, 4);
+	serial_string(" class ");
+	serial_hex(pci_read(bus, device, function, PCI_CLASS) >> 8, 6);
+	serial_character('\n');
+	pci_device_found(bus, device, function, id);
+}
+
 void main(const struct multiboot_info *info);
 
 void main(const struct multiboot_info *info)
@@ -50,7 +77,7 @@ void main(const struct multiboot_info *info)
 	serial_init();
 	print_command_line(info);
 	print_modules(info);
-	unsigned int functions = pci_walk(0);
+	unsigned int functions = pci_walk(0, report);
 
 	serial_string("pcihello: ");
 	serial_decimal(functions);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ class QmpError(Exception):
     """The machine did not answer, or refused."""
 
 
-def execute(path: Path, command: str, timeout: float = 2.0) -> Any:
-    """Connects, runs one command without arguments and returns its ``return`` value.
+def execute(path: Path, command: str, timeout: float = 2.0, arguments: Mapping[str, Any] | None = None) -> Any:
+    """Connects, runs one command and returns its ``return`` value.
 
-    QmpError when nobody answers within `timeout` seconds. QEMU serves one client at a time.
+    QmpError when QEMU refuses, or nobody answers within `timeout` seconds. QEMU serves one client at a time.
     """
     deadline = time.monotonic() + timeout
     with socket.socket(socket.AF_UNIX) as sock:
@@ -27,14 +28,15 @@ def execute(path: Path, command: str, timeout: float = 2.0) -> Any:
                 _reply(stream, sock, deadline, "QMP")
                 _send(stream, "qmp_capabilities")
                 _reply(stream, sock, deadline, "return")
-                _send(stream, command)
+                _send(stream, command, arguments)
                 return _reply(stream, sock, deadline, "return")
         except (OSError, ValueError) as error:
             raise QmpError(f"{path}: {error}") from error
 
 
-def _send(stream: Any, command: str) -> None:
-    stream.write(json.dumps({"execute": command}).encode() + b"\n")
+def _send(stream: Any, command: str, arguments: Mapping[str, Any] | None = None) -> None:
+    message = {"execute": command, "arguments": dict(arguments)} if arguments else {"execute": command}
+    stream.write(json.dumps(message).encode() + b"\n")
     stream.flush()
 
 

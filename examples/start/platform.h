@@ -43,9 +43,8 @@ static inline void __attribute__((noreturn)) halt(void)
 		__asm__ volatile("cli; hlt");
 }
 
-/* exceptions.c: a processor exception prints one line and halts, instead of resetting the machine. */
-void exceptions_init(void);
-void exception(uint64_t vector, uint64_t error, uint64_t rip, uint64_t cr2);
+/* traps.c: from here on every exception and interrupt comes to trap(), see trap.h. boot.S calls it. */
+void traps_init(void);
 
 /* serial.c: the first serial port, 115200 8N1. A line feed goes out as carriage return and line feed. */
 void serial_init(void);
@@ -53,7 +52,7 @@ void serial_character(char character);
 void serial_string(const char *string);
 void serial_bytes(const char *bytes, uint64_t count);
 void serial_hex(uint64_t value, unsigned int digits);
-void serial_decimal(uint64_t value);
+void serial_decimal(unsigned long value);
 
 /*
  * pci.c: one 32-bit word of a function's configuration space; offset is in bytes, a multiple of 4.
@@ -62,15 +61,15 @@ void serial_decimal(uint64_t value);
 uint32_t pci_read(unsigned int bus, unsigned int device, unsigned int function, unsigned int offset);
 
 /*
- * Walks bus and, through bridges, every bus below it. Prints one line a function and calls
- * pci_device_found() for it. Returns how many functions there are.
- */
-unsigned int pci_walk(unsigned int bus);
-
-/*
- * A place for a breakpoint; does nothing. id is the first word of the configuration space, that is
+ * One function that a walk finds. id is the first word of its configuration space, that is
  * device << 16 | vendor: 0x100e8086 is the 82540EM that QEMU calls e1000.
  */
-void pci_device_found(unsigned int bus, unsigned int device, unsigned int function, uint32_t id);
+typedef void pci_visitor(unsigned int bus, unsigned int device, unsigned int function, uint32_t id);
+
+/*
+ * Walks bus and, through bridges, every bus below it. Calls found for each function, a bridge before what is
+ * behind it. Returns how many functions there are.
+ */
+unsigned int pci_walk(unsigned int bus, pci_visitor *found);
 
 #endif

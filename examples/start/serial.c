@@ -59,7 +59,7 @@ void serial_hex(uint64_t value, unsigned int digits)
 		serial_character("0123456789abcdef"[value >> (4 * digits) & 15]);
 }
 
-void serial_decimal(uint64_t value)
+void serial_decimal(unsigned long value)
 {
 	char digits[20];
 	unsigned int count = 0;

@@ -1,5 +1,6 @@
 /*
- * From a Multiboot loader (32-bit protected mode, paging off, interrupts off) to C in long mode.
+ * From a Multiboot loader (32-bit protected mode, paging off, interrupts off) to C: in long mode, or, compiled
+ * with -m32, in 32-bit protected mode without paging.
  *
  * The header has the address fields, so a loader copies the file flat and never looks at the ELF headers:
  * that is how a loader that knows only 32-bit ELF (QEMU's -kernel) starts a 64-bit program.
@@ -47,6 +48,7 @@ _start:
 	jne	refuse
 	movl	%ebx, %ebp		/* cpuid overwrites ebx */
 
+#ifdef __x86_64__
 	movl	$no_long_mode, %esi
 	movl	$0x80000000, %eax
 	cpuid
@@ -89,8 +91,9 @@ _start:
 	movl	%cr0, %eax
 	orl	$CR0_PAGING, %eax
 	movl	%eax, %cr0
+#endif
 	lgdt	descriptor_table_register
-	ljmp	$CODE_SELECTOR, $long_mode
+	ljmp	$CODE_SELECTOR, $start_c
 
 	/* esi: the message. Says it on the serial port, which the firmware or the reset state left usable. */
 refuse:
@@ -111,9 +114,11 @@ halt:
 	jmp	halt
 	.size	_start, . - _start
 
+#ifdef __x86_64__
 	.code64
-	.type	long_mode, @function
-long_mode:
+#endif
+	.type	start_c, @function
+start_c:
 	movl	$DATA_SELECTOR, %eax
 	movl	%eax, %ds
 	movl	%eax, %es
@@ -122,26 +127,39 @@ long_mode:
 	movl	%eax, %fs
 	movl	%eax, %gs
 	movl	$boot_stack_top, %esp
-	call	exceptions_init
+	call	traps_init
+#ifdef __x86_64__
 	movl	%ebp, %edi
 	xorl	%ebp, %ebp		/* ends a debugger's back trace */
+#else
+	movl	%ebp, %eax
+	xorl	%ebp, %ebp
+	subl	$12, %esp		/* the call finds the stack on a multiple of 16 */
+	pushl	%eax
+#endif
 	call	main
 4:	cli
 	hlt
 	jmp	4b
-	.size	long_mode, . - long_mode
+	.size	start_c, . - start_c
 
 	.section .rodata
 no_multiboot:
 	.asciz	"boot: not started by a Multiboot loader, halting\r\n"
+#ifdef __x86_64__
 no_long_mode:
 	.asciz	"boot: this processor has no long mode, halting\r\n"
+#endif
 
 	.section .data
 	.balign	8
 descriptor_table:
 	.quad	0
+#ifdef __x86_64__
 	.quad	0x00af9b000000ffff	/* 64-bit code */
+#else
+	.quad	0x00cf9b000000ffff	/* 32-bit code */
+#endif
 	.quad	0x00cf93000000ffff	/* data */
 descriptor_table_end:
 descriptor_table_register:
@@ -149,6 +167,7 @@ descriptor_table_register:
 	.long	descriptor_table
 
 	.section .bss
+#ifdef __x86_64__
 	.balign	4096
 page_top:
 	.skip	4096
@@ -156,6 +175,8 @@ page_pointers:
 	.skip	4096
 page_directories:
 	.skip	4 * 4096
+#endif
+	.balign	16
 boot_stack:
 	.skip	64 * 1024
 boot_stack_top:

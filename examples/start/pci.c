@@ -22,50 +22,26 @@ static uint8_t header_type(unsigned int bus, unsigned int device, unsigned int f
 	return (uint8_t)(pci_read(bus, device, function, PCI_HEADER_TYPE) >> 16);
 }
 
-__attribute__((noinline, noclone)) void pci_device_found(unsigned int bus, unsigned int device,
-							 unsigned int function, uint32_t id)
-{
-	/* The operands keep the arguments alive up to here, so that a debugger can name them. */
-	__asm__ volatile("" : : "r"(bus), "r"(device), "r"(function), "r"(id) : "memory");
-}
-
-static void print_function(unsigned int bus, unsigned int device, unsigned int function, uint32_t id)
-{
-	serial_hex(bus, 2);
-	serial_character(':');
-	serial_hex(device, 2);
-	serial_character('.');
-	serial_hex(function, 1);
-	serial_character(' ');
-	serial_hex(id & 0xffff, 4);
-	serial_character(':');
-	serial_hex(id >> 16, 4);
-	serial_string(" class ");
-	serial_hex(pci_read(bus, device, function, PCI_CLASS) >> 8, 6);
-	serial_character('\n');
-}
-
 /* Returns how many functions were found: this one and those behind it. */
-static unsigned int visit(unsigned int bus, unsigned int device, unsigned int function)
+static unsigned int visit(unsigned int bus, unsigned int device, unsigned int function, pci_visitor *found)
 {
 	uint32_t id = pci_read(bus, device, function, PCI_ID);
 
 	if ((id & 0xffff) == ABSENT)
 		return 0;
-	print_function(bus, device, function, id);
-	pci_device_found(bus, device, function, id);
+	found(bus, device, function, id);
 	if ((header_type(bus, device, function) & ~MULTIFUNCTION) != HEADER_BRIDGE)
 		return 1;
 
 	unsigned int secondary = pci_read(bus, device, function, PCI_BUS_NUMBERS) >> 8 & 0xff;
 
 	/* Bus numbers grow on the way down. A bridge that nobody set up says 0, and would lead round in circles. */
-	return 1 + (secondary > bus ? pci_walk(secondary) : 0);
+	return 1 + (secondary > bus ? pci_walk(secondary, found) : 0);
 }
 
-unsigned int pci_walk(unsigned int bus)
+unsigned int pci_walk(unsigned int bus, pci_visitor *found)
 {
-	unsigned int found = 0;
+	unsigned int count = 0;
 
 	for (unsigned int device = 0; device < DEVICES; device++) {
 		unsigned int functions = header_type(bus, device, 0) & MULTIFUNCTION ? FUNCTIONS : 1;
@@ -74,7 +50,7 @@ unsigned int pci_walk(unsigned int bus)
 		if ((pci_read(bus, device, 0, PCI_ID) & 0xffff) == ABSENT)
 			continue;
 		for (unsigned int function = 0; function < functions; function++)
-			found += visit(bus, device, function);
+			count += visit(bus, device, function, found);
 	}
-	return found;
+	return count;
 }

@@ -1,0 +1,103 @@
+/*
+ * The kernel's start, its workload and its traps. Started with -d, it waits for a debugger on the second serial
+ * port first, as NetBSD does when it is booted so.
+ */
+#include "kernel.h"
+
+#define RB_KDB 0x40
+
+volatile unsigned long ticks;
+unsigned long counter;
+int boothowto;
+
+/* Flags stand in words of their own: QEMU puts the program's name before them, GRUB doesn't. */
+static int flags_of(const char *command_line)
+{
+	int flags = 0;
+	bool fresh = true, dashed = false;
+
+	for (; *command_line; command_line++) {
+		if (*command_line == ' ') {
+			fresh = true;
+			continue;
+		}
+		if (fresh)
+			dashed = *command_line == '-';
+		else if (dashed && *command_line == 'd')
+			flags |= RB_KDB;
+		fresh = false;
+	}
+	return flags;
+}
+
+/* Called CLOCK_HZ times a second, with interrupts off. */
+void hardclock(void)
+{
+	ticks++;
+	(void)proc_tick();
+}
+
+/* A place for a breakpoint that is passed once a tick, with something in its arguments. */
+__attribute__((noinline, noclone)) unsigned long counter_step(unsigned long amount)
+{
+	counter += amount;
+	return counter;
+}
+
+void panic(const char *why, uintptr_t pc)
+{
+	printf("panic: %s at %p\n", why, (void *)pc);
+	kgdb_panic();
+	printf("halting\n");
+	halt();
+}
+
+void trap(struct trap_frame *frame)
+{
+	unsigned int vector = (unsigned int)frame->vector;
+
+	if (vector < TRAP_FIRST_INTERRUPT) {
+		if (!kgdb_trap(frame))
+			panic("trap", FRAME_PC(frame));
+		return;
+	}
+	vector -= TRAP_FIRST_INTERRUPT;
+	/* First of all, because a visit of the debugger's may take long. */
+	interrupt_end(vector);
+	if (vector == LINE_CLOCK)
+		hardclock();
+	else if (vector == LINE_COM0)
+		com_interrupt(0);
+	else if (vector == LINE_COM1)
+		com_interrupt(1);
+}
+
+static __attribute__((noreturn)) void workload(void)
+{
+	for (unsigned long done = ticks;;) {
+		__asm__ volatile("sti; hlt; cli" : : : "memory");
+		for (; done != ticks; done++)
+			(void)counter_step(done & 3);
+		console_poll();
+	}
+}
+
+void main(const struct multiboot_info *info);
+
+void main(const struct multiboot_info *info)
+{
+	if (info->flags & MULTIBOOT_HAS_COMMAND_LINE)
+		boothowto = flags_of((const char *)(uintptr_t)info->command_line);
+	com_init();
+	/* What the loader left lies beyond the mapped memory from here on, maybe. */
+	memory_init();
+	printf("kgdbdemo/" MACHINE "\n");
+	if (boothowto & RB_KDB)
+		kgdb_connect(true);
+	proc_init();
+	interrupts_init();
+	autoconf();
+	power_init();
+	console_init();
+	workload();
+}

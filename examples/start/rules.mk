@@ -1,0 +1,46 @@
+# How the examples are built, for their Makefiles: these set NAME, ARCH, OUT, OBJ and SOURCES (their own), then
+# include this file and get the program $(OUT).
+#
+# The same sources and compiler give the same bytes, wherever they lie: no build id, no date, no path. All
+# sources are recorded as lying in /usr/src/$(NAME).
+
+CC = gcc
+START = ../start
+
+CFLAGS = -std=gnu11 -Og -g -gdwarf-4
+WARNINGS = -Wall -Wextra -Werror -Wmissing-prototypes
+MACHINE_amd64 = -m64 -mno-red-zone
+MACHINE_i386 = -m32 -march=i686
+MACHINE = $(MACHINE_$(ARCH))
+FREESTANDING = -ffreestanding -fno-pic -fno-pie -mgeneral-regs-only -fno-stack-protector \
+	-fcf-protection=none -fno-asynchronous-unwind-tables
+REPRODUCIBLE = -ffile-prefix-map="$$PWD"=/usr/src/$(NAME) -ffile-prefix-map=$(START)=/usr/src/$(NAME)
+ALL_CFLAGS = $(CFLAGS) $(WARNINGS) $(MACHINE) $(FREESTANDING) $(REPRODUCIBLE) -I$(START)
+LDFLAGS = $(MACHINE) -nostdlib -static -no-pie -Wl,--build-id=none -Wl,-z,max-page-size=0x1000 -Wl,-z,noexecstack
+
+OBJECTS = $(OBJ)/boot.o $(OBJ)/traps_entry.o $(OBJ)/traps.o $(OBJ)/serial.o $(OBJ)/pci.o \
+	$(patsubst %.c,$(OBJ)/%.o,$(SOURCES))
+HEADERS = $(wildcard *.h) $(START)/multiboot.h $(START)/platform.h $(START)/trap.h
+
+all: $(OUT)
+
+$(OUT): $(OBJECTS) $(START)/link.ld
+	$(CC) $(LDFLAGS) -T $(START)/link.ld -o "$@" $(OBJECTS)
+
+$(OBJ)/traps_entry.o: $(START)/traps.S
+	@mkdir -p $(OBJ)
+	$(CC) $(ALL_CFLAGS) -c -o $@ $(START)/traps.S
+
+$(OBJ)/boot.o: $(START)/boot.S $(HEADERS)
+	@mkdir -p $(OBJ)
+	$(CC) $(ALL_CFLAGS) -c -o $@ $(START)/boot.S
+
+$(OBJ)/%.o: $(START)/%.c $(HEADERS)
+	@mkdir -p $(OBJ)
+	$(CC) $(ALL_CFLAGS) -c -o $@ $<
+
+$(OBJ)/%.o: %.c $(HEADERS)
+	@mkdir -p $(OBJ)
+	$(CC) $(ALL_CFLAGS) -c -o $@ $<
+
+.PHONY: all clean
