@@ -132,6 +132,14 @@ def spec_lines(entries: Mapping[str, Entry]) -> list[str]:
     ]
 
 
+def add_parents(entries: dict[str, Entry]) -> None:
+    """Add the directories that no set lists, though there is something in them."""
+    for path in list(entries):
+        while path:
+            path = os.path.dirname(path)
+            entries.setdefault(path, Entry("dir", 0o755))
+
+
 def device_lines(said: str) -> list[str]:
     """Return what `MAKEDEV -s` says of the nodes in dev, as lines that begin at the root."""
     lines = [line for line in said.splitlines() if line.startswith("./")]
@@ -218,7 +226,7 @@ def write_disk(image: str, filesystem: str, size: int) -> None:
 
 def make_disk(options: argparse.Namespace) -> None:
     """Unpack, change, list, and have the file system made."""
-    entries: dict[str, Entry] = {"": Entry("dir", 0o755)}
+    entries: dict[str, Entry] = {}
     root, size = os.path.join(options.work, "root"), options.size << 20
     os.makedirs(root)
     for name in options.set:
@@ -232,6 +240,7 @@ def make_disk(options: argparse.Namespace) -> None:
         with open(options.pcictl, "rb") as program, open(place(root, "usr/sbin/pcictl"), "wb") as stream:
             stream.write(program.read())
         entries["usr/sbin/pcictl"] = Entry("file", 0o555)
+    add_parents(entries)
     ttys = os.path.join(root, "etc/ttys")
     with open(ttys, encoding="utf-8") as stream:
         text = stream.read()
