@@ -98,6 +98,15 @@ def unit_part() -> Part:
     return Part("unit", (str(BIN / "pytest"), "tests/unit"), 15 * MINUTE, "unit", junit=True)
 
 
+def upstream_parts() -> list[Part]:
+    """Whether the source edits fit real checkouts: only for whoever has some, and says where."""
+    directory = os.environ.get("RUMPLAB_UPSTREAM")
+    if not directory:
+        return []
+    argv = (str(BIN / "python"), "tests/upstream/anchors.py", directory)
+    return [Part("anchors", argv, 5 * MINUTE, "upstream")]
+
+
 def scenario_part(name: str, release: str) -> Part:
     """A Molecule scenario on a release of Debian. The first release has the plain name."""
     first = next(iter(base_images.CODENAMES))
@@ -366,7 +375,7 @@ def main(argv: list[str]) -> int:
     # Ended like this, it takes along what it started: tests, containers, an engine of its own.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        every = [*lint_parts(ROOT), unit_part(), *molecule_parts(ROOT)]
+        every = [*lint_parts(ROOT), unit_part(), *upstream_parts(), *molecule_parts(ROOT)]
         parts = choose(every, arguments.parts, arguments.fast)
         if arguments.list:
             print("\n".join(f"{part.group:<9} {part.name}" for part in parts))

@@ -236,13 +236,13 @@ def check_paths(request: Request, tree: str) -> None:
         raise Broken(f"the build ended well, but left no {', '.join(missing)} in the tree")
 
 
-def lacking(request: Request, store: Store) -> str:
-    """Return which artefact that the recipe uses isn't at hand, and why; empty where all are."""
+def why_not(request: Request, store: Store) -> str:
+    """Return why nothing can be built today, or empty: an artefact that the recipe uses, or what the request says."""
     for name, stamp in request["needs"].items():
         if store.find(name, stamp) is None:
             reason = (store.descriptor(name) or {}).get("reason") or "it isn't in the store"
             return f"it is built with {name}, which can't be had: {reason}"
-    return ""
+    return str(request["blocked"])
 
 
 def link_needs(request: Request, store: Store, work: str) -> dict[str, str]:
@@ -340,6 +340,9 @@ def _defer(request: Request, store: Store, reason: str) -> Answer:
     else:
         descriptor = _descriptor(request, state="deferred", stamp=request["stamps"]["upstream"], reason=reason)
     changed = store.describe(name, descriptor)
+    # From one try to the next a host out of reach is so in other words: that by itself is no change.
+    if installed and installed.get("reason"):
+        changed = {**installed, "reason": descriptor["reason"]} != descriptor
     return {"changed": changed, "state": "deferred", "reason": reason, "tree": None}
 
 
@@ -369,7 +372,7 @@ def _build(request: Request, store: Store, work: str, opener: fetch.Opener) -> A
     tree = _from_built_cache(request, store, work, "upstream")
     if tree:
         return _use(request, store, tree)
-    blocked = lacking(request, store) or request["blocked"]
+    blocked = why_not(request, store)
     if blocked:
         return _defer(request, store, blocked)
     try:
@@ -396,7 +399,7 @@ def _source_at_hand(request: Request, store: Store, opener: fetch.Opener) -> Ans
     """
     if built.has(request["built_cache"], request["name"], request["stamps"]["upstream"]):
         return {"changed": False, "state": "fetched"}
-    blocked = lacking(request, store) or request["blocked"]
+    blocked = why_not(request, store)
     if blocked:
         return _defer(request, store, blocked)
     missing = [pin for pin in _pieces(request) if not _cached(request, store, pin)]
