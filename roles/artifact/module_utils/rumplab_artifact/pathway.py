@@ -22,7 +22,7 @@ from .build import require_space, run_recipe
 from .errors import Broken, Unreachable
 from .lock import Lock
 from .store import PROVENANCE, Store, remove_tree, write_json
-from .unpack import unpack
+from .unpack import unpack, unpack_over
 
 Request = Mapping[str, Any]
 Answer = dict[str, Any]
@@ -43,7 +43,15 @@ def file_name(pin: Mapping[str, Any], name: str) -> str:
     """Return the name under which cache and mirror hold a pin's file (or checkout, or git bundle)."""
     if pin.get("git"):
         return f"{name}-{pin['commit']}"
-    return os.path.basename(urllib.parse.urlsplit(pin["urls"][0]).path)
+    return str(pin.get("file") or os.path.basename(urllib.parse.urlsplit(pin["urls"][0]).path))
+
+
+def _pieces(request: Request) -> Sequence[Mapping[str, Any]]:
+    """Return the pins that make up the source: its parts, or the one that it is."""
+    parts: Sequence[Mapping[str, Any]] = request["source"].get("parts") or []
+    if not all(part.get("urls") for part in parts):
+        raise Broken("each of a source's parts is a file: it has urls and a hash")
+    return parts or [request["source"]]
 
 
 def mirror_origin(mirror: str, pin: Mapping[str, Any], name: str) -> str:
@@ -75,8 +83,10 @@ def _fetch_bundles(request: Request, path: str, opener: fetch.Opener) -> None:
         shutil.rmtree(fetched, ignore_errors=True)
 
 
-def _fetch(request: Request, store: Store, kind: str, origin: str, opener: fetch.Opener) -> str:
-    pin, path = request["source"], os.path.join(store.cache, file_name(request["source"], request["name"]))
+def _fetch(
+    request: Request, store: Store, pin: Mapping[str, Any], kind: str, origin: str, opener: fetch.Opener
+) -> str:
+    path = os.path.join(store.cache, file_name(pin, request["name"]))
     if pin.get("git"):
         if kind == "mirror":
             _fetch_bundles(request, path, opener)
@@ -90,8 +100,7 @@ def _fetch(request: Request, store: Store, kind: str, origin: str, opener: fetch
     return path
 
 
-def _cached(request: Request, store: Store) -> str | None:
-    pin = request["source"]
+def _cached(request: Request, store: Store, pin: Mapping[str, Any]) -> str | None:
     path = os.path.join(store.cache, file_name(pin, request["name"]))
     if pin.get("git"):
         return path if git.is_checkout(path, pin["commit"], bool(pin.get("submodules"))) else None
@@ -108,16 +117,16 @@ def _came_from(path: str) -> tuple[str, str]:
         return "upstream", path
 
 
-def _origins(request: Request) -> Iterator[tuple[str, str]]:
-    """Yield (kind, origin) of each candidate, in the order that the lab's policy gives."""
-    pin, mirror = request["source"], request["mirror"]
+def _origins(request: Request, pin: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (kind, origin) of each candidate for the pin, in the order that the lab's policy gives."""
+    mirror = request["mirror"]
     for kind in request["candidates"]:
         if kind == "upstream":
             for url in [pin["git"]] if pin.get("git") else pin["urls"]:
                 yield kind, url
         elif kind == "mirror" and mirror:
             yield kind, mirror_origin(mirror, pin, request["name"])
-        elif kind == "substitute" and request["substitute"] and not request["strict"]:
+        elif kind == "substitute" and request["substitute"] and not request["strict"] and pin is request["source"]:
             yield kind, request["substitute"]["apt_source"]
 
 
@@ -143,16 +152,58 @@ def _none_reached(reasons: Sequence[str]) -> str:
     return "; ".join(reasons) or "no candidate is allowed: see rumplab_candidates and rumplab_mirror"
 
 
+def _obtain_part(
+    request: Request, store: Store, part: Mapping[str, Any], opener: fetch.Opener
+) -> tuple[str, str, str]:
+    """Return the path of a part's file in the cache, the kind of candidate that gave it, and where it came from."""
+    cached = _cached(request, store, part)
+    if cached:
+        return (cached, *_came_from(cached))
+    reasons = []
+    for kind, origin in _origins(request, part):
+        try:
+            return _fetch(request, store, part, kind, origin, opener), kind, origin
+        except Unreachable as error:
+            reasons.append(str(error))
+    raise Unreachable(_none_reached(reasons))
+
+
+def _place_part(request: Request, part: Mapping[str, Any], path: str, directory: str) -> None:
+    """Put a part where the pin says: unpacked over the parts before it, or as the file that it is."""
+    place = os.path.normpath(os.path.join(directory, part.get("into") or "."))
+    if os.path.commonpath([directory, place]) != directory:
+        raise Broken(f"a part of the source is to go outside of it: {part['into']}")
+    if part.get("unpack", True):
+        unpack_over(path, place)
+    else:
+        os.makedirs(place, exist_ok=True)
+        shutil.copyfile(path, os.path.join(place, file_name(part, request["name"])))
+
+
+def _assemble(request: Request, store: Store, work: str, opener: fetch.Opener) -> Source:
+    """Return a source of several files. None is unpacked before all are at hand."""
+    directory = os.path.join(work, "source")
+    parts = _pieces(request)
+    obtained = [_obtain_part(request, store, part, opener) for part in parts]
+    for part, (path, _, _) in zip(parts, obtained):
+        _place_part(request, part, path, directory)
+    kind = "mirror" if any(kind == "mirror" for _, kind, _ in obtained) else "upstream"
+    return Source(directory, kind, request["version"], ", ".join(origin for _, _, origin in obtained))
+
+
 def obtain(request: Request, store: Store, work: str, opener: fetch.Opener) -> Source:
     """Return the source out of the first candidate that can be had; Unreachable says what each one answered."""
-    if request["source"].get("data") is not None:
+    pin = request["source"]
+    if pin.get("data") is not None:
         return _unpack_bundle(request, work)
+    if pin.get("parts"):
+        return _assemble(request, store, work, opener)
     reasons = []
-    cached = _cached(request, store)
+    cached = _cached(request, store, pin)
     if cached:
         kind, origin = _came_from(cached)
         return Source(_open(request, work, cached), kind, request["version"], origin)
-    for kind, origin in _origins(request):
+    for kind, origin in _origins(request, pin):
         try:
             if kind == "substitute":
                 tarball, version, where = package.fetch_apt_source(
@@ -161,7 +212,7 @@ def obtain(request: Request, store: Store, work: str, opener: fetch.Opener) -> S
                 source = Source(_open(request, work, tarball), kind, version, where)
                 shutil.rmtree(os.path.join(work, "package"))
                 return source
-            path = _fetch(request, store, kind, origin, opener)
+            path = _fetch(request, store, pin, kind, origin, opener)
             return Source(_open(request, work, path), kind, request["version"], origin)
         except Unreachable as error:
             reasons.append(str(error))
@@ -351,20 +402,24 @@ def _source_at_hand(request: Request, store: Store, opener: fetch.Opener) -> Ans
     blocked = why_not(request, store)
     if blocked:
         return _defer(request, store, blocked)
-    if _cached(request, store):
+    missing = [pin for pin in _pieces(request) if not _cached(request, store, pin)]
+    if not missing:
         return {"changed": False, "state": "fetched"}
     if request["source"].get("git") and not git.installed():
         return {"changed": False, "state": "lacking"}
     require_space(store.cache, request["space"])
-    reasons = []
-    for kind, origin in _origins(request):
-        try:
-            if kind != "substitute":
-                _fetch(request, store, kind, origin, opener)
-            return {"changed": True, "state": "fetched"}
-        except Unreachable as error:
-            reasons.append(str(error))
-    return _defer(request, store, _none_reached(reasons))
+    for pin in missing:
+        reasons = []
+        for kind, origin in _origins(request, pin):
+            try:
+                if kind != "substitute":
+                    _fetch(request, store, pin, kind, origin, opener)
+                break
+            except Unreachable as error:
+                reasons.append(str(error))
+        else:
+            return _defer(request, store, _none_reached(reasons))
+    return {"changed": True, "state": "fetched"}
 
 
 def _provide_locked(request: Request, store: Store, opener: fetch.Opener) -> Answer:
