@@ -19,7 +19,7 @@ from types import ModuleType
 from rumplab import __version__
 from rumplab.errors import RumplabError
 
-VERBS = ("status", "doctor", "stage", "run", "ps", "logs", "stop", "debug", "net", "export", "smoke")
+VERBS = ("status", "doctor", "stage", "run", "ps", "logs", "stop", "debug", "net", "export", "ipkdb", "smoke")
 HIDDEN_VERBS = ("completion",)
 
 EXAMPLES = """\
