@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 KEY = b"a key for the laboratory"
-NAMES = "eax ecx edx ebx esp ebp esi edi eip eflags cs ss ds es fs gs".split()
+NAMES = ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi", "eip", "eflags", "cs", "ss", "ds", "es", "fs", "gs")
 TEXT, DATA, STACK = 0xC0100000, 0xC0200000, 0xC0300000
 PAGE = 0x1000
 # A loop: nop; nop; inc eax; inc ecx; inc eax; jmp back to its first instruction.
@@ -21,6 +21,7 @@ PROGRAM = bytes.fromhex("90 90 40 41 40 eb f9".replace(" ", ""))
 LOOP_INCREMENT = TEXT + 2
 INT3 = 0xCC
 BURST = 500
+FILLING = [bytes((page * 7 + at * 13 + (at >> 8)) & 0xFF for at in range(PAGE)) for page in range(16)]
 
 
 def hmac_md5(key: bytes, message: bytes) -> bytes:
@@ -78,8 +79,8 @@ def make_cpu() -> Cpu:
         for page in range(16 if base == DATA else 1):
             cpu.pages[base // PAGE + page] = bytearray(PAGE)
     cpu.pages[TEXT // PAGE][: len(PROGRAM)] = PROGRAM
-    for page in range(16):
-        cpu.pages[DATA // PAGE + page][:] = bytes((page * 7 + at * 13 + (at >> 8)) & 0xFF for at in range(PAGE))
+    for page, filling in enumerate(FILLING):
+        cpu.pages[DATA // PAGE + page][:] = filling
     return cpu
 
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 
 from ipkdb.kernel import KEY, Kernel
-from ipkdb.weather import Network, Weather
+from ipkdb.weather import FINE, Network, Weather
 from rumplab.kdb.arch import I386
 from rumplab.kdb.link import Hint, Link, Timing
 from rumplab.kdb.stub import Stub
@@ -20,7 +20,7 @@ class Bench:
     """A kernel and a link to it; within a running loop. `links` are the hosts, by their (address, port)."""
 
     def __init__(
-        self, weather: Weather = Weather(), seed: int = 0, key: bytes = KEY, refusals: bool = True
+        self, weather: Weather = FINE, seed: int = 0, key: bytes = KEY, refusals: bool = True
     ) -> None:
         self.network = Network(weather, seed)
         self.refusals = refusals
@@ -29,13 +29,13 @@ class Bench:
         self.said: list[str] = []
         self.link = self.add(HOST, key)
 
-    def add(self, peer: object, key: bytes = KEY, timing: Timing = Timing()) -> Link:
+    def add(self, peer: object, key: bytes = KEY) -> Link:
         """Another host's link."""
 
         def send(datagram: bytes) -> None:
             self.network.carry(datagram, lambda copy: self.kernel.receive(copy, peer))
 
-        link = Link(key, send, timing, random.Random(self.network.random.random()))
+        link = Link(key, send, Timing(), random.Random(self.network.random.random()))
         self.links[peer] = link
         return link
 

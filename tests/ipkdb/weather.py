@@ -58,6 +58,9 @@ class Weather:
     spread: float = 0.0
 
 
+FINE = Weather()
+
+
 class Network:
     """Carries datagrams one way or the other, as `weather` has it."""
 

@@ -73,9 +73,11 @@ def test_architecture_tables_agree_with_themselves(arch: Any) -> None:
     assert all(arch.number(name) >= 0 for name in arch.shown)
 
 
-@pytest.mark.parametrize("offset_of", [("powerpc", "pc", 96), ("powerpc", "xer", 101), ("arm", "spsr", 17), ("i386", "gs", 15)])
-def test_registers_stand_where_netbsd_has_them(offset_of: tuple[str, str, int]) -> None:
-    name, register, word = offset_of
+@pytest.mark.parametrize(
+    ("name", "register", "word"),
+    [("powerpc", "pc", 96), ("powerpc", "xer", 101), ("arm", "spsr", 17), ("i386", "gs", 15)],
+)
+def test_registers_stand_where_netbsd_has_them(name: str, register: str, word: int) -> None:
     assert ARCHES[name].offset(ARCHES[name].number(register)) == 4 * word
 
 
@@ -248,7 +250,7 @@ def test_errors_of_the_target_are_told_and_survived() -> None:
 def test_registers_of_another_architecture_are_named() -> None:
     async def act(bench: Bench) -> None:
         await bench.link.open("t", 10)
-        with pytest.raises(Unexpected, match="64 bytes of registers, and powerpc 420; .* --arch"):
+        with pytest.raises(Unexpected, match=r"64 bytes of registers, and powerpc 420; .* --arch"):
             await Target(bench.link, ARCHES["powerpc"]).registers()
 
     with_bench(Weather(), act)

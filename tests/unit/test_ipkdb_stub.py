@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ipkdb.kernel import DATA, KEY, LOOP_INCREMENT, NAMES, PAGE, PROGRAM, STACK, TEXT, make_cpu, seal
 from ipkdb.lab import Bench
-from ipkdb.weather import Weather, run
+from ipkdb.weather import FINE, Weather, run
 
 from rumplab.kdb import packet, rsp
 from rumplab.kdb.arch import ARCHES
@@ -28,7 +28,7 @@ FUZZ = int(os.environ.get("RUMPLAB_FUZZ", "1000000"))
 PC, AX, CX = NAMES.index("eip"), NAMES.index("eax"), NAMES.index("ecx")
 
 
-def talk(*commands: str | bytes, weather: Weather = Weather(), prepare: Any = None, seed: int = 0) -> Any:
+def talk(*commands: str | bytes, weather: Weather = FINE, prepare: Any = None, seed: int = 0) -> Any:
     """(replies, bench, stub) of a session with these commands."""
 
     async def main() -> Any:
@@ -67,7 +67,9 @@ def test_supported_features() -> None:
     assert why.startswith("T05") and counter(why) == TEXT
 
 
-@pytest.mark.parametrize("command", ["vCont?", "vMustReplyEmpty", "Hg0", "qC", "!", "", "qRcmd,00", "Z1,0,1", "z2,0,1", "\x7f"])
+@pytest.mark.parametrize(
+    "command", ["vCont?", "vMustReplyEmpty", "Hg0", "qC", "!", "", "qRcmd,00", "Z1,0,1", "z2,0,1", "\x7f"]
+)
 def test_unknown_commands_get_an_empty_reply(command: str) -> None:
     assert replies(command) == [""]
 
@@ -127,7 +129,10 @@ def test_memory_in_every_way() -> None:
     assert bytes.fromhex(back) == b"\1\2\3\4#$}*"
 
 
-@pytest.mark.parametrize("command", ["m1", "mzz,1", "m,1", "M0,2:00", "M0,1:0", f"m{1 << 32:x},4", "X0,2:a", "Z0,0,2", "Z0,zz,1", "P0", "P0=00"])
+@pytest.mark.parametrize(
+    "command",
+    ["m1", "mzz,1", "m,1", "M0,2:00", "M0,1:0", f"m{1 << 32:x},4", "X0,2:a", "Z0,0,2", "Z0,zz,1", "P0", "P0=00"],
+)
 def test_commands_that_cannot_be_done_are_errors(command: str) -> None:
     answer, _, stub = talk(command, "g")
     assert answer[0] == "E01"
@@ -300,7 +305,7 @@ weathers = st.builds(
 def test_in_any_weather_each_command_is_done_once_or_ends_in_a_clean_error(
     sequence: list[str], weather: Weather, seed: int
 ) -> None:
-    fine, failed, done = session(sequence, Weather(), 0)
+    fine, failed, done = session(sequence, FINE, 0)
     assert not failed
     rough, failed, rough_done = session(sequence, weather, seed)
     if failed:
@@ -315,7 +320,8 @@ def test_in_any_weather_each_command_is_done_once_or_ends_in_a_clean_error(
 
 
 def test_frames_survive_any_cut() -> None:
-    stream = b"+" + rsp.frame(b"g") + b"-\x03" + rsp.frame(b"X0,3:" + rsp.escape(b"#$}")) + b"$m0,1#00" + b"$abc" + rsp.frame(b"?")
+    stream = b"+" + rsp.frame(b"g") + b"-\x03" + rsp.frame(b"X0,3:" + rsp.escape(b"#$}"))
+    stream += b"$m0,1#00" + b"$abc" + rsp.frame(b"?")
     expected = [
         Sign.ACK,
         Command(b"g"),

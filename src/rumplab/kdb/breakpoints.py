@@ -10,19 +10,31 @@ from __future__ import annotations
 from rumplab.errors import RumplabError
 from rumplab.kdb.target import SPACE, Target
 
+LINE = 64
+
 
 class Unwritable(RumplabError):
     """Memory that doesn't hold what was written to it."""
 
 
 class Breakpoints:
-    """The breakpoints of one session. `code` has what stood at each that is in memory, `wanted` those that count."""
+    """The breakpoints of one session. `code` has what stood at each that is in memory, `wanted` those that count.
+
+    GDB looks at the instruction under the program counter several times a stop, so the memory around it is kept once
+    it has been read. Nothing else is: what isn't asked for isn't read, since it may be a device's.
+    """
 
     def __init__(self, target: Target) -> None:
         self.target = target
         self.instruction = target.arch.breakpoint
         self.code: dict[int, bytes] = {}
         self.wanted: set[int] = set()
+        self._line: tuple[int, bytes] | None = None
+        self._counter: int | None = None
+
+    def stopped(self, counter: int) -> None:
+        """The target has stopped there."""
+        self._counter, self._line = counter, None
 
     async def insert(self, address: int) -> None:
         """Puts one in, or keeps it. ValueError when it overlaps another; Unwritable when memory doesn't take it."""
@@ -32,7 +44,7 @@ class Breakpoints:
                 raise ValueError(f"a breakpoint at {address:#x} would overlap another")
             # On record before it is there: whatever comes between, `clear` restores it.
             self.code[address] = await self.target.read(address, size)
-            await self.target.write(address, self.instruction)
+            await self._put(address, self.instruction)
             if await self.target.read(address, size) != self.instruction:
                 await self.lift(address)
                 raise Unwritable(f"the memory at {address:#x} doesn't take a breakpoint: it can't be written")
@@ -49,7 +61,7 @@ class Breakpoints:
 
     async def lift(self, address: int) -> None:
         """Takes one out of memory."""
-        await self.target.write(address, self.code[address])
+        await self._put(address, self.code[address])
         del self.code[address]
 
     async def clear(self) -> None:
@@ -59,7 +71,20 @@ class Breakpoints:
 
     async def read(self, address: int, size: int) -> bytes:
         """Memory as it is without breakpoints."""
-        return self._laid_over(address, await self.target.read(address, size))
+        return self._laid_over(address, await self._get(address, size))
+
+    async def _get(self, address: int, size: int) -> bytes:
+        base = address - address % LINE
+        near = self._counter is not None and base == self._counter - self._counter % LINE
+        if not near or address + size > base + LINE:
+            return await self.target.read(address, size)
+        if self._line is None or self._line[0] != base:
+            self._line = base, await self.target.read(base, LINE)
+        return self._line[1][address - base : address - base + size]
+
+    async def _put(self, address: int, data: bytes) -> None:
+        self._line = None
+        await self.target.write(address, data)
 
     async def write(self, address: int, data: bytes) -> None:
         """Changes memory; where a breakpoint stands, the code that comes back when it goes."""
@@ -72,7 +97,7 @@ class Breakpoints:
                 if at < len(data):
                     kept[index], raw[at] = data[at], self.instruction[index]
             changed[place] = bytes(kept)
-        await self.target.write(address, bytes(raw))
+        await self._put(address, bytes(raw))
         self.code.update(changed)
 
     def _laid_over(self, address: int, data: bytes) -> bytes:

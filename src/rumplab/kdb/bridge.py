@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from rumplab import holders
+from rumplab import holders, ports
 from rumplab.errors import RumplabError
 from rumplab.kdb import console, serve
 from rumplab.kdb.arch import Arch
@@ -65,6 +65,9 @@ def whoami() -> str:
 async def run(plan: Plan) -> None:
     """The whole session. RumplabError when it ends otherwise than the user wanted."""
     refuse_second_debugger(plan.place)
+    why = ports.refusal(plan.port) if plan.port else None
+    if why:
+        raise RumplabError(f"port {plan.port} on 127.0.0.1 {why}; use another --port, or leave it out")
     with contextlib.ExitStack() as stack:
         capture = stack.enter_context(contextlib.closing(Writer(plan.pcap))) if plan.pcap else None
         trace = Trace(lambda line: print(line, file=sys.stderr)) if plan.trace else None

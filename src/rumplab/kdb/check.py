@@ -98,7 +98,15 @@ class Checks:
             self.lost = True
             return Row(name, FAILED, str(error))
         except (Wrong, Refused) as error:
+            await self._again()
             return Row(name, FAILED, str(error))
+
+    async def _again(self) -> None:
+        """A new session, since a target that did wrong may count differently now."""
+        try:
+            await self.link.open(self.who, self.link.timing.patience)
+        except Lost:
+            self.lost = True
 
     # Tools
 
@@ -153,6 +161,9 @@ class Checks:
         content = await self.target.read(address, SCRATCH)
         try:
             yield address, content
+        except Wrong:
+            await self._again()
+            raise
         finally:
             await self.target.write(address, content)
 

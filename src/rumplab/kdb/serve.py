@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
+import os
+import socket
+import stat
 from collections import deque
 from collections.abc import Callable
 
@@ -176,14 +178,19 @@ async def listen(door: Door, port: int) -> asyncio.Server:
 
 
 async def standard_streams() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Standard input and output. RumplabError when they aren't pipes or sockets."""
+    """Standard input and output, left open at the end. RumplabError when they aren't pipes or a socket."""
+    given, taken = os.dup(0), os.dup(1)
+    if stat.S_ISSOCK(os.fstat(given).st_mode):
+        # GDB's own: one socket for both directions.
+        os.close(taken)
+        return await asyncio.open_connection(sock=socket.socket(fileno=given))
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     try:
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer)
-        # A StreamWriter wants a protocol that knows about flow control; a reader's does.
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(given, "rb"))
+        # A writer wants a protocol that knows about flow control; a reader's does.
         transport, protocol = await loop.connect_write_pipe(
-            lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader()), sys.stdout.buffer
+            lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader()), os.fdopen(taken, "wb")
         )
     except ValueError as error:
         raise RumplabError("--stdio is for GDB's own pipe: target remote | rumplab ipkdb --stdio …") from error

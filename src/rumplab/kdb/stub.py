@@ -145,6 +145,7 @@ class Stub:
         hit = self.breakpoints.hit(self.target.arch.counter(area))
         if hit is not None and self.target.arch.past_break:
             await self._change(self.target.arch.with_counter(area, hit))
+        self.breakpoints.stopped(self.target.arch.counter(await self.area()))
         return hit is not None
 
     async def _go_to(self, rest: bytes) -> None:
