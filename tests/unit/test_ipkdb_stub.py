@@ -417,7 +417,7 @@ def test_fuzzed_commands_never_leave_the_loop() -> None:
             for _ in range(rng.randrange(4)):
                 data[rng.randrange(len(data))] = rng.randrange(256)
             # Those that let the target run or go have tests of their own.
-            if data[:1] in (b"c", b"s", b"D", b"k"):
+            if chr(data[0]) in "csDk":
                 continue
             reply = await stub.handle(bytes(data))
             assert reply is not None and len(reply) < 0x4000
