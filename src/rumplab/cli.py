@@ -21,7 +21,7 @@ from rumplab.errors import RumplabError
 
 VERBS = (
     *("status", "doctor", "build", "stage", "run", "ps", "logs", "stop"),
-    *("debug", "guest", "net", "export", "smoke"),
+    *("debug", "guest", "ipkdb", "net", "export", "smoke"),
 )
 HIDDEN_VERBS = ("completion",)
 
