@@ -223,7 +223,7 @@ def carry_out(
         outside = [str(slot.work), *tools.trees]
         files = record.read_files(rules, plan.directories, outside, since)
         # The compiler may have read another state of an input than was counted.
-        settled = not any(record.changed(path, since) for path in plan.inputs)
+        settled = record.complete(rules) and not any(record.changed(path, since) for path in plan.inputs)
         # A build that ends between the two has no record, and so is done again.
         deliver(result, made, slot.forget)
         if settled:

@@ -64,16 +64,24 @@ def test_rules_as_gcc_writes_them(tmp_path: Path) -> None:
     """Names with blanks, dollars and number signs, in rules over several lines."""
     names = ["a b.h", "c$d.h", "e#f.h", "plain.h"]
     source = write(tmp_path, dict.fromkeys(names, "") | {"x.c": "".join(f'#include "{name}"\n' for name in names)})
-    rules = subprocess.run(
+    subprocess.run(
         [host_tool("gcc"), "-c", "x.c", "-o", "/dev/null"],
         cwd=source,
         env={"PATH": "/usr/bin:/bin", "SUNPRO_DEPENDENCIES": str(tmp_path / "rules")},
         timeout=60,
         check=True,
     )
-    assert rules.returncode == 0
-    found = set(record.prerequisites((tmp_path / "rules").read_text()))
-    assert set(names) <= found
+    rules = (tmp_path / "rules").read_text()
+    assert set(names) <= set(record.prerequisites(rules))
+    assert record.complete(rules) and record.complete(rules + rules)
+
+
+@pytest.mark.parametrize(
+    "rules", ["", "a.o: b.h /usr/inclc.o: d.h\nude/e.h\n", "a.o: b.h \\\nc.o: d.h \\\n e.h\n f.h\n"]
+)
+def test_rules_that_say_too_little(rules: str) -> None:
+    """None at all, and those of two compilers that wrote at the same time."""
+    assert not record.complete(rules)
 
 
 def test_files_that_compilers_read(tmp_path: Path) -> None:
@@ -81,8 +89,10 @@ def test_files_that_compilers_read(tmp_path: Path) -> None:
     (tmp_path / "work" / "link.h").symlink_to(tmp_path / "other" / "d.h")
     rules = f"x.o: a.h gone.h {tmp_path}/tree/b.h \\\n {tmp_path}/work/c.h {tmp_path}/work/link.h\n"
     directories, outside = [str(tmp_path / "src")], [str(tmp_path / "tree"), str(tmp_path / "work")]
+    (tmp_path / "src" / "link.h").symlink_to(tmp_path / "other" / "d.h")
+    rules += "y.o: link.h\n"
     found = record.read_files(rules, directories, outside, time.time() + 10)
-    read = [str(tmp_path / "src" / "a.h"), str(tmp_path / "other" / "d.h")]
+    read = [str(tmp_path / "src" / "a.h"), str(tmp_path / "other" / "d.h"), str(tmp_path / "src" / "link.h")]
     assert found == {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in read}
     older = record.read_files(rules, directories, outside, 0)
     assert older == dict.fromkeys(read, "")

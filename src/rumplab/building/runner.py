@@ -112,7 +112,9 @@ class Runner:
         settings = {name: in_work(value, str(self.work)) for name, value in step.environment.items()}
         path = os.pathsep.join([*self.recipe.path, os.environ.get("PATH", os.defpath)])
         noted = {"SUNPRO_DEPENDENCIES": str(self.work / DEPENDENCIES)}
-        return {**os.environ, "PATH": path, **noted, **settings}
+        # GCC's older variable, which the caller may have set, would win over SUNPRO_DEPENDENCIES.
+        given = {name: value for name, value in os.environ.items() if name != "DEPENDENCIES_OUTPUT"}
+        return {**given, "PATH": path, **noted, **settings}
 
 
 def is_elf(path: Path) -> bool:
