@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from unit.building import write
 from unit.labfixture import host_tool
 
-from rumplab.building import explain, record
+from rumplab.building import explain, golang, gopath, record
 from rumplab.building.recipe import WORK, quoted
 from rumplab.building.target import go_release, target
 from rumplab.errors import RumplabError
@@ -96,6 +99,24 @@ def test_files_that_compilers_read(tmp_path: Path) -> None:
     assert found == {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in read}
     older = record.read_files(rules, directories, outside, 0)
     assert older == dict.fromkeys(read, "")
+
+
+def test_what_is_beside_a_package_may_be_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its C code can't mean that, and the build goes on; root, as whom tests run, can read everything."""
+    write(tmp_path, {"app/main.go": 'package main\nimport "C"\n', "app/data/x": "", "beside/y.h": ""})
+    package = gopath.read_package("app", str(tmp_path / "app"), gopath.Root("app", str(tmp_path / "app")))
+    inside = {"gopath/src/app/data": f"{tmp_path}/app/data"}
+    linked = golang.surroundings(package, {"gopath/src/app"})
+    assert linked == {**inside, "gopath/src/beside": f"{tmp_path}/beside"}
+    scandir = os.scandir
+
+    def refused(directory: str) -> Iterator[os.DirEntry[str]]:
+        if directory == str(tmp_path):
+            raise PermissionError(errno.EACCES, "Permission denied", directory)
+        return scandir(directory)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    assert golang.surroundings(package, {"gopath/src/app"}) == inside
 
 
 def test_the_cache_directory() -> None:

@@ -90,8 +90,11 @@ class Runner:
         lines: list[str] = []
         size = 0
         own = {in_work(theirs, str(self.work)): users for theirs, users in self.recipe.own.items()}
+        names = next(iter(self.recipe.relative.values()), {})
         for raw in process.stdout or ():
-            line = explain.own_words(raw.decode(errors="replace"), directory, own, self.recipe.relative)
+            line = explain.own_words(raw.decode(errors="replace"), directory, own, names)
+            if line.startswith("# "):
+                names = self.recipe.relative.get(explain.heading(line[2:].strip()), {})
             size += len(line)
             if size <= LARGEST_OUTPUT:
                 lines.append(line)
