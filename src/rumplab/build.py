@@ -34,6 +34,7 @@ examples:
   rumplab build src --c -v                 C, though there are Go files; show what the tools say
   rumplab build myapp --dry-run            print the commands as shell
 """
+SOURCES = (".go", *gopath.OTHER_SOURCES)
 BAKE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # Settings of the environment that go and gcc heed, and that the recipe doesn't make itself.
@@ -166,9 +167,11 @@ def check_output(made: Path, inputs: frozenset[str]) -> None:
         raise RumplabError(f"{directory} is not a directory; create it or choose another place with -o")
     if not os.access(directory, os.W_OK | os.X_OK):
         raise RumplabError(f"{directory} is not writable; choose another place with -o")
-    if str(made) in inputs:
+    if made.exists() and any(os.path.samefile(made, path) for path in inputs):
         raise RumplabError(f"{made} is one of the program's sources; choose another name with -o")
-    if os.path.lexists(made) and not made.is_file() and not made.is_symlink():
+    if made.suffix in SOURCES:
+        raise UsageError(f"{made} has the name of a source; choose another one with -o")
+    if made.exists() and not made.is_file():
         raise RumplabError(f"{made} exists and is not a file; choose another name with -o")
 
 
@@ -198,11 +201,8 @@ def go_plan(directory: str, only: str | None, tools: Tools, bake: str) -> Plan:
 def c_plan(directory: str, only: str | None, tools: Tools, bake: str) -> Plan:
     """The build of the C program in `directory`."""
     program = cprogram.read(directory, only, os.environ)
-    words = [
-        word if not word.startswith("-L") else "-L" + os.path.join(directory, word[2:])
-        for word in (*program.compiler_flags, *program.linker_flags)
-    ]
-    linked = {path: record.file_sha256(path) for path in golang.linked_files(words)}
+    words = golang.link_arguments((*program.compiler_flags, *program.linker_flags), directory)
+    linked = {path: record.file_sha256(path) for path in golang.linked_files([*words])}
     return Plan(
         kind="c",
         recipe=cprogram.recipe(program, tools, bake),
@@ -247,7 +247,7 @@ def carry_out(
         outside = [str(slot.work), *tools.trees]
         files = record.read_files(rules, plan.directories, outside, since)
         # The compiler may have read another state of an input than was counted.
-        settled = not any(record.changed(path, since) for path in plan.inputs)
+        settled = record.complete(rules) and not any(record.changed(path, since) for path in plan.inputs)
         # A build that ends between the two has no record, and so is done again.
         deliver(result, made, slot.forget)
         if settled:
