@@ -111,12 +111,17 @@ class Stub:
     async def area(self) -> bytes:
         """The register area, asked for once a stop."""
         if self._area is None:
-            self._area = await self.target.registers()
+            return self._keep(await self.target.registers())
         return self._area
+
+    def _keep(self, area: bytes) -> bytes:
+        self._area = area
+        self.breakpoints.stopped(self.target.arch.counter(area))
+        return area
 
     async def _change(self, area: bytes) -> None:
         await self.target.set_registers(area)
-        self._area = area
+        self._keep(area)
 
     # Stops
 
@@ -145,7 +150,6 @@ class Stub:
         hit = self.breakpoints.hit(self.target.arch.counter(area))
         if hit is not None and self.target.arch.past_break:
             await self._change(self.target.arch.with_counter(area, hit))
-        self.breakpoints.stopped(self.target.arch.counter(await self.area()))
         return hit is not None
 
     async def _go_to(self, rest: bytes) -> None:
