@@ -11,6 +11,7 @@ import binascii
 from collections.abc import Awaitable, Callable
 
 from rumplab.kdb import rsp
+from rumplab.kdb.arch import I386
 from rumplab.kdb.breakpoints import Breakpoints, Unwritable
 from rumplab.kdb.faults import Refused, Silent
 from rumplab.kdb.link import Hint
@@ -324,7 +325,8 @@ class Stub:
         self._swbreak = b"swbreak+" in features
         for feature in features:
             name, _, value = feature.partition(b"=")
-            if name == b"xmlRegisters" and self.target.arch.name.encode("ascii") not in value.split(b","):
+            # Only of i386 it can be told: each GDB that knows it says so here.
+            if name == b"xmlRegisters" and self.target.arch is I386 and b"i386" not in value.split(b","):
                 self.say(
                     f"this GDB is made for {value.decode('ascii', 'replace')}, the target is"
                     f" {self.target.arch.name}: use a GDB that knows it"
