@@ -1,0 +1,69 @@
+"""The recipe of a C program: compile and link, then the bake."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rumplab.building.golang import bake_step
+from rumplab.building.recipe import WORK, Recipe, Step
+from rumplab.building.target import Tools
+from rumplab.errors import RumplabError, UsageError
+
+SUFFIX = ".c"
+# As make has them.
+COMPILER_FLAGS = ("CPPFLAGS", "CFLAGS")
+LINKER_FLAGS = ("LDFLAGS", "LDLIBS")
+
+
+@dataclass(frozen=True)
+class CProgram:
+    """C files of one directory, and their contents' SHA-256, in hex digits."""
+
+    directory: str
+    sources: Mapping[str, str]
+    compiler_flags: tuple[str, ...]
+    linker_flags: tuple[str, ...]
+
+
+def read(directory: str, only: str | None, environment: Mapping[str, str]) -> CProgram:
+    """The program made of all C files in `directory`, or of the one called `only`."""
+    names = [only] if only else sorted(entry.name for entry in os.scandir(directory) if entry.is_file())
+    sources = {
+        os.path.join(directory, name): hashlib.sha256(Path(directory, name).read_bytes()).hexdigest()
+        for name in names
+        if name.endswith(SUFFIX)
+    }
+    if not sources:
+        raise RumplabError(f"{directory} has no C file; name a directory with .c files, or one such file")
+    return CProgram(directory, sources, flags(COMPILER_FLAGS, environment), flags(LINKER_FLAGS, environment))
+
+
+def flags(names: tuple[str, ...], environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The words of the variables `names`; UsageError where a shell couldn't take one apart."""
+    words: list[str] = []
+    for name in names:
+        try:
+            words += shlex.split(environment.get(name, ""))
+        except ValueError as error:
+            raise UsageError(f"{name}={environment[name]!r}: {error}") from error
+    return tuple(words)
+
+
+def recipe(program: CProgram, tools: Tools, bake: str) -> Recipe:
+    """How `program` becomes a unikernel with rumprun's configuration `bake`."""
+    compiling = Step(
+        name="compile",
+        argv=(
+            *(tools.target.gcc, "-g", *program.compiler_flags, "-o", f"{WORK}/program", *program.sources),
+            *program.linker_flags,
+        ),
+        directory=program.directory,
+        environment={"TMPDIR": f"{WORK}/tmp"},
+        telling=True,
+    )
+    return Recipe(steps=(compiling, bake_step(tools, bake)), path=tools.path)

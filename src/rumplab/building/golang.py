@@ -1,0 +1,303 @@
+"""The recipe of a Go program: an archive of it with a caller for C, a C program round that, the bake.
+
+`go build` wants a package's files in one directory, and the user's gets no file of ours. So the program and all
+that it imports are copied into a GOPATH of the build's own, each file with a line that says where it really is:
+errors and the debugger name the user's files. As nothing else is in that GOPATH, what Go compiles is exactly
+what was counted for the build cache.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+from rumplab.building import gofile, gopath
+from rumplab.building.gopath import Finder, Package, Source
+from rumplab.building.recipe import RESULT, WORK, Recipe, Step
+from rumplab.building.target import Tools, go_release
+from rumplab.errors import RumplabError
+
+# What Go takes where CGO_CFLAGS isn't set.
+GO_C_FLAGS = "-g -O2"
+PLAIN = re.compile(r"[^\s\"'\\=]+")
+CALLER = "rumplab_caller.go"
+# os.Args and the environment are C's here: in an archive, Go's runtime has no process start to read them from.
+CALLER_TEXT = """\
+package main
+
+import "C"
+
+import (
+	rumplabos "os"
+	rumplabunsafe "unsafe"
+)
+
+func rumplabstrings(list **C.char) []string {
+	var strings []string
+	for list != nil && *list != nil {
+		strings = append(strings, C.GoString(*list))
+		list = (**C.char)(rumplabunsafe.Pointer(uintptr(rumplabunsafe.Pointer(list)) + rumplabunsafe.Sizeof(list)))
+	}
+	return strings
+}
+
+//export gomaincaller
+func gomaincaller(arguments, environment **C.char) {
+	if list := rumplabstrings(arguments); list != nil {
+		rumplabos.Args = list
+	}
+	for _, setting := range rumplabstrings(environment) {
+		for at := 1; at < len(setting); at++ {
+			if setting[at] == '=' {
+				rumplabos.Setenv(setting[:at], setting[at+1:])
+				break
+			}
+		}
+	}
+	main()
+}
+"""
+MAIN = "main.c"
+# gorump's start-up takes its argument vector from the two variables, before main() is called. Behind the
+# arguments it reads the environment and the auxiliary vector, which both end with zeros. A C library whose
+# environment nobody uses need not have one.
+MAIN_TEXT = """\
+int kludge_argc = 1;
+char *kludge_argv[] = { "program", 0, 0, 0, 0 };
+
+extern char **environ __attribute__((weak));
+extern void gomaincaller(char **arguments, char **environment);
+
+int
+main(int argc, char *argv[])
+{
+	(void)argc;
+	gomaincaller(argv, &environ ? environ : 0);
+	return 0;
+}
+"""
+
+
+@dataclass(frozen=True)
+class GoProgram:
+    """The packages of a program, the main one first, and what is linked to them by ``#cgo LDFLAGS``.
+
+    `gopath` is the first directory of the user's GOPATH, for messages.
+    """
+
+    packages: tuple[Package, ...]
+    libraries: tuple[str, ...]
+    gopath: str
+
+    @property
+    def main(self) -> Package:
+        return self.packages[0]
+
+
+def read(directory: str, only: str | None, tools: Tools, environment: dict[str, str]) -> GoProgram:
+    """The program in `directory`, or the one in its file `only`. RumplabError when it isn't a program."""
+    roots = gopath.gopath(environment)
+    root = gopath.root_of(directory, roots)
+    path = root.path_of(directory) if root else "_" + directory
+    main = gopath.read_package(path, directory, root, only)
+    tags = gofile.tags(tools.target.goos, tools.target.goarch, go_release(tools.goroot))
+    # Go doesn't look at the constraints of a file that is named.
+    check_main(main, [source for source in main.sources if only or chosen(source, tags)], only)
+    own = (root,) if root and root.prefix else ()
+    packages = Finder(tools.goroot, (*own, *roots)).closure(main)
+    first = os.path.dirname(roots[0].directory) if roots else "GOPATH"
+    return GoProgram(packages, tuple(libraries(packages, tags)), first)
+
+
+def chosen(source: Source, tags: Collection[str]) -> bool:
+    return source.head is not None and gofile.selected(source.name, source.head, tags)
+
+
+def check_main(main: Package, sources: Sequence[Source], only: str | None) -> None:
+    """RumplabError unless one of `sources` is of package main."""
+    names = sorted({source.head.package for source in sources if source.head and source.head.package})
+    if "main" in names:
+        return
+    place = os.path.join(main.directory, only or "")
+    if names:
+        raise RumplabError(
+            f"{place} is package {' and '.join(names)}, not main: it is a library; name the directory of a"
+            " program, whose files begin with 'package main'"
+        )
+    go = any(source.head for source in main.sources)
+    why = "has no Go file for this system: see their +build lines and names" if go else "has no Go file"
+    raise RumplabError(f"{place} {why}; name the directory of a Go program")
+
+
+def libraries(packages: Sequence[Package], tags: Collection[str]) -> Iterator[str]:
+    """The linker's arguments that the packages ask for. An archive doesn't carry them, so the next step has to.
+
+    RumplabError for pkg-config, which knows the libraries of the host only.
+    """
+    for package in packages:
+        for source in package.sources:
+            if source.head is None or not chosen(source, tags):
+                continue
+            for setting in source.head.cgo:
+                if not gofile.satisfied(setting.alternatives, tags):
+                    continue
+                if setting.verb == "pkg-config":
+                    raise RumplabError(
+                        f"{package.directory}/{source.name} asks pkg-config for '{setting.value}', and pkg-config"
+                        " knows the host's libraries only; name one built for the unikernel with"
+                        " '#cgo CFLAGS: -I…' and '#cgo LDFLAGS: -L… -l…'"
+                    )
+                if setting.verb == "LDFLAGS":
+                    yield from link_arguments(setting.value, package.directory, source.name)
+
+
+def link_arguments(value: str, directory: str, name: str) -> Iterator[str]:
+    """The words of an LDFLAGS line, its relative paths made absolute."""
+    try:
+        words = shlex.split(value)
+    except ValueError as error:
+        raise RumplabError(f"{directory}/{name}: '#cgo LDFLAGS: {value}': {error}") from error
+    for word in words:
+        word = word.replace("${SRCDIR}", directory)
+        if word.startswith("-L"):
+            yield "-L" + os.path.join(directory, word[2:])
+        elif not word.startswith("-") and os.path.isfile(os.path.join(directory, word)):
+            yield os.path.join(directory, word)
+        else:
+            yield word
+
+
+def linked_files(arguments: Sequence[str]) -> list[str]:
+    """The files that the linker's `arguments` name outside the toolchain's own directories."""
+    directories = [word[2:] for word in arguments if word.startswith("-L")]
+    named = [word for word in arguments if not word.startswith("-")]
+    found = [
+        os.path.join(directory, f"lib{word[2:]}.a")
+        for word in arguments
+        if word.startswith("-l")
+        for directory in directories
+    ]
+    return [path for path in (*named, *found) if os.path.isfile(path)]
+
+
+def place_of(package: Package) -> str:
+    """Where a package's copy lies in the work directory."""
+    return f"gopath/src/{package.path}" if package.root else f"local{package.directory}"
+
+
+def recipe(program: GoProgram, tools: Tools, bake: str, c_flags: str = "") -> Recipe:
+    """How `program` becomes a unikernel with rumprun's configuration `bake`; `c_flags` is CGO_CFLAGS."""
+    caller = CALLER
+    while any(source.name == caller for source in program.main.sources):
+        caller = "x" + caller
+    place = place_of(program.main)
+    copies: dict[str, str] = {}
+    links: dict[str, str] = {}
+    places = {place_of(package) for package in program.packages}
+    for package in program.packages:
+        for source in package.sources:
+            target = f"{place_of(package)}/{source.name}"
+            # A byte order mark may only stand at the very beginning.
+            plain = source.head is None or source.marked
+            (links if plain else copies)[target] = os.path.join(package.directory, source.name)
+        if package.uses_cgo:
+            links.update({**surroundings(package, places), **links})
+    return Recipe(
+        steps=(
+            archive_step(program, tools, place, c_flags),
+            link_step(tools, program.libraries),
+            bake_step(tools, bake),
+        ),
+        files={f"{place}/{caller}": CALLER_TEXT, MAIN: MAIN_TEXT},
+        copies=copies,
+        links=links,
+        path=tools.path,
+        own={
+            f"{WORK}/local": "",
+            f"{WORK}/gopath": program.gopath,
+            **{f"{WORK}/{place_of(package)}": package.directory for package in program.packages},
+        },
+        relative={
+            source.name: os.path.join(program.main.directory, source.name) for source in program.main.sources
+        },
+    )
+
+
+def surroundings(package: Package, places: Collection[str]) -> dict[str, str]:
+    """Links to what lies in and beside a package, which C code may mean by a relative path.
+
+    Nothing is linked in the way of another package's copy, which stands in one of `places`.
+    """
+    links: dict[str, str] = {}
+    place = place_of(package)
+    link_below(package.directory, place, places, links)
+    link_below(os.path.dirname(package.directory), os.path.dirname(place), places, links, gopath.OTHER_SOURCES)
+    return links
+
+
+def link_below(
+    directory: str, place: str, places: Collection[str], links: dict[str, str], suffixes: tuple[str, ...] = ("",)
+) -> None:
+    """Adds to `links`, for `place`, what `directory` holds: directories, and files with one of `suffixes`."""
+    for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
+        inner = f"{place}/{entry.name}"
+        if inner in places or entry.name.endswith(".go"):
+            continue
+        if any(other.startswith(inner + "/") for other in places):
+            link_below(entry.path, inner, places, links)
+        elif entry.is_dir() or entry.name.endswith(suffixes):
+            links[inner] = entry.path
+
+
+def cgo_flags(packages: Sequence[Package], given: str) -> str:
+    """CGO_CFLAGS with which the debugger finds the C files where they really are; `given` is the caller's."""
+    maps = [
+        f"-fdebug-prefix-map={WORK}/{place_of(package)}={package.directory}"
+        for package in packages
+        # Go takes the flags apart at blanks.
+        if package.uses_cgo and PLAIN.fullmatch(package.directory)
+    ]
+    return " ".join([given or GO_C_FLAGS, *maps])
+
+
+def archive_step(program: GoProgram, tools: Tools, place: str, given: str) -> Step:
+    """`go build`, which makes program.a of the package in `place` of the work directory."""
+    return Step(
+        name="Go archive",
+        # With -a, since the installed standard packages were compiled without cgo; and so that the C compiler
+        # reads every header each time, and notes it.
+        argv=(tools.go, "build", "-buildmode=c-archive", "-a", "-o", f"{WORK}/program.a", "."),
+        directory=f"{WORK}/{place}",
+        environment={
+            # Only by its name, found on PATH: go takes CC apart at blanks.
+            "CC": os.path.basename(tools.target.gcc),
+            "CGO_ENABLED": "1",
+            "CGO_CFLAGS": cgo_flags(program.packages, given),
+            "GOOS": tools.target.goos,
+            "GOARCH": tools.target.goarch,
+            "GOROOT": tools.goroot,
+            "GOPATH": f"{WORK}/gopath",
+            "GO15VENDOREXPERIMENT": "1",
+            # Settings for the user's own, newer Go mean something else here.
+            "GO111MODULE": "off",
+            "GOFLAGS": "",
+            "TMPDIR": f"{WORK}/tmp",
+        },
+        telling=True,
+    )
+
+
+def link_step(tools: Tools, arguments: Sequence[str]) -> Step:
+    """The C program round the archive, not yet linked with the kernel."""
+    argv = (tools.target.gcc, "-g", "-o", "program", MAIN, "program.a", *arguments)
+    # The trial link with a minimal set of libraries fails for Go: the bake links what it lacks.
+    return Step("stub link", argv, environment={"RUMPRUN_STUBLINK": "succeed", "TMPDIR": f"{WORK}/tmp"})
+
+
+def bake_step(tools: Tools, bake: str) -> Step:
+    """The unikernel: the program with the kernel's components of configuration `bake`."""
+    argv = (tools.bake, bake, RESULT, "program")
+    return Step("bake", argv, environment={"RUMPRUN_WARNING_STFU": "please", "TMPDIR": f"{WORK}/tmp"})

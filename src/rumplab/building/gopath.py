@@ -1,0 +1,184 @@
+"""Which Go packages a program is made of, and where they lie, as Go 1.5 to 1.7 look for them.
+
+Their rules are those of GOPATH and ``vendor`` directories. A program that lies outside GOPATH is placed by its
+``go.mod`` or its ``vendor`` directory; one with neither can import by relative path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rumplab.building.gofile import GoFile, read_head
+from rumplab.errors import RumplabError
+
+MODULE = re.compile(r'^[ \t]*module[ \t]+"?([^\s"]+)', re.MULTILINE)
+PLAIN = re.compile(r"[\w.~-]+")
+# What `go build` compiles or links besides Go files.
+OTHER_SOURCES = (".c", ".cc", ".cpp", ".cxx", ".h", ".hh", ".hpp", ".hxx", ".s", ".S", ".syso")
+
+
+@dataclass(frozen=True)
+class Root:
+    """A directory below which DIR is imported as PREFIX/DIR, or as DIR where `prefix` is empty."""
+
+    prefix: str
+    directory: str
+
+    def path_of(self, directory: str) -> str:
+        inside = os.path.relpath(directory, self.directory)
+        return self.prefix if inside == os.curdir else os.path.join(self.prefix, inside)
+
+    def directory_of(self, path: str) -> str | None:
+        """Where the package `path` would lie; None where it doesn't belong to this root."""
+        if not self.prefix:
+            return os.path.join(self.directory, path)
+        if path != self.prefix and not path.startswith(self.prefix + "/"):
+            return None
+        return os.path.join(self.directory, path[len(self.prefix) + 1 :]).rstrip("/")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of a package; `head` is None where it isn't Go."""
+
+    name: str
+    sha256: str
+    head: GoFile | None
+    marked: bool
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package, by its import path; `root` is None for one that is found by relative path only."""
+
+    path: str
+    directory: str
+    root: Root | None
+    sources: tuple[Source, ...]
+
+    @property
+    def uses_cgo(self) -> bool:
+        return any(source.head is not None and source.head.uses_cgo for source in self.sources)
+
+    @property
+    def imports(self) -> list[str]:
+        """What any of its files imports, whatever system the file is for."""
+        heads = [source.head for source in self.sources if source.head is not None]
+        return list(dict.fromkeys(path for head in heads for path in head.imports))
+
+
+def gopath(environment: dict[str, str]) -> tuple[Root, ...]:
+    """The roots of GOPATH, or of its default, the directory go in the home directory."""
+    home = environment.get("HOME")
+    value = environment.get("GOPATH") or (os.path.join(home, "go") if home else "")
+    places = [place for place in value.split(os.pathsep) if os.path.isabs(place)]
+    return tuple(Root("", os.path.join(os.path.normpath(place), "src")) for place in places)
+
+
+def root_of(directory: str, roots: Sequence[Root]) -> Root | None:
+    """The root to which a program in `directory` belongs; None when it has none."""
+    for root in roots:
+        for outer in (root.directory, os.path.realpath(root.directory)):
+            if directory.startswith(outer + os.sep):
+                return Root("", outer)
+    for parent in (Path(directory), *Path(directory).parents):
+        module = parent / "go.mod"
+        if module.is_file():
+            named = MODULE.search(module.read_text(encoding="utf-8", errors="replace"))
+            if named is None:
+                raise RumplabError(f"{module} names no module; its first line should be: module NAME")
+            return Root(named[1], str(parent))
+        if (parent / "vendor").is_dir():
+            return Root(parent.name if PLAIN.fullmatch(parent.name) else "program", str(parent))
+        if (parent / ".git").exists():
+            return None
+    return None
+
+
+def read_package(path: str, directory: str, root: Root | None, only: str | None = None) -> Package:
+    """The package in `directory`, or the part of it that is the one Go file `only`."""
+    names = [only] if only else sorted(entry.name for entry in os.scandir(directory) if entry.is_file())
+    return Package(path, directory, root, tuple(_sources(directory, names)))
+
+
+def _sources(directory: str, names: Sequence[str]) -> Iterator[Source]:
+    for name in names:
+        go = name.endswith(".go") and not name.endswith("_test.go")
+        if name.startswith(("_", ".")) or not (go or name.endswith(OTHER_SOURCES)):
+            continue
+        content = Path(directory, name).read_bytes()
+        head = read_head(content.decode(errors="replace")) if go else None
+        yield Source(name, hashlib.sha256(content).hexdigest(), head, content.startswith(b"\xef\xbb\xbf"))
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where an imported package lies; see Package."""
+
+    path: str
+    directory: str
+    root: Root | None
+
+
+@dataclass(frozen=True)
+class Finder:
+    """Finds what a package imports: in the `roots`, in order, unless `goroot` has it."""
+
+    goroot: str
+    roots: tuple[Root, ...]
+
+    def find(self, path: str, importer: Package) -> Found | None:
+        """The package that `importer` means by `path`; None for a standard one, and for one that isn't there."""
+        if path in ("C", "unsafe") or os.path.isabs(path):
+            return None
+        if path.startswith(("./", "../")) or path in (".", ".."):
+            directory = os.path.normpath(os.path.join(importer.directory, path))
+            local = importer.root is None and os.path.isdir(directory)
+            return Found("_" + directory, directory, None) if local else None
+        vendored = self._vendored(path, importer)
+        if vendored is not None:
+            return vendored
+        if os.path.isdir(os.path.join(self.goroot, "src", path)):
+            return None
+        for root in self.roots:
+            place = root.directory_of(path)
+            if place is not None and os.path.isdir(place):
+                return Found(path, place, root)
+        return None
+
+    def _vendored(self, path: str, importer: Package) -> Found | None:
+        """`path` in the nearest directory called vendor, from the importer's own directory upwards."""
+        root = importer.root
+        if root is None:
+            return None
+        inside = os.path.relpath(importer.directory, root.directory)
+        parts = [] if inside == os.curdir else inside.split(os.sep)
+        for length in range(len(parts), -1, -1):
+            directory = os.path.join(root.directory, *parts[:length], "vendor", path)
+            if _has_go(directory):
+                return Found(root.path_of(directory), directory, root)
+        return None
+
+    def closure(self, main: Package) -> tuple[Package, ...]:
+        """`main` and every package it needs that isn't a standard one, `main` first."""
+        found = {main.path: main}
+        waiting = [main]
+        while waiting:
+            importer = waiting.pop()
+            for path in importer.imports:
+                imported = self.find(path, importer)
+                if imported is not None and imported.path not in found:
+                    package = read_package(imported.path, imported.directory, imported.root)
+                    found[package.path] = package
+                    waiting.append(package)
+        return tuple(found.values())
+
+
+def _has_go(directory: str) -> bool:
+    """Whether a directory called vendor counts: Go passes over one that has no Go file."""
+    return os.path.isdir(directory) and any(name.endswith(".go") for name in os.listdir(directory))

@@ -1,0 +1,187 @@
+"""Carries a recipe out, in a work directory, and puts the unikernel where it belongs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rumplab.building import explain
+from rumplab.building.recipe import RESULT, Recipe, Step, command, in_work, origin, quoted
+from rumplab.errors import RumplabError
+from rumplab.image.writer import temporary_file
+
+STEP_SECONDS = 3600
+PATIENCE = 5
+# More than that of what a tool says is dropped.
+LARGEST_OUTPUT = 4 << 20
+# Where the C compiler notes which files it read; see its manual, "Environment Variables".
+DEPENDENCIES = "dependencies"
+ELF_MAGIC = b"\x7fELF"
+
+
+def lay_out(recipe: Recipe, work: Path) -> None:
+    """Makes the content of the work directory, which is empty."""
+    for name in recipe.directories:
+        (work / name).mkdir(parents=True, exist_ok=True)
+    for name, content in recipe.files.items():
+        (work / name).write_text(content, encoding="utf-8")
+    for name, source in recipe.copies.items():
+        (work / name).write_bytes(os.fsencode(origin(source)) + Path(source).read_bytes())
+    for name, source in recipe.links.items():
+        (work / name).symlink_to(source)
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs the steps of `recipe` in `work`. `lock` is kept open by them, so that it outlives this process.
+
+    With `verbose`, each command and what it says go to standard error as they come.
+    """
+
+    recipe: Recipe
+    work: Path
+    lock: int
+    gcc: str
+    verbose: bool = False
+
+    def run(self) -> Path:
+        """Runs all steps. Returns the unikernel's path. RumplabError names the step that failed, and why."""
+        lay_out(self.recipe, self.work)
+        if self.verbose:
+            print(f"+ work={shlex.quote(str(self.work))}", file=sys.stderr)
+        for step in self.recipe.steps:
+            said = self.step(step)
+            if said.strip() and step.telling and not self.verbose:
+                print(said.rstrip(), file=sys.stderr)
+        result = self.work / RESULT
+        if not is_elf(result):
+            raise RumplabError(
+                f"step {self.recipe.steps[-1].name} ended well, but left no ELF program; provision"
+                " rump_toolchain again, or look into it with --keep-work -v"
+            )
+        return result
+
+    def step(self, step: Step) -> str:
+        """Runs one command to its end. Returns what it said, in the user's words."""
+        argv = [in_work(word, str(self.work)) for word in step.argv]
+        if self.verbose:
+            print(f"+ cd {quoted(step.directory)} && {command(step)}", file=sys.stderr, flush=True)
+        place, environment = in_work(step.directory, str(self.work)), self.environment(step)
+        with running(argv, place, environment, self.lock) as process, time_limit(process) as expired:
+            said = self.listen(process, place)
+            code = process.wait()
+        if expired.is_set():
+            raise RumplabError(f"step {step.name} took more than {STEP_SECONDS} s and was ended")
+        if code:
+            raise RumplabError(self.failure(step, code, said))
+        return said
+
+    def listen(self, process: subprocess.Popen[bytes], directory: str) -> str:
+        """What `process`, which runs in `directory`, says until it says no more, in the user's words."""
+        lines: list[str] = []
+        size = 0
+        own = {in_work(theirs, str(self.work)): users for theirs, users in self.recipe.own.items()}
+        for raw in process.stdout or ():
+            line = explain.own_words(raw.decode(errors="replace"), directory, own, self.recipe.relative)
+            size += len(line)
+            if size <= LARGEST_OUTPUT:
+                lines.append(line)
+            if self.verbose:
+                print(line, end="", file=sys.stderr, flush=True)
+        return "".join(lines)
+
+    def failure(self, step: Step, code: int, said: str) -> str:
+        """The message for a step that failed with status `code`."""
+        parts = [f"step {step.name} failed ({explain.ending(code)})"]
+        if said.strip() and not self.verbose:
+            parts = [parts[0] + ":", explain.shortened(said)]
+        words = explain.remedy(said, self.gcc)
+        return "\n".join([*parts, words] if words else parts)
+
+    def environment(self, step: Step) -> dict[str, str]:
+        """The caller's environment with the toolchain's directories on PATH and the step's settings."""
+        settings = {name: in_work(value, str(self.work)) for name, value in step.environment.items()}
+        path = os.pathsep.join([*self.recipe.path, os.environ.get("PATH", os.defpath)])
+        noted = {"SUNPRO_DEPENDENCIES": str(self.work / DEPENDENCIES)}
+        return {**os.environ, "PATH": path, **noted, **settings}
+
+
+def is_elf(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(ELF_MAGIC)) == ELF_MAGIC
+
+
+@contextlib.contextmanager
+def running(
+    argv: Sequence[str], directory: str, environment: dict[str, str], lock: int
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Starts a command as a process group of its own, nothing of which outlives the context."""
+    try:
+        process = subprocess.Popen(
+            argv,
+            cwd=directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=(lock,),
+        )
+    except OSError as error:
+        raise RumplabError(f"cannot run {argv[0]}: {error.strerror}; provision it again") from error
+    with process:
+        try:
+            yield process
+        finally:
+            end_group(process)
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM to the group of `process`, so that tools clean up, then SIGKILL to what is left of it."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE)
+    # Its leader gone, a group keeps its number as long as it has a member.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def time_limit(process: subprocess.Popen[bytes], seconds: float = STEP_SECONDS) -> Iterator[threading.Event]:
+    """Ends the group of `process` after `seconds`; the event tells whether that was needed."""
+    expired = threading.Event()
+
+    def end() -> None:
+        expired.set()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield expired
+    finally:
+        timer.cancel()
+
+
+def deliver(result: Path, output: Path, then: Callable[[], None]) -> None:
+    """Puts a copy of `result` into the place of `output`, all of it or nothing; calls `then` just before."""
+    with temporary_file(output.parent) as made:
+        shutil.copyfile(result, made)
+        shutil.copymode(result, made)
+        then()
+        made.rename(output)

@@ -1,0 +1,90 @@
+"""Which system a toolchain compiles for, told by the toolchain itself."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from rumplab.config import Component
+from rumplab.errors import RumplabError
+
+COMPILER = re.compile(r"(?P<machine>\w+)-(?P<system>[a-z]+)(?:-\w+)?-gcc")
+GO_ARCHITECTURES = {"x86_64": "amd64", "i486": "386", "i686": "386", "aarch64": "arm64"}
+RELEASE = re.compile(r"go1\.(\d+)")
+
+
+@dataclass(frozen=True)
+class Target:
+    """The C compiler `gcc`, whose name is TUPLE-gcc as GNU tools have it, and the system it compiles for.
+
+    x86_64-rumprun-netbsd-gcc makes programs for Go's GOOS=rumprun GOARCH=amd64: the second part of the tuple is
+    the system, and the first the machine. This is the only place that says so; a toolchain of another name
+    makes programs for another system.
+    """
+
+    gcc: str
+    goos: str
+    goarch: str
+
+
+def target(gcc: str) -> Target:
+    """The target of the compiler at path `gcc`. RumplabError when its name isn't that of a cross compiler."""
+    named = COMPILER.fullmatch(os.path.basename(gcc))
+    if named is None or named["machine"] not in GO_ARCHITECTURES:
+        raise RumplabError(
+            f"{gcc} is not named MACHINE-SYSTEM-gcc, like x86_64-rumprun-netbsd-gcc; provision rump_toolchain again"
+        )
+    return Target(gcc, named["system"], GO_ARCHITECTURES[named["machine"]])
+
+
+def go_release(goroot: str) -> int:
+    """The minor number of the Go release in `goroot` (7 for go1.7beta2), by its file VERSION.
+
+    RumplabError when the file is missing or says something else.
+    """
+    path = Path(goroot, "VERSION")
+    found = RELEASE.match(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if found is None:
+        raise RumplabError(f"{path} does not say which Go this is; provision go_builder again")
+    return int(found[1])
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The programs that a build calls. `go` and `goroot` are empty where none is needed."""
+
+    target: Target
+    bake: str
+    configurations: tuple[str, ...]
+    stamps: tuple[str, ...]
+    go: str = ""
+    goroot: str = ""
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The directories that must be on PATH, the first first."""
+        tools = [self.target.gcc, self.bake, *([self.go] if self.go else [])]
+        return tuple(dict.fromkeys(os.path.dirname(tool) for tool in tools))
+
+    @property
+    def trees(self) -> tuple[str, ...]:
+        """The directories that the stamps stand for: what holds the bin directories, and GOROOT."""
+        return (*(os.path.dirname(place) for place in self.path), *([self.goroot] if self.goroot else []))
+
+
+CONFIGURATION = re.compile(r"^[ \t]*(?:conf|create)[ \t]+([a-z]\w*)", re.MULTILINE)
+
+
+def tools(toolchain: Component, builder: Component | None) -> Tools:
+    """The tools of the components rump_toolchain and, for Go programs, go_builder."""
+    configuration = Path(toolchain.path("bake-conf")).read_text(encoding="utf-8", errors="replace")
+    return Tools(
+        target=target(toolchain.path("rumprun-gcc")),
+        bake=toolchain.path("rumprun-bake"),
+        configurations=tuple(dict.fromkeys(CONFIGURATION.findall(configuration))),
+        stamps=(toolchain.stamp, builder.stamp if builder else ""),
+        go=builder.path("go") if builder else "",
+        goroot=builder.path("goroot") if builder else "",
+    )
