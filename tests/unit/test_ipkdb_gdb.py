@@ -122,6 +122,19 @@ def test_plain_pipes_will_do(empty_lab: LabPrefix, key_file: Path) -> None:
     assert done.stdout.startswith(b"+$T05") and b"$OK#9a" in done.stdout
 
 
+def test_files_for_a_pipe_are_refused_before_the_kernel_is_bothered(
+    empty_lab: LabPrefix, key_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in").write_bytes(b"$?#3f")
+    with Server() as server, (tmp_path / "in").open() as source:
+        words = ["ipkdb", "--target", f"127.0.0.1:{server.port}", "--key-file", str(key_file), "--stdio"]
+        done = subprocess.run(
+            empty_lab.argv(*words), env=empty_lab.environment, stdin=source, capture_output=True, timeout=SECONDS
+        )
+        assert done.returncode == 1 and b"target remote |" in done.stderr
+        assert not server.kernel.done
+
+
 def test_64_kib_at_a_tenth_lost(empty_lab: LabPrefix, key_file: Path, tmp_path: Path) -> None:
     with Server(Weather(lose=0.1, delay=0.0)) as server, session(empty_lab, server, key_file) as (_, port):
         dump = tmp_path / "memory"

@@ -262,8 +262,9 @@ def test_memory_looks_as_if_there_were_no_breakpoints(sequence: list[str]) -> No
 
 
 def fresh_memory() -> dict[int, int]:
-    cpu = make_cpu()
-    return {number * PAGE + at: byte for number, page in cpu.pages.items() for at, byte in enumerate(page)}
+    """The pages that the commands above reach."""
+    pages = make_cpu().pages
+    return {base + at: byte for base in (TEXT, DATA) for at, byte in enumerate(pages[base // PAGE])}
 
 
 def session(sequence: list[str], weather: Weather, seed: int) -> tuple[list[bytes | None], bool, list[bytes]]:

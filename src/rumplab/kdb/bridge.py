@@ -20,7 +20,7 @@ from rumplab.kdb.arch import Arch
 from rumplab.kdb.faults import Silent
 from rumplab.kdb.link import Hint, Link, Timing
 from rumplab.kdb.pcap import Writer
-from rumplab.kdb.serve import Door
+from rumplab.kdb.serve import Door, Streams
 from rumplab.kdb.stub import Stub
 from rumplab.kdb.target import Target
 from rumplab.kdb.trace import Trace
@@ -68,6 +68,8 @@ async def run(plan: Plan) -> None:
     why = ports.refusal(plan.port) if plan.port else None
     if why:
         raise RumplabError(f"port {plan.port} on 127.0.0.1 {why}; use another --port, or leave it out")
+    # What can go wrong here goes wrong before the kernel is bothered.
+    streams = await serve.standard_streams() if plan.port is None else None
     with contextlib.ExitStack() as stack:
         capture = stack.enter_context(contextlib.closing(Writer(plan.pcap))) if plan.pcap else None
         trace = Trace(lambda line: print(line, file=sys.stderr)) if plan.trace else None
@@ -80,7 +82,7 @@ async def run(plan: Plan) -> None:
             # Before GDB comes, so that a wrong --arch is told here.
             await stub.area()
             door = Door(stub, say, trace.gdb if trace else None)
-            await attended(door, stub, plan, stop)
+            await attended(door, stub, plan, stop, streams)
 
 
 def refuse_second_debugger(place: tuple[IPv4Address, int]) -> None:
@@ -130,9 +132,9 @@ def waiting(plan: Plan, link: Link) -> str:
     return f"{where} doesn't answer yet; waiting up to {plan.patience:.0f} s"
 
 
-async def attended(door: Door, stub: Stub, plan: Plan, stop: asyncio.Event) -> None:
+async def attended(door: Door, stub: Stub, plan: Plan, stop: asyncio.Event, streams: Streams | None) -> None:
     """Serves GDB until the session is over, the machine has ended, or the user wants it to end."""
-    async with served(door, plan) as gdb:
+    async with served(door, plan, streams) as gdb:
         gone = asyncio.create_task(machine_gone(plan.machine))
         ends = {gdb, gone, asyncio.create_task(stop.wait()), asyncio.create_task(door.closed.wait())}
         try:
@@ -151,14 +153,13 @@ async def attended(door: Door, stub: Stub, plan: Plan, stop: asyncio.Event) -> N
 
 
 @contextlib.asynccontextmanager
-async def served(door: Door, plan: Plan) -> AsyncIterator[asyncio.Task[None]]:
-    """Lets GDB in; the task ends when no GDB can come any more."""
-    if plan.port is None:
-        reader, writer = await serve.standard_streams()
+async def served(door: Door, plan: Plan, streams: Streams | None) -> AsyncIterator[asyncio.Task[None]]:
+    """Lets GDB in; the task ends when no GDB can come any more. Without `streams`, by TCP."""
+    if streams is not None:
         say(f"{plan.place[0]}:{plan.place[1]} is stopped, {plan.arch.name}")
-        yield asyncio.create_task(door.enter(reader, writer))
+        yield asyncio.create_task(door.enter(*streams))
         return
-    server = await serve.listen(door, plan.port)
+    server = await serve.listen(door, plan.port or 0)
     port = server.sockets[0].getsockname()[1]
     where = f"{plan.place[0]}:{plan.place[1]}"
     print(f"{where} is stopped, {plan.arch.name}; in GDB: target remote 127.0.0.1:{port}", flush=True)

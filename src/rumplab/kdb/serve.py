@@ -19,6 +19,7 @@ from rumplab.kdb.stub import BAD_COMMAND, CANNOT_INTERRUPT, Stub
 CHUNK = 4096
 # Packets kept while another is being done. GDB sends none then; who does is told by TCP to wait.
 WAITING = 16
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 NO_ACKS = b"QStartNoAckMode"
 
 
@@ -177,7 +178,7 @@ async def listen(door: Door, port: int) -> asyncio.Server:
         raise RumplabError(f"port {port} on 127.0.0.1: {error.strerror}; use another --port") from error
 
 
-async def standard_streams() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def standard_streams() -> Streams:
     """Standard input and output, left open at the end. RumplabError when they aren't pipes or a socket."""
     given, taken = os.dup(0), os.dup(1)
     if stat.S_ISSOCK(os.fstat(given).st_mode):

@@ -11,6 +11,7 @@ import binascii
 from collections.abc import Awaitable, Callable
 
 from rumplab.kdb import rsp
+from rumplab.kdb.arch import I386
 from rumplab.kdb.breakpoints import Breakpoints, Unwritable
 from rumplab.kdb.faults import Refused, Silent
 from rumplab.kdb.link import Hint
@@ -111,12 +112,17 @@ class Stub:
     async def area(self) -> bytes:
         """The register area, asked for once a stop."""
         if self._area is None:
-            self._area = await self.target.registers()
+            return self._keep(await self.target.registers())
         return self._area
+
+    def _keep(self, area: bytes) -> bytes:
+        self._area = area
+        self.breakpoints.stopped(self.target.arch.counter(area))
+        return area
 
     async def _change(self, area: bytes) -> None:
         await self.target.set_registers(area)
-        self._area = area
+        self._keep(area)
 
     # Stops
 
@@ -145,7 +151,6 @@ class Stub:
         hit = self.breakpoints.hit(self.target.arch.counter(area))
         if hit is not None and self.target.arch.past_break:
             await self._change(self.target.arch.with_counter(area, hit))
-        self.breakpoints.stopped(self.target.arch.counter(await self.area()))
         return hit is not None
 
     async def _go_to(self, rest: bytes) -> None:
@@ -320,7 +325,8 @@ class Stub:
         self._swbreak = b"swbreak+" in features
         for feature in features:
             name, _, value = feature.partition(b"=")
-            if name == b"xmlRegisters" and self.target.arch.name.encode("ascii") not in value.split(b","):
+            # Only of i386 it can be told: each GDB that knows it says so here.
+            if name == b"xmlRegisters" and self.target.arch is I386 and b"i386" not in value.split(b","):
                 self.say(
                     f"this GDB is made for {value.decode('ascii', 'replace')}, the target is"
                     f" {self.target.arch.name}: use a GDB that knows it"
