@@ -89,7 +89,7 @@ def read_back(program: Path, stub: str) -> tuple[float, int]:
         )
         if image.read_bytes() != bytes(n * 167 % 256 for n in range(256)) * (MIB // 256):
             sys.exit("what came isn't what the guest has")
-        packets = len(re.findall(r"^w \$m", log.read_text("latin-1"), re.MULTILINE))
+        packets = len(re.findall(r"\$m[0-9a-f]+,[0-9a-f]+#", log.read_text("latin-1")))
         return float(ended.read_text()) - float(began.read_text()), packets
 
 

@@ -8,7 +8,6 @@ A verb is a module ``rumplab.VERB`` with ``HELP`` (one line), ``EPILOG`` (exampl
 from __future__ import annotations
 
 import argparse
-import difflib
 import errno
 import importlib
 import os
@@ -72,6 +71,9 @@ def split_extra(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def unknown(word: str) -> str:
+    # Only here: it takes longer to load than the rest.
+    import difflib
+
     close = difflib.get_close_matches(word, VERBS, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     return f"rumplab: unknown verb '{word}'{hint}; 'rumplab --help' lists them"

@@ -93,8 +93,14 @@ def subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPa
     found: dict[str, argparse.ArgumentParser] = {}
     for action in actions(parser):
         if isinstance(action, argparse._SubParsersAction):
-            found.update(action.choices)
+            found.update({name: completed(below) for name, below in action.choices.items()})
     return found
+
+
+def completed(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """A parser that has all its arguments, which some get only when they are used."""
+    complete = getattr(parser, "complete", None)
+    return complete() if complete else parser
 
 
 def options(parser: argparse.ArgumentParser) -> list[str]:

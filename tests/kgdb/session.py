@@ -12,6 +12,7 @@ from kgdb.guest import Guest
 from rumplab.guest.gdbside import KGDB, KgdbSession, commands
 
 SECONDS = 60.0
+GONE_ON = "connected.\n"
 
 
 def session(guest: Guest, architecture: str, program: Path, sources: Path | None = None) -> KgdbSession:
@@ -45,7 +46,9 @@ def drive(gdb: str, prepared: Sequence[str], wanted: Sequence[str], timeout: flo
 
 
 def interrupted(gdb: str, guest: Guest, of: KgdbSession, wanted: Sequence[str]) -> str:
-    """Let the guest run under GDB, press Ctrl-C once it has come as far as its login, then the wanted commands."""
+    """Let a guest that waits for GDB run under it, press Ctrl-C once it does and has its login, then the wanted
+    commands."""
+    before = guest.said().count(GONE_ON)
     process = subprocess.Popen(
         argv(gdb, commands(of), ("continue", *wanted)),
         stdin=subprocess.DEVNULL,
@@ -53,6 +56,7 @@ def interrupted(gdb: str, guest: Guest, of: KgdbSession, wanted: Sequence[str]) 
         stderr=subprocess.STDOUT,
     )
     try:
+        guest.wait_for(GONE_ON, before + 1)
         guest.wait_for("login: ")
         # GDB takes a moment from the packet to waiting for what comes of it.
         time.sleep(0.5)

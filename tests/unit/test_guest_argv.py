@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from rumplab import nics
+from rumplab.config import Lab
 from rumplab.errors import RumplabError, UsageError
-from rumplab.guest import hardware, overlay, start
+from rumplab.guest import debugging, hardware, overlay, start
 from rumplab.guest.definition import DIRECT, GRUB, LINUX, NETBSD, Guest
+from rumplab.guest.gdbside import KgdbSession
 from rumplab.guest.kernels import Kernel
 from rumplab.image import grub, multiboot
 from rumplab.machines import Machine
@@ -140,3 +142,27 @@ def test_contradictions_of_start(words: list[str]) -> None:
     start.add_arguments(parser)
     with pytest.raises(UsageError):
         start.check_usage(parser.parse_args(["nb", *words]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "qemu_stub", "stub"), [(NETBSD, False, "kgdb"), (NETBSD, True, "qemu"), (LINUX, False, "linux-kgdb")]
+)
+def test_what_the_debuggers_side_is_told(kind: str, qemu_stub: bool, stub: str) -> None:
+    lab = Lab(Path("/prefix"), "lab", "lab", "1", "./provision")
+    guest = replace(GUEST, kind=kind, kernel="/netbsd", sources="/here", source_name="/usr/src/sys")
+    machine = Machine(name="nb", directory="/m/nb", gdb_port=1234, program="/netbsd.gdb")
+    session = debugging.gdb_session(lab, guest, machine, qemu_stub)
+    assert (session.stub, session.architecture, session.port) == (stub, "i386", 1234)
+    assert (session.socket, session.symbols) == ("/m/nb/com1.sock", "/netbsd.gdb")
+    assert session.sources == (("/usr/src/sys", "/here"),)
+    # Linux has ears for a BREAK on its console only, to which a key belongs.
+    assert session.control == (None if kind == LINUX else "/m/nb/qmp.sock")
+    assert session.interrupt[-3:] == (("guest", "break", "nb") if kind == LINUX else ())
+
+
+def test_a_breakpoint_before_the_kernel_is_loaded_is_no_instruction() -> None:
+    by_kgdb = KgdbSession(stub="kgdb", architecture="amd64", socket="/com1.sock")
+    by_qemu = KgdbSession(stub="qemu", architecture="amd64", port=1234)
+    assert debugging.attach_commands(by_kgdb, "main")[-2:] == ["break main", "continue"]
+    assert debugging.attach_commands(by_qemu, "main")[-2:] == ["hbreak main", "continue"]
+    assert debugging.attach_commands(by_qemu, None)[-1] == "target remote 127.0.0.1:1234"

@@ -31,6 +31,8 @@ class Tty:
     def __init__(self, machine: Machine, answers: dict[str, str], prompt: str = "# ", greeting: str = "") -> None:
         self.answers, self.prompt = answers, prompt
         self.typed: list[str] = []
+        # What else is answered once a line has been typed.
+        self.after: dict[str, dict[str, str]] = {}
         self.log = machine.serial_log.open("wb", buffering=0)
         self.server = socket.socket(socket.AF_UNIX)
         self.server.bind(str(machine.path / "com0.sock"))
@@ -59,6 +61,7 @@ class Tty:
                         continue
                     self.typed.append(line)
                     answer = self.answers.get(line, "" if not line else "not found\n")
+                    self.answers.update(self.after.get(line, {}))
                     # An answer without a line's end is a prompt of its own.
                     self.say("\n" + answer + (self.prompt if not answer or answer.endswith("\n") else ""))
                     line = ""
@@ -103,6 +106,15 @@ def test_a_login_without_a_password(machine: Machine, tty: Callable[..., Tty]) -
     with Console(machine) as opened:
         assert shell.ready(opened)
     assert guest.typed == ["", "root"]
+
+
+def test_a_login_that_asks_for_the_terminal(machine: Machine, tty: Callable[..., Tty]) -> None:
+    answers = {"": "login: ", "root": "Terminal type? [vt220] "}
+    guest = tty(answers=answers, greeting="login: ")
+    guest.after = {"root": {"": "Terminal type is vt220.\n"}}
+    with Console(machine) as opened:
+        assert shell.ready(opened)
+    assert guest.typed == ["", "root", ""]
 
 
 def test_a_password_is_not_guessed(machine: Machine, tty: Callable[..., Tty]) -> None:

@@ -145,6 +145,17 @@ def test_files_that_are_not_there(empty_lab: LabPrefix, kernel: Path, words: lis
     assert listed(empty_lab) == []
 
 
+@pytest.mark.parametrize(("given", "name"), [("DIR", "/usr/src"), ("/usr/src/kgdb=DIR", "/usr/src/kgdb")])
+def test_where_the_sources_are(empty_lab: LabPrefix, kernel: Path, given: str, name: str) -> None:
+    directory = kernel.with_name("a=b")
+    directory.mkdir()
+    words = ["--kernel", str(kernel), "--sources", given.replace("DIR", str(directory) if name == "/usr/src" else "/")]
+    made = empty_lab.tool("guest", "create", "nb", *words)
+    assert made.returncode == 0, made.stderr
+    guest = open_guests(config.load()).find("nb")
+    assert (guest.source_name, guest.sources) == (name, str(directory) if name == "/usr/src" else "/")
+
+
 def test_delete(empty_lab: LabPrefix, kernel: Path) -> None:
     empty_lab.tool("guest", "create", "nb", "--kernel", kernel)
     directory = open_guests(config.load()).directory("nb")

@@ -12,6 +12,7 @@ import pytest
 
 PREFIX = "/opt/rumplab"
 LINUX = f"{PREFIX}/linux"
+DEMO = f"{PREFIX}/kgdbdemo"
 USER = (
     "setpriv --reuid nobody --regid nogroup --clear-groups --no-new-privs --inh-caps=-all"
     " env HOME=/nonexistent timeout 120"
@@ -110,6 +111,35 @@ def test_the_kernel_dies_under_its_debugger(host: Any, linux: str) -> None:
     assert [guest["state"] for guest in guests(host)] == ["stopped"]
     host.check_output(f"{GUEST} start lx --kgdb")
     assert INITIAL in debug(host, "lx --batch --ex bt")
+
+
+@pytest.mark.parametrize("architecture", ["amd64", "i386"])
+def test_the_small_kernel_from_waiting_to_powered_off(host: Any, architecture: str) -> None:
+    words = f"--arch {architecture} --kernel {DEMO}/kgdb-{architecture}.bin --sources /usr/src/kgdb={DEMO}/src"
+    host.check_output(f"{GUEST} create demo {words}")
+    host.check_output(f"{GUEST} start demo --kgdb")
+    said = debug(host, "demo counter_step --batch --ex 'bt 2' --ex 'stepi' --ex 'print counter = 4711'")
+    assert re.search(r"Breakpoint 1, counter_step \(amount=.*\) at .*main\.c:", said)
+    assert re.search(r"^[0-9]+\s+counter \+= amount;$", said, re.MULTILINE)
+    assert "$1 = 4711" in said
+    wait_for(host, "demo", "login: ")
+    assert "workload" in debug(host, "demo --break --batch --ex bt")
+    devices = json.loads(host.check_output(f"{GUEST} pci demo --json"))
+    assert [device["driver"] for device in devices if device["bus"] == 1] == ["wm0"]
+    assert host.check_output(f"{GUEST} stop demo") == "demo stopped"
+    wait_for(host, "demo", "system going down: power off")
+
+
+def test_two_debuggers(host: Any) -> None:
+    host.check_output(f"{GUEST} create demo --kernel {DEMO}/kgdb-amd64.bin")
+    host.check_output(f"{GUEST} start demo --kgdb")
+    script = (
+        f"{GUEST} debug demo --batch --ex 'shell sleep 8' >/dev/null 2>&1 </dev/null & sleep 4;"
+        f" {GUEST} debug demo --batch --ex bt </dev/null; code=$?; wait; exit $code"
+    )
+    refused = host.run(script)
+    assert refused.rc == 1
+    assert "another debugger is attached to demo (process " in refused.stderr
 
 
 def test_without_a_kernel_the_command_is_named(host: Any) -> None:

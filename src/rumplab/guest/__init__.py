@@ -5,12 +5,22 @@ from __future__ import annotations
 import argparse
 import importlib
 from types import ModuleType
+from typing import Any
 
 from rumplab.errors import UsageError
 
 HELP = "NetBSD guests: create, start, console, break, debug, stop"
 EPILOG = """\
-'rumplab guest SUBVERB --help' explains each.
+sub-verbs, each of which 'rumplab guest SUBVERB --help' explains:
+  create   describe a guest, to be started by its name
+  start    start it, in the background
+  console  this terminal on its console; Ctrl-] leaves it
+  debug    attach the lab's GDB to its kernel, symbols loaded
+  break    stop its running kernel in its debugger
+  pci      its PCI devices, with their drivers
+  stop     shut it down, within a bounded time
+  list     your guests
+  delete   forget a guest, and the disk that it kept
 
 examples:
   rumplab guest create nb
@@ -24,7 +34,7 @@ examples:
   rumplab guest delete nb
 """
 TAKES_EXTRA = True
-# Each sub-verb, and the module that is it: with HELP, EPILOG, add_arguments and run, like a verb's.
+# Each sub-verb: the module that is it, with HELP, EPILOG, add_arguments and run, like a verb's.
 SUBVERBS = {
     "create": "create",
     "start": "start",
@@ -43,19 +53,32 @@ def module_of(subverb: str) -> ModuleType:
     return importlib.import_module(f"rumplab.guest.{SUBVERBS[subverb]}")
 
 
+class Subparser(argparse.ArgumentParser):
+    """A sub-verb's parser, made complete when it is the one that is used: the others' modules take as long to load
+    as starting a guest does."""
+
+    subverb = ""
+
+    def complete(self) -> Subparser:
+        """The parser with its arguments."""
+        if self.subverb and self.description is None:
+            module = module_of(self.subverb)
+            self.description, self.epilog = module.HELP, module.EPILOG
+            module.add_arguments(self)
+        return self
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.complete()
+        return super().parse_known_args(args, namespace)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parsers = parser.add_subparsers(dest="subverb", metavar="SUBVERB", required=True)
+    parsers = parser.add_subparsers(dest="subverb", metavar="SUBVERB", required=True, parser_class=Subparser)
     for subverb in SUBVERBS:
-        module = module_of(subverb)
         added = parsers.add_parser(
-            subverb,
-            help=module.HELP,
-            description=module.HELP,
-            epilog=module.EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
+            subverb, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
         )
-        module.add_arguments(added)
+        added.subverb = subverb
 
 
 def run(args: argparse.Namespace) -> int:

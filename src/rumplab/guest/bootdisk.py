@@ -6,17 +6,14 @@ The kernel is no part of the guest's disk, so that it can be exchanged without t
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
-from rumplab.errors import RumplabError
+from rumplab.guest import space
 from rumplab.image import grub, layout
 from rumplab.image.recipe import Recipe, recipe
 from rumplab.image.writer import sidecar, write_image
 from rumplab.media import sha256
 from rumplab.stage import tools
-
-IMAGE = "boot.img"
 
 
 def plan(kernel: Path, root: str | None, waits: bool) -> tuple[Recipe, int]:
@@ -26,16 +23,14 @@ def plan(kernel: Path, root: str | None, waits: bool) -> tuple[Recipe, int]:
     return recipe(tools(), kernel, size, "", None, menu=menu), size
 
 
-def provide(directory: Path, kernel: Path, root: str | None, waits: bool) -> Path:
-    """The image in `directory`, made unless it is there already. RumplabError when there is no space for it."""
-    image = directory / IMAGE
+def provide(image: Path, kernel: Path, root: str | None, waits: bool) -> None:
+    """Makes `image` unless it is there already. RumplabError when there is no space for it."""
     wanted: dict[str, object] = {"program": str(kernel), "sha256": sha256(str(kernel)), "root": root, "debugger": waits}
     if stands(image, wanted):
-        return image
+        return
     made, size = plan(kernel, root, waits)
-    check_space(directory, size, "the disk that boots it")
+    space.check(image.parent, size, "the disk that boots it")
     write_image(made, image, size, lambda: dict(wanted))
-    return image
 
 
 def stands(image: Path, wanted: dict[str, object]) -> bool:
@@ -45,13 +40,3 @@ def stands(image: Path, wanted: dict[str, object]) -> bool:
         return image.is_file() and said == {"schema": 1, **wanted}
     except (OSError, ValueError):
         return False
-
-
-def check_space(directory: Path, needed: int, what: str) -> None:
-    """RumplabError when `directory` has less than `needed` bytes left for `what`."""
-    free = shutil.disk_usage(directory).free
-    if free < needed:
-        raise RumplabError(
-            f"no space left in {directory}: {what} takes {-(-needed // layout.MIB)} MiB, and"
-            f" {free // layout.MIB} MiB are free; free some space"
-        )

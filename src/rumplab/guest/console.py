@@ -24,7 +24,6 @@ from types import TracebackType
 from rumplab.errors import RumplabError
 from rumplab.guest import attach
 from rumplab.guest.hardware import CONSOLE, socket_path
-from rumplab.image.writer import interruptible
 from rumplab.launch import STDIN, terminal_restored
 from rumplab.machines import Machine
 
@@ -140,6 +139,9 @@ def _raw_terminal() -> Iterator[None]:
 def interact(machine: Machine) -> bool:
     """Connects this terminal, or what stands for it, to the console until the user leaves or the guest ends;
     whether it was the user."""
+    # Only here: a dialogue does without, and it takes its time to load.
+    from rumplab.image.writer import interruptible
+
     what = f"the console of {machine.name} is open already"
     with attach.held(machine, CONSOLE, what, "leave that with Ctrl-]"), contextlib.ExitStack() as stack:
         line = stack.enter_context(_connect(socket_path(machine, CONSOLE), socket.SOCK_STREAM, machine))

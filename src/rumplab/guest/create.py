@@ -10,7 +10,7 @@ from pathlib import Path
 from rumplab import config, media, netoptions
 from rumplab.errors import RumplabError, UsageError
 from rumplab.guest import kernels
-from rumplab.guest.definition import ARCHES, DIRECT, GRUB, LINUX, NETBSD, Guest, open_guests
+from rumplab.guest.definition import ARCHES, DIRECT, GRUB, LINUX, NETBSD, SOURCE_NAME, Guest, open_guests
 from rumplab.guest.kernels import Kernel
 from rumplab.image.grub import COMMAND_LINE_LIMIT
 from rumplab.machines import check_name
@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="NAME", help="one of the lab's other kernels (netbsd_guest_more_kernels)")
     parser.add_argument("--kernel", metavar="FILE", help="a NetBSD kernel instead of the lab's")
     parser.add_argument("--symbols", metavar="FILE", help="its debugging information, netbsd.gdb")
-    parser.add_argument("--sources", metavar="DIR", help=f"the sources that it calls {kernels.SOURCE_NAME}")
+    parser.add_argument(
+        "--sources", metavar="[NAME=]DIR", help=f"the sources, which the symbols call NAME (default: {SOURCE_NAME})"
+    )
     parser.add_argument(
         "--boot", choices=(GRUB, DIRECT), help="by GRUB's knetbsd, or QEMU's own loader (default: what fits)"
     )
@@ -54,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check_usage(args: argparse.Namespace) -> None:
     """UsageError for options that contradict one another."""
     if args.linux is not None:
-        for option in ("kernel", "symbols", "release", "config", "boot", "sources"):
+        for option in ("kernel", "symbols", "release", "config", "boot"):
             if getattr(args, option) is not None:
                 raise UsageError(f"--{option} is for NetBSD; leave it out, or leave --linux out")
         if args.arch == "i386":
@@ -64,7 +66,7 @@ def check_usage(args: argparse.Namespace) -> None:
             if getattr(args, option) is not None:
                 raise UsageError(f"--{option} goes with --linux")
     for option in ("symbols", "boot", "sources"):
-        if getattr(args, option) is not None and args.kernel is None:
+        if getattr(args, option) is not None and args.kernel is None and args.linux is None:
             raise UsageError(f"--{option} goes with --kernel; the lab's own kernel has what it needs")
     if args.config is not None and args.kernel is not None:
         raise UsageError("--config and --kernel both name the kernel; use one of them")
@@ -91,6 +93,19 @@ def beside(vmlinux: str) -> str:
     return str(path)
 
 
+def source_places(text: str | None) -> tuple[str, str | None]:
+    """NAME and DIR of `--sources`. RumplabError unless DIR is a directory."""
+    if text is None:
+        return SOURCE_NAME, None
+    name, equals, directory = text.rpartition("=")
+    # A directory's own name may have the sign in it.
+    if os.path.isdir(text) or not equals or not name.startswith("/"):
+        name, directory = SOURCE_NAME, text
+    if not os.path.isdir(directory):
+        raise RumplabError(f"{directory}: no such directory")
+    return name, os.path.abspath(directory)
+
+
 def make_guest(args: argparse.Namespace, platform: str) -> Guest:
     """The definition that the command line asks for. RumplabError for files that aren't there."""
     cards = netoptions.cards(args, platform)
@@ -105,15 +120,15 @@ def make_guest(args: argparse.Namespace, platform: str) -> Guest:
     else:
         kernel = existing(args.kernel) if args.kernel else None
         symbols = existing(args.symbols) if args.symbols else kernel
-    if args.sources is not None and not os.path.isdir(args.sources):
-        raise RumplabError(f"{args.sources}: no such directory")
+    source_name, sources = source_places(args.sources)
     return Guest(
         name=args.name,
         kind=NETBSD if args.linux is None else LINUX,
         arch=args.arch or ARCHES[0],
         kernel=kernel,
         symbols=symbols,
-        sources=os.path.abspath(args.sources) if args.sources else None,
+        sources=sources,
+        source_name=source_name,
         release=args.release,
         config=args.config,
         boot=args.boot,

@@ -91,7 +91,7 @@ def bring_in(machine: Machine, guest: Guest, args: argparse.Namespace, first: bo
 
 def gdb_session(lab: Lab, guest: Guest, machine: Machine, qemu_stub: bool) -> KgdbSession:
     """What GDB's side is to know of the guest."""
-    sources = kernels.resolve(lab, guest).sources
+    sources = kernels.sources(lab, guest)
     linux = guest.kind == LINUX
     return KgdbSession(
         stub=gdbside.QEMU if qemu_stub else gdbside.LINUX_KGDB if linux else gdbside.KGDB,
@@ -103,7 +103,7 @@ def gdb_session(lab: Lab, guest: Guest, machine: Machine, qemu_stub: bool) -> Kg
         # A BREAK on the debugger's line means nothing to Linux.
         interrupt=tuple(itself("guest", "break", guest.name)) if linux else (),
         symbols=machine.program,
-        sources=((kernels.SOURCE_NAME, sources),) if sources else (),
+        sources=((guest.source_name, sources),) if sources else (),
     )
 
 

@@ -27,8 +27,8 @@ LOCK_SECONDS = 10.0
 NETBSD = "netbsd"
 LINUX = "linux"
 ARCHES = ("amd64", "i386")
-# GDB's names for the architectures.
-GDB_ARCH = {"amd64": "i386:x86-64", "i386": "i386"}
+# What NetBSD's own build, and the lab's, calls the directory of the sources.
+SOURCE_NAME = "/usr/src"
 GRUB = "grub"
 DIRECT = "direct"
 
@@ -36,7 +36,7 @@ DIRECT = "direct"
 @dataclass(frozen=True)
 class Guest:
     """A guest's definition. `kernel` is None for the lab's own kernel, whichever that is when it starts; `config`
-    names one of the lab's others.
+    names one of the lab's others. The symbols call the directory `sources` by `source_name`.
 
     `boot` is GRUB, DIRECT or None, which lets the kernel decide. `disk` is the root disk, of `disk_format`.
     """
@@ -47,6 +47,7 @@ class Guest:
     kernel: str | None = None
     symbols: str | None = None
     sources: str | None = None
+    source_name: str = SOURCE_NAME
     release: str | None = None
     config: str | None = None
     boot: str | None = None

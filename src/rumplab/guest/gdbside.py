@@ -84,6 +84,9 @@ def prepare_kgdb(session: KgdbSession) -> list[str]:
         f"set tdesc filename {description(session.architecture)}",
         f"set remote memory-read-packet-size {PACKET_SIZE}",
         f"set remote memory-write-packet-size {PACKET_SIZE}",
+        # Else GDB goes by the size of the last register reply, which is less.
+        "set remote memory-read-packet-size fixed",
+        "set remote memory-write-packet-size fixed",
         *(f"set remote {name}-packet off" for name in UNKNOWN_PACKETS),
         # The stub sets no debug registers: watchpoints are made of single steps.
         "set can-use-hw-watchpoints 0",

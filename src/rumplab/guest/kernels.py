@@ -13,18 +13,15 @@ from rumplab.image import multiboot
 
 # What provisions the components netbsd_kernel_ARCH, netbsd_disk_ARCH, netbsd_sources and netbsd_pcictl_ARCH.
 ROLE = "netbsd_guest"
-# What NetBSD's own build, and the lab's, calls the directory of the sources.
-SOURCE_NAME = "/usr/src"
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A guest's files, resolved: `file` boots by `boot`, `sources` is what SOURCE_NAME stands for."""
+    """A guest's files, resolved: `file` boots by `boot`, `cdrom` has a pcictl for it."""
 
     file: str
     symbols: str | None
     boot: str
-    sources: str | None = None
     disk: str | None = None
     cdrom: str | None = None
     release: str | None = None
@@ -46,7 +43,6 @@ def resolve(lab: Lab, guest: Guest) -> Kernel:
         file=os.path.realpath(file),
         symbols=os.path.realpath(symbols) if symbols else None,
         boot=guest.boot or way(Path(file), guest.kind),
-        sources=guest.sources or (optional(lab, "netbsd_sources", "sources") if guest.kernel is None else None),
         disk=disk(lab, guest),
         cdrom=optional(lab, f"netbsd_pcictl_{guest.arch}", "iso") if guest.kernel is None else None,
         release=release,
@@ -72,6 +68,11 @@ def built(lab: Lab, guest: Guest) -> Component:
             f" {guest.release}; build that: {remedy} -e netbsd_guest_release={guest.release}"
         )
     return component
+
+
+def sources(lab: Lab, guest: Guest) -> str | None:
+    """The directory that the guest's `source_name` stands for: its own, else the lab's for the lab's kernel."""
+    return guest.sources or (optional(lab, "netbsd_sources", "sources") if guest.kernel is None else None)
 
 
 def disk(lab: Lab, guest: Guest) -> str | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rumplab.config import SCHEMA, read_object
 from rumplab.errors import RumplabError
-from rumplab.guest.bootdisk import check_space
+from rumplab.guest import space
 from rumplab.image import disk
 from rumplab.image.layout import MIB
 from rumplab.image.step import Step
@@ -60,7 +60,7 @@ def provide(qemu_img: str, directory: Path, base: str, kind: str, machines: Mach
     if exists(directory):
         check(directory, base)
         return target
-    check_space(directory, LEAST, "the disk that is kept")
+    space.check(directory, LEAST, "the disk that is kept")
     made = directory / f".{FILE}"
     made.unlink(missing_ok=True)
     disk.run(create_step(qemu_img, base, kind, str(made)), directory, SECONDS, base, machines)

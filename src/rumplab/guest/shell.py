@@ -8,6 +8,9 @@ from rumplab.errors import RumplabError
 from rumplab.guest.console import PROMPT, Console
 
 LOGIN = r"login: ?\Z"
+PASSWORD = r"[Pp]assword: ?\Z"
+# What root's .profile asks on a line whose terminal isn't known; the answer in brackets will do.
+TERMINAL = r"Terminal type\? \[[\w.-]+\] \Z"
 ENTER = "\r"
 ANSWER_SECONDS = 5.0
 USER = "root"
@@ -15,17 +18,20 @@ USER = "root"
 
 def ready(console: Console, seconds: float = ANSWER_SECONDS) -> bool:
     """Gets to a shell's prompt: by an empty line to see what answers, and by logging in as root where there is
-    no password. Whether that has come about within about three times `seconds`."""
+    no password. Whether that has come about, within three times `seconds` at most."""
     console.send(ENTER)
     answer = console.expect(f"{LOGIN}|{PROMPT}", seconds)
     if answer is None or re.search(PROMPT, answer):
         return answer is not None
     console.send(USER + ENTER)
-    answer = console.expect(rf"[Pp]assword: ?\Z|{LOGIN}|{PROMPT}", seconds)
-    if answer is not None and re.search(r"assword: ?\Z", answer):
+    answer = console.expect(rf"{PASSWORD}|{TERMINAL}|{LOGIN}|{PROMPT}", seconds)
+    if answer is not None and re.search(PASSWORD, answer):
         # Not our password to guess: back to the prompt for a name.
         console.send(ENTER)
         return False
+    if answer is not None and re.search(TERMINAL, answer):
+        console.send(ENTER)
+        answer = console.expect(PROMPT, seconds)
     return answer is not None and re.search(PROMPT, answer) is not None
 
 

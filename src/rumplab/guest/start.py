@@ -13,10 +13,9 @@ from pathlib import Path
 from rumplab import accel, attachment, config, launch, macs, media, nics, ports
 from rumplab.config import Lab
 from rumplab.errors import RumplabError, UsageError
-from rumplab.guest import bootdisk, hardware, kernels, overlay
+from rumplab.guest import hardware, kernels, overlay
 from rumplab.guest.definition import DIRECT, GRUB, Guest, open_guests, running
 from rumplab.guest.kernels import Kernel
-from rumplab.image.recipe import shell
 from rumplab.machines import Machine, Machines, addressed, open_machines
 from rumplab.nics import Forward, Nic
 from rumplab.qemu import Spec
@@ -35,6 +34,7 @@ examples:
 """
 TAKES_EXTRA = True
 SSH = 22
+BOOT_IMAGE = "boot.img"
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Plan:
 
     @property
     def boot_image(self) -> Path | None:
-        return self.directory / bootdisk.IMAGE if self.kernel.boot == GRUB else None
+        return self.directory / BOOT_IMAGE if self.kernel.boot == GRUB else None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -149,12 +149,18 @@ def prepare(plan: Plan, qemu_img: str, machines: Machines) -> None:
     if plan.kept and plan.kernel.disk is not None:
         overlay.provide(qemu_img, plan.directory, plan.kernel.disk, plan.guest.disk_format, machines)
     if plan.boot_image:
-        bootdisk.provide(plan.directory, Path(plan.kernel.file), plan.root, plan.waits)
+        # Only here: few kernels need it, and the stager takes longer to load than they to start.
+        from rumplab.guest import bootdisk
+
+        bootdisk.provide(plan.boot_image, Path(plan.kernel.file), plan.root, plan.waits)
 
 
 def print_commands(plan: Plan, spec: Spec, qemu_img: str) -> None:
     """What a start would run, as shell. It stands alone: no record, no control socket."""
     if plan.boot_image:
+        from rumplab.guest import bootdisk
+        from rumplab.image.recipe import shell
+
         recipe, _ = bootdisk.plan(Path(plan.kernel.file), plan.root, plan.waits)
         print(shell(recipe, plan.boot_image), end="")
     if plan.kept and plan.kernel.disk is not None and not overlay.exists(plan.directory):

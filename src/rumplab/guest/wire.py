@@ -12,7 +12,6 @@ import select
 import shlex
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,8 +20,6 @@ from os import read, write
 from pathlib import Path
 
 import rumplab
-from rumplab import qmp
-from rumplab.cli import split_extra
 
 INTERRUPT = 0x03
 PACKET_START = ord("$")
@@ -35,7 +32,7 @@ FINISH_SECONDS = 2.0
 QUIET_SECONDS = 0.1
 # Of a command that stops the guest.
 COMMAND_SECONDS = 30
-# This very module, whatever the working directory and the user's Python settings hold.
+# This very module, whatever the working directory and the user's Python settings hold. It needs no site-packages.
 CALL = "import sys; sys.path.insert(0, sys.argv[1]); from rumplab.guest.wire import main; sys.exit(main(sys.argv[2:]))"
 
 
@@ -163,6 +160,9 @@ def complain(message: str) -> None:
 
 def send_break(control: Path, line: str) -> None:
     """Sends a BREAK on the machine's character device `line`, through its QMP socket `control`."""
+    # Only here, as in run_command(), so that a session's start doesn't wait for it.
+    from rumplab import qmp
+
     try:
         qmp.execute(control, "chardev-send-break", arguments={"id": line})
     except qmp.QmpError as error:
@@ -171,6 +171,8 @@ def send_break(control: Path, line: str) -> None:
 
 def run_command(command: Sequence[str]) -> None:
     """Runs the command that stops the guest, and shows what it says when it fails."""
+    import subprocess
+
     try:
         result = subprocess.run(
             command,
@@ -196,7 +198,7 @@ def argv(
 ) -> list[str]:
     """The command that GDB's pipe runs. `control` is a QMP socket, `line` the character device that a BREAK goes
     to; `command` is what stops the guest instead."""
-    call = [sys.executable, "-I", "-c", CALL, str(Path(rumplab.__file__).parents[1]), line_socket]
+    call = [sys.executable, "-I", "-S", "-c", CALL, str(Path(rumplab.__file__).parents[1]), line_socket]
     if control and line:
         call += ["--break", control, line]
     return [*call, "--", *command] if command else call
@@ -232,8 +234,8 @@ def way(control: Sequence[str] | None, command: Sequence[str]) -> Callable[[], N
 
 def main(arguments: Sequence[str]) -> int:
     """Entry point, run by GDB. Returns 0 when GDB hung up, 1 when the guest did or wasn't there."""
-    own, command = split_extra(list(arguments))
-    args = parser().parse_args(own)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    args, command = parser().parse_args(arguments[:end]), arguments[end + 1 :]
     # A terminal sends Ctrl-C to everything on it; what it means is for GDB to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as guest:

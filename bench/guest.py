@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+"""`rumplab guest start --kgdb` and `guest debug` beside QEMU and GDB typed by hand.
+
+    bench/guest.py [ROUNDS]
+
+Needs gcc, make, QEMU, qemu-img and GDB on the path. Builds examples/kgdb, makes a lab of the host's own tools in a
+temporary directory, and prints the median of the seconds from nothing to a GDB that has answered a question about
+the waiting kernel, by hand and by the lab in turns, and their ratio. By hand is QEMU with the same devices, and a GDB
+with the kernel's symbols that attaches to the socket as soon as the console says that the kernel waits. Asserts
+nothing.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
+
+from unit.labfixture import LabPrefix, make_lab  # noqa: E402
+
+ROUNDS = 5
+SECONDS = 120
+WAITING = b"kgdb waiting..."
+TOOLS = ("qemu-system-x86_64", "qemu-img", "gdb")
+QUESTION = ["-ex", "print counter"]
+NAME = "bench"
+
+
+def tool(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        sys.exit(f"{name} is not on the path")
+    return path
+
+
+def build(directory: Path) -> Path:
+    program = directory / "kgdb.bin"
+    variables = ["ARCH=amd64", f"OUT={program}", f"OBJ={directory / 'obj'}"]
+    argv = ["make", "-s", "-C", str(ROOT / "examples" / "kgdb"), *variables]
+    subprocess.run(argv, timeout=SECONDS, check=True)
+    return program
+
+
+def prepare(directory: Path, program: Path) -> LabPrefix:
+    """A lab with the guest in it."""
+    lab = make_lab(directory / "lab", directory)
+    lab.component("qemu", {name: tool(name) for name in TOOLS[:2]})
+    lab.component("gdb", {"gdb": tool("gdb")})
+    result = lab.tool("guest", "create", NAME, "--kernel", program)
+    if result.returncode:
+        sys.exit(result.stderr)
+    return lab
+
+
+def check(said: str) -> None:
+    if "$1 = 0" not in said:
+        sys.exit(f"GDB did not reach the kernel:\n{said}")
+
+
+def by_hand(program: Path) -> float:
+    with tempfile.TemporaryDirectory(prefix="rb") as directory:
+        line, log = f"{directory}/com1", Path(directory) / "log"
+        log.touch()
+        began = time.monotonic()
+        argv = [tool(TOOLS[0]), "-machine", "pc,accel=tcg", "-m", "256M", "-display", "none", "-smp", "1"]
+        argv += ["-device", "pci-bridge,chassis_nr=2,id=pci.1", "-nic", "user,model=e1000"]
+        argv += ["-kernel", str(program), "-append", "-d", "-serial", f"file:{log}"]
+        argv += ["-chardev", f"socket,id=com1,path={line},server=on,wait=off", "-serial", "chardev:com1"]
+        with subprocess.Popen(argv) as machine:
+            while WAITING not in log.read_bytes():
+                time.sleep(0.01)
+            gdb = [tool("gdb"), "-q", "-nx", "-batch", str(program), "-ex", f"target remote {line}", *QUESTION]
+            done = subprocess.run(gdb, capture_output=True, text=True, timeout=SECONDS, check=False)
+            took = time.monotonic() - began
+            machine.kill()
+        check(done.stdout)
+        return took
+
+
+def by_the_lab(lab: LabPrefix) -> float:
+    began = time.monotonic()
+    started = lab.tool("guest", "start", NAME, "--kgdb", "--accel", "tcg")
+    done = lab.tool("guest", "debug", NAME, "--batch", "--ex", QUESTION[1], timeout=SECONDS)
+    took = time.monotonic() - began
+    check(started.stderr + done.stdout)
+    lab.tool("guest", "stop", NAME, "--now")
+    return took
+
+
+def main() -> None:
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
+    with tempfile.TemporaryDirectory(prefix="rb") as directory:
+        program = build(Path(directory))
+        lab = prepare(Path(directory), program)
+        pairs = [(by_hand(program), by_the_lab(lab)) for _ in range(rounds)]
+        hand, ours = (statistics.median(side) for side in zip(*pairs, strict=True))
+    print(f"to the prompt: by hand {hand:.2f} s, by rumplab guest {ours:.2f} s, ratio {ours / hand:.2f}")
+
+
+if __name__ == "__main__":
+    main()
