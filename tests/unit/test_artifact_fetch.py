@@ -131,7 +131,7 @@ def test_a_server_that_stops_or_trickles_is_given_up(upstreams: Upstreams, tmp_p
     start = time.monotonic()
     with pytest.raises(Unreachable, match="timed out"):
         get(upstreams, how, tmp_path / "got", timeout=1.0)
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < 15
     assert os.listdir(tmp_path) == []
 
 

@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -106,12 +105,10 @@ def test_first_start_makes_the_environment_and_later_ones_leave_it(checkout: Che
 
     marker = checkout.root / ".venv" / "bin" / "marker"
     marker.touch()
-    started = time.monotonic()
     second = checkout.provision(PIP_FIND_LINKS="/nonexistent")
     assert "making" not in second.stderr
     assert given(second)["argv"] == ["--extra-vars", f"@{record}", str(checkout.root / "site.yml")]
     assert marker.exists()
-    assert time.monotonic() - started < 2
 
 
 def test_changed_lock_remakes_and_keeps_the_record(checkout: Checkout) -> None:

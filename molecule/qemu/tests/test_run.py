@@ -179,7 +179,7 @@ def test_a_kvm_that_hangs_is_not_taken(host: Any) -> None:
             began = time.monotonic()
             host.check_output(f"{tool} run {PROGRAM} --dry-run")
             took.append(time.monotonic() - began)
-        assert min(took) < 3
+        assert min(took) < 4
     finally:
         host.check_output(f"rm -rf /dev/kvm {lab}")
 

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 # What a tool says, and what that means here; the first that fits counts.
 SIGNS = (
     (re.escape(os.strerror(errno.ENOSPC)), "the disk is full; free some space there"),
+    (r"signal: killed", "the host ran out of memory"),
     (
-        r"can(?:no|')t find -l(\S+)",
+        r"can(?:no|')t find -l([^\s:]+)",
         "there is no library {0} for the unikernel; the host's doesn't serve: build one with {gcc}, and give its"
         " directory with -L",
     ),
@@ -27,24 +28,27 @@ SIGNS = (
     ),
     (
         r"undefined reference to [`']([^'`]+)'",
-        "nothing that is linked in has {0}: a library is missing (-l), or rumprun has no such function",
+        "nothing linked in has {0}: a library is missing (-l), or rumprun has no such function",
     ),
 )
 LINES_TOLD = 40
 
 
-def own_words(text: str, own: Mapping[str, str], relative: Mapping[str, str]) -> str:
-    """`text` with the user's paths in the place of those of the work directory.
+UPWARDS = re.compile(r"(?<![^\s\"'(\[])(?:\.\./)+")
 
-    `own` maps directories. `relative` maps names of files that stand without a directory, before a line number.
+
+def own_words(text: str, directory: str, own: Mapping[str, str], relative: Mapping[str, str]) -> str:
+    """What a command says in `directory`, with the user's paths in the place of those of the work directory.
+
+    `own` maps directories. `relative` maps names of files that stand without a directory, before a colon.
     """
+    # Go shortens what it can.
+    text = UPWARDS.sub(lambda found: os.path.normpath(os.path.join(directory, found[0])).rstrip("/") + "/", text)
     for theirs in sorted(own, key=len, reverse=True):
         text = re.sub(rf"{re.escape(theirs)}(?![\w.-])", own[theirs].replace("\\", r"\\"), text)
     names = "|".join(map(re.escape, relative))
     if names:
-        text = re.sub(
-            rf"(?<![\w./-])(?:\./)?({names})(?=:\d)", lambda found: relative[found[1]], text
-        )
+        text = re.sub(rf"(?<![\w./-])(?:\./)?({names})(?=:[ \d])", lambda found: relative[found[1]], text)
     return text
 
 

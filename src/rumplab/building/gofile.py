@@ -27,7 +27,7 @@ MACHINES = {
     *("386", "amd64", "amd64p32", "arm", "armbe", "arm64", "arm64be", "mips", "mipsle", "mips64", "mips64le"),
     *("mips64p32", "mips64p32le", "ppc", "ppc64", "ppc64le", "s390", "s390x", "sparc", "sparc64"),
 }
-CGO = re.compile(r"^[ \t]*(?://)?[ \t]*#cgo[ \t]+([^:\n]*):(.*)$", re.MULTILINE)
+CGO = re.compile(r"^[ \t]*(?://|/\*)?[ \t]*#cgo[ \t]+([^:\n]*):(.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -62,19 +62,20 @@ func gomaincaller(arguments, environment **C.char) {
 """
 MAIN = "main.c"
 # gorump's start-up takes its argument vector from the two variables, before main() is called. Behind the
-# arguments it reads the environment and the auxiliary vector, which both end with zeros.
+# arguments it reads the environment and the auxiliary vector, which both end with zeros. A C library whose
+# environment nobody uses need not have one.
 MAIN_TEXT = """\
 int kludge_argc = 1;
 char *kludge_argv[] = { "program", 0, 0, 0, 0 };
 
-extern char **environ;
+extern char **environ __attribute__((weak));
 extern void gomaincaller(char **arguments, char **environment);
 
 int
 main(int argc, char *argv[])
 {
 	(void)argc;
-	gomaincaller(argv, environ);
+	gomaincaller(argv, &environ ? environ : 0);
 	return 0;
 }
 """
@@ -82,11 +83,14 @@ main(int argc, char *argv[])
 
 @dataclass(frozen=True)
 class GoProgram:
-    """The packages of a program, the main one first, and what is linked to them by ``#cgo LDFLAGS``."""
+    """The packages of a program, the main one first, and what is linked to them by ``#cgo LDFLAGS``.
+
+    `gopath` is the first directory of the user's GOPATH, for messages.
+    """
 
     packages: tuple[Package, ...]
     libraries: tuple[str, ...]
-    release: int
+    gopath: str
 
     @property
     def main(self) -> Package:
@@ -99,13 +103,13 @@ def read(directory: str, only: str | None, tools: Tools, environment: dict[str, 
     root = gopath.root_of(directory, roots)
     path = root.path_of(directory) if root else "_" + directory
     main = gopath.read_package(path, directory, root, only)
-    release = go_release(tools.goroot)
-    tags = gofile.tags(tools.target.goos, tools.target.goarch, release)
+    tags = gofile.tags(tools.target.goos, tools.target.goarch, go_release(tools.goroot))
     # Go doesn't look at the constraints of a file that is named.
     check_main(main, [source for source in main.sources if only or chosen(source, tags)], only)
     own = (root,) if root and root.prefix else ()
     packages = Finder(tools.goroot, (*own, *roots)).closure(main)
-    return GoProgram(packages, tuple(libraries(packages, tags)), release)
+    first = os.path.dirname(roots[0].directory) if roots else "GOPATH"
+    return GoProgram(packages, tuple(libraries(packages, tags)), first)
 
 
 def chosen(source: Source, tags: Collection[str]) -> bool:
@@ -211,7 +215,11 @@ def recipe(program: GoProgram, tools: Tools, bake: str, c_flags: str = "") -> Re
         copies=copies,
         links=links,
         path=tools.path,
-        own={f"{WORK}/{place_of(package)}": package.directory for package in program.packages},
+        own={
+            f"{WORK}/local": "",
+            f"{WORK}/gopath": program.gopath,
+            **{f"{WORK}/{place_of(package)}": package.directory for package in program.packages},
+        },
         relative={
             source.name: os.path.join(program.main.directory, source.name) for source in program.main.sources
         },

@@ -25,8 +25,8 @@ SCHEMA = 1
 # The wrappers round the compilers take the names of files apart at blanks.
 PLAIN = re.compile(r"[\w./+@%~,-]+", re.ASCII)
 LOCK_SECONDS = 1800.0
-# A file that changes within this time, in seconds, before a build may have been read in either state.
-CLOCK_GRAIN = 0.05
+# By so much, in seconds, the clock of a file system may be behind.
+CLOCK_GRAIN = 0.02
 RULE = re.compile(r"(?:\\.|\$\$|[^\s\\$])+")
 
 
@@ -70,9 +70,16 @@ def read_files(rules: str, directories: Iterable[str], outside: Iterable[str], s
         for path in {os.path.realpath(os.path.join(base, name)) for base in bases}:
             if path.startswith(beyond) or not os.path.isfile(path):
                 continue
-            changed = os.stat(path).st_ctime >= since - CLOCK_GRAIN
-            found[path] = "" if changed else file_sha256(path) or ""
+            found[path] = "" if changed(path, since) else file_sha256(path) or ""
     return found
+
+
+def changed(path: str, since: float) -> bool:
+    """Whether the file `path` has changed, or gone, after the time `since`."""
+    try:
+        return os.stat(path).st_ctime >= since - CLOCK_GRAIN
+    except OSError:
+        return True
 
 
 def prerequisites(rules: str) -> Iterator[str]:
@@ -84,7 +91,7 @@ def prerequisites(rules: str) -> Iterator[str]:
 
 def cache_root(environment: Mapping[str, str]) -> Path:
     """Where records and work directories are kept. RumplabError when the tools couldn't work there."""
-    base = environment.get("XDG_CACHE_HOME") or os.path.join(environment.get("HOME") or "/nonexistent", ".cache")
+    base = environment.get("XDG_CACHE_HOME") or os.path.join(environment.get("HOME", ""), ".cache")
     root = Path(base, "rumplab", "build")
     if not PLAIN.fullmatch(str(root)) or not root.is_absolute():
         raise RumplabError(

@@ -77,7 +77,7 @@ class Runner:
             print(f"+ cd {quoted(step.directory)} && {command(step)}", file=sys.stderr, flush=True)
         place, environment = in_work(step.directory, str(self.work)), self.environment(step)
         with running(argv, place, environment, self.lock) as process, time_limit(process) as expired:
-            said = self.listen(process)
+            said = self.listen(process, place)
             code = process.wait()
         if expired.is_set():
             raise RumplabError(f"step {step.name} took more than {STEP_SECONDS} s and was ended")
@@ -85,13 +85,13 @@ class Runner:
             raise RumplabError(self.failure(step, code, said))
         return said
 
-    def listen(self, process: subprocess.Popen[bytes]) -> str:
-        """What `process` says, until it says no more."""
+    def listen(self, process: subprocess.Popen[bytes], directory: str) -> str:
+        """What `process`, which runs in `directory`, says until it says no more, in the user's words."""
         lines: list[str] = []
         size = 0
         own = {in_work(theirs, str(self.work)): users for theirs, users in self.recipe.own.items()}
         for raw in process.stdout or ():
-            line = explain.own_words(raw.decode(errors="replace"), own, self.recipe.relative)
+            line = explain.own_words(raw.decode(errors="replace"), directory, own, self.recipe.relative)
             size += len(line)
             if size <= LARGEST_OUTPUT:
                 lines.append(line)
