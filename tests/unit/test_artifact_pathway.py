@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from fixtures.upstream.support import OTHER, STAMP, Upstreams, closed_port, needs_root, opener, request
 
+from roles.artifact.module_utils.rumplab_artifact import git
 from roles.artifact.module_utils.rumplab_artifact.pathway import provide
 
 pytest_plugins = ["fixtures.upstream.served"]
@@ -143,6 +144,54 @@ def test_a_deferral_is_forgotten_when_what_is_in_use_is_wanted_again(upstreams: 
     assert (answer["state"], answer["changed"], answer["switched"]) == ("installed", True, False)
     assert (descriptor(tmp_path)["reason"], descriptor(tmp_path)["wanted"]) == (None, "1.0")
     assert provide(wanted, opener)["changed"] is False
+
+
+def git_pin(upstreams: Upstreams, port: int = 0) -> dict[str, Any]:
+    """Return the pin of the repository, served there or at a port that nobody listens on."""
+    url = f"git://127.0.0.1:{port}/hello.git" if port else upstreams.git_url()
+    return {"git": url, "commit": upstreams.pins["commit"]}
+
+
+def test_the_source_alone_is_brought_to_the_cache_and_built_from_there(upstreams: Upstreams, tmp_path: Path) -> None:
+    wanted = request(tmp_path, git_pin(upstreams))
+    first = provide({**wanted, "only": "source"}, opener)
+    assert (first["state"], first["changed"]) == ("fetched", True)
+    assert os.listdir(tmp_path / "cache") == [f"hello-{upstreams.pins['commit']}"]
+    assert os.listdir(tmp_path / "store") == os.listdir(tmp_path / "etc/components.d") == []
+    again = provide({**wanted, "only": "source"}, opener)
+    assert (again["state"], again["changed"]) == ("fetched", False)
+    assert provide(wanted, opener)["state"] == "installed"
+    # Where it came from is known, though the build took it out of the cache.
+    assert (descriptor(tmp_path)["source"], descriptor(tmp_path)["origin"]) == ("upstream", upstreams.git_url())
+    assert provide({**wanted, "only": "source"}, opener)["state"] == "installed"
+
+
+def test_a_source_out_of_reach_defers_before_anything_else(upstreams: Upstreams, tmp_path: Path) -> None:
+    wanted = request(tmp_path, git_pin(upstreams, closed_port()), only="source")
+    assert provide(wanted, opener)["state"] == "deferred"
+    assert descriptor(tmp_path)["state"] == "deferred"
+    assert "rumplab_strict" in provide({**wanted, "strict": True}, opener)["msg"]
+
+
+def test_without_git_the_source_says_what_it_lacks(
+    upstreams: Upstreams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(git, "installed", lambda: False)
+    wanted = request(tmp_path, git_pin(upstreams), only="source")
+    assert provide(wanted, opener)["state"] == "lacking"
+    # What will never be built needs no git, and neither does a release file.
+    assert provide({**wanted, "blocked": "no compiler"}, opener)["reason"] == "no compiler"
+    assert provide({**wanted, "source": upstreams.pin()}, opener)["state"] == "fetched"
+
+
+def test_a_built_tree_needs_no_source(upstreams: Upstreams, tmp_path: Path) -> None:
+    cache = tmp_path / "built"
+    cache.mkdir()
+    more = {"built_cache": str(cache)}
+    assert provide(request(tmp_path / "one", git_pin(upstreams), **more), opener)["state"] == "installed"
+    other = request(tmp_path / "other", git_pin(upstreams, closed_port()), blocked="no compiler", **more)
+    assert provide({**other, "only": "source"}, opener)["state"] == "fetched"
+    assert provide(other, opener)["state"] == "installed"
 
 
 def part(upstreams: Upstreams, name: str, how: str = "files", **more: Any) -> dict[str, Any]:

@@ -46,6 +46,12 @@ def test_a_component_out_of_reach_says_so_and_keeps_nobody_from_working(
     assert host.file(f"{PREFIX}/{name}").exists == (component["state"] == "installed")
 
 
+def test_what_no_compiler_of_this_system_builds_waits_and_says_why(status: dict[str, Any]) -> None:
+    (component,) = [row for row in status["components"] if row["name"] == "rump_toolchain"]
+    assert component["state"] == "deferred"
+    assert "GCC 5, 6, 7, 8, 9" in component["reason"]
+
+
 def test_the_session_at_the_end_has_passed(status: dict[str, Any]) -> None:
     assert status["verified"] is True
 

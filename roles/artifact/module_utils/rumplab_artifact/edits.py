@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Mapping, Sequence
-from typing import Any, Optional
+from typing import Any
 
 from .errors import Broken
 
@@ -59,7 +59,7 @@ def append_text(text: str, edit: Mapping[str, str], where: str) -> str:
     return text + ("" if not text or text.endswith("\n") else "\n") + edit["append"]
 
 
-def edited(text: Optional[str], edit: Mapping[str, str], where: str) -> str:
+def edited(text: str | None, edit: Mapping[str, str], where: str) -> str:
     """Return what the edit makes of the file `where`, whose text is `text`, or None where the source has no such file.
 
     An edit has `anchor` and `replacement`, or `append`, or `create`, the text of a file that must not be there yet.
@@ -86,7 +86,7 @@ def apply_edits(source: str, edits: Sequence[Mapping[str, Any]]) -> None:
         try:
             # Upstream files hold Latin-1 and worse; surrogateescape gives back every byte as it was.
             with open(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
-                text: Optional[str] = stream.read()
+                text: str | None = stream.read()
         except FileNotFoundError:
             text = None
         changed = edited(text, edit, edit["file"])

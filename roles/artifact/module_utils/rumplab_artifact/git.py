@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from .command import run_quiet
 from .errors import Broken, Unreachable
@@ -55,12 +55,14 @@ def resolve(origin: str, url: str) -> str:
     """Return a submodule's URL, which may be relative (./ or ../) to its parent's `origin`; gitmodules(5)."""
     if not url.startswith(("./", "../")):
         return url
-    base = origin.rstrip("/")
+    base, separator = origin.rstrip("/"), "/"
     while url.startswith(("./", "../")):
         if url.startswith("../"):
-            base = re.sub(r"[/:][^/:]*$", "", base)
+            # HOST:PATH of ssh has a colon where the path begins.
+            place = max(base.rfind("/"), base.rfind(":"))
+            base, separator = base[:place], base[place]
         url = url.split("/", 1)[1]
-    return f"{base}/{url}"
+    return f"{base}{separator}{url}"
 
 
 def submodules(directory: str) -> dict[str, str]:
@@ -114,7 +116,7 @@ def _checkout(directory: str, origin: str, commit: str) -> None:
 
 
 def _checkout_submodules(
-    directory: str, origin: str, bundles: Optional[Bundles], urls: Mapping[str, str], above: str = ""
+    directory: str, origin: str, bundles: Bundles | None, urls: Mapping[str, str], above: str = ""
 ) -> None:
     """Check every submodule out at the commit that its parent names: just that commit, so these are pinned as well."""
     links = submodules(directory)
@@ -140,7 +142,7 @@ def _checkout_submodules(
         _checkout_submodules(place, where, bundles, urls, f"{whole}/")
 
 
-def fetch_commit(origin: str, pin: Mapping[str, Any], path: str, bundles: Optional[Bundles] = None) -> None:
+def fetch_commit(origin: str, pin: Mapping[str, Any], path: str, bundles: Bundles | None = None) -> None:
     """Bring a clean checkout of `pin['commit']` from the repository or bundle `origin` to the directory `path`.
 
     With `pin['submodules']` its submodules come along, each at the commit that the parent names: out of `bundles`
