@@ -329,7 +329,7 @@ def _defer(request: Request, store: Store, reason: str) -> Answer:
     name = request["name"]
     if request["strict"]:
         raise Broken(
-            f"{name} {request['version']} can't be reached, and rumplab_strict allows neither a substitute nor a "
+            f"{name} {request['version']} can't be had, and rumplab_strict allows neither a substitute nor a "
             f"deferral: {reason}"
         )
     current = store.current(name)
