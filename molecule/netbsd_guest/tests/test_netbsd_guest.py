@@ -43,8 +43,8 @@ class Lab:
         self.directory, self.hashes = directory, hashes
 
     def __call__(self, name: str, **more: Any) -> subprocess.CompletedProcess[str]:
-        """Run the role in the prefix `name`, with these variables."""
-        prefix = f"{LABS}/{name}"
+        """Run the role with these variables, in the prefix `name` unless they say another one."""
+        prefix = more.get("rumplab_prefix", f"{LABS}/{name}")
         sh('mkdir -p "$1" && chown rumplab "$1"', prefix)
         variables = {
             "rumplab_prefix": prefix,
@@ -196,6 +196,8 @@ def test_what_cannot_be_reached_is_deferred_and_nothing_is_installed_for_it(lab:
     assert kernel["reason"].startswith("it is built with netbsd_tools_amd64, which can't be had: ")
 
 
+# A failure leaves what is installed as it was, so these may share a prefix, and what is built in it.
+SHARED = {"rumplab_prefix": f"{LABS}/kernels"}
 FAILURES: dict[str, tuple[dict[str, Any], str]] = {
     "no_key": (
         {"netbsd_guest_hosts": [f"{HTTP}/keyed/NetBSD-@release@/@file@"]},
@@ -214,7 +216,7 @@ FAILURES: dict[str, tuple[dict[str, Any], str]] = {
         "No hash is pinned of these files of NetBSD 10.9: amd64/binary/sets/modules.tar.xz.",
     ),
     "not_common": (
-        {"netbsd_guest_host_cflags": "-O -fno-common"},
+        {**SHARED, "netbsd_guest_host_cflags": "-O -fno-common"},
         "multiple definition of `count'",
     ),
     "old_amd64": (
@@ -224,9 +226,9 @@ FAILURES: dict[str, tuple[dict[str, Any], str]] = {
         "before release 8, its kgdb answers with a trap frame",
     ),
     "bad_name": ({"netbsd_guest_more_kernels": {"../x": []}}, "a name is lower-case letters and digits"),
-    "bad_line": ({"netbsd_guest_kernel_options": ["optoins DIAGNOSTIC"]}, "syntax error: optoins DIAGNOSTIC"),
+    "bad_line": ({**SHARED, "netbsd_guest_kernel_options": ["optoins DIAGNOSTIC"]}, "syntax error: optoins DIAGNOSTIC"),
     "small_disk": (
-        {"netbsd_guest_disk": True, "netbsd_guest_disk_size": 0},
+        {**SHARED, "netbsd_guest_disk": True, "netbsd_guest_disk_size": 0},
         "netbsd_guest_disk_size is 0 MiB, and the sets need",
     ),
 }  # fmt: skip
@@ -241,7 +243,7 @@ def test_a_failure_says_what_it_is(lab: Lab, name: str) -> None:
 
 def test_a_compiler_that_the_tools_break_with_is_refused_before_they_are_built(lab: Lab) -> None:
     sh('printf "#!/bin/sh\\necho 15 __clang__\\n" >/usr/local/bin/cc15; chmod 755 /usr/local/bin/cc15')
-    done = lab("new_compiler", netbsd_guest_host_cc="cc15")
+    done = lab("new_compiler", **SHARED, netbsd_guest_host_cc="cc15")
     assert done.returncode == 2
     assert "NetBSD's tools are reported to break with GCC 15: install GCC 14 or older" in said(done), said(done)
 
