@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 UNIT_PACKAGES = (
-    *("git", "shellcheck", "gcc", "libc6-dev", "make", "gdb", "bmake", "golang-go"),
+    *("git", "shellcheck", "gcc", "libc6-dev", "make", "gdb", "golang-go", "bmake"),
     *("qemu-system-x86", "qemu-utils", "fdisk", "e2fsprogs", "grub-common", "grub-pc-bin"),
     *("dnsmasq-base", "iproute2", "nftables", "zsh"),
 )
