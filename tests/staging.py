@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-EXAMPLE = ROOT / "examples" / "pcihello"
+EXAMPLES = ROOT / "examples"
+EXAMPLE = EXAMPLES / "pcihello"
+KGDB_EXAMPLE = EXAMPLES / "kgdb"
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 COMMANDS = ("sfdisk", "mke2fs", "debugfs", "grub-mkimage")
 GRUB_MODULES = Path("/usr/lib/grub/i386-pc")
@@ -45,8 +47,10 @@ def build(source: Path, output: Path, *variables: str) -> Path:
 
 
 def copy_example(destination: Path) -> Path:
-    """A copy of the example's sources, for tests that change them or the path they lie in."""
-    return shutil.copytree(EXAMPLE, destination, ignore=shutil.ignore_patterns("obj", "*.bin"))
+    """A copy of the examples in `destination`, for tests that change them or the path they lie in; returns where
+    the demo lies."""
+    shutil.copytree(EXAMPLES, destination, ignore=shutil.ignore_patterns("obj*", "*.bin"))
+    return destination / EXAMPLE.name
 
 
 @functools.cache

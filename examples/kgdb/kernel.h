@@ -50,7 +50,7 @@ void interrupt_end(unsigned int line);
 extern uint8_t memory_hole[PAGE_SIZE];
 extern uint8_t ramdisk[1u << 20]; /* byte n is n * 167 modulo 256; for measurements */
 void memory_init(void);
-/* Whether the pages of [address, address + length) are present, as far as there are page tables to ask. */
+/* Whether the pages of [address, address + length), but for the last, are present, as far as there are page tables. */
 bool memory_accessible(uintptr_t address, size_t length);
 
 /* com.c: the serial ports. Number 0 is the console's, number 1 the debugger's. */

@@ -52,6 +52,7 @@ void memory_init(void)
 
 bool memory_accessible(uintptr_t address, size_t length)
 {
+	/* The page that the last byte lies in isn't looked at when there is another: NetBSD doesn't either. */
 	uintptr_t last = (address + length) & ~(uintptr_t)(PAGE_SIZE - 1);
 
 	address &= ~(uintptr_t)(PAGE_SIZE - 1);

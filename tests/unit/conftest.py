@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from staging import EXAMPLE, build, command, tool_paths
+from kgdb.guest import Guest
+from staging import EXAMPLE, KGDB_EXAMPLE, build, command, tool_paths
 from unit.labfixture import LabPrefix, host_tool, make_lab
 
 from rumplab import accel, config
@@ -55,3 +57,26 @@ def lab(lab_prefix: LabPrefix) -> LabPrefix:
     key = accel.key(component.path("qemu-system-x86_64"), component.version)
     accel.remember(root / accel.CACHE, key, accel.Verdict("tcg"))
     return lab_prefix
+
+
+@pytest.fixture(scope="session", params=["amd64", "i386"])
+def kgdb_kernel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """An architecture, and examples/kgdb built for it with the host's compiler."""
+    command("gcc")
+    command("make")
+    architecture = request.param
+    path = tmp_path_factory.mktemp(f"kgdb-{architecture}") / f"kgdb-{architecture}.bin"
+    return architecture, build(KGDB_EXAMPLE, path, f"ARCH={architecture}")
+
+
+@pytest.fixture
+def kgdb_guests(kgdb_kernel: tuple[str, Path]) -> Iterator[Callable[..., Guest]]:
+    """Starts guests of that kernel, which end with the test."""
+    command("qemu-system-x86_64")
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rk")))
+
+        def start(flags: str = "-d", extra: Sequence[str] = ()) -> Guest:
+            return stack.enter_context(Guest(kgdb_kernel[1], directory, flags, extra=extra))
+
+        yield start

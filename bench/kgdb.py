@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""kgdb beside QEMU's own stub, and the lab's way to a prompt beside QEMU and GDB typed by hand.
+
+    bench/kgdb.py [ROUNDS]
+
+Needs gcc, make, QEMU and GDB on the path. Builds examples/kgdb. Prints, a line each: seconds from starting QEMU to
+GDB's prompt in the waiting kernel, by hand (`target remote` on the socket, no description, no settings) and as
+the lab prepares GDB, and their ratio; then what reading 1 MiB of the guest takes by kgdb and by QEMU's stub:
+seconds, rate, packets. Asserts nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from kgdb import session
+from kgdb.guest import Guest
+
+from rumplab import ports
+from rumplab.guest import gdbside
+from rumplab.guest.gdbside import QEMU, KgdbSession
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "kgdb"
+ROUNDS = 5
+MIB = 1 << 20
+WAITING = "kgdb waiting..."
+PATIENCE = 300
+
+
+def build(directory: Path) -> Path:
+    program = directory / "kgdb.bin"
+    variables = ["ARCH=amd64", f"OUT={program}", f"OBJ={directory / 'obj'}"]
+    subprocess.run(["make", "-s", "-C", str(EXAMPLE), *variables], timeout=PATIENCE, check=True)
+    return program
+
+
+def run(prepared: Sequence[str], wanted: Sequence[str]) -> None:
+    """GDB, which must have reached the kernel."""
+    said = session.drive("gdb", prepared, [*wanted, 'printf "at %d\\n", counter'], PATIENCE)
+    if "at 0" not in said:
+        sys.exit(f"GDB did not reach the kernel:\n{said}")
+
+
+def stamp(file: Path) -> str:
+    """The GDB command that writes the time to `file`, in seconds."""
+    return f"shell date +%s.%N > {file}"
+
+
+def to_prompt(program: Path, by_hand: bool) -> float:
+    """Seconds from nothing to a GDB that has answered one question about the kernel."""
+    with tempfile.TemporaryDirectory(prefix="rk") as directory:
+        began = time.time()
+        with Guest(program, Path(directory)) as guest:
+            guest.wait_for(WAITING)
+            if by_hand:
+                prepared = [f"file {program}", f"target remote {guest.line}"]
+            else:
+                prepared = gdbside.commands(session.session(guest, "amd64", program))
+            prompt = Path(directory) / "prompt"
+            run(prepared, [stamp(prompt)])
+            return float(prompt.read_text()) - began
+
+
+def read_back(program: Path, stub: str) -> tuple[float, int]:
+    """Seconds and packets that 1 MiB of the guest's memory takes; GDB's own start is taken off."""
+    port = ports.free()
+    extra = ("-gdb", f"tcp:127.0.0.1:{port}")
+    with tempfile.TemporaryDirectory(prefix="rk") as directory, Guest(program, Path(directory), extra=extra) as guest:
+        guest.wait_for(WAITING)
+        of = session.session(guest, "amd64", program)
+        if stub == QEMU:
+            of = KgdbSession(stub=QEMU, architecture="amd64", port=port, symbols=str(program))
+        log, image = Path(directory) / "packets", Path(directory) / "memory"
+        prepared = [f"set remotelogfile {log}", *gdbside.commands(of)]
+        began, ended = Path(directory) / "began", Path(directory) / "ended"
+        run(
+            prepared,
+            [stamp(began), f"dump binary memory {image} &ramdisk[0] &ramdisk[{MIB}]", stamp(ended)],
+        )
+        if image.read_bytes() != bytes(n * 167 % 256 for n in range(256)) * (MIB // 256):
+            sys.exit("what came isn't what the guest has")
+        packets = len(re.findall(r"\$m[0-9a-f]+,[0-9a-f]+#", log.read_text("latin-1")))
+        return float(ended.read_text()) - float(began.read_text()), packets
+
+
+def main() -> None:
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
+    with tempfile.TemporaryDirectory() as directory:
+        program = build(Path(directory))
+        pairs = [(to_prompt(program, True), to_prompt(program, False)) for _ in range(rounds)]
+        hand, ours = (statistics.median(side) for side in zip(*pairs, strict=True))
+        print(f"to the prompt: by hand {hand:.2f} s, prepared {ours:.2f} s, ratio {ours / hand:.2f}")
+        for stub in (gdbside.KGDB, QEMU):
+            seconds, packets = read_back(program, stub)
+            print(f"1 MiB by {stub}: {seconds:.2f} s, {MIB / 1024 / seconds:.0f} KiB/s, {packets} packets")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+"""The wire between GDB and a guest's serial line: ``target remote | python … SOCKET …`` in GDB.
+
+A pipe because every GDB takes one, and a UNIX socket only since 8.3; and because of Ctrl-C. GDB sends the byte
+0x03 to stop a running program, which a kernel that debugs itself over a serial line doesn't listen for: it is
+taken out of the stream here, and the guest is stopped by a BREAK on the line, or by a command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import select
+import shlex
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from os import read, write
+from pathlib import Path
+
+import rumplab
+
+INTERRUPT = 0x03
+PACKET_START = ord("$")
+PACKET_END = ord("#")
+ACKNOWLEDGEMENTS = b"+-"
+CHECKSUM_DIGITS = 2
+CHUNK = 4096
+# How long GDB's last packet may take, and by which silence all has come.
+FINISH_SECONDS = 2.0
+QUIET_SECONDS = 0.1
+# Of a command that stops the guest.
+COMMAND_SECONDS = 30
+# This very module, whatever the working directory and the user's Python settings hold. It needs no site-packages.
+CALL = "import sys; sys.path.insert(0, sys.argv[1]); from rumplab.guest.wire import main; sys.exit(main(sys.argv[2:]))"
+
+
+@dataclass
+class Stream:
+    """One direction of the protocol. `left` counts the bytes that a packet's end still has; `owed` says that a
+    packet has ended and the other side hasn't acknowledged it yet."""
+
+    inside: bool = False
+    left: int = 0
+    owed: bool = False
+
+    def feed(self, data: bytes, other: Stream) -> tuple[bytes, int]:
+        """`data` without the interrupts, and how many there were. 0x03 within a packet is data.
+
+        What it acknowledges is `other`'s.
+        """
+        kept = bytearray()
+        interrupts = 0
+        for byte in data:
+            if self.left:
+                self.left -= 1
+                self.owed = not self.left
+            elif self.inside:
+                if byte == PACKET_END:
+                    self.inside, self.left = False, CHECKSUM_DIGITS
+            elif byte == PACKET_START:
+                self.inside = True
+            elif byte in ACKNOWLEDGEMENTS:
+                other.owed = False
+            elif byte == INTERRUPT:
+                interrupts += 1
+                continue
+            kept.append(byte)
+        return bytes(kept), interrupts
+
+
+@dataclass
+class Wire:
+    """Carries bytes from the file `source` to `guest` and from there to the file `sink`. `waiting` is what the
+    guest hasn't taken yet."""
+
+    guest: socket.socket
+    source: int
+    sink: int
+    outgoing: Stream = field(default_factory=Stream)
+    incoming: Stream = field(default_factory=Stream)
+    waiting: bytes = b""
+
+    def relay(self, interrupt: Callable[[], None]) -> bool:
+        """Until one side ends. Calls `interrupt` for every Ctrl-C of GDB's. Returns whether it was GDB that ended."""
+        # Never wait for the guest to take something: it may be running, and Ctrl-C must come through all the same.
+        self.guest.setblocking(False)
+        while True:
+            sources: list[int | socket.socket] = [self.source, self.guest]
+            wanted = [self.guest] if self.waiting else []
+            readable, writable, _ = select.select(sources, wanted, [])
+            if writable and not self.send():
+                return False
+            if self.guest in readable:
+                data = self.receive()
+                if not data:
+                    return False
+                if not write_all(self.sink, data):
+                    return True
+            if self.source in readable:
+                data = read(self.source, CHUNK)
+                if not data:
+                    return True
+                kept, interrupts = self.outgoing.feed(data, self.incoming)
+                self.waiting += kept
+                for _ in range(interrupts):
+                    interrupt()
+
+    def receive(self) -> bytes:
+        """What the guest sends, nothing once it has closed the line."""
+        try:
+            data = self.guest.recv(CHUNK)
+        except ConnectionError:
+            return b""
+        self.incoming.feed(data, self.outgoing)
+        return data
+
+    def send(self) -> bool:
+        """Gives the guest what it takes; whether it is still there."""
+        try:
+            self.waiting = self.waiting[self.guest.send(self.waiting) :]
+        except ConnectionError:
+            return False
+        return True
+
+    def finish(self) -> None:
+        """Sees to it, when GDB has hung up, that its last packet still arrives.
+
+        QEMU drops what the guest hasn't taken when the connection ends, and the kernel waits for its answer to be
+        acknowledged: GDB, which ends a session with `k`, doesn't wait for one.
+        """
+        deadline = time.monotonic() + FINISH_SECONDS
+        while time.monotonic() < deadline:
+            if self.incoming.owed:
+                self.incoming.owed = False
+                self.waiting += b"+"
+            wanted = [self.guest] if self.waiting else []
+            readable, writable, _ = select.select([self.guest], wanted, [], QUIET_SECONDS)
+            if (writable and not self.send()) or (readable and not self.receive()):
+                return
+            if not readable and not writable and not self.outgoing.owed:
+                return
+
+
+def write_all(sink: int, data: bytes) -> bool:
+    """Writes all of `data`; whether somebody still reads it."""
+    try:
+        while data:
+            data = data[write(sink, data) :]
+    except BrokenPipeError:
+        return False
+    return True
+
+
+def complain(message: str) -> None:
+    """GDB shows what the other end of its pipe writes here."""
+    print(f"rumplab: {message}", file=sys.stderr, flush=True)
+
+
+def send_break(control: Path, line: str) -> None:
+    """Sends a BREAK on the machine's character device `line`, through its QMP socket `control`."""
+    # Only here, as in run_command(), so that a session's start doesn't wait for it.
+    from rumplab import qmp
+
+    try:
+        qmp.execute(control, "chardev-send-break", arguments={"id": line})
+    except qmp.QmpError as error:
+        complain(f"cannot send a BREAK to the guest: {error}")
+
+
+def run_command(command: Sequence[str]) -> None:
+    """Runs the command that stops the guest, and shows what it says when it fails."""
+    import subprocess
+
+    try:
+        result = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        complain(f"cannot stop the guest: {error}")
+    else:
+        if result.returncode:
+            complain(f"cannot stop the guest: {result.stdout.decode(errors='replace').strip()}")
+
+
+def no_way() -> None:
+    complain("Ctrl-C can't stop this guest")
+
+
+def argv(
+    line_socket: str, control: str | None = None, line: str | None = None, command: Sequence[str] = ()
+) -> list[str]:
+    """The command that GDB's pipe runs. `control` is a QMP socket, `line` the character device that a BREAK goes
+    to; `command` is what stops the guest instead."""
+    call = [sys.executable, "-I", "-S", "-c", CALL, str(Path(rumplab.__file__).parents[1]), line_socket]
+    if control and line:
+        call += ["--break", control, line]
+    return [*call, "--", *command] if command else call
+
+
+def shell(arguments: Sequence[str]) -> str:
+    """`arguments` as GDB's pipe, which a shell takes apart, has them."""
+    return " ".join(shlex.quote(argument) for argument in arguments)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="wire", allow_abbrev=False)
+    made.add_argument("socket", type=Path, help="the UNIX socket of the guest's serial line")
+    made.add_argument(
+        "--break",
+        dest="control",
+        nargs=2,
+        metavar=("CONTROL", "LINE"),
+        help="Ctrl-C is a BREAK on the character device LINE of the machine with the QMP socket CONTROL;"
+        " a command after -- is run instead",
+    )
+    return made
+
+
+def way(control: Sequence[str] | None, command: Sequence[str]) -> Callable[[], None]:
+    """What Ctrl-C does."""
+    if command:
+        return lambda: run_command(command)
+    if control:
+        return lambda: send_break(Path(control[0]), control[1])
+    return no_way
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Entry point, run by GDB. Returns 0 when GDB hung up, 1 when the guest did or wasn't there."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    args, command = parser().parse_args(arguments[:end]), arguments[end + 1 :]
+    # A terminal sends Ctrl-C to everything on it; what it means is for GDB to say.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with socket.socket(socket.AF_UNIX) as guest:
+        try:
+            guest.connect(str(args.socket))
+        except OSError as error:
+            complain(f"{args.socket}: {error.strerror}; is the guest running?")
+            return 1
+        wire = Wire(guest, sys.stdin.fileno(), sys.stdout.fileno())
+        if wire.relay(way(args.control, command)):
+            wire.finish()
+            return 0
+    complain("the guest has closed its line")
+    return 1

@@ -1,0 +1,50 @@
+"""Debug a kernel on a provisioned host, and say in JSON what GDB and the console said.
+
+Usage: python3 drive.py GDB QEMU ARCHITECTURE PROGRAM SOURCES
+
+The answer has `stopped` (at a breakpoint, registers, commands for NetBSD), `interrupted` (by Ctrl-C while it ran),
+`again` (after another break-in) and `console`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from kgdb import session
+from kgdb.guest import Guest
+from rumplab.guest import gdbside
+
+WAITING = "kgdb waiting..."
+STOPPED = (
+    *("break counter_step if ticks > 9", "continue", "bt", "stepi", "info registers"),
+    *("set var counter = 77", "p counter", "p $eflags", "nb-ps", "nb-pci", "nb-dmesg", "detach"),
+)
+
+
+def drive(gdb: str, qemu: str, architecture: str, program: Path, sources: Path) -> dict[str, str]:
+    """One guest from its first instruction on: waiting, broken into, broken into again."""
+    with tempfile.TemporaryDirectory(prefix="rk") as directory, Guest(program, Path(directory), qemu=qemu) as guest:
+        guest.wait_for(WAITING)
+        of = session.session(guest, architecture, program, sources)
+        stopped = session.drive(gdb, gdbside.commands(of), STOPPED)
+        guest.wait_for("login: ")
+        guest.send_break()
+        guest.wait_for(WAITING, 2)
+        interrupted = session.interrupted(gdb, guest, of, ["bt", "detach"])
+        guest.wait_for("connected.\n", 3)
+        guest.send_break()
+        guest.wait_for(WAITING, 4)
+        again = session.drive(gdb, gdbside.commands(of), ["p counter > 77", "kill"])
+        guest.type("root", "uname", "poweroff")
+        guest.ended()
+        return {"stopped": stopped, "interrupted": interrupted, "again": again, "console": guest.said()}
+
+
+if __name__ == "__main__":
+    json.dump(drive(sys.argv[1], sys.argv[2], sys.argv[3], Path(sys.argv[4]), Path(sys.argv[5])), sys.stdout)

@@ -1,0 +1,96 @@
+"""A guest: QEMU with the console on the first serial port, the debugger's line on the second, each a socket.
+
+Python 3.9 and its standard library will do, besides the tool itself, so that this runs on a provisioned host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rumplab import qmp
+
+LINE = "com1"
+SECONDS = 30.0
+
+
+class Guest:
+    """A running kernel, ended when the context is left. `directory` takes its sockets, and must have a short name."""
+
+    def __init__(
+        self,
+        program: Path,
+        directory: Path,
+        flags: str = "-d",
+        qemu: str = "qemu-system-x86_64",
+        extra: Sequence[str] = (),
+    ) -> None:
+        self.directory = directory
+        self.line, self.control = directory / "com1.sock", directory / "qmp.sock"
+        self.terminal, self.log = directory / "com0.sock", directory / "com0.log"
+        argv = [qemu, "-machine", "pc,accel=tcg", "-m", "128", "-smp", "1", "-display", "none", "-nic", "none"]
+        argv += ["-kernel", str(program), "-append", flags]
+        for name, path, more in (("com0", self.terminal, f",logfile={self.log}"), (LINE, self.line, "")):
+            argv += ["-chardev", f"socket,id={name},path={path},server=on,wait=off{more}", "-serial", f"chardev:{name}"]
+        argv += ["-qmp", f"unix:{self.control},server=on,wait=off", *extra]
+        self.keyboard: socket.socket | None = None
+        self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+    def __enter__(self) -> Guest:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.process.kill()
+        self.process.wait(SECONDS)
+        if self.keyboard is not None:
+            self.keyboard.close()
+
+    def said(self) -> str:
+        """What came over the console so far."""
+        if self.keyboard is not None:
+            # QEMU waits for a client that doesn't read.
+            with contextlib.suppress(BlockingIOError, ConnectionError):
+                while self.keyboard.recv(4096):
+                    pass
+        return self.log.read_text("utf-8", "replace").replace("\r\n", "\n") if self.log.exists() else ""
+
+    def wait_for(self, text: str, count: int = 1) -> None:
+        """Wait until the console has said `text` that often; AssertionError when it doesn't."""
+        deadline = time.monotonic() + SECONDS
+        while self.said().count(text) < count:
+            assert time.monotonic() < deadline, f"no {text!r} on the console: {self.said()!r}"
+            assert self.process.poll() is None, f"QEMU has ended: {self.said()!r}"
+            time.sleep(0.02)
+
+    def type(self, *lines: str) -> None:
+        """Type lines at the console, each once the last one has been answered by a prompt."""
+        if self.keyboard is None:
+            # Open until the end: QEMU drops what it hasn't passed on yet when a client hangs up.
+            self.keyboard = socket.socket(socket.AF_UNIX)
+            self.keyboard.connect(str(self.terminal))
+            self.keyboard.setblocking(False)
+        for line in lines:
+            before = self.said().count("# ")
+            self.keyboard.sendall(line.encode() + b"\r")
+            if line is not lines[-1]:
+                self.wait_for("# ", before + 1)
+
+    def qmp(self, command: str, **arguments: Any) -> Any:
+        """Run a QMP command."""
+        return qmp.execute(self.control, command, arguments=arguments)
+
+    def send_break(self) -> None:
+        """Send a BREAK on the debugger's line."""
+        self.qmp("chardev-send-break", id=LINE)
+
+    def ended(self) -> int:
+        """Wait for QEMU's end and return its status."""
+        return self.process.wait(SECONDS)
