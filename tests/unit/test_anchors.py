@@ -21,7 +21,7 @@ def checkouts(tmp_path: Path) -> Path:
     for version, statement in (("7.11", OLD), ("13.1", NEW)):
         (tmp_path / f"gdb-{version}/gdb").mkdir(parents=True)
         (tmp_path / f"gdb-{version}/gdb/remote.c").write_text(BEFORE + statement + AFTER)
-    make_rumprun.write_parent(tmp_path / "rumprun", anchors.ROOT / "examples/pcihello")
+    make_rumprun.write_parent(tmp_path / "rumprun", anchors.ROOT / "examples")
     for name in make_rumprun.SUBMODULES:
         shutil.copytree(make_rumprun.HERE / name, tmp_path / "rumprun" / name)
     return tmp_path

@@ -188,7 +188,7 @@ def test_what_nobody_defines_is_named(tmp_path: Path) -> None:
 def test_a_build_without_a_source_of_mpts_fails_as_it_did_for_the_notes(
     tmp_path: Path, forgotten: str
 ) -> None:
-    commits = make_rumprun.make(tmp_path / "upstream", ROOT / "examples/pcihello")
+    commits = make_rumprun.make(tmp_path / "upstream", ROOT / "examples")
     source = pin(tmp_path / "upstream", commits["commit"])
     wanted = toolchain(tmp_path / "prefix", source, ["ppb", "pci_scsi"])
     makefile = next(edit for edit in wanted["edits"] if edit["name"] == "pci_scsi: the component's Makefile")
