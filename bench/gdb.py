@@ -62,6 +62,7 @@ def by_the_role(tarball: Path, directory: Path, variables: dict[str, Any]) -> fl
         "build_timeout": LIMIT,
         "space": 0,
         "blocked": "",
+        "only": "",
     }
     start = time.monotonic()
     answer = importlib.import_module("rumplab_artifact.pathway").provide(request, None)

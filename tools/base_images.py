@@ -1,9 +1,9 @@
 """Make the images that the Molecule scenarios start from: base_images.py RELEASE...
 
-rumplab/debian:RELEASE is a fresh Debian with Python 3 and nothing else. On a Debian host it is made by
-debootstrap from the mirror of the host's own apt; elsewhere from the image debian:RELEASE of the registry
-that the Docker engine is set up for. A label holds the hash of the recipe: an image is remade only when that
-changes.
+The builder images (playbooks/images.yml) start from them too. rumplab/debian:RELEASE is a fresh Debian with
+Python 3 and nothing else. On a Debian host it is made by debootstrap from the mirror of the host's own apt;
+elsewhere from the image debian:RELEASE of the registry that the Docker engine is set up for. A label holds the
+hash of the recipe: an image is remade only when that changes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from pathlib import Path
 
 from host import Failed, as_root, os_release, run
 
-CODENAMES = {"12": "bookworm", "13": "trixie"}
+CODENAMES = {"11": "bullseye", "12": "bookworm", "13": "trixie"}
+# What the images hold is for x86-64; an engine on another processor emulates it, if it can.
+PLATFORM = "linux/amd64"
 INCLUDE = ("python3",)
 LABEL = "rumplab.recipe"
 # The host's proxy and its leniency towards a mirror's clock hold for the guests of the same mirror.
@@ -204,7 +206,7 @@ def from_registry(recipe: Recipe, image: str) -> None:
         " && apt-get clean && rm -rf /var/lib/apt/lists/*",
         f"LABEL {LABEL}={recipe.digest()}",
     ]
-    run(["docker", "build", "--tag", image, "-"], limit=1200, stdin="\n".join(lines) + "\n")
+    run(["docker", "build", "--platform", PLATFORM, "--tag", image, "-"], limit=1200, stdin="\n".join(lines) + "\n")
 
 
 def label_of(image: str) -> str:

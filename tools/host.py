@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 UNIT_PACKAGES = (
-    *("git", "shellcheck", "gcc", "libc6-dev", "make", "gdb", "golang-go"),
-    *("qemu-system-x86", "qemu-utils", "fdisk", "e2fsprogs", "grub-common", "grub-pc-bin"),
-    *("dnsmasq-base", "iproute2", "nftables", "zsh"),
+    *("git", "shellcheck", "gcc", "libc6-dev", "make", "gdb", "bmake", "golang-go"),
+    *("qemu-system-x86", "qemu-utils", "fdisk", "e2fsprogs", "grub-common", "grub-pc-bin", "makefs"),
+    *("dnsmasq-base", "iproute2", "nftables", "tshark", "zsh"),
 )
 IMAGE_PACKAGES = ("debootstrap",)
 ENGINE_PACKAGES = ("docker.io",)

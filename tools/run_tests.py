@@ -32,6 +32,8 @@ LOGS = ROOT / "build" / "test-logs"
 HEARTBEAT = 60.0
 MINUTE = 60.0
 LANES = 2
+# The releases of Debian that scenarios run on; the first one is every scenario's.
+RELEASES = ("12", "13")
 RUNNING: set[subprocess.Popen[bytes]] = set()
 SHELL = re.compile(rb"#!\s*(?:/usr/bin/env\s+)?(?:/bin/)?(?:sh|bash|dash)\b|# shellcheck shell=")
 ERROR = re.compile(r"^(?:\[ERROR\]|fatal:|failed:|CRITICAL Ansible|=+ (?:FAILURES|ERRORS) =+$)")
@@ -98,17 +100,25 @@ def unit_part() -> Part:
     return Part("unit", (str(BIN / "pytest"), "tests/unit"), 15 * MINUTE, "unit", junit=True)
 
 
+def upstream_parts() -> list[Part]:
+    """Whether the source edits fit real checkouts: only for whoever has some, and says where."""
+    directory = os.environ.get("RUMPLAB_UPSTREAM")
+    if not directory:
+        return []
+    argv = (str(BIN / "python"), "tests/upstream/anchors.py", directory)
+    return [Part("anchors", argv, 5 * MINUTE, "upstream")]
+
+
 def scenario_part(name: str, release: str) -> Part:
     """A Molecule scenario on a release of Debian. The first release has the plain name."""
-    first = next(iter(base_images.CODENAMES))
-    label = name if release == first else f"{name}-{release}"
+    label = name if release == RELEASES[0] else f"{name}-{release}"
     argv = (str(BIN / "molecule"), "test", "--scenario-name", name)
     return Part(label, argv, 30 * MINUTE, "molecule", True, release, {"RUMPLAB_DEBIAN": release})
 
 
 def molecule_parts(root: Path) -> list[Part]:
     """Every scenario on the first release, `default` on the others too."""
-    first, *others = base_images.CODENAMES
+    first, *others = RELEASES
     names = sorted(path.parent.name for path in (root / "molecule").glob("*/molecule.yml"))
     names.sort(key=lambda name: name != "default")
     return [
@@ -366,7 +376,7 @@ def main(argv: list[str]) -> int:
     # Ended like this, it takes along what it started: tests, containers, an engine of its own.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        every = [*lint_parts(ROOT), unit_part(), *molecule_parts(ROOT)]
+        every = [*lint_parts(ROOT), unit_part(), *upstream_parts(), *molecule_parts(ROOT)]
         parts = choose(every, arguments.parts, arguments.fast)
         if arguments.list:
             print("\n".join(f"{part.group:<9} {part.name}" for part in parts))

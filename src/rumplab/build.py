@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rumplab import __version__, config, output
-from rumplab.building import cprogram, golang, record, target
+from rumplab import __version__, config, container, output
+from rumplab.building import cprogram, golang, gopath, record, target
 from rumplab.building.recipe import Recipe, shell
 from rumplab.building.runner import DEPENDENCIES, Runner, deliver
 from rumplab.building.target import Tools
+from rumplab.config import Lab
 from rumplab.errors import RumplabError, UsageError
 from rumplab.image.writer import interruptible
 
@@ -33,6 +34,7 @@ examples:
   rumplab build src --c -v                 C, though there are Go files; show what the tools say
   rumplab build myapp --dry-run            print the commands as shell
 """
+SOURCES = (".go", *gopath.OTHER_SOURCES)
 BAKE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # Settings of the environment that go and gcc heed, and that the recipe doesn't make itself.
@@ -40,6 +42,8 @@ COUNTED = (
     *("CGO_CPPFLAGS", "CGO_CXXFLAGS", "CGO_FFLAGS", "CGO_LDFLAGS"),
     *("CPATH", "C_INCLUDE_PATH", "LIBRARY_PATH", "COMPILER_PATH", "GCC_EXEC_PREFIX", "READELF"),
 )
+# And those that the recipe is made of.
+PASSED = (*cprogram.COMPILER_FLAGS, *cprogram.LINKER_FLAGS, "CGO_CFLAGS")
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--c", action="store_true", help="a C program, though DIR holds Go files too")
     parser.add_argument("--keep-work", action="store_true", help="keep the work directory, and say where it is")
     parser.add_argument("-v", "--verbose", action="store_true", help="show each command and what it says")
+    container.add_option(parser)
     parser.add_argument("--json", action="store_true", help="report as JSON, with the unikernel's SHA-256")
     parser.add_argument("--dry-run", action="store_true", help="print the commands as shell, run none")
 
@@ -83,6 +88,9 @@ def run(args: argparse.Namespace) -> int:
     directory, only = locate(source)
     is_c = args.c or chosen_c(directory, only)
     lab = config.load()
+    needed = ("rump_toolchain",) if is_c else ("go_builder", "rump_toolchain")
+    if container.wanted(args.container, lab, sys.platform, *needed):
+        return run_inside(args, lab, needed[0], directory, made)
     toolchain = lab.component("rump_toolchain")
     tools = target.tools(toolchain, None if is_c else lab.component("go_builder"))
     check_bake(args.bake, tools.configurations)
@@ -99,6 +107,23 @@ def run(args: argparse.Namespace) -> int:
             state, kept = "built", str(slot.work) if args.keep_work else None
     report(args, made, state, plan.kind, kept, time.monotonic() - started)
     return 0
+
+
+def run_inside(args: argparse.Namespace, lab: Lab, component: str, directory: str, made: Path) -> int:
+    """The build in the image of `component`, with this host's sources, settings and build cache."""
+    check_output(made, frozenset())
+    cache = record.cache_root(os.environ)
+    roots = gopath.gopath(dict(os.environ))
+    top = gopath.root_of(directory, roots)
+    read = [directory, *([top.directory] if top else []), *(root.directory for root in roots)]
+    if not args.dry_run:
+        cache.mkdir(parents=True, exist_ok=True)
+    places = os.pathsep.join(os.path.dirname(root.directory) for root in roots)
+    # Two directories below the setting's value is where the cache is kept.
+    settings = {"XDG_CACHE_HOME": str(cache.parent.parent), "GOPATH": places}
+    settings.update((name, os.environ[name]) for name in (*COUNTED, *PASSED) if name in os.environ)
+    environment = [f"{name}={value}" for name, value in settings.items()]
+    return container.run_verb("build", args, lab, component, read, [str(made.parent), str(cache)], environment)
 
 
 def absolute(path: Path) -> Path:
@@ -142,9 +167,11 @@ def check_output(made: Path, inputs: frozenset[str]) -> None:
         raise RumplabError(f"{directory} is not a directory; create it or choose another place with -o")
     if not os.access(directory, os.W_OK | os.X_OK):
         raise RumplabError(f"{directory} is not writable; choose another place with -o")
-    if str(made) in inputs:
+    if made.exists() and any(os.path.samefile(made, path) for path in inputs):
         raise RumplabError(f"{made} is one of the program's sources; choose another name with -o")
-    if os.path.lexists(made) and not made.is_file() and not made.is_symlink():
+    if made.suffix in SOURCES:
+        raise UsageError(f"{made} has the name of a source; choose another one with -o")
+    if made.exists() and not made.is_file():
         raise RumplabError(f"{made} exists and is not a file; choose another name with -o")
 
 
@@ -174,11 +201,8 @@ def go_plan(directory: str, only: str | None, tools: Tools, bake: str) -> Plan:
 def c_plan(directory: str, only: str | None, tools: Tools, bake: str) -> Plan:
     """The build of the C program in `directory`."""
     program = cprogram.read(directory, only, os.environ)
-    words = [
-        word if not word.startswith("-L") else "-L" + os.path.join(directory, word[2:])
-        for word in (*program.compiler_flags, *program.linker_flags)
-    ]
-    linked = {path: record.file_sha256(path) for path in golang.linked_files(words)}
+    words = golang.link_arguments((*program.compiler_flags, *program.linker_flags), directory)
+    linked = {path: record.file_sha256(path) for path in golang.linked_files([*words])}
     return Plan(
         kind="c",
         recipe=cprogram.recipe(program, tools, bake),
@@ -223,7 +247,7 @@ def carry_out(
         outside = [str(slot.work), *tools.trees]
         files = record.read_files(rules, plan.directories, outside, since)
         # The compiler may have read another state of an input than was counted.
-        settled = not any(record.changed(path, since) for path in plan.inputs)
+        settled = record.complete(rules) and not any(record.changed(path, since) for path in plan.inputs)
         # A build that ends between the two has no record, and so is done again.
         deliver(result, made, slot.forget)
         if settled:

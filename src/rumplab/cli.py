@@ -2,7 +2,7 @@
 
 A verb is a module ``rumplab.VERB`` with ``HELP`` (one line), ``EPILOG`` (examples),
 ``add_arguments(parser)`` and ``run(args) -> int``. A module with ``TAKES_EXTRA = True`` gets what follows
-``--`` on the command line as the list ``args.extra``.
+``--`` on the command line as the list ``args.extra``. ``args.words`` are the words that were parsed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rumplab.errors import RumplabError
 
 VERBS = (
     *("status", "doctor", "build", "stage", "run", "ps", "logs", "stop"),
-    *("debug", "guest", "net", "export", "smoke"),
+    *("debug", "guest", "ipkdb", "net", "export", "smoke"),
 )
 HIDDEN_VERBS = ("completion",)
 
@@ -89,6 +89,7 @@ def dispatch(verb: str, arguments: list[str]) -> int:
         args.extra = extra
     else:
         args = parser.parse_args(arguments)
+    args.words = arguments
     code: int = module.run(args)
     sys.stdout.flush()
     return code

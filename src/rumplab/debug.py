@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from rumplab import config, media
+from rumplab import config, container, images, media, mounts
 from rumplab.config import Lab
+from rumplab.container import Container
+from rumplab.engine import Image
 from rumplab.errors import RumplabError, UsageError
 from rumplab.machines import Machine, Machines, open_machines
 from rumplab.vmware.directory import open_export
@@ -30,8 +32,13 @@ examples:
   rumplab debug hello main --batch --ex bt --ex 'info registers rip'
   rumplab debug hello --dry-run                       print the GDB command instead
   rumplab debug --vmware hello.vmwarevm main          an export's machine, which VMware runs on this host
+  rumplab debug hello main --container                the debugger of the lab's image
 """
 TAKES_EXTRA = True
+COMPONENT = "gdb"
+LOOPBACK = "127.0.0.1"
+# Docker Desktop's name for the machine that it runs on, whose own loopback interface it reaches.
+DESKTOP = "host.docker.internal"
 REMOTE_SECONDS = 10
 # A place as GDB's linespecs have it: a function, FILE:LINE or *ADDRESS, maybe with a condition.
 LOCATION = re.compile(r"[^\x00-\x1f]+")
@@ -39,7 +46,8 @@ LOCATION = re.compile(r"[^\x00-\x1f]+")
 
 @dataclass(frozen=True)
 class Session:
-    """One GDB session: runs to `location`, then `commands`, then `scripts`. `sources` is a directory."""
+    """One GDB session: runs to `location`, then `commands`, then `scripts`. `sources` is a directory, `host` where
+    the stub listens, as the debugger sees it."""
 
     gdb: str
     gdbinit: str | None
@@ -51,6 +59,7 @@ class Session:
     scripts: tuple[str, ...] = ()
     batch: bool = False
     extra: tuple[str, ...] = ()
+    host: str = LOOPBACK
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vmware", metavar="DIR", type=Path, help="attach to the machine of an export instead; see 'export'"
     )
+    container.add_option(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the GDB command and do nothing")
 
 
@@ -112,7 +122,7 @@ def attach_commands(session: Session) -> list[str]:
         commands.append(f"file {gdb_quote(session.program)}")
     if session.sources is not None:
         commands.append(f"directory {gdb_quote(session.sources)}")
-    commands.append(f"target remote 127.0.0.1:{session.port}")
+    commands.append(f"target remote {session.host}:{session.port}")
     if session.location is not None:
         # A software breakpoint set before the loader has run would be overwritten by the program itself.
         commands += [f"hbreak {session.location}", "continue"]
@@ -202,7 +212,8 @@ def checked_location(location: str | None) -> str | None:
 def run(args: argparse.Namespace) -> int:
     checked_location(args.location)
     lab = config.load()
-    gdb = lab.component("gdb")
+    image = images.find(lab, COMPONENT) if container.wanted(args.container, lab, sys.platform, COMPONENT) else None
+    gdb, gdbinit = debugger(lab) if image is None else debugger_inside(image)
     machine, wanted = target_of(args, lab)
     location = checked_location(wanted)
     check_files(args.symbols, *args.script)
@@ -210,8 +221,8 @@ def run(args: argparse.Namespace) -> int:
     if location is not None and program is None and not location.startswith("*"):
         raise RumplabError(f"'{location}' needs symbols, and there are none; give them with --symbols FILE")
     session = Session(
-        gdb=gdb.path("gdb"),
-        gdbinit=gdb.path("gdbinit") if "gdbinit" in gdb.paths else None,
+        gdb=gdb,
+        gdbinit=gdbinit,
         port=machine.gdb_port,
         program=program,
         sources=sources_of(lab, program),
@@ -220,13 +231,56 @@ def run(args: argparse.Namespace) -> int:
         scripts=tuple(args.script),
         batch=args.batch,
         extra=tuple(args.extra),
+        host=stub_host(sys.platform) if image else LOOPBACK,
     )
+    if image is not None:
+        return run_inside(image, session, args.dry_run)
     argv = gdb_argv(session)
     if args.dry_run:
         print(shlex.join(argv))
     else:
         replace_process(argv, args.batch)
     return 0
+
+
+def debugger(lab: Lab) -> tuple[str, str | None]:
+    """The lab's GDB, and its settings where it has any. NotProvisioned where there is none."""
+    gdb = lab.component(COMPONENT)
+    return gdb.path("gdb"), gdb.path("gdbinit") if "gdbinit" in gdb.paths else None
+
+
+def debugger_inside(image: Image) -> tuple[str, str]:
+    """The same of an image, by the paths that they have in it."""
+    return image.path(COMPONENT, "gdb"), image.path(COMPONENT, "gdbinit")
+
+
+def stub_host(platform: str) -> str:
+    """What a debug stub on this machine's loopback interface is called in a container, on sys.platform's names."""
+    return DESKTOP if platform == "darwin" else LOOPBACK
+
+
+def run_inside(image: Image, session: Session, dry_run: bool) -> int:
+    """GDB in a container that sees the program, its sources, the scripts and the working directory."""
+    directory = os.getcwd()
+    own = [directory] if mounts.possible(directory, image.prefix) else []
+    read = [path for path in (session.program, session.sources, *session.scripts) if path is not None]
+    terminal = not session.batch and sys.stdin.isatty() and sys.stdout.isatty()
+    box = Container(
+        image=image.name,
+        name=container.new_name("debug"),
+        command=tuple(gdb_argv(session)),
+        mounts=tuple(mounts.collect(read, own, image.prefix)),
+        caller=container.caller(),
+        # On Linux a container of the host's network has its loopback interface.
+        network="host" if session.host == LOOPBACK else None,
+        stdin=not session.batch,
+        terminal=terminal,
+    )
+    argv = container.run_argv(box)
+    if dry_run:
+        print(shlex.join(argv))
+        return 0
+    return container.attend(argv, box.name, box.stdin)
 
 
 def replace_process(argv: list[str], batch: bool) -> NoReturn:

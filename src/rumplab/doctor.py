@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rumplab import accel, config, output, ports
+from rumplab import accel, config, images, output, ports
 from rumplab.config import Lab
 from rumplab.errors import RumplabError
 from rumplab.machines import open_machines
@@ -186,6 +186,17 @@ def check_disk(lab: Lab) -> Check:
     return Check("disk", "ok", detail)
 
 
+def check_images(lab: Lab) -> Iterator[Check]:
+    """The builder images, where the lab has any."""
+    for one in images.present(lab):
+        if one.state == "installed":
+            yield Check(one.image, "ok", f"present, stamp {(one.stamp or '')[:12]}")
+        elif one.state == "unknown":
+            yield Check(one.image, "warn", "no Docker engine answers", "start it, where images are wanted")
+        else:
+            yield Check(one.image, "warn", ": ".join(filter(None, (one.state, one.reason))), one.remedy)
+
+
 def checks(lab: Lab, reprobe: bool) -> Iterator[Check]:
     """All checks, in the order they are printed."""
     yield check_python()
@@ -197,6 +208,7 @@ def checks(lab: Lab, reprobe: bool) -> Iterator[Check]:
     yield check_tap()
     yield check_bridge_helper()
     yield check_port()
+    yield from check_images(lab)
     yield check_disk(lab)
 
 

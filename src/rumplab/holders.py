@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,14 +22,16 @@ SOCKET = re.compile(r"socket:\[(\d+)\]")
 def of_port(protocol: str, port: int, proc: Path = PROC) -> str | None:
     """The process that has `port` of `protocol` (tcp, listening, or udp), as ``NAME, pid N``."""
     inodes = {inode for name in (protocol, f"{protocol}6") for inode in _sockets(proc / "net" / name, port)}
-    if not inodes:
-        return None
+    return _of_inodes(inodes, proc)
 
-    def matches(descriptor: Path) -> bool:
-        found = SOCKET.fullmatch(os.readlink(descriptor))
-        return found is not None and found[1] in inodes
 
-    return _first(matches, proc)
+def of_peer(host: str, port: int, proc: Path = PROC) -> str | None:
+    """The process, not this one, with a UDP socket that is connected to `host`, an IPv4 address, as ``NAME, pid N``."""
+    # The table has addresses as the processor has them in memory, read as one number.
+    number = int.from_bytes(IPv4Address(host).packed, sys.byteorder)
+    peer = f"{number:08X}:{port:04X}"
+    inodes = {words[9] for words in _rows(proc / "net" / "udp") if words[2] == peer}
+    return _of_inodes(inodes, proc)
 
 
 def of_file(path: str, proc: Path = PROC) -> str | None:
@@ -71,14 +75,31 @@ def command(pid: int, proc: Path = PROC) -> str:
 
 def _sockets(table: Path, port: int) -> Iterator[str]:
     """The inodes of the sockets in `table`, one of /proc/net's, that have the local port `port`."""
+    for words in _rows(table):
+        local, state, inode = words[1], words[3], words[9]
+        if int(local.rpartition(":")[2], 16) == port and (state == LISTEN or table.name.startswith("udp")):
+            yield inode
+
+
+def _rows(table: Path) -> Iterator[list[str]]:
+    """The columns of each socket in one of /proc/net's tables."""
     try:
         lines = table.read_text(encoding="ascii").splitlines()[1:]
     except OSError:
         return
-    for words in map(str.split, lines):
-        local, state, inode = words[1], words[3], words[9]
-        if int(local.rpartition(":")[2], 16) == port and (state == LISTEN or table.name.startswith("udp")):
-            yield inode
+    yield from map(str.split, lines)
+
+
+def _of_inodes(inodes: set[str], proc: Path) -> str | None:
+    """The process that has one of these sockets."""
+    if not inodes:
+        return None
+
+    def matches(descriptor: Path) -> bool:
+        found = SOCKET.fullmatch(os.readlink(descriptor))
+        return found is not None and found[1] in inodes
+
+    return _first(matches, proc)
 
 
 def _first(matches: Callable[[Path], bool], proc: Path) -> str | None:

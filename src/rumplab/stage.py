@@ -6,11 +6,12 @@ import argparse
 import hashlib
 import json
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from rumplab import config
+from rumplab import config, container
 from rumplab.errors import NotProvisioned, RumplabError, UsageError
 from rumplab.image import formats, grub, layout, volume
 from rumplab.image.multiboot import check_program
@@ -35,8 +36,10 @@ examples:
   rumplab stage hello.bin -o hello.img --rumprun hello.yml    rumprun's configuration, as YAML
   rumplab stage hello.bin -o hello.img --volume www --volume etc:config
   rumplab stage hello.bin -o hello.qcow2 --format qcow2
+  rumplab stage hello.bin -o hello.img --container            with the tools of the lab's image
 """
 
+COMPONENT = "rump_stager"
 TOOLS = ("sfdisk", "mke2fs", "debugfs", "grub-mkimage", "grub-modules")
 CHUNK = 1024 * 1024
 # Far beyond any configuration, and what keeps the check of its JSON within the memory a small host has.
@@ -76,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--size", help="MiB, or with suffix M or G (default: what it takes)")
     parser.add_argument("--force", action="store_true", help="overwrite IMAGE")
+    container.add_option(parser)
     parser.add_argument("--json", action="store_true", help="report as JSON, with the image's SHA-256")
     parser.add_argument("--dry-run", action="store_true", help="print the commands as shell, run none")
 
@@ -89,6 +93,10 @@ def run(args: argparse.Namespace) -> int:
     check_output(output, program, args.force)
     content = choose_content(args.args, chosen_configuration(args))
     volumes = volume.read_all(args.volume)
+    lab = config.load()
+    if container.wanted(args.container, lab, sys.platform, COMPONENT):
+        files = [program, *filter(None, (args.config, args.rumprun)), *(item.directory for item in volumes)]
+        return container.run_verb("stage", args, lab, COMPONENT, map(str, files), [str(output.parent)])
     contents = content_sizes(program_size, content)
     made, size = plan(program, output, content, layout.image_size(contents), volumes, wanted, args.format)
     if args.dry_run:
@@ -146,7 +154,7 @@ def absolute(path: Path) -> Path:
 
 def tools() -> dict[str, str]:
     """The paths of the programs that build an image. NotProvisioned when one is missing."""
-    component = config.load().component("rump_stager")
+    component = config.load().component(COMPONENT)
     return {name: component.path(name) for name in TOOLS}
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from rumplab import config, output, verified
+from rumplab import config, images, output, verified
 from rumplab.config import Component, Lab
+from rumplab.images import Described
 
 HELP = "show what is provisioned, from which source, what is deferred and why"
 EPILOG = """\
@@ -51,17 +52,30 @@ def remedy(component: Component) -> str:
     return f"to complete it: {component.remedy}"
 
 
-def as_lines(components: list[Component], passed: bool) -> list[str]:
+def image_lines(described: list[Described]) -> list[str]:
+    """The builder images, where there are any, and what completes those that aren't what was wanted."""
+    if not described:
+        return []
+    rows = [[one.image, one.state, (one.stamp or "")[:STAMP_SHOWN] or "-"] for one in described]
+    notes = [
+        ": ".join(filter(None, (one.image, one.reason))) + f"; to make it: {one.remedy}"
+        for one in described
+        if one.state not in ("installed", "unknown")
+    ]
+    return [*output.table(["IMAGE", "STATE", "STAMP"], rows).splitlines(), *notes]
+
+
+def as_lines(components: list[Component], described: list[Described], passed: bool) -> list[str]:
     """The report for people."""
     table = output.table(["COMPONENT", "VERSION", "SOURCE", "STATE", "STAMP"], map(row, components))
     state = "yes" if passed else "no; to verify: rumplab smoke --record"
-    return [*table.splitlines(), *notes(components), f"verified: {state}"]
+    return [*table.splitlines(), *notes(components), *image_lines(described), f"verified: {state}"]
 
 
-def as_data(lab: Lab, components: list[Component], passed: bool) -> dict[str, Any]:
+def as_data(lab: Lab, components: list[Component], described: list[Described], passed: bool) -> dict[str, Any]:
     """The report for --json; `lines` is what people are shown."""
     return {
-        "lines": as_lines(components, passed),
+        "lines": as_lines(components, described, passed),
         "prefix": str(lab.prefix),
         "version": lab.version,
         "user": lab.user,
@@ -79,6 +93,10 @@ def as_data(lab: Lab, components: list[Component], passed: bool) -> dict[str, An
             }
             for component in components
         ],
+        "images": [
+            {"name": one.image, "state": one.state, "stamp": one.stamp, "reason": one.reason}
+            for one in described
+        ],
     }
 
 
@@ -87,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     components = lab.components()
     passed = verified.is_verified(lab, components)
     if args.json:
-        print(output.as_json(as_data(lab, components, passed)))
+        print(output.as_json(as_data(lab, components, images.present(lab), passed)))
         return 0
-    print("\n".join(as_lines(components, passed)))
+    print("\n".join(as_lines(components, images.present(lab), passed)))
     return 0

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fixtures.upstream import support
 
-from roles.artifact.module_utils.rumplab_artifact.edits import apply_edits, edit_text
+from roles.artifact.module_utils.rumplab_artifact.edits import apply_edits, edit_text, edited
 from roles.artifact.module_utils.rumplab_artifact.errors import Broken
 from roles.artifact.module_utils.rumplab_artifact.privilege import as_user
 
@@ -89,3 +89,58 @@ def test_nothing_outside_the_source_is_touched(tmp_path: Path, file: str) -> Non
     with pytest.raises(Broken, match="outside the source"):
         apply_edits(str(source), [edit("old", file=file)])
     assert outside.read_text() == "old"
+
+
+def append(text: str, **more: str) -> dict[str, Any]:
+    return {"name": "more", "file": "code.c", "append": text, **more}
+
+
+def test_text_is_added_after_the_last_line(tmp_path: Path) -> None:
+    for before, after in ((b"one\n", b"one\n"), (b"one", b"one\n"), (b"", b""), (b"\xe9\n", b"\xe9\n")):
+        (tmp_path / "code.c").write_bytes(before)
+        apply_edits(str(tmp_path), [append("two\n")])
+        assert (tmp_path / "code.c").read_bytes() == after + b"two\n"
+
+
+def test_text_that_is_there_by_now_is_not_added_again(tmp_path: Path) -> None:
+    (tmp_path / "code.c").write_text("one\n  two\n")
+    with pytest.raises(Broken) as caught:
+        apply_edits(str(tmp_path), [append("two\n", absent=r"^\s*two$")])
+    for part in ("'more'", "code.c", "already has (2)", r"^\s*two$"):
+        assert part in str(caught.value)
+    assert (tmp_path / "code.c").read_text() == "one\n  two\n"
+
+
+def test_a_file_is_created_with_the_directories_that_it_needs(tmp_path: Path) -> None:
+    apply_edits(str(tmp_path), [{"name": "new", "file": "lib/sub/new.h", "create": "#define NEW\n"}])
+    assert (tmp_path / "lib/sub/new.h").read_text() == "#define NEW\n"
+    assert (tmp_path / "lib/sub/new.h").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_file_that_is_there_is_not_created(tmp_path: Path) -> None:
+    (tmp_path / "code.c").write_text("theirs")
+    with pytest.raises(Broken, match=r"'new' is to create code\.c, which this source already has"):
+        apply_edits(str(tmp_path), [{"name": "new", "file": "code.c", "create": ""}])
+    assert (tmp_path / "code.c").read_text() == "theirs"
+
+
+def test_no_file_is_created_outside_the_source(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "link").symlink_to(tmp_path)
+    for file in ("../new", "link/new"):
+        with pytest.raises(Broken, match="outside the source"):
+            apply_edits(str(source), [{"name": "new", "file": file, "create": "x"}])
+    assert os.listdir(tmp_path) == ["source"]
+
+
+def test_nothing_is_appended_to_a_file_that_the_source_lacks(tmp_path: Path) -> None:
+    with pytest.raises(Broken, match=r"'more' wants to change code\.c, which this source doesn't have"):
+        apply_edits(str(tmp_path), [append("x")])
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("more", [{}, {"append": "x", "create": "x"}, {"anchor": "x"}])
+def test_an_edit_does_one_thing(more: dict[str, str]) -> None:
+    with pytest.raises(Broken, match="'odd' must have one of replacement, append, create"):
+        edited("text", {"name": "odd", "file": "f", **more}, "f")

@@ -59,13 +59,42 @@ def test_what_another_day_may_mend_is_unreachable(
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize(("how", "said"), [("403", "HTTP 403"), ("401", "HTTP 401"), ("loop", "HTTP 302")])
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("403", "HTTP 403"),
+        ("401", "HTTP 401"),
+        ("loop", "HTTP 302"),
+        ("402", r"HTTP 402 .*: it wants a key in the address \(\?key=…\)"),
+    ],
+)
 def test_what_another_try_wont_mend_is_broken(
     upstreams: Upstreams, tmp_path: Path, how: str, said: str
 ) -> None:
     with pytest.raises(Broken, match=said):
         get(upstreams, how, tmp_path / "got")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_web_page_in_place_of_the_file_is_no_wrong_hash(upstreams: Upstreams, tmp_path: Path) -> None:
+    with pytest.raises(Unreachable, match=f"/moved/{NAME}: leads to a web page, http://.*/page/moved, and not"):
+        get(upstreams, "moved", tmp_path / "got")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_web_page_may_be_what_is_pinned(upstreams: Upstreams, tmp_path: Path) -> None:
+    url = upstreams.http.url("page/licence.html")
+    with pytest.raises(Broken, match="is not the file that is pinned"):
+        fetch.fetch_url(url, {"sha256": "0" * 64}, str(tmp_path / "got"), opener, 5)
+
+
+def test_a_key_in_the_address_is_sent(upstreams: Upstreams, tmp_path: Path) -> None:
+    fetch.fetch_url(
+        upstreams.http.url(f"keyed/{NAME}?key=NetBSD"), upstreams.pin(NAME), str(tmp_path / "got"), opener
+    )
+    assert (tmp_path / "got").read_bytes() == (upstreams.directory / "files" / NAME).read_bytes()
+    with pytest.raises(Broken, match="HTTP 402"):
+        get(upstreams, "keyed", tmp_path / "other")
 
 
 def test_another_content_names_both_hashes_and_leaves_nothing(upstreams: Upstreams, tmp_path: Path) -> None:

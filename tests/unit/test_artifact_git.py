@@ -108,3 +108,81 @@ def test_the_users_git_configuration_does_not_get_in(
     monkeypatch.setenv("GIT_DIR", "/nonexistent")
     git.fetch_commit(upstreams.git_url(), {"commit": upstreams.pins["commit"]}, str(tmp_path / "got"))
     assert b"\r" not in (tmp_path / "got/Makefile").read_bytes()
+
+
+def test_submodules_may_come_from_elsewhere_than_their_parent_says(upstreams: Upstreams, tmp_path: Path) -> None:
+    pin = {"commit": upstreams.pins["submodule"], "submodules": True}
+    parent = tmp_path / "alone" / "parent.git"
+    parent.parent.mkdir()
+    subprocess.run(["git", "clone", "-q", "--bare", upstreams.git_url("parent.git"), str(parent)], check=True)
+    # Beside this copy of the parent there is no submodule.
+    with pytest.raises(Unreachable, match="submodule greetings: "):
+        git.fetch_commit(str(parent), pin, str(tmp_path / "got"))
+    elsewhere = {"submodule_urls": {"greetings": upstreams.git_url("greetings.git")}}
+    git.fetch_commit(str(parent), {**pin, **elsewhere}, str(tmp_path / "got"))
+    assert (tmp_path / "got/greetings/greeting.txt").exists()
+    assert sorted(os.listdir(tmp_path)) == ["alone", "got"]
+
+
+def test_only_the_pinned_commit_of_a_submodule_is_fetched(upstreams: Upstreams, tmp_path: Path) -> None:
+    pin = {"commit": upstreams.pins["submodule"], "submodules": True}
+    git.fetch_commit(upstreams.git_url("parent.git"), pin, str(tmp_path / "got"))
+    for directory in (tmp_path / "got", tmp_path / "got/greetings"):
+        log = subprocess.run(["git", "rev-list", "--all", "HEAD"], cwd=directory, capture_output=True, text=True)
+        assert len(log.stdout.split()) == 1
+
+
+def test_a_checkout_that_lacks_a_submodule_counts_as_none(upstreams: Upstreams, tmp_path: Path) -> None:
+    pin, got = {"commit": upstreams.pins["submodule"]}, tmp_path / "got"
+    git.fetch_commit(upstreams.git_url("parent.git"), pin, str(got))
+    assert git.is_checkout(str(got), pin["commit"])
+    assert not git.is_checkout(str(got), pin["commit"], recursive=True)
+
+
+def test_submodules_come_out_of_bundles_with_their_parent(upstreams: Upstreams, tmp_path: Path) -> None:
+    served, asked = upstreams.directory / "git", []
+
+    def bundle(commit: str) -> str:
+        name = "parent" if commit == upstreams.pins["submodule"] else "greetings"
+        asked.append(name)
+        path = tmp_path / f"{commit}.bundle"
+        argv = ["git", "bundle", "create", "--quiet", str(path), "--all"]
+        subprocess.run(argv, cwd=served / f"{name}.git", check=True)
+        return str(path)
+
+    pin = {"commit": upstreams.pins["submodule"], "submodules": True}
+    git.fetch_commit(bundle(pin["commit"]), pin, str(tmp_path / "got"), bundle)
+    assert asked == ["parent", "greetings"]
+    assert git.is_checkout(str(tmp_path / "got"), pin["commit"], recursive=True)
+
+
+def test_a_submodule_that_the_mirror_lacks_is_unreachable(upstreams: Upstreams, tmp_path: Path) -> None:
+    def bundle(commit: str) -> str:
+        raise Unreachable(f"no {commit}")
+
+    pin = {"commit": upstreams.pins["submodule"], "submodules": True}
+    with pytest.raises(Unreachable, match="submodule greetings: no "):
+        git.fetch_commit(upstreams.git_url("parent.git"), pin, str(tmp_path / "got"), bundle)
+
+
+@pytest.mark.parametrize(
+    ("origin", "url", "resolved"),
+    [
+        ("https://a.example/b/parent.git", "../sub.git", "https://a.example/b/sub.git"),
+        ("https://a.example/b/parent/", "../../c/sub", "https://a.example/c/sub"),
+        ("git@a.example:parent.git", "../sub.git", "git@a.example:sub.git"),
+        ("git@a.example:b/parent.git", "../sub.git", "git@a.example:b/sub.git"),
+        ("https://a.example/parent", "./sub", "https://a.example/parent/sub"),
+        ("https://a.example/parent", "https://b.example/sub", "https://b.example/sub"),
+    ],
+)
+def test_relative_urls(origin: str, url: str, resolved: str) -> None:
+    assert git.resolve(origin, url) == resolved
+
+
+def test_a_transport_that_runs_commands_is_not_used(upstreams: Upstreams, tmp_path: Path) -> None:
+    touched = tmp_path / "touched"
+    for origin in (f"ext::sh -c touch% {touched}", "--upload-pack=x"):
+        with pytest.raises((Broken, Unreachable)):
+            git.fetch_commit(origin, {"commit": ABSENT}, str(tmp_path / "got"))
+    assert not touched.exists()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from fixtures.upstream.support import OTHER, STAMP, Upstreams, closed_port, needs_root, opener, request
 
+from roles.artifact.module_utils.rumplab_artifact import git
 from roles.artifact.module_utils.rumplab_artifact.pathway import provide
 
 pytest_plugins = ["fixtures.upstream.served"]
@@ -143,3 +144,127 @@ def test_a_deferral_is_forgotten_when_what_is_in_use_is_wanted_again(upstreams: 
     assert (answer["state"], answer["changed"], answer["switched"]) == ("installed", True, False)
     assert (descriptor(tmp_path)["reason"], descriptor(tmp_path)["wanted"]) == (None, "1.0")
     assert provide(wanted, opener)["changed"] is False
+
+
+def git_pin(upstreams: Upstreams, port: int = 0) -> dict[str, Any]:
+    """Return the pin of the repository, served there or at a port that nobody listens on."""
+    url = f"git://127.0.0.1:{port}/hello.git" if port else upstreams.git_url()
+    return {"git": url, "commit": upstreams.pins["commit"]}
+
+
+def test_the_source_alone_is_brought_to_the_cache_and_built_from_there(upstreams: Upstreams, tmp_path: Path) -> None:
+    wanted = request(tmp_path, git_pin(upstreams))
+    first = provide({**wanted, "only": "source"}, opener)
+    assert (first["state"], first["changed"]) == ("fetched", True)
+    assert os.listdir(tmp_path / "cache") == [f"hello-{upstreams.pins['commit']}"]
+    assert os.listdir(tmp_path / "store") == os.listdir(tmp_path / "etc/components.d") == []
+    again = provide({**wanted, "only": "source"}, opener)
+    assert (again["state"], again["changed"]) == ("fetched", False)
+    assert provide(wanted, opener)["state"] == "installed"
+    # Where it came from is known, though the build took it out of the cache.
+    assert (descriptor(tmp_path)["source"], descriptor(tmp_path)["origin"]) == ("upstream", upstreams.git_url())
+    assert provide({**wanted, "only": "source"}, opener)["state"] == "installed"
+
+
+def test_a_source_out_of_reach_defers_before_anything_else(upstreams: Upstreams, tmp_path: Path) -> None:
+    wanted = request(tmp_path, git_pin(upstreams, closed_port()), only="source")
+    assert provide(wanted, opener)["state"] == "deferred"
+    assert descriptor(tmp_path)["state"] == "deferred"
+    assert "rumplab_strict" in provide({**wanted, "strict": True}, opener)["msg"]
+
+
+def test_without_git_the_source_says_what_it_lacks(
+    upstreams: Upstreams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(git, "installed", lambda: False)
+    wanted = request(tmp_path, git_pin(upstreams), only="source")
+    assert provide(wanted, opener)["state"] == "lacking"
+    # What will never be built needs no git, and neither does a release file.
+    assert provide({**wanted, "blocked": "no compiler"}, opener)["reason"] == "no compiler"
+    assert provide({**wanted, "source": upstreams.pin()}, opener)["state"] == "fetched"
+
+
+def test_a_built_tree_needs_no_source(upstreams: Upstreams, tmp_path: Path) -> None:
+    cache = tmp_path / "built"
+    cache.mkdir()
+    more = {"built_cache": str(cache)}
+    assert provide(request(tmp_path / "one", git_pin(upstreams), **more), opener)["state"] == "installed"
+    other = request(tmp_path / "other", git_pin(upstreams, closed_port()), blocked="no compiler", **more)
+    assert provide({**other, "only": "source"}, opener)["state"] == "fetched"
+    assert provide(other, opener)["state"] == "installed"
+
+
+def part(upstreams: Upstreams, name: str, how: str = "files", **more: Any) -> dict[str, Any]:
+    return {**upstreams.pin(name, how), **more}
+
+
+def copying() -> dict[str, Any]:
+    """Return a recipe that makes the source the tree."""
+    return {"root": "tree", "commands": [{"argv": ["cp", "-R", "@source@", "@dest@/tree"]}]}
+
+
+def test_a_source_of_parts_is_unpacked_over_itself_and_beside(upstreams: Upstreams, tmp_path: Path) -> None:
+    parts = [
+        part(upstreams, "hello-1.0.tar"),
+        part(upstreams, "hello-1.1.tar", into="newer"),
+        part(upstreams, "noise.bin", unpack=False, into="newer"),
+    ]
+    wanted = request(tmp_path, {"parts": parts}, build=copying(), paths={"noise": "newer/noise.bin"})
+    answer = provide(wanted, opener)
+    assert (answer["state"], answer["source"]) == ("installed", "upstream"), answer
+    tree = Path(answer["tree"])
+    assert (tree / "hello-1.0/VERSION").read_text() == "1.0\n"
+    assert (tree / "newer/hello-1.1/VERSION").read_text() == "1.1\n"
+    assert (tree / "newer/noise.bin").read_bytes() == (upstreams.directory / "files/noise.bin").read_bytes()
+    origin = descriptor(tmp_path)["origin"]
+    assert origin == ", ".join(upstreams.http.url(f"files/{name['urls'][0].split('/')[-1]}") for name in parts)
+
+
+def test_parts_that_are_at_hand_wait_in_the_cache_for_the_one_that_isnt(upstreams: Upstreams, tmp_path: Path) -> None:
+    parts = [part(upstreams, "hello-1.0.tar"), part(upstreams, "hello-1.1.tar", "404")]
+    wanted = request(tmp_path, {"parts": parts}, build=copying(), paths={})
+    answer = provide(wanted, opener)
+    assert answer["state"] == "deferred" and "404/hello-1.1.tar: HTTP 404" in answer["reason"], answer
+    assert os.listdir(tmp_path / "cache") == ["hello-1.0.tar"]
+    before = len(upstreams.http.requests)
+    parts[1] = part(upstreams, "hello-1.1.tar")
+    assert provide(wanted, opener)["state"] == "installed"
+    assert upstreams.http.requests[before:] == ["/files/hello-1.1.tar"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"into": "../beside"}, "outside"),
+        ({"into": "/tmp/elsewhere"}, "outside"),
+        ({"urls": [], "git": "https://a.example/x.git", "commit": "1" * 40}, "each of a source's parts is a file"),
+        ({"sha256": ""}, "nothing unpinned is fetched"),
+    ],
+)
+def test_parts_that_cannot_be_are_refused(
+    upstreams: Upstreams, tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    parts = [part(upstreams, "hello-1.0.tar"), part(upstreams, "hello-1.1.tar", **change)]
+    answer = provide(request(tmp_path, {"parts": parts}, build=copying(), paths={}), opener)
+    assert answer["failed"] and said in answer["msg"], answer
+    assert os.listdir(tmp_path / "store") == []
+
+
+def test_files_of_one_name_share_neither_cache_nor_mirror_under_names_of_their_own(
+    upstreams: Upstreams, tmp_path: Path
+) -> None:
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    made = upstreams.directory / "files"
+    (mirror / "one-src.tar").write_bytes((made / "hello-1.0.tar").read_bytes())
+    pins = {
+        "one": {**upstreams.pin("hello-1.0.tar", "404"), "file": "one-src.tar"},
+        "two": {**upstreams.pin("hello-1.1.tar"), "file": "two-src.tar"},
+    }
+    pins["one"]["urls"] = [upstreams.http.url("404/src.tar")]
+    prefix = tmp_path / "prefix"
+    for index, (name, pin) in enumerate(pins.items()):
+        stamps = {"upstream": str(index) * 64, "substitute": ""}
+        answer = provide(request(prefix, pin, mirror=str(mirror), stamps=stamps), opener)
+        assert (answer["state"], answer["source"]) == ("installed", "mirror" if name == "one" else "upstream"), answer
+    assert sorted(os.listdir(prefix / "cache")) == ["one-src.tar", "two-src.tar"]

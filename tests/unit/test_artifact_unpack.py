@@ -14,7 +14,7 @@ import pytest
 from fixtures.upstream import support  # noqa: F401 - makes rumplab_artifact importable
 
 from roles.artifact.module_utils.rumplab_artifact.errors import Broken
-from roles.artifact.module_utils.rumplab_artifact.unpack import unpack
+from roles.artifact.module_utils.rumplab_artifact.unpack import unpack, unpack_over
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
@@ -113,3 +113,20 @@ def test_what_is_no_archive_is_named(tmp_path: Path) -> None:
     (tmp_path / "page.tar.gz").write_text("<html>sign in first</html>")
     with pytest.raises(Broken, match=r"page\.tar\.gz can't be unpacked"):
         unpack(str(tmp_path / "page.tar.gz"), str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+def test_an_archive_goes_over_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filtered: bool
+) -> None:
+    if not filtered:
+        monkeypatch.delattr(tarfile, "tar_filter", raising=False)
+    out = tmp_path / "out"
+    unpack_over(archive(tmp_path / "a", member("top/same"), member("top/link", tarfile.SYMTYPE, "same")), str(out))
+    (out / "top/same").write_text("older")
+    (out / "top/same").chmod(0o444)
+    unpack_over(archive(tmp_path / "b", member("top/same"), member("top/link"), member("top/new")), str(out))
+    assert {path.name: path.read_bytes() for path in (out / "top").iterdir()} == dict.fromkeys(
+        ("same", "link", "new"), b"abc"
+    )
+    assert not (out / "top/link").is_symlink()

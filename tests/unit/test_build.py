@@ -161,6 +161,76 @@ def test_a_library_that_is_linked_in(toolchain: Toolchain, tmp_path: Path) -> No
     assert subprocess.run([tmp_path / "p"], timeout=20, check=False).returncode == 5
 
 
+@pytest.mark.parametrize("libraries", ["mine.a", "-L . -l mine", "-L. -l:mine.a"])
+def test_the_ways_to_name_a_library(toolchain: Toolchain, tmp_path: Path, libraries: str) -> None:
+    """Each is relative to the program's directory, wherever the build is called from."""
+    source = write(tmp_path / "src", {"main.c": "int lib(void);\nint main(void) { return lib(); }\n"})
+    settings = {"LDLIBS": libraries}
+
+    def archive(value: int) -> None:
+        write(source, {"lib.txt": f"int lib(void) {{ return {value}; }}\n"})
+        build = "gcc -x c -c -o mine.o lib.txt && rm -f *.a && ar rc mine.a mine.o && cp mine.a libmine.a"
+        subprocess.run(["sh", "-c", build], cwd=source, timeout=60, check=True)
+        time.sleep(0.1)
+
+    for value in (0, 5):
+        archive(value)
+        assert built(toolchain, source, "-o", tmp_path / "p", settings=settings)
+        assert not built(toolchain, source, "-o", tmp_path / "p", settings=settings)
+        assert subprocess.run([tmp_path / "p"], timeout=20, check=False).returncode == value
+
+
+def test_a_header_that_is_a_symbolic_link(toolchain: Toolchain, tmp_path: Path) -> None:
+    write(tmp_path / "src", {"main.c": '#include "v.h"\nint main(void) { return V; }\n'})
+    write(tmp_path, {"1.h": "#define V 1\n", "2.h": "#define V 2\n"})
+    link = tmp_path / "src" / "v.h"
+    for value in (1, 2):
+        link.unlink(missing_ok=True)
+        link.symlink_to(tmp_path / f"{value}.h")
+        time.sleep(0.1)
+        assert built(toolchain, tmp_path / "src", "-o", tmp_path / "p")
+        assert not built(toolchain, tmp_path / "src", "-o", tmp_path / "p")
+        assert subprocess.run([tmp_path / "p"], timeout=20, check=False).returncode == value
+
+
+@pytest.mark.parametrize("settings", [{"DEPENDENCIES_OUTPUT": "noted"}, {"CFLAGS": "-MMD"}])
+def test_settings_that_hide_what_the_compiler_reads(
+    toolchain: Toolchain, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    source = write(tmp_path / "src", {"main.c": '#include "v.h"\nint main(void) { return V; }\n'})
+    for value in (1, 2):
+        write(source, {"v.h": f"#define V {value}\n"})
+        time.sleep(0.1)
+        assert built(toolchain, source, "-o", tmp_path / "p", settings=settings)
+        assert subprocess.run([tmp_path / "p"], timeout=20, check=False).returncode == value
+    assert sorted(os.listdir(source)) == ["main.c", "v.h"]
+
+
+def test_hidden_files_are_no_sources(toolchain: Toolchain, hello: Path) -> None:
+    write(hello, {"._hello.c": "\0\5\26\7"})
+    assert built(toolchain, hello, "-o", hello / "p")
+    assert output_of(hello / "p") == "hello\n"
+
+
+def test_sources_are_not_overwritten(toolchain: Toolchain, hello: Path, tmp_path: Path) -> None:
+    """By whatever name they are called; headers aren't known before the compiler has read them."""
+    write(hello, {"hello.h": ""})
+    (tmp_path / "link").symlink_to(hello)
+    (tmp_path / "other").symlink_to(hello / "hello.c")
+    for output, status, said in (
+        (tmp_path / "link" / "hello.c", 1, "link/hello.c is one of the program's sources"),
+        (tmp_path / "other", 1, "other is one of the program's sources"),
+        (hello / "hello.h", 2, "hello.h has the name of a source"),
+        (tmp_path / "link", 1, "link exists and is not a file"),
+    ):
+        result = toolchain.build(hello, "-o", output)
+        assert result.returncode == status
+        assert said in result.stderr
+    assert sorted(os.listdir(hello)) == ["hello.c", "hello.h"]
+    assert (hello / "hello.c").read_text() == HELLO
+    assert (tmp_path / "link").is_symlink() and not toolchain.calls()
+
+
 def test_a_header_that_changes_while_it_is_compiled(toolchain: Toolchain, tmp_path: Path) -> None:
     """The unikernel has the older header in it: the next build must not take it for the newer one."""
     source = write(tmp_path / "src", {"main.c": '#include "v.h"\nint main(void) { return V; }\n'})

@@ -52,7 +52,7 @@ def gocache(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_the_three_commands(recording: Toolchain, tmp_path: Path) -> None:
     recording.provide(gcc=RUMPRUN_GCC)
     source = write(tmp_path / "gopath" / "src" / "example.org" / "app", {"main.go": MAIN})
-    settings = {"GOPATH": str(tmp_path / "gopath"), "GOFLAGS": "-mod=mod", "CGO_CFLAGS": "-O1"}
+    settings = {"GOPATH": str(tmp_path / "gopath"), "GOFLAGS": "-mod=mod", "CGO_CFLAGS": "-O1", "CXX": "c++"}
     result = recording.build(source, "-o", tmp_path / "p", settings=settings)
     assert result.returncode == 0, result.stderr
     go, link, bake = recording.calls()
@@ -67,6 +67,7 @@ def test_the_three_commands(recording: Toolchain, tmp_path: Path) -> None:
     environment = dict(line.split("=", 1) for line in seen.splitlines() if "=" in line)
     assert {
         "CC": RUMPRUN_GCC,
+        "CXX": "x86_64-rumprun-netbsd-g++",
         "CGO_ENABLED": "1",
         "GOOS": "rumprun",
         "GOARCH": "amd64",
@@ -112,7 +113,7 @@ def test_libraries_of_cgo_go_to_the_link(recording: Toolchain, tmp_path: Path) -
         tmp_path / "src",
         {
             "main.go": (
-                "package main\n// #cgo LDFLAGS: -L${SRCDIR}/lib -lmine\n// #cgo linux LDFLAGS: extra.a\n"
+                "package main\n// #cgo LDFLAGS: -L ${SRCDIR}/lib -lmine\n// #cgo linux LDFLAGS: extra.a\n"
                 '// #cgo windows LDFLAGS: -lnever\nimport "C"\n'
             ),
             "other_windows.go": 'package main\n// #cgo LDFLAGS: -lnever\nimport "C"\n',
@@ -124,6 +125,9 @@ def test_libraries_of_cgo_go_to_the_link(recording: Toolchain, tmp_path: Path) -
         compiling = f"gcc -x c -c -o x.o {name} && ar rc {archive} x.o && rm x.o"
         subprocess.run(["sh", "-c", compiling], cwd=source, timeout=60, check=True)
     arguments = (source, "-o", tmp_path / "p")
+    result = recording.build(*arguments, settings={"CGO_LDFLAGS": "-L 'other lib' -lm"})
+    assert result.returncode == 0, result.stderr
+    assert " program.a -L" + f"{source}/other lib -lm -L{source}/lib" in recording.calls()[1]
     result = recording.build(*arguments)
     assert result.returncode == 0, result.stderr
     assert recording.calls()[1].endswith(f"main.c program.a -L{source}/lib -lmine {source}/extra.a")
@@ -317,6 +321,40 @@ def test_a_real_program(toolchain: Toolchain, tmp_path: Path, gocache: dict[str,
         (
             {"main.go": 'package main\n\nimport "C"\n\nfunc main() {}\n', "bad.c": "int f(void)\n{\n\treturn y;\n}\n"},
             ["{source}/bad.c:3:"],
+        ),
+        (
+            {
+                "go.mod": "module m\n",
+                "main.go": 'package main\n\nimport "C"\nimport "m/sub"\n\nfunc main() { sub.X() }\n',
+                "bad.c": "int one;\n",
+                "sub/sub.go": 'package sub\n\nimport "C"\n\nfunc X() {}\n',
+                "sub/bad.c": "int f(void)\n{\n\treturn y;\n}\n",
+            },
+            ["# m/sub\n{source}/sub/bad.c: In function", "{source}/sub/bad.c:3:"],
+        ),
+        (
+            {
+                "main.go": 'package main\n\nimport "C"\n\nfunc main() {}\n',
+                "caller.go": 'package main\n\nimport "C"\n\n//export gomaincaller\nfunc gomaincaller() { main() }\n',
+            },
+            ["build adds gomaincaller() and the C main() that calls it: remove the program's own"],
+        ),
+        (
+            # Beside the program, but neither in GOPATH nor in its module, and so not counted either.
+            {
+                "go.mod": "module example.org/app\n",
+                "main.go": 'package main\n\nimport "C"\nimport "example.org/lib"\n\nfunc main() { lib.X() }\n',
+                "../lib/lib.go": "package lib\n\nfunc X() {}\n",
+            },
+            ['cannot find package "example.org/lib"'],
+        ),
+        (
+            {
+                "go.mod": "module example.org/app\n",
+                "main.go": 'package main\n\nimport "C"\nimport "dep"\n\nfunc main() { dep.X() }\n',
+                "../vendor/dep/dep.go": "package dep\n\nfunc X() {}\n",
+            },
+            ['cannot find package "dep"'],
         ),
         (
             {"main.go": 'package main\n\n// #cgo LDFLAGS: -lnosuch\nimport "C"\n\nfunc main() {}\n'},

@@ -138,8 +138,17 @@ def test_files_that_count(tmp_path: Path) -> None:
     assert len({source.sha256 for source in package.sources}) == 1
 
 
-def test_a_module_without_a_name(tmp_path: Path) -> None:
-    write(tmp_path, {"go.mod": "go 1.20\n"})
+@pytest.mark.parametrize("path", ["x/../../beside", "app/..", "lib/", "x//y", "/lib"])
+def test_paths_that_leave_their_directory_are_no_imports(tmp_path: Path, path: str) -> None:
+    """Copies of such packages would lie outside the work directory."""
+    files = {"app/main.go": importing(path), "beside/x.go": library(), "gopath/src/lib/x.go": library()}
+    write(tmp_path, {**files, "gopath/src/x/y/y.go": library(), "gopath/beside/x.go": library()})
+    assert set(closure(tmp_path / "app", tmp_path).values()) == {"app"}
+
+
+@pytest.mark.parametrize("content", ["go 1.20\n", "module ../../x\n", "module /x\n", "module a/../../x\n"])
+def test_a_module_without_a_name(tmp_path: Path, content: str) -> None:
+    write(tmp_path, {"go.mod": content})
     with pytest.raises(RumplabError, match="names no module"):
         gopath.root_of(str(tmp_path), ())
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from unit.building import write
 from unit.labfixture import host_tool
 
-from rumplab.building import explain, record
+from rumplab.building import explain, golang, gopath, record
 from rumplab.building.recipe import WORK, quoted
 from rumplab.building.target import go_release, target
 from rumplab.errors import RumplabError
@@ -64,16 +67,24 @@ def test_rules_as_gcc_writes_them(tmp_path: Path) -> None:
     """Names with blanks, dollars and number signs, in rules over several lines."""
     names = ["a b.h", "c$d.h", "e#f.h", "plain.h"]
     source = write(tmp_path, dict.fromkeys(names, "") | {"x.c": "".join(f'#include "{name}"\n' for name in names)})
-    rules = subprocess.run(
+    subprocess.run(
         [host_tool("gcc"), "-c", "x.c", "-o", "/dev/null"],
         cwd=source,
         env={"PATH": "/usr/bin:/bin", "SUNPRO_DEPENDENCIES": str(tmp_path / "rules")},
         timeout=60,
         check=True,
     )
-    assert rules.returncode == 0
-    found = set(record.prerequisites((tmp_path / "rules").read_text()))
-    assert set(names) <= found
+    rules = (tmp_path / "rules").read_text()
+    assert set(names) <= set(record.prerequisites(rules))
+    assert record.complete(rules) and record.complete(rules + rules)
+
+
+@pytest.mark.parametrize(
+    "rules", ["", "a.o: b.h /usr/inclc.o: d.h\nude/e.h\n", "a.o: b.h \\\nc.o: d.h \\\n e.h\n f.h\n"]
+)
+def test_rules_that_say_too_little(rules: str) -> None:
+    """None at all, and those of two compilers that wrote at the same time."""
+    assert not record.complete(rules)
 
 
 def test_files_that_compilers_read(tmp_path: Path) -> None:
@@ -81,11 +92,31 @@ def test_files_that_compilers_read(tmp_path: Path) -> None:
     (tmp_path / "work" / "link.h").symlink_to(tmp_path / "other" / "d.h")
     rules = f"x.o: a.h gone.h {tmp_path}/tree/b.h \\\n {tmp_path}/work/c.h {tmp_path}/work/link.h\n"
     directories, outside = [str(tmp_path / "src")], [str(tmp_path / "tree"), str(tmp_path / "work")]
+    (tmp_path / "src" / "link.h").symlink_to(tmp_path / "other" / "d.h")
+    rules += "y.o: link.h\n"
     found = record.read_files(rules, directories, outside, time.time() + 10)
-    read = [str(tmp_path / "src" / "a.h"), str(tmp_path / "other" / "d.h")]
+    read = [str(tmp_path / "src" / "a.h"), str(tmp_path / "other" / "d.h"), str(tmp_path / "src" / "link.h")]
     assert found == {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in read}
     older = record.read_files(rules, directories, outside, 0)
     assert older == dict.fromkeys(read, "")
+
+
+def test_what_is_beside_a_package_may_be_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its C code can't mean that, and the build goes on; root, as whom tests run, can read everything."""
+    write(tmp_path, {"app/main.go": 'package main\nimport "C"\n', "app/data/x": "", "beside/y.h": ""})
+    package = gopath.read_package("app", str(tmp_path / "app"), gopath.Root("app", str(tmp_path / "app")))
+    inside = {"gopath/src/app/data": f"{tmp_path}/app/data"}
+    linked = golang.surroundings(package, {"gopath/src/app"})
+    assert linked == {**inside, "gopath/src/beside": f"{tmp_path}/beside"}
+    scandir = os.scandir
+
+    def refused(directory: str) -> Iterator[os.DirEntry[str]]:
+        if directory == str(tmp_path):
+            raise PermissionError(errno.EACCES, "Permission denied", directory)
+        return scandir(directory)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    assert golang.surroundings(package, {"gopath/src/app"}) == inside
 
 
 def test_the_cache_directory() -> None:

@@ -9,6 +9,7 @@ from typing import Any, Callable
 
 # What makes a pin the pin it is. Where a file comes from doesn't: moving a URL must not rebuild anything.
 IDENTITY = ("sha512", "sha256", "sha1", "commit", "submodules", "apt_source", "member")
+PLACE = ("into", "unpack")
 
 
 def canonical(value: Any) -> bytes:
@@ -16,10 +17,17 @@ def canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str).encode()
 
 
+def identity(pin: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what makes the pin the pin it is; of a source of several files, that of each and where it goes."""
+    own: dict[str, Any] = {key: pin[key] for key in IDENTITY if pin.get(key)}
+    if pin.get("parts"):
+        own["parts"] = [{**identity(part), **{key: part[key] for key in PLACE if key in part}} for part in pin["parts"]]
+    return own
+
+
 def artifact_stamp(recipe: Mapping[str, Any], pin: Mapping[str, Any]) -> str:
     """Return the sha256, in hex, of the canonical JSON of a recipe (edits, build, files, platform) and a pin."""
-    identity = {key: pin[key] for key in IDENTITY if pin.get(key)}
-    return hashlib.sha256(canonical({"pin": identity, "recipe": recipe})).hexdigest()
+    return hashlib.sha256(canonical({"pin": identity(pin), "recipe": recipe})).hexdigest()
 
 
 class FilterModule:

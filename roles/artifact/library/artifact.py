@@ -21,6 +21,7 @@ options:
   build: {description: "The recipe.", type: dict, default: {}}
   files: {description: "Files that are added to the tree.", type: list, elements: dict, default: []}
   paths: {description: "Logical names of paths in the tree.", type: dict, default: {}}
+  needs: {description: "Stamps of other artefacts that the recipe uses, by name.", type: dict, default: {}}
   stamps: {description: "The stamps of the upstream's tree and of the substitute's.", type: dict, required: true}
   space: {description: "MiB that must be free before a build starts.", type: int, default: 16}
   mirror: {description: "A directory or URL that holds the same files.", type: str, default: ''}
@@ -30,6 +31,8 @@ options:
   built_cache: {description: "A directory of built trees.", type: str, default: ''}
   blocked: {description: "Why nothing can be built today (its build dependencies are out of reach), or empty.",
             type: str, default: ''}
+  only: {description: "C(source): bring the source to the cache and stop, so that build dependencies are installed for
+         a source that is at hand only.", type: str, default: '', choices: ['', source]}
   generations: {description: "How many trees are kept.", type: int, default: 2}
   jobs: {description: "How many jobs a build may run; 0 is the number of cores.", type: int, default: 0}
   lock_wait: {description: "Seconds to wait for another run.", type: float, default: 1800}
@@ -47,7 +50,8 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-state: {description: "C(installed) or C(deferred).", type: str, returned: success}
+state: {description: "C(installed) or C(deferred); with O(only), also C(fetched), or C(lacking) what fetching takes.",
+        type: str, returned: success}
 tree: {description: "The tree in use.", type: str, returned: when installed}
 reason: {description: "Why it is deferred, or served by a substitute.", type: str, returned: always}
 """
@@ -71,6 +75,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "build": {"type": "dict", "default": {}},
     "files": {"type": "list", "elements": "dict", "default": []},
     "paths": {"type": "dict", "default": {}},
+    "needs": {"type": "dict", "default": {}},
     "stamps": {"type": "dict", "required": True},
     "space": {"type": "int", "default": 16},
     "mirror": {"type": "str", "default": ""},
@@ -79,6 +84,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "retry": {"type": "bool", "default": False},
     "built_cache": {"type": "str", "default": ""},
     "blocked": {"type": "str", "default": ""},
+    "only": {"type": "str", "default": "", "choices": ["", "source"]},
     "generations": {"type": "int", "default": 2},
     "jobs": {"type": "int", "default": 0},
     "lock_wait": {"type": "float", "default": 1800},

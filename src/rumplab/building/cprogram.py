@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rumplab.building.golang import bake_step
-from rumplab.building.recipe import WORK, Recipe, Step
+from rumplab.building.recipe import WORK, Recipe, Step, flags
 from rumplab.building.target import Tools
-from rumplab.errors import RumplabError, UsageError
+from rumplab.errors import RumplabError
 
 SUFFIX = ".c"
 # As make has them.
@@ -36,22 +35,12 @@ def read(directory: str, only: str | None, environment: Mapping[str, str]) -> CP
     sources = {
         os.path.join(directory, name): hashlib.sha256(Path(directory, name).read_bytes()).hexdigest()
         for name in names
-        if name.endswith(SUFFIX)
+        # As the shell's *.c has them: editors and other systems leave hidden ones.
+        if name.endswith(SUFFIX) and (only or not name.startswith("."))
     }
     if not sources:
         raise RumplabError(f"{directory} has no C file; name a directory with .c files, or one such file")
     return CProgram(directory, sources, flags(COMPILER_FLAGS, environment), flags(LINKER_FLAGS, environment))
-
-
-def flags(names: tuple[str, ...], environment: Mapping[str, str]) -> tuple[str, ...]:
-    """The words of the variables `names`; UsageError where a shell couldn't take one apart."""
-    words: list[str] = []
-    for name in names:
-        try:
-            words += shlex.split(environment.get(name, ""))
-        except ValueError as error:
-            raise UsageError(f"{name}={environment[name]!r}: {error}") from error
-    return tuple(words)
 
 
 def recipe(program: CProgram, tools: Tools, bake: str) -> Recipe:

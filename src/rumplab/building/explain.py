@@ -27,6 +27,10 @@ SIGNS = (
         " than modules, looks nowhere else; 'go mod vendor' or 'git clone' puts it there",
     ),
     (
+        r"redefinition of .gomaincaller|gomaincaller redeclared",
+        "build adds gomaincaller() and the C main() that calls it: remove the program's own",
+    ),
+    (
         r"undefined reference to [`']([^'`]+)'",
         "nothing linked in has {0}: a library is missing (-l), or rumprun has no such function",
     ),
@@ -50,6 +54,11 @@ def own_words(text: str, directory: str, own: Mapping[str, str], relative: Mappi
     if names:
         text = re.sub(rf"(?<![\w./-])(?:\./)?({names})(?=:[ \d])", lambda found: relative[found[1]], text)
     return text
+
+
+def heading(path: str) -> str:
+    """A package's path in the form that identifies it in go's headings, where go replaces what imports can't hold."""
+    return re.sub(r"[^\w/.~-]", "_", path)
 
 
 def remedy(said: str, gcc: str) -> str:

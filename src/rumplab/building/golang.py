@@ -11,12 +11,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from rumplab.building import gofile, gopath
+from rumplab.building import explain, gofile, gopath
 from rumplab.building.gopath import Finder, Package, Source
-from rumplab.building.recipe import RESULT, WORK, Recipe, Step
+from rumplab.building.recipe import RESULT, WORK, Recipe, Step, flags
 from rumplab.building.target import Tools, go_release
 from rumplab.errors import RumplabError
 
@@ -109,7 +109,9 @@ def read(directory: str, only: str | None, tools: Tools, environment: dict[str, 
     own = (root,) if root and root.prefix else ()
     packages = Finder(tools.goroot, (*own, *roots)).closure(main)
     first = os.path.dirname(roots[0].directory) if roots else "GOPATH"
-    return GoProgram(packages, tuple(libraries(packages, tags)), first)
+    given = flags(("CGO_LDFLAGS",), environment) if any(package.uses_cgo for package in packages) else ()
+    linked = (*link_arguments(given, directory), *libraries(packages, tags))
+    return GoProgram(packages, linked, first)
 
 
 def chosen(source: Source, tags: Collection[str]) -> bool:
@@ -151,17 +153,25 @@ def libraries(packages: Sequence[Package], tags: Collection[str]) -> Iterator[st
                         " '#cgo CFLAGS: -I…' and '#cgo LDFLAGS: -L… -l…'"
                     )
                 if setting.verb == "LDFLAGS":
-                    yield from link_arguments(setting.value, package.directory, source.name)
+                    yield from link_arguments(
+                        link_words(setting.value, package.directory, source.name), package.directory
+                    )
 
 
-def link_arguments(value: str, directory: str, name: str) -> Iterator[str]:
-    """The words of an LDFLAGS line, its relative paths made absolute."""
+def link_words(value: str, directory: str, name: str) -> list[str]:
+    """The words of an LDFLAGS line."""
     try:
-        words = shlex.split(value)
+        return [word.replace("${SRCDIR}", directory) for word in shlex.split(value)]
     except ValueError as error:
         raise RumplabError(f"{directory}/{name}: '#cgo LDFLAGS: {value}': {error}") from error
-    for word in words:
-        word = word.replace("${SRCDIR}", directory)
+
+
+def link_arguments(words: Iterable[str], directory: str) -> Iterator[str]:
+    """The linker's arguments `words`, paths relative to `directory` made absolute, -L and -l joined with theirs."""
+    rest = iter(words)
+    for word in rest:
+        if word in ("-L", "-l"):
+            word += next(rest, "")
         if word.startswith("-L"):
             yield "-L" + os.path.join(directory, word[2:])
         elif not word.startswith("-") and os.path.isfile(os.path.join(directory, word)):
@@ -171,11 +181,11 @@ def link_arguments(value: str, directory: str, name: str) -> Iterator[str]:
 
 
 def linked_files(arguments: Sequence[str]) -> list[str]:
-    """The files that the linker's `arguments` name outside the toolchain's own directories."""
+    """The files that `arguments`, as link_arguments gives them, name outside the toolchain's own directories."""
     directories = [word[2:] for word in arguments if word.startswith("-L")]
     named = [word for word in arguments if not word.startswith("-")]
     found = [
-        os.path.join(directory, f"lib{word[2:]}.a")
+        os.path.join(directory, word[3:] if word.startswith("-l:") else f"lib{word[2:]}.a")
         for word in arguments
         if word.startswith("-l")
         for directory in directories
@@ -196,7 +206,7 @@ def recipe(program: GoProgram, tools: Tools, bake: str, c_flags: str = "") -> Re
     place = place_of(program.main)
     copies: dict[str, str] = {}
     links: dict[str, str] = {}
-    places = {place_of(package) for package in program.packages}
+    places = {place_of(package) for package in program.packages} | import_places(program.packages)
     for package in program.packages:
         for source in package.sources:
             target = f"{place_of(package)}/{source.name}"
@@ -221,15 +231,25 @@ def recipe(program: GoProgram, tools: Tools, bake: str, c_flags: str = "") -> Re
             **{f"{WORK}/{place_of(package)}": package.directory for package in program.packages},
         },
         relative={
-            source.name: os.path.join(program.main.directory, source.name) for source in program.main.sources
+            explain.heading(package.path): {
+                source.name: os.path.join(package.directory, source.name) for source in package.sources
+            }
+            for package in program.packages
         },
     )
+
+
+def import_places(packages: Sequence[Package]) -> set[str]:
+    """Where Go would look, in and beside the copies of `packages`, for what they import."""
+    imported = {path for package in packages for path in package.imports}
+    beside = {os.path.dirname(place_of(package)) + "/vendor" for package in packages}
+    return {f"{directory}/{path}" for directory in {"gopath/src"} | beside for path in imported}
 
 
 def surroundings(package: Package, places: Collection[str]) -> dict[str, str]:
     """Links to what lies in and beside a package, which C code may mean by a relative path.
 
-    Nothing is linked in the way of another package's copy, which stands in one of `places`.
+    Nothing is linked in the way of `places`: copies of packages stand there, or what Go must not find there.
     """
     links: dict[str, str] = {}
     place = place_of(package)
@@ -242,7 +262,12 @@ def link_below(
     directory: str, place: str, places: Collection[str], links: dict[str, str], suffixes: tuple[str, ...] = ("",)
 ) -> None:
     """Adds to `links`, for `place`, what `directory` holds: directories, and files with one of `suffixes`."""
-    for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
+    try:
+        entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+    except PermissionError:
+        # What is beside a package may be nobody's business; its C code can't mean that, then.
+        return
+    for entry in entries:
         inner = f"{place}/{entry.name}"
         if inner in places or entry.name.endswith(".go"):
             continue
@@ -274,6 +299,7 @@ def archive_step(program: GoProgram, tools: Tools, place: str, given: str) -> St
         environment={
             # Only by its name, found on PATH: go takes CC apart at blanks.
             "CC": os.path.basename(tools.target.gcc),
+            "CXX": os.path.basename(tools.target.gxx),
             "CGO_ENABLED": "1",
             "CGO_CFLAGS": cgo_flags(program.packages, given),
             "GOOS": tools.target.goos,

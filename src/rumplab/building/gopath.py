@@ -90,7 +90,7 @@ def root_of(directory: str, roots: Sequence[Root]) -> Root | None:
         module = parent / "go.mod"
         if module.is_file():
             named = MODULE.search(module.read_text(encoding="utf-8", errors="replace"))
-            if named is None:
+            if named is None or not orderly(named[1]):
                 raise RumplabError(f"{module} names no module; its first line should be: module NAME")
             return Root(named[1], str(parent))
         if (parent / "vendor").is_dir():
@@ -98,6 +98,11 @@ def root_of(directory: str, roots: Sequence[Root]) -> Root | None:
         if (parent / ".git").exists():
             return None
     return None
+
+
+def orderly(path: str) -> bool:
+    """Whether `path` can be an import path, and so stays in the directory that it is looked for in."""
+    return os.path.normpath(path) == path and not path.startswith(("/", "../")) and path not in (".", "..")
 
 
 def read_package(path: str, directory: str, root: Root | None, only: str | None = None) -> Package:
@@ -134,12 +139,14 @@ class Finder:
 
     def find(self, path: str, importer: Package) -> Found | None:
         """The package that `importer` means by `path`; None for a standard one, and for one that isn't there."""
-        if path in ("C", "unsafe") or os.path.isabs(path):
+        if path in ("C", "unsafe"):
             return None
         if path.startswith(("./", "../")) or path in (".", ".."):
             directory = os.path.normpath(os.path.join(importer.directory, path))
             local = importer.root is None and os.path.isdir(directory)
             return Found("_" + directory, directory, None) if local else None
+        if not orderly(path):
+            return None
         vendored = self._vendored(path, importer)
         if vendored is not None:
             return vendored

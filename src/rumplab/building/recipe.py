@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from rumplab.errors import UsageError
+
 # Stands for the work directory in every string of a recipe; no path and no argument can hold a NUL.
 WORK = "\0work\0"
 RESULT = "program.bin"
@@ -30,7 +32,8 @@ class Recipe:
 
     Keys of the mappings are paths in the work directory. `copies` are Go files: each gets a first line that
     tells the compiler where the file really is. `links` are symbolic. `own` maps directories of the work
-    directory to those of the user, for messages; `relative` are files that messages name without a directory.
+    directory to those of the user, for messages; `relative` are the files that messages name without a directory,
+    by package (explain.heading): go's line "# PACKAGE" says whose messages follow; before any, they are the first's.
     """
 
     steps: tuple[Step, ...]
@@ -39,13 +42,24 @@ class Recipe:
     links: Mapping[str, str] = field(default_factory=dict)
     path: tuple[str, ...] = ()
     own: Mapping[str, str] = field(default_factory=dict)
-    relative: Mapping[str, str] = field(default_factory=dict)
+    relative: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def directories(self) -> tuple[str, ...]:
         """The directories that must be made, parents first."""
         parents = {os.path.dirname(name) for name in (*self.files, *self.copies, *self.links)}
         return ("tmp", *sorted(parents - {""}))
+
+
+def flags(names: tuple[str, ...], environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The words of the variables `names`; UsageError where a shell couldn't take one apart."""
+    words: list[str] = []
+    for name in names:
+        try:
+            words += shlex.split(environment.get(name, ""))
+        except ValueError as error:
+            raise UsageError(f"{name}={environment[name]!r}: {error}") from error
+    return tuple(words)
 
 
 def origin(source: str) -> str:

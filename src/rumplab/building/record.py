@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rumplab import locks
+from rumplab import locks, media
 from rumplab.errors import RumplabError
 
 SCHEMA = 1
@@ -38,14 +38,10 @@ def digest(parts: Any) -> str:
 
 def file_sha256(path: str) -> str | None:
     """SHA-256 of a file, in hex digits; None where it can't be read."""
-    result = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
-            while piece := file.read(1 << 20):
-                result.update(piece)
+        return media.sha256(path)
     except OSError:
         return None
-    return result.hexdigest()
 
 
 def identity(path: Path) -> list[int] | None:
@@ -58,18 +54,22 @@ def identity(path: Path) -> list[int] | None:
 
 
 def read_files(rules: str, directories: Iterable[str], outside: Iterable[str], since: float) -> dict[str, str]:
-    """The files that make rules `rules` name, by their real paths, with their SHA-256.
+    """The files that make rules `rules` name, by their paths, with their SHA-256.
 
-    Relative names are looked for in all `directories`. Files in the directories `outside` don't count. One that
-    changed after the time `since` has no sum, since the compiler may have seen another state of it.
+    Relative names are looked for in all `directories`. Files in the directories `outside` don't count, but those
+    that links in there lead to. One that changed after the time `since` has no sum, since the compiler may have
+    seen another state of it.
     """
     found: dict[str, str] = {}
     beyond = tuple(os.path.realpath(place) + os.sep for place in outside)
     bases = [*directories]
     for name in dict.fromkeys(prerequisites(rules)):
-        for path in {os.path.realpath(os.path.join(base, name)) for base in bases}:
-            if path.startswith(beyond) or not os.path.isfile(path):
+        for path in {os.path.join(base, name) for base in bases}:
+            real = os.path.realpath(path)
+            if real.startswith(beyond) or not os.path.isfile(real):
                 continue
+            # A symbolic link of the user's may lead elsewhere the next time; one in `outside` is not there then.
+            path = real if path.startswith(beyond) else path
             found[path] = "" if changed(path, since) else file_sha256(path) or ""
     return found
 
@@ -82,11 +82,25 @@ def changed(path: str, since: float) -> bool:
         return True
 
 
+def complete(rules: str) -> bool:
+    """Whether GCC has noted what it read, and each rule stands by itself.
+
+    It writes a long rule in pieces, between which another GCC's may come; with options like -MMD it notes nothing.
+    """
+    parts = [*right_sides(rules)]
+    return bool(parts) and not any(": " in part for part in parts)
+
+
 def prerequisites(rules: str) -> Iterator[str]:
     """The files right of the colons in make rules as GCC writes them."""
-    for rule in rules.replace("\\\n", " ").splitlines():
-        for name in RULE.findall(rule.partition(": ")[2]):
+    for part in right_sides(rules):
+        for name in RULE.findall(part):
             yield re.sub(r"\\(.)", r"\1", name.replace("$$", "$"))
+
+
+def right_sides(rules: str) -> Iterator[str]:
+    for rule in rules.replace("\\\n", " ").splitlines():
+        yield rule.partition(": ")[2]
 
 
 def cache_root(environment: Mapping[str, str]) -> Path:

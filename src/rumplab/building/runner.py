@@ -90,8 +90,11 @@ class Runner:
         lines: list[str] = []
         size = 0
         own = {in_work(theirs, str(self.work)): users for theirs, users in self.recipe.own.items()}
+        names = next(iter(self.recipe.relative.values()), {})
         for raw in process.stdout or ():
-            line = explain.own_words(raw.decode(errors="replace"), directory, own, self.recipe.relative)
+            line = explain.own_words(raw.decode(errors="replace"), directory, own, names)
+            if line.startswith("# "):
+                names = self.recipe.relative.get(explain.heading(line[2:].strip()), {})
             size += len(line)
             if size <= LARGEST_OUTPUT:
                 lines.append(line)
@@ -112,7 +115,9 @@ class Runner:
         settings = {name: in_work(value, str(self.work)) for name, value in step.environment.items()}
         path = os.pathsep.join([*self.recipe.path, os.environ.get("PATH", os.defpath)])
         noted = {"SUNPRO_DEPENDENCIES": str(self.work / DEPENDENCIES)}
-        return {**os.environ, "PATH": path, **noted, **settings}
+        # GCC's older variable, which the caller may have set, would win over SUNPRO_DEPENDENCIES.
+        given = {name: value for name, value in os.environ.items() if name != "DEPENDENCIES_OUTPUT"}
+        return {**given, "PATH": path, **noted, **settings}
 
 
 def is_elf(path: Path) -> bool:

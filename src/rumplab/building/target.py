@@ -28,6 +28,11 @@ class Target:
     goos: str
     goarch: str
 
+    @property
+    def gxx(self) -> str:
+        """The C++ compiler, which stands beside the C compiler."""
+        return self.gcc[: -len("gcc")] + "g++"
+
 
 def target(gcc: str) -> Target:
     """The target of the compiler at path `gcc`. RumplabError when its name isn't that of a cross compiler."""

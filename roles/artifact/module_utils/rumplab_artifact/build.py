@@ -17,7 +17,7 @@ TAIL_LINES = 15
 
 
 def fill(argument: str, places: Mapping[str, str]) -> str:
-    """Return `argument` with `@source@`, `@build@`, `@dest@` and `@jobs@` replaced."""
+    """Return `argument` with `@source@`, `@build@`, `@dest@`, `@jobs@` and the names of needed trees replaced."""
     for name, value in places.items():
         argument = argument.replace(f"@{name}@", value)
     return argument
@@ -39,6 +39,12 @@ def build_environment(recipe: Mapping[str, Any], places: Mapping[str, str], cach
     }
     own = recipe.get("environment") or {}
     return {**environment, **{key: fill(str(value), places) for key, value in own.items()}}
+
+
+def shown(argv: Sequence[str]) -> str:
+    """Return a command as messages show it: a script that is handed to a shell goes by the name that it is given."""
+    script = len(argv) > 3 and argv[1] == "-c"
+    return " ".join([argv[0], *argv[3:]] if script else argv)
 
 
 def log_tail(path: str, lines: int = TAIL_LINES) -> str:
@@ -63,8 +69,8 @@ def run_recipe(
 ) -> None:
     """Run the recipe's commands in order; Broken names the command, the log and the log's last lines.
 
-    `places` has `source`, `build`, `dest`, `tmp` (directories) and `jobs`. A command is `{argv: […], in: source |
-    build}`; the recipe's `timeout` in seconds bounds all of them together.
+    `places` has `source`, `build`, `dest`, `tmp` (directories), `jobs`, and needed trees by name. A command is
+    `{argv: […], in: source | build}`; `timeout` in seconds bounds all of them together.
     """
     environment = build_environment(recipe, places, cache)
     deadline = time.monotonic() + timeout
@@ -88,6 +94,6 @@ def run_recipe(
                 full = "No space left on device" in said or shutil.disk_usage(places["build"]).free < 1 << 20
                 raise Broken(
                     ("no space left on the device while building. " if full else "")
-                    + f"'{' '.join(argv)}' ended with status {status}; the log is {log_path}, and ends:\n{said}",
+                    + f"'{shown(argv)}' ended with status {status}; the log is {log_path}, and ends:\n{said}",
                     log_path,
                 )

@@ -24,11 +24,16 @@ def check_owner(path: str) -> None:
         )
 
 
+def has(cache: str, name: str, stamp: str) -> bool:
+    """True when the cache holds the tree of this name and stamp."""
+    return bool(cache) and os.path.isfile(_path(cache, name, stamp))
+
+
 def restore(cache: str, name: str, stamp: str, directory: str) -> bool:
     """Unpack the cached tree into `directory`; False where there is none."""
-    path = _path(cache, name, stamp)
-    if not cache or not os.path.isfile(path):
+    if not has(cache, name, stamp):
         return False
+    path = _path(cache, name, stamp)
     check_owner(path)
     try:
         with tarfile.open(path) as archive:

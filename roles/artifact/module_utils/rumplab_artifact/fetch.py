@@ -11,11 +11,13 @@ import socket
 import ssl
 import time
 import urllib.error
+import urllib.parse
 from collections.abc import Mapping
 from typing import IO, Any, Callable
 
 from .errors import Broken, Unreachable
 
+PAGES = ("text/html", "application/xhtml+xml")
 HASHES = ("sha512", "sha256", "sha1")
 CHUNK = 1 << 20
 # Bytes a second; less than that is as good as nothing.
@@ -82,15 +84,26 @@ def _receive(response: Any, stream: IO[bytes], timeout: float) -> int:
     return received
 
 
+def refuse_page(url: str, response: Any) -> None:
+    """Raise Unreachable where a web page comes instead of a file, as from a server that has moved it elsewhere."""
+    page = response.headers.get("Content-Type", "").partition(";")[0].strip().lower() in PAGES
+    if page and not urllib.parse.urlsplit(url).path.endswith((".html", ".htm")):
+        raise Unreachable(f"{url}: leads to a web page, {response.geturl()}, and not to the file")
+
+
 def _download(url: str, partial: str, opener: Opener, timeout: float) -> None:
     try:
         with contextlib.closing(opener(url, timeout)) as response, open(partial, "wb") as stream:
+            refuse_page(url, response)
             length = response.headers.get("Content-Length")
             received = _receive(response, stream, timeout)
     except urllib.error.HTTPError as error:
         if error.code == 404 or error.code >= 500 or error.code in (408, 410, 429):
             raise Unreachable(f"{url}: HTTP {error.code}") from error
-        raise Broken(f"{url}: the server answers HTTP {error.code} ({error.reason})") from error
+        keyed = ": it wants a key in the address (?key=…), and the pin has none, or not the one of today"
+        raise Broken(
+            f"{url}: the server answers HTTP {error.code} ({error.reason}){keyed if error.code == 402 else ''}"
+        ) from error
     except http.client.IncompleteRead as error:
         raise Unreachable(f"{url}: the connection was cut off") from error
     except (ssl.SSLError, ssl.CertificateError) as error:

@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import base64
 import errno
+import json
 import os
 import re
 import shutil
 import time
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from . import built, edits, fetch, git, package
+from . import built, edits, fetch, git, package, relocate
 from .build import require_space, run_recipe
 from .errors import Broken, Unreachable
 from .lock import Lock
 from .store import PROVENANCE, Store, remove_tree, write_json
-from .unpack import unpack
+from .unpack import unpack, unpack_over
 
 Request = Mapping[str, Any]
 Answer = dict[str, Any]
 # Without a hyphen, so that no artefact's trees can be taken for another's.
 NAME = re.compile(r"[a-z][a-z0-9_]*")
+# In a cached checkout: which candidate it came from, and where that was.
+ORIGIN = (".git", "rumplab.json")
 
 
 class Source:
@@ -40,7 +43,15 @@ def file_name(pin: Mapping[str, Any], name: str) -> str:
     """Return the name under which cache and mirror hold a pin's file (or checkout, or git bundle)."""
     if pin.get("git"):
         return f"{name}-{pin['commit']}"
-    return os.path.basename(urllib.parse.urlsplit(pin["urls"][0]).path)
+    return str(pin.get("file") or os.path.basename(urllib.parse.urlsplit(pin["urls"][0]).path))
+
+
+def _pieces(request: Request) -> Sequence[Mapping[str, Any]]:
+    """Return the pins that make up the source: its parts, or the one that it is."""
+    parts: Sequence[Mapping[str, Any]] = request["source"].get("parts") or []
+    if not all(part.get("urls") for part in parts):
+        raise Broken("each of a source's parts is a file: it has urls and a hash")
+    return parts or [request["source"]]
 
 
 def mirror_origin(mirror: str, pin: Mapping[str, Any], name: str) -> str:
@@ -49,19 +60,39 @@ def mirror_origin(mirror: str, pin: Mapping[str, Any], name: str) -> str:
     return mirror.rstrip("/") + "/" + (urllib.parse.quote(wanted) if "://" in mirror else wanted)
 
 
-def _fetch(request: Request, store: Store, origin: str, opener: fetch.Opener) -> str:
-    pin, path = request["source"], os.path.join(store.cache, file_name(request["source"], request["name"]))
-    if pin.get("git") and origin.startswith(("http://", "https://")) and origin.endswith(".bundle"):
+def _fetch_bundles(request: Request, path: str, opener: fetch.Opener) -> None:
+    """Check a commit out of the mirror's git bundles, its submodules' included, at `path`."""
+    fetched = path + ".bundles.part"
+
+    def bundle(commit: str) -> str:
+        origin = mirror_origin(request["mirror"], {**request["source"], "commit": commit}, request["name"])
+        if "://" not in origin:
+            if not os.path.isfile(origin):
+                raise Unreachable(f"{origin}: no such file in the mirror")
+            return origin
         # git reads bundles from files only. What is in one needs no hash: the commit id is one.
-        bundle = path + ".bundle"
-        try:
-            fetch.download(origin, bundle, opener, request["fetch_timeout"])
-            git.fetch_commit(bundle, pin, path)
-        finally:
-            if os.path.exists(bundle):
-                os.unlink(bundle)
-    elif pin.get("git"):
-        git.fetch_commit(origin, pin, path)
+        local = os.path.join(fetched, f"{commit}.bundle")
+        fetch.download(origin, local, opener, request["fetch_timeout"])
+        return local
+
+    shutil.rmtree(fetched, ignore_errors=True)
+    os.makedirs(fetched)
+    try:
+        git.fetch_commit(bundle(request["source"]["commit"]), request["source"], path, bundle)
+    finally:
+        shutil.rmtree(fetched, ignore_errors=True)
+
+
+def _fetch(
+    request: Request, store: Store, pin: Mapping[str, Any], kind: str, origin: str, opener: fetch.Opener
+) -> str:
+    path = os.path.join(store.cache, file_name(pin, request["name"]))
+    if pin.get("git"):
+        if kind == "mirror":
+            _fetch_bundles(request, path, opener)
+        else:
+            git.fetch_commit(origin, pin, path)
+        write_json(os.path.join(path, *ORIGIN), {"kind": kind, "origin": origin})
     elif "://" in origin:
         fetch.fetch_url(origin, pin, path, opener, request["fetch_timeout"])
     else:
@@ -69,24 +100,33 @@ def _fetch(request: Request, store: Store, origin: str, opener: fetch.Opener) ->
     return path
 
 
-def _cached(request: Request, store: Store) -> str | None:
-    pin = request["source"]
+def _cached(request: Request, store: Store, pin: Mapping[str, Any]) -> str | None:
     path = os.path.join(store.cache, file_name(pin, request["name"]))
     if pin.get("git"):
-        return path if git.is_checkout(path, pin["commit"]) else None
+        return path if git.is_checkout(path, pin["commit"], bool(pin.get("submodules"))) else None
     return path if fetch.is_cached(path, pin) else None
 
 
-def _origins(request: Request) -> Iterator[tuple[str, str]]:
-    """Yield (kind, origin) of each candidate, in the order that the lab's policy gives."""
-    pin, mirror = request["source"], request["mirror"]
+def _came_from(path: str) -> tuple[str, str]:
+    """Return (kind, origin) of what stands in the cache at `path`."""
+    try:
+        with open(os.path.join(path, *ORIGIN), encoding="utf-8") as stream:
+            said = json.load(stream)
+        return said["kind"], said["origin"]
+    except (OSError, ValueError, KeyError):
+        return "upstream", path
+
+
+def _origins(request: Request, pin: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (kind, origin) of each candidate for the pin, in the order that the lab's policy gives."""
+    mirror = request["mirror"]
     for kind in request["candidates"]:
         if kind == "upstream":
             for url in [pin["git"]] if pin.get("git") else pin["urls"]:
                 yield kind, url
         elif kind == "mirror" and mirror:
             yield kind, mirror_origin(mirror, pin, request["name"])
-        elif kind == "substitute" and request["substitute"] and not request["strict"]:
+        elif kind == "substitute" and request["substitute"] and not request["strict"] and pin is request["source"]:
             yield kind, request["substitute"]["apt_source"]
 
 
@@ -108,15 +148,62 @@ def _open(request: Request, work: str, path: str) -> str:
     return unpack(path, directory)
 
 
+def _none_reached(reasons: Sequence[str]) -> str:
+    return "; ".join(reasons) or "no candidate is allowed: see rumplab_candidates and rumplab_mirror"
+
+
+def _obtain_part(
+    request: Request, store: Store, part: Mapping[str, Any], opener: fetch.Opener
+) -> tuple[str, str, str]:
+    """Return the path of a part's file in the cache, the kind of candidate that gave it, and where it came from."""
+    cached = _cached(request, store, part)
+    if cached:
+        return (cached, *_came_from(cached))
+    reasons = []
+    for kind, origin in _origins(request, part):
+        try:
+            return _fetch(request, store, part, kind, origin, opener), kind, origin
+        except Unreachable as error:
+            reasons.append(str(error))
+    raise Unreachable(_none_reached(reasons))
+
+
+def _place_part(request: Request, part: Mapping[str, Any], path: str, directory: str) -> None:
+    """Put a part where the pin says: unpacked over the parts before it, or as the file that it is."""
+    place = os.path.normpath(os.path.join(directory, part.get("into") or "."))
+    if os.path.commonpath([directory, place]) != directory:
+        raise Broken(f"a part of the source is to go outside of it: {part['into']}")
+    if part.get("unpack", True):
+        unpack_over(path, place)
+    else:
+        os.makedirs(place, exist_ok=True)
+        shutil.copyfile(path, os.path.join(place, file_name(part, request["name"])))
+
+
+def _assemble(request: Request, store: Store, work: str, opener: fetch.Opener) -> Source:
+    """Return a source of several files. None is unpacked before all are at hand."""
+    directory = os.path.join(work, "source")
+    parts = _pieces(request)
+    obtained = [_obtain_part(request, store, part, opener) for part in parts]
+    for part, (path, _, _) in zip(parts, obtained):
+        _place_part(request, part, path, directory)
+    kind = "mirror" if any(kind == "mirror" for _, kind, _ in obtained) else "upstream"
+    return Source(directory, kind, request["version"], ", ".join(origin for _, _, origin in obtained))
+
+
 def obtain(request: Request, store: Store, work: str, opener: fetch.Opener) -> Source:
     """Return the source out of the first candidate that can be had; Unreachable says what each one answered."""
-    if request["source"].get("data") is not None:
+    pin = request["source"]
+    if pin.get("data") is not None:
         return _unpack_bundle(request, work)
+    if pin.get("parts"):
+        return _assemble(request, store, work, opener)
     reasons = []
-    cached = _cached(request, store)
+    cached = _cached(request, store, pin)
     if cached:
-        return Source(_open(request, work, cached), "upstream", request["version"], cached)
-    for kind, origin in _origins(request):
+        kind, origin = _came_from(cached)
+        return Source(_open(request, work, cached), kind, request["version"], origin)
+    for kind, origin in _origins(request, pin):
         try:
             if kind == "substitute":
                 tarball, version, where = package.fetch_apt_source(
@@ -125,11 +212,11 @@ def obtain(request: Request, store: Store, work: str, opener: fetch.Opener) -> S
                 source = Source(_open(request, work, tarball), kind, version, where)
                 shutil.rmtree(os.path.join(work, "package"))
                 return source
-            path = _fetch(request, store, origin, opener)
+            path = _fetch(request, store, pin, kind, origin, opener)
             return Source(_open(request, work, path), kind, request["version"], origin)
         except Unreachable as error:
             reasons.append(str(error))
-    raise Unreachable("; ".join(reasons) or "no candidate is allowed: see rumplab_candidates and rumplab_mirror")
+    raise Unreachable(_none_reached(reasons))
 
 
 def install_files(request: Request, tree: str) -> None:
@@ -149,6 +236,24 @@ def check_paths(request: Request, tree: str) -> None:
         raise Broken(f"the build ended well, but left no {', '.join(missing)} in the tree")
 
 
+def why_not(request: Request, store: Store) -> str:
+    """Return why nothing can be built today, or empty: an artefact that the recipe uses, or what the request says."""
+    for name, stamp in request["needs"].items():
+        if store.find(name, stamp) is None:
+            reason = (store.descriptor(name) or {}).get("reason") or "it isn't in the store"
+            return f"it is built with {name}, which can't be had: {reason}"
+    return str(request["blocked"])
+
+
+def link_needs(request: Request, store: Store, work: str) -> dict[str, str]:
+    """Make links to the trees that the recipe uses, by paths without blanks, and return those by name."""
+    os.makedirs(os.path.join(work, "needs"))
+    places = {name: os.path.join(work, "needs", name) for name in request["needs"]}
+    for name, place in places.items():
+        os.symlink(str(store.find(name, request["needs"][name])), place)
+    return places
+
+
 def make_tree(request: Request, store: Store, work: str, source: Source) -> str:
     """Edit and build the source and return the directory of the finished tree, still in the work directory."""
     edits.apply_edits(source.directory, request["edits"])
@@ -156,6 +261,7 @@ def make_tree(request: Request, store: Store, work: str, source: Source) -> str:
     places = {name: os.path.join(work, name) for name in ("build", "dest", "tmp")}
     for directory in places.values():
         os.makedirs(directory)
+    places.update(link_needs(request, store, work))
     places["source"] = source.directory
     places["jobs"] = str(request["jobs"] or os.cpu_count() or 1)
     log = os.path.join(store.logs, f"{request['name']}.log")
@@ -165,6 +271,10 @@ def make_tree(request: Request, store: Store, work: str, source: Source) -> str:
         raise Broken(f"the build ended well, but left no directory {recipe.get('root')} in its destination", log)
     install_files(request, tree)
     check_paths(request, tree)
+    if recipe.get("relocate"):
+        kept = relocate.detach(tree)
+        with open(log, "a", encoding="utf-8") as stream:
+            stream.writelines(f"relocate: the path stays in {name}, which isn't text\n" for name in kept)
     return tree
 
 
@@ -196,7 +306,8 @@ def _use(request: Request, store: Store, tree: str) -> Answer:
     """Describe the tree, make it the one in use, and prune what is older than the previous one."""
     name = request["name"]
     provenance = store.provenance_of(tree)
-    paths = {key: os.path.join(store.prefix, name, path) for key, path in request["paths"].items()}
+    # A path may be the tree itself, ".".
+    paths = {key: os.path.normpath(os.path.join(store.prefix, name, path)) for key, path in request["paths"].items()}
     stamp = store.stamp_of(tree)
     descriptor = _descriptor(request, state="installed", stamp=stamp, tree=tree, paths=paths, **provenance)
     described = store.describe(name, descriptor)
@@ -218,7 +329,7 @@ def _defer(request: Request, store: Store, reason: str) -> Answer:
     name = request["name"]
     if request["strict"]:
         raise Broken(
-            f"{name} {request['version']} can't be reached, and rumplab_strict allows neither a substitute nor a "
+            f"{name} {request['version']} can't be had, and rumplab_strict allows neither a substitute nor a "
             f"deferral: {reason}"
         )
     current = store.current(name)
@@ -229,6 +340,9 @@ def _defer(request: Request, store: Store, reason: str) -> Answer:
     else:
         descriptor = _descriptor(request, state="deferred", stamp=request["stamps"]["upstream"], reason=reason)
     changed = store.describe(name, descriptor)
+    # From one try to the next a host out of reach is so in other words: that by itself is no change.
+    if installed and installed.get("reason"):
+        changed = {**installed, "reason": descriptor["reason"]} != descriptor
     return {"changed": changed, "state": "deferred", "reason": reason, "tree": None}
 
 
@@ -252,12 +366,15 @@ def _from_built_cache(request: Request, store: Store, work: str, kind: str) -> s
 
 def _build(request: Request, store: Store, work: str, opener: fetch.Opener) -> Answer:
     name = request["name"]
+    if request["build"].get("relocate"):
+        relocate.require_plain(store.prefix)
     require_space(work, request["space"])
     tree = _from_built_cache(request, store, work, "upstream")
     if tree:
         return _use(request, store, tree)
-    if request["blocked"]:
-        return _defer(request, store, request["blocked"])
+    blocked = why_not(request, store)
+    if blocked:
+        return _defer(request, store, blocked)
     try:
         source = obtain(request, store, work, opener)
     except Unreachable as error:
@@ -275,6 +392,36 @@ def _build(request: Request, store: Store, work: str, opener: fetch.Opener) -> A
     return _use(request, store, tree)
 
 
+def _source_at_hand(request: Request, store: Store, opener: fetch.Opener) -> Answer:
+    """Bring the source to the cache, and say whether a build may begin: `fetched`, `deferred`, or `lacking` its tools.
+
+    Asked before build dependencies are installed, which a source out of reach would have no use for.
+    """
+    if built.has(request["built_cache"], request["name"], request["stamps"]["upstream"]):
+        return {"changed": False, "state": "fetched"}
+    blocked = why_not(request, store)
+    if blocked:
+        return _defer(request, store, blocked)
+    missing = [pin for pin in _pieces(request) if not _cached(request, store, pin)]
+    if not missing:
+        return {"changed": False, "state": "fetched"}
+    if request["source"].get("git") and not git.installed():
+        return {"changed": False, "state": "lacking"}
+    require_space(store.cache, request["space"])
+    for pin in missing:
+        reasons = []
+        for kind, origin in _origins(request, pin):
+            try:
+                if kind != "substitute":
+                    _fetch(request, store, pin, kind, origin, opener)
+                break
+            except Unreachable as error:
+                reasons.append(str(error))
+        else:
+            return _defer(request, store, _none_reached(reasons))
+    return {"changed": True, "state": "fetched"}
+
+
 def _provide_locked(request: Request, store: Store, opener: fetch.Opener) -> Answer:
     name = request["name"]
     kinds = _kinds(request)
@@ -282,6 +429,8 @@ def _provide_locked(request: Request, store: Store, opener: fetch.Opener) -> Ans
         tree = store.find(name, request["stamps"][kind])
         if tree:
             return _use(request, store, tree)
+    if request["only"] == "source":
+        return _source_at_hand(request, store, opener)
     work = os.path.join(store.work, name)
     remove_tree(work)
     os.makedirs(work)

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
+from . import relocate
 from .errors import Broken
 
 COMPLETE = ".complete"
@@ -29,7 +30,7 @@ class Store:
         self.locks = os.path.join(prefix, "var", "lock")
         self.components = os.path.join(prefix, "etc", "components.d")
         # Autoconf and make can't cope with a path that has spaces or stranger things in it.
-        plain = re.fullmatch(r"[A-Za-z0-9/._+-]+", prefix) is not None
+        plain = relocate.PLAIN.fullmatch(prefix) is not None
         self.work = os.path.join(prefix, "work") if plain else f"/var/tmp/rumplab-work-{os.geteuid()}"
 
     def ready(self) -> None:
@@ -95,6 +96,7 @@ class Store:
         except OSError:
             # Another file system: the work directory may stand outside the prefix.
             shutil.copytree(made, partial, symlinks=True)
+        relocate.settle(partial, tree)
         with open(os.path.join(partial, COMPLETE), "w", encoding="utf-8") as stream:
             stream.write(stamp)
             stream.flush()

@@ -26,13 +26,37 @@ def _inside(member: tarfile.TarInfo, directory: str) -> tarfile.TarInfo:
     return _refuse_device(member)
 
 
+def _make_way(member: tarfile.TarInfo, directory: str) -> tarfile.TarInfo:
+    """Remove what stands where the member goes, be it a link or a file that can't be written, but no directory."""
+    target = os.path.join(directory, member.name)
+    if os.path.islink(target) or os.path.isfile(target):
+        os.unlink(target)
+    return member
+
+
 def extract(archive: tarfile.TarFile, directory: str) -> None:
-    """Extract the archive into `directory`; Broken or tarfile.TarError for what would leave it, or is a device."""
+    """Extract the archive into `directory`; Broken or tarfile.TarError for what would leave it, or is a device.
+
+    What an archive before it has put there is replaced.
+    """
     if hasattr(tarfile, "tar_filter"):
-        archive.extractall(directory, filter=lambda member, path: tarfile.tar_filter(_refuse_device(member), path))
+        archive.extractall(
+            directory,
+            filter=lambda member, path: _make_way(tarfile.tar_filter(_refuse_device(member), path), path),
+        )
     else:
         root = os.path.realpath(directory)
-        archive.extractall(directory, members=(_inside(member, root) for member in archive))
+        archive.extractall(directory, members=(_make_way(_inside(member, root), root) for member in archive))
+
+
+def unpack_over(path: str, directory: str) -> None:
+    """Unpack the tar archive (gz, bz2, xz or none) into `directory`, over what is there."""
+    os.makedirs(directory, exist_ok=True)
+    try:
+        with tarfile.open(path) as archive:
+            extract(archive, directory)
+    except UNREADABLE as error:
+        raise Broken(f"{os.path.basename(path)} can't be unpacked: {error}") from error
 
 
 def unpack(path: str, directory: str) -> str:
@@ -40,12 +64,7 @@ def unpack(path: str, directory: str) -> str:
 
     The top is the one directory in the archive, or `directory` where there are several entries.
     """
-    os.makedirs(directory)
-    try:
-        with tarfile.open(path) as archive:
-            extract(archive, directory)
-    except UNREADABLE as error:
-        raise Broken(f"{os.path.basename(path)} can't be unpacked: {error}") from error
+    unpack_over(path, directory)
     entries = os.listdir(directory)
     if len(entries) == 1 and os.path.isdir(os.path.join(directory, entries[0])):
         return os.path.join(directory, entries[0])

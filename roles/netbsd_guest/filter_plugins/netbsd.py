@@ -1,0 +1,75 @@
+"""Filters: the pins of a NetBSD release's files, out of what the lab and its user know of their hashes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable
+
+from ansible.errors import AnsibleFilterError
+
+# A line of a release's signed list of hashes; a release's directory may stand before the path.
+LINE = re.compile(r"^(SHA512|SHA256) \((?:\./)?(?:\S*?NetBSD-[^/\s]+/)?([^)\s]+)\) = ([0-9a-f]+)\s*$", re.MULTILINE)
+ALGORITHMS = {128: "sha512", 64: "sha256"}
+
+
+def algorithm(digest: str) -> str:
+    """Return which hash a hex digest is, by its length."""
+    name = ALGORITHMS.get(len(digest))
+    if name is None or re.search("[^0-9a-f]", digest):
+        raise AnsibleFilterError(f"'{digest}' is neither a sha512 nor a sha256 in hex")
+    return name
+
+
+def netbsd_hash_list(text: str) -> dict[str, str]:
+    """Return the hashes of a release's list, by path in the release; of a file with several, the sha512."""
+    found: dict[str, str] = {}
+    for _, path, digest in LINE.findall(text):
+        if len(digest) >= len(found.get(path, "")):
+            found[path] = digest
+    if not found:
+        raise AnsibleFilterError("netbsd_guest_hash_list names a file without any line 'SHA512 (PATH) = HASH'")
+    return found
+
+
+def netbsd_hashes(sources: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the hashes that several sources state, by path in the release; two that disagree are an error."""
+    known: dict[str, str] = {}
+    for source in sources:
+        for path, given in source.items():
+            digest = str(given).lower()
+            if algorithm(digest) == algorithm(known.get(path, digest)) and known.get(path, digest) != digest:
+                raise AnsibleFilterError(
+                    f"{path}: {known[path]} by one source and {digest} by another: find out which one is wrong"
+                )
+            known[path] = max(digest, known.get(path, ""), key=len)
+    return known
+
+
+def netbsd_part(
+    path: str, release: str, hosts: Sequence[str], hashes: Mapping[str, str], **where: Any
+) -> dict[str, Any]:
+    """Return the pin of a release's file, for role artifact; without a hash where none is known.
+
+    `hosts` are URLs with @release@ and @file@ in them. The name in cache and mirror says which release it is of.
+    """
+    part: dict[str, Any] = {
+        "urls": [host.replace("@release@", release).replace("@file@", path) for host in hosts],
+        "file": f"NetBSD-{release}-{path.replace('/', '-')}",
+        **where,
+    }
+    if path in hashes:
+        part[algorithm(hashes[path])] = hashes[path]
+    return part
+
+
+class FilterModule:
+    """The filters of role netbsd_guest."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return the filters by name."""
+        return {
+            "netbsd_hash_list": netbsd_hash_list,
+            "netbsd_hashes": netbsd_hashes,
+            "netbsd_part": netbsd_part,
+        }

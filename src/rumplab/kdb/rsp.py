@@ -1,0 +1,123 @@
+"""The framing of GDB's remote serial protocol (GDB manual, appendix "Remote Protocol", section "Overview")."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+START, END, ESCAPE, INTERRUPT = ord("$"), ord("#"), ord("}"), 3
+ESCAPED = frozenset(b"#$}*")
+TOGGLE = 0x20
+# The longest packet taken, as its data's bytes in the frame: GDB keeps to the size that it is told.
+PACKET_LIMIT = 0x4000
+HEX = frozenset(b"0123456789abcdefABCDEF")
+
+
+class Sign(Enum):
+    """What GDB sends that isn't a packet. BROKEN is a packet with a wrong checksum or without an end."""
+
+    ACK = "+"
+    NAK = "-"
+    INTERRUPT = "^C"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A packet's data, unescaped."""
+
+    data: bytes
+
+
+class Parser:
+    """Takes bytes as they come; what is left of a frame between two calls never exceeds PACKET_LIMIT."""
+
+    def __init__(self) -> None:
+        self._frame: bytearray | None = None
+        self._tail: bytearray | None = None
+
+    def feed(self, data: bytes) -> Iterator[Command | Sign]:
+        """What is complete with `data`, in order."""
+        at = 0
+        while at < len(data):
+            if self._frame is None:
+                sign = self._outside(data[at])
+                at += 1
+                if sign is not None:
+                    yield sign
+            elif self._tail is not None:
+                self._tail.append(data[at])
+                at += 1
+                if len(self._tail) == 2:
+                    yield self._finish(self._frame, self._tail)
+                    self._frame = self._tail = None
+            else:
+                at, broken = self._inside(self._frame, data, at)
+                if broken:
+                    self._frame = None
+                    yield Sign.BROKEN
+
+    def _outside(self, byte: int) -> Sign | None:
+        if byte == START:
+            self._frame = bytearray()
+        elif byte == INTERRUPT:
+            return Sign.INTERRUPT
+        elif byte == ord("+"):
+            return Sign.ACK
+        elif byte == ord("-"):
+            return Sign.NAK
+        return None
+
+    def _inside(self, frame: bytearray, data: bytes, at: int) -> tuple[int, bool]:
+        """Takes what belongs to the frame from `at` on; (where it ended, whether the frame is too long)."""
+        end = data.find(END, at)
+        start = data.rfind(START, at, end if end >= 0 else len(data))
+        if start >= 0:
+            # GDB gave the frame up and began another.
+            frame.clear()
+            at = start + 1
+        stop = len(data) if end < 0 else end
+        frame += data[at : min(stop, at + PACKET_LIMIT + 1)]
+        if len(frame) > PACKET_LIMIT:
+            return stop, True
+        if end >= 0:
+            self._tail = bytearray()
+            stop += 1
+        return stop, False
+
+    @staticmethod
+    def _finish(frame: bytearray, tail: bytearray) -> Command | Sign:
+        if not HEX.issuperset(tail) or int(tail, 16) != sum(frame) % 256:
+            return Sign.BROKEN
+        return Command(unescape(frame))
+
+
+def unescape(data: bytes | bytearray) -> bytes:
+    """`data` without the escapes that binary data has."""
+    if ESCAPE not in data:
+        return bytes(data)
+    plain = bytearray()
+    escaped = False
+    for byte in data:
+        if byte == ESCAPE and not escaped:
+            escaped = True
+        else:
+            plain.append(byte ^ TOGGLE if escaped else byte)
+            escaped = False
+    return bytes(plain)
+
+
+def escape(data: bytes) -> bytes:
+    """`data` as it may stand in a packet."""
+    if ESCAPED.isdisjoint(data):
+        return data
+    result = bytearray()
+    for byte in data:
+        result += bytes((ESCAPE, byte ^ TOGGLE)) if byte in ESCAPED else bytes((byte,))
+    return bytes(result)
+
+
+def frame(data: bytes) -> bytes:
+    """The packet that carries `data`, which is escaped where it must be."""
+    return b"$" + data + b"#" + f"{sum(data) % 256:02x}".encode("ascii")

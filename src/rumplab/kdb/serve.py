@@ -1,0 +1,198 @@
+"""GDB's side of the bridge: a conversation with one GDB, and the TCP port or the pipe that it comes by."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import stat
+from collections import deque
+from collections.abc import Callable
+
+from rumplab.errors import RumplabError
+from rumplab.kdb import rsp
+from rumplab.kdb.faults import Lost
+from rumplab.kdb.rsp import Command, Sign
+from rumplab.kdb.stub import BAD_COMMAND, CANNOT_INTERRUPT, Stub
+
+CHUNK = 4096
+# Packets kept while another is being done. GDB sends none then; who does is told by TCP to wait.
+WAITING = 16
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+NO_ACKS = b"QStartNoAckMode"
+
+
+class Conversation:
+    """One GDB's connection. `trace` hears of each packet, with '>' from GDB and '<' to it."""
+
+    def __init__(
+        self,
+        stub: Stub,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        trace: Callable[[str, bytes], None] | None = None,
+    ) -> None:
+        self.stub, self.reader, self.writer = stub, reader, writer
+        self._trace = trace or (lambda direction, data: None)
+        self._acks = True
+        self._last = b""
+        self._gone = False
+        self._events: asyncio.Queue[Command | Sign | None] = asyncio.Queue(WAITING)
+        self._getting: asyncio.Task[Command | Sign | None] | None = None
+        self._later: deque[Command | Sign] = deque()
+
+    async def run(self) -> None:
+        """Until GDB goes or the session is over. Lost when the target is; GDB has been told then."""
+        pump = asyncio.create_task(self._pump())
+        try:
+            while not (self._gone or self.stub.over):
+                event = self._later.popleft() if self._later else await self._event()
+                if event is None:
+                    return
+                await self._take(event)
+        except ConnectionError:
+            return
+        finally:
+            for task in (pump, self._getting):
+                if task is not None:
+                    task.cancel()
+
+    async def _pump(self) -> None:
+        """Turns what comes into events; None is the end."""
+        parser = rsp.Parser()
+        with contextlib.suppress(ConnectionError):
+            while data := await self.reader.read(CHUNK):
+                for event in parser.feed(data):
+                    if event is not Sign.ACK:
+                        await self._events.put(event)
+        await self._events.put(None)
+
+    def _next(self) -> asyncio.Task[Command | Sign | None]:
+        if self._getting is None:
+            self._getting = asyncio.create_task(self._events.get())
+        return self._getting
+
+    async def _event(self) -> Command | Sign | None:
+        event = await self._next()
+        self._getting = None
+        return event
+
+    async def _take(self, event: Command | Sign) -> None:
+        if isinstance(event, Command):
+            self._trace(">", event.data)
+            if self._acks:
+                self.writer.write(b"+")
+            await self._do(event.data)
+        elif event is Sign.NAK:
+            self.writer.write(self._last)
+        elif event is Sign.BROKEN and self._acks:
+            self.writer.write(b"-")
+        # A ^C between commands crossed the reply of a stop, and has what it wants.
+        await self.writer.drain()
+
+    async def _do(self, data: bytes) -> None:
+        task = asyncio.create_task(self.stub.handle(data))
+        await self._listen_beside(task)
+        if not task.done():
+            self.stub.outlive(task)
+            return
+        try:
+            reply = task.result()
+        except Lost as error:
+            if data[:1] in (b"c", b"s"):
+                self._console(f"rumplab: {error}\n")
+            self._send(BAD_COMMAND)
+            raise
+        if reply is not None:
+            self._send(reply)
+        if data == NO_ACKS:
+            self._acks = False
+
+    async def _listen_beside(self, task: asyncio.Task[bytes | None]) -> None:
+        """Until `task` is done, or GDB has gone while the target runs."""
+        while not task.done():
+            waiting: set[asyncio.Task[bytes | None] | asyncio.Task[Command | Sign | None]] = {task}
+            if not self._gone and len(self._later) < WAITING:
+                waiting.add(self._next())
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if self._getting is not None and self._getting.done():
+                event = await self._event()
+                if event is None:
+                    self._gone = True
+                elif event is not Sign.INTERRUPT:
+                    self._later.append(event)
+                elif self.stub.running:
+                    self._console(CANNOT_INTERRUPT)
+            if self._gone and self.stub.running:
+                return
+
+    def _console(self, text: str) -> None:
+        """What GDB shows to its user; it takes that only while the target runs."""
+        self._send(b"O" + text.encode("ascii", "replace").hex().encode("ascii"))
+
+    def _send(self, data: bytes) -> None:
+        self._trace("<", data)
+        self._last = rsp.frame(data)
+        self.writer.write(self._last)
+
+
+class Door:
+    """Lets one GDB in at a time. `failed` is set when the session is lost."""
+
+    def __init__(
+        self, stub: Stub, say: Callable[[str], None], trace: Callable[[str, bytes], None] | None = None
+    ) -> None:
+        self._stub, self._say, self._trace = stub, say, trace
+        self._busy = False
+        self.closed = asyncio.Event()
+        self.failure: Lost | None = None
+
+    async def enter(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serves one GDB, or turns it away."""
+        if self._busy:
+            self._say("a second GDB was turned away: a session has one")
+            writer.close()
+            return
+        self._busy = True
+        try:
+            await Conversation(self._stub, reader, writer, self._trace).run()
+        except Lost as error:
+            self.failure = error
+        finally:
+            self._busy = False
+            with contextlib.suppress(ConnectionError):
+                await writer.drain()
+            writer.close()
+        if self.failure is not None or self._stub.over:
+            self.closed.set()
+        else:
+            self._say("GDB has gone; the target is as it left it, and another GDB can connect")
+
+
+async def listen(door: Door, port: int) -> asyncio.Server:
+    """Waits for GDB on 127.0.0.1. RumplabError when the port is taken."""
+    try:
+        return await asyncio.start_server(door.enter, "127.0.0.1", port)
+    except OSError as error:
+        raise RumplabError(f"port {port} on 127.0.0.1: {error.strerror}; use another --port") from error
+
+
+async def standard_streams() -> Streams:
+    """Standard input and output, left open at the end. RumplabError when they aren't pipes or a socket."""
+    given, taken = os.dup(0), os.dup(1)
+    if stat.S_ISSOCK(os.fstat(given).st_mode):
+        # GDB's own: one socket for both directions.
+        os.close(taken)
+        return await asyncio.open_connection(sock=socket.socket(fileno=given))
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    try:
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(given, "rb"))
+        # A writer wants a protocol that knows about flow control; a reader's does.
+        transport, protocol = await loop.connect_write_pipe(
+            lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader()), os.fdopen(taken, "wb")
+        )
+    except ValueError as error:
+        raise RumplabError("--stdio is for GDB's own pipe: target remote | rumplab ipkdb --stdio …") from error
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)

@@ -1,0 +1,148 @@
+"""``rumplab ipkdb``: which command lines make sense, which targets it may talk to, and how it finds them."""
+
+from __future__ import annotations
+
+import json
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import pytest
+from unit.labfixture import LabPrefix
+
+from rumplab import cli, config, ipkdb
+from rumplab.errors import RumplabError, UsageError
+from rumplab.kdb import console, key, reach
+from rumplab.machines import Machine
+from rumplab.nics import Forward, Nic
+
+BRIDGE = {
+    "schema": 1,
+    "bridge": "rumplab0",
+    "address": "10.0.1.1/24",
+    "mac": "02:00:00:00:00:01",
+    "dhcp": ["10.0.1.50", "10.0.1.99"],
+    "nat": False,
+    "group": "lab",
+    "persistent": "none",
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ("", "name one target"),
+        ("netbsd --target 127.0.0.1", "name one target"),
+        ("netbsd other", "one word too many"),
+        ("netbsd --json", "--json goes with decode and check-port"),
+        ("netbsd --bus pci", "--bus goes with new-port"),
+        ("netbsd --port 99 --stdio", "exclude each other"),
+        ("decode", "needs a FILE"),
+        ("decode x --target 127.0.0.1", "--target goes with"),
+        ("check-port", "name one target"),
+        ("check-port netbsd --stdio", "--stdio goes with a session"),
+        ("new-port --interface xx", "needs --interface and --bus"),
+        ("new-port x --interface xx --bus pci", "no other word"),
+    ],
+)
+def test_command_lines_that_make_no_sense(words: str, complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["ipkdb", *words.split()]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text", ["", "host", "1.2.3", "1.2.3.4:", "1.2.3.4:0", "1.2.3.4:99999", "1.2.3.4:x", "::1", "1.2.3.999"]
+)
+def test_what_is_no_address(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        reach.parse(text)
+    assert reach.parse("1.2.3.4") == (IPv4Address("1.2.3.4"), 1138)
+    assert reach.parse("1.2.3.4:9") == (IPv4Address("1.2.3.4"), 9)
+
+
+def test_without_a_key_there_is_nothing_to_say(
+    empty_lab: LabPrefix, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv(key.VARIABLE, raising=False)
+    assert cli.main(["ipkdb", "--target", "127.0.0.1"]) == 2
+    assert "--key-file" in capsys.readouterr().err
+
+
+def test_key_of_the_lab_serves_where_no_other_is_given(
+    empty_lab: LabPrefix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(key.VARIABLE, raising=False)
+    path = empty_lab.prefix / "etc" / "ipkdb.key"
+    path.write_text("the key of the lab itself\n")
+    path.chmod(0o600)
+    args = cli.verb_parser("ipkdb", ipkdb).parse_args(["--target", "127.0.0.1"])
+    assert ipkdb.plan_of(args, None).key == b"the key of the lab itself"
+
+
+def test_addresses_outside_the_lab_need_consent(empty_lab: LabPrefix, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["ipkdb", "--target", "192.0.2.1"]) == 1
+    assert "--i-know" in capsys.readouterr().err
+    allowed = [IPv4Network("127.0.0.0/8"), IPv4Network("10.0.1.0/24")]
+    for text in ("127.0.0.1", "10.0.1.50"):
+        reach.check(IPv4Address(text), allowed, False)
+    for text in ("10.0.2.1", "8.8.8.8", "255.255.255.255"):
+        with pytest.raises(RumplabError, match=r"127\.0\.0\.0/8, 10\.0\.1\.0/24.*--i-know"):
+            reach.check(IPv4Address(text), allowed, False)
+        reach.check(IPv4Address(text), allowed, True)
+
+
+@pytest.mark.parametrize("text", ["192.168.76.9", "192.168.83.9"])
+def test_addresses_inside_qemu_are_explained(text: str) -> None:
+    with pytest.raises(RumplabError, match="--forward udp:1138:1138"):
+        reach.check(IPv4Address(text), [], False)
+    with pytest.raises(RumplabError, match="--i-know"):
+        reach.check(IPv4Address("192.168.84.9"), [], False)
+
+
+def test_networks_of_the_lab(empty_lab: LabPrefix) -> None:
+    assert reach.networks(None) == [IPv4Network("127.0.0.0/8")]
+    assert reach.networks(config.load()) == [IPv4Network("127.0.0.0/8")]
+    (empty_lab.prefix / "etc" / "bridge.json").write_text(json.dumps(BRIDGE))
+    assert reach.networks(config.load()) == [IPv4Network("127.0.0.0/8"), IPv4Network("10.0.1.0/24")]
+
+
+def machine(*cards: Nic) -> Machine:
+    return Machine(name="netbsd", directory="", gdb_port=1, nics=cards)
+
+
+def test_machine_is_found_by_its_forward_or_its_lease(empty_lab: LabPrefix) -> None:
+    lab = config.load()
+    forwarded = machine(Nic(forwards=(Forward("tcp", 1138, 1138), Forward("udp", 2138, 1138))))
+    assert reach.place_of(forwarded, lab) == (IPv4Address("127.0.0.1"), 2138)
+    bridged = machine(Nic("ne2k_pci", "bridge", "52:54:00:00:00:07"))
+    with pytest.raises(RumplabError, match="no lease"):
+        reach.place_of(bridged, lab)
+    (empty_lab.prefix / "var" / "net").mkdir()
+    (empty_lab.prefix / "var" / "net" / "leases").write_text("0 52:54:00:00:00:07 10.0.1.51 * *\n")
+    assert reach.place_of(bridged, lab) == (IPv4Address("10.0.1.51"), 1138)
+    with pytest.raises(UsageError, match="--forward udp:1138:1138"):
+        reach.place_of(machine(Nic()), lab)
+
+
+def test_machine_that_doesnt_run(empty_lab: LabPrefix, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["ipkdb", "netbsd"]) == 1
+    assert "no machine called 'netbsd'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        ("NetBSD 8.3\nStopped in pid 0.1 at netbsd:breakpoint+0x5\ndb> ", "no options DDB"),
+        ("IPKDB: No interface found!\n", "IPKDB_NE_PCISLOT"),
+        ("IPKDBKEY must be at least 16 bytes long!\n", "too short"),
+        ("db> c\nMy IP address is 10.0.1.51\nwaiting for remote debugger\n", "the key may be the wrong one"),
+        ("kgdb waiting...", "KGDB"),
+        ("NetBSD 8.3 (GENERIC)", ""),
+        ("", ""),
+    ],
+)
+def test_console_explains_a_silence(text: str, meaning: str, tmp_path: Path) -> None:
+    log = tmp_path / "serial.log"
+    log.write_text("x" * 100_000 + text)
+    said = console.meaning(log)
+    assert meaning in said and bool(meaning) == bool(said)
+    assert console.meaning(tmp_path / "absent") == ""

@@ -1,0 +1,249 @@
+"""The edits of role rump_toolchain on the miniature rumprun: what they change, no more, and that make reads it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures.upstream.support import ROOT
+from fixtures.upstream.toolchain import variable
+
+from roles.artifact.module_utils.rumplab_artifact.edits import apply_edits
+from roles.artifact.module_utils.rumplab_artifact.errors import Broken
+
+UPSTREAM = ROOT / "tests/fixtures/upstream/rumprun"
+RUMP = "src-netbsd/sys/rump"
+PCI = f"{RUMP}/dev/lib/libpci"
+SCSI = f"{RUMP}/dev/lib/libpci_scsi"
+SCSIPI = f"{RUMP}/dev/lib/libscsipi/scsipi_component.c"
+PARTS: dict[str, Any] = variable("__rump_toolchain_parts")
+
+
+def edits(*components: str) -> list[dict[str, Any]]:
+    """Return the edits of these components."""
+    return [dict(edit) for edit in variable("__rump_toolchain_edits", rump_toolchain_components=list(components))]
+
+
+def checkout(directory: Path) -> Path:
+    """Return a checkout of the miniature, submodules included."""
+    shutil.copytree(UPSTREAM / "rumprun", directory)
+    for name in ("buildrump.sh", "src-netbsd"):
+        shutil.copytree(UPSTREAM / name, directory / name)
+    return directory
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return checkout(tmp_path / "source")
+
+
+def changes(source: Path) -> dict[str, list[str]]:
+    """Return the lines that differ from the miniature's own, by file, with + and - before them."""
+    theirs = checkout(source.parent / "theirs")
+    found = {}
+    for path in sorted(path for path in source.rglob("*") if path.is_file()):
+        name = str(path.relative_to(source))
+        before = (theirs / name).read_text().splitlines() if (theirs / name).exists() else []
+        lines = list(difflib.unified_diff(before, path.read_text().splitlines(), lineterm="", n=0))[2:]
+        if lines:
+            found[name] = [line for line in lines if not line.startswith("@@")]
+    return found
+
+
+def make_says(source: Path, makefile: str, name: str) -> list[str]:
+    """Return a variable's words as bmake has them."""
+    path = source / makefile
+    argv = ["bmake", "-m", str(source / "src-netbsd/share/mk"), "-f", path.name, "-V", name]
+    setting = [f"TOPRUMP={source / RUMP}", f"RUMPTOP={source / RUMP}", "OBJECTS=/o", "DESTINATION=/d"]
+    done = subprocess.run([*argv, *setting], cwd=path.parent, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+needs_make = pytest.mark.skipif(shutil.which("bmake") is None, reason="no bmake")
+needs_compiler = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
+
+
+def test_ppb_does_what_the_notes_say_and_no_more(source: Path) -> None:
+    apply_edits(str(source), edits("ppb"))
+    changed = changes(source)
+    assert set(changed) == {f"{PCI}/PCI.ioconf", f"{PCI}/Makefile"}
+    assert changed[f"{PCI}/Makefile"] == ["-SRCS+=\tpci.c pci_map.c", "+SRCS+=\tppb.c pci.c pci_map.c"]
+    added = [line for line in changed[f"{PCI}/PCI.ioconf"] if not re.match(r"\+(#|$)", line)]
+    assert added == ["+pci*    at ppb? bus ?", "+ppb*    at pci? dev ? function ?"]
+
+
+@needs_make
+def test_make_has_ppb_first(source: Path) -> None:
+    before = make_says(source, f"{PCI}/Makefile", "SRCS")
+    apply_edits(str(source), edits("ppb"))
+    assert make_says(source, f"{PCI}/Makefile", "SRCS") == ["ppb.c", *before]
+
+
+def test_pci_scsi_touches_these_files_and_no_others(source: Path) -> None:
+    apply_edits(str(source), edits("pci_scsi"))
+    changed = changes(source)
+    new = {f"{SCSI}/Makefile", f"{SCSI}/PCI_SCSI.ioconf", f"{SCSI}/opt/bio.h"}
+    assert set(changed) == new | {f"{RUMP}/dev/Makefile.rumpdevcomp", SCSIPI, "app-tools/rumprun-bake.conf"}
+    assert changed[f"{RUMP}/dev/Makefile.rumpdevcomp"] == ["+RUMPPCIDEVS+=\tpci_scsi"]
+    assert changed["app-tools/rumprun-bake.conf"] == ["+\tadd\t\t-lrumpdev_pci_scsi"]
+    assert not [line for name in new for line in changed[name] if line.startswith("-")]
+
+
+@needs_make
+def test_make_has_the_component_and_its_sources(source: Path) -> None:
+    components = f"{RUMP}/dev/Makefile.rumpdevcomp"
+    before = make_says(source, components, "RUMPPCIDEVS")
+    apply_edits(str(source), edits("pci_scsi"))
+    assert make_says(source, components, "RUMPPCIDEVS") == [*before, "pci_scsi"]
+    assert make_says(source, f"{SCSI}/Makefile", "LIB") == ["rumpdev_pci_scsi"]
+    assert make_says(source, f"{SCSI}/Makefile", "IOCONF") == ["PCI_SCSI.ioconf"]
+    sources = make_says(source, f"{SCSI}/Makefile", "SRCS")
+    assert sources == ["mpt_pci.c", "mpt_netbsd.c", "mpt.c", "mpt_debug.c"]
+    # Each of them is where make looks.
+    places = [Path(place) for place in make_says(source, f"{SCSI}/Makefile", ".PATH") if place.startswith("/")]
+    for name in sources:
+        assert any((place / name).is_file() for place in places), name
+
+
+def test_the_new_component_attaches_mpt_and_its_buses(source: Path) -> None:
+    apply_edits(str(source), edits("pci_scsi"))
+    lines = [line for line in (source / SCSI / "PCI_SCSI.ioconf").read_text().splitlines() if line[:1] not in ("", "#")]
+    assert [line.split() for line in lines] == [
+        ["ioconf", "pci_scsi"],
+        *(["include", f'"{name}"'] for name in ("conf/files", "dev/pci/files.pci", "dev/files.dev")),
+        ["pseudo-root", "pci*"],
+        ["mpt*", "at", "pci?", "dev", "?", "function", "?"],
+        ["scsibus*", "at", "mpt?"],
+    ]
+
+
+@needs_compiler
+def test_bio_is_absent_for_the_preprocessor(source: Path, tmp_path: Path) -> None:
+    apply_edits(str(source), edits("pci_scsi"))
+    path = tmp_path / "asks.c"
+    path.write_text('#include "bio.h"\n#if !defined(NBIO) || NBIO > 0\n#error bio\n#endif\n')
+    flags = ["-Wall", "-Werror", "-Wundef", "-fsyntax-only", f"-I{source / SCSI / 'opt'}"]
+    subprocess.run(["gcc", *flags, str(path)], check=True, timeout=30)
+
+
+NODES = """
+#include <stdio.h>
+typedef int devmajor_t;
+enum { S_IFBLK = 1, S_IFCHR = 2 };
+#define MAXPARTITIONS 16
+#define FLAWLESSCALL(call) do { if (call) return; } while (0)
+static int devsw_attach(const char *name, int *block, int *character)
+{
+	(void)name;
+	*block = 4;
+	*character = 13;
+	return 0;
+}
+static int rump_vfs_makedevnodes(int type, const char *base, char first, int major, int minor, int count)
+{
+	printf("%d %s %c %d %d %d\\n", type, base, first, major, minor, count);
+	return 0;
+}
+@TEXT@
+int main(void)
+{
+	scsipi_component(0, 0);
+	return 0;
+}
+"""
+
+
+def nodes(text: str, directory: Path) -> list[str]:
+    """Return the nodes that the component makes: type, name, first letter, major and minor number, and how many."""
+    path = directory / "nodes.c"
+    code = "\n".join(line for line in text.splitlines() if not line.startswith("#include"))
+    path.write_text(NODES.replace("@TEXT@", code))
+    flags = ["-std=gnu99", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run(["gcc", *flags, "-o", str(directory / "nodes"), str(path)], check=True, timeout=60)
+    argv = [str(directory / "nodes")]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()
+
+
+@needs_compiler
+def test_there_are_nodes_for_eight_disks(source: Path, tmp_path: Path) -> None:
+    before = nodes((source / SCSIPI).read_text(), tmp_path)
+    assert before == ["1 /dev/sd0 a 4 0 8", "2 /dev/rsd0 a 13 0 8", "1 /dev/cd0 a 4 0 8"]
+    apply_edits(str(source), edits("pci_scsi"))
+    text = (source / SCSIPI).read_text()
+    assert "#include <sys/device.h>\n#include <sys/disklabel.h>\n" in text
+    disks = [
+        line
+        for unit in range(8)
+        for line in (f"1 /dev/sd{unit} a 4 {16 * unit} 8", f"2 /dev/rsd{unit} a 13 {16 * unit} 8")
+    ]
+    assert nodes(text, tmp_path) == [*disks, before[-1]]
+
+
+CONF = """version 20160209
+
+conf hw_virtio
+\tcreate\t\t"virtio"
+\tassimilate\t_miconf
+fnoc
+
+conf hw_generic
+\tcreate\t\t"generic"
+\tassimilate\t_miconf\t\t\t\\
+\t\t\t_usb
+fnoc
+
+conf hw_more
+\tassimilate\thw_generic
+fnoc
+"""
+
+
+def test_only_the_generic_configuration_gets_the_library(source: Path) -> None:
+    (source / "app-tools/rumprun-bake.conf").write_text(CONF)
+    apply_edits(str(source), edits("pci_scsi"))
+    wanted = CONF.replace("_usb\nfnoc", "_usb\n\tadd\t\t-lrumpdev_pci_scsi\nfnoc")
+    assert (source / "app-tools/rumprun-bake.conf").read_text() == wanted
+
+
+def test_all_together_are_one_after_the_other(source: Path) -> None:
+    apply_edits(str(source), edits("pci_scsi", "ppb"))
+    assert edits("pci_scsi", "ppb") == edits("ppb") + edits("pci_scsi") == edits("ppb", "pci_scsi")
+    assert edits() == []
+
+
+@pytest.mark.parametrize("component", ["ppb", "pci_scsi"])
+def test_a_source_that_has_the_component_already_is_refused(source: Path, component: str) -> None:
+    apply_edits(str(source), edits(component))
+    with pytest.raises(Broken, match=f"{re.escape(edits(component)[0]['name'])}.*already has"):
+        apply_edits(str(source), edits(component))
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "edit"),
+    [
+        (f"{PCI}/Makefile", "SRCS+=\tpci.c", "SRCS+=\tpci_core.c", "ppb: the driver's source"),
+        (f"{PCI}/Makefile", "SRCS+=\tpci.c", "SRCS+=\tpci.c\nSRCS+=\tpci.c", "ppb: the driver's source"),
+        (f"{RUMP}/dev/Makefile.rumpdevcomp", "miiphy", "miiphy more", "pci_scsi: the component's name"),
+        (SCSIPI, "/dev/rsd0", "/dev/sd", "pci_scsi: nodes for eight disks"),
+        ("app-tools/rumprun-bake.conf", "conf hw_generic", "conf hw_all", "pci_scsi: in the generic unikernel"),
+    ],
+)
+def test_an_upstream_that_changed_names_edit_and_file(source: Path, file: str, old: str, new: str, edit: str) -> None:
+    path = source / file
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(Broken) as caught:
+        apply_edits(str(source), edits("ppb", "pci_scsi"))
+    assert f"'{edit}' must match exactly once in {file}" in str(caught.value)
+
+
+@pytest.mark.parametrize("gone", [f"{PCI}/PCI.ioconf", SCSIPI])
+def test_an_upstream_file_that_moved_is_named(source: Path, gone: str) -> None:
+    (source / gone).rename(source / "elsewhere")
+    with pytest.raises(Broken, match=f"wants to change {re.escape(gone)}, which this source doesn't have"):
+        apply_edits(str(source), edits("ppb", "pci_scsi"))

@@ -1,0 +1,198 @@
+"""The recipe of role rump_toolchain: which compiler, with which options, and what is looked at when all is built."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fixtures.upstream import make_rumprun
+from fixtures.upstream.support import ROOT, opener
+from fixtures.upstream.toolchain import ROLE, pin, toolchain, variable
+
+from roles.artifact.module_utils.rumplab_artifact.pathway import provide
+
+PINS = yaml.safe_load((ROOT / "inventory/group_vars/all/pins.yml").read_text())["rumplab_pins"]["rump_toolchain"]
+MPT = "librumpdev_pci_scsi.a mpt mpt_pci_ca"
+needs_compiler = pytest.mark.skipif(
+    not all(map(shutil.which, ("bmake", "gcc", "git", "nm", "objcopy"))), reason="no bmake or no compiler"
+)
+
+
+def fake_compiler(directory: Path, version: str, pie: bool) -> None:
+    """Write a gcc-N that answers as one of this version does."""
+    for name in ("gcc", "g++"):
+        path = directory / f"{name}-x"
+        configured = "--enable-default-pie" if pie else "--disable-nothing"
+        cases = f"-dumpversion) echo {version} ;;\n-v) echo '{configured}' >&2 ;;"
+        path.write_text(f"#!/bin/sh\ncase $1 in\n{cases}\nesac\n")
+        path.chmod(0o755)
+
+
+def prepare(
+    directory: Path, version: str, which: str = "known", pie: bool = False
+) -> tuple[subprocess.CompletedProcess[str], str]:
+    """Run the recipe's first script; return how it ended, and the options that it chose."""
+    programs, source, tree = (directory / name for name in ("programs", "source", "tree"))
+    for made in (programs, source, tree):
+        made.mkdir()
+    fake_compiler(programs, version, pie)
+    build = variable("__rump_toolchain_build", rump_toolchain_compiler="gcc-x", rump_toolchain_any_compiler=True)
+    known = build["commands"][0]["argv"][-1]
+    script = variable("__rump_toolchain_prepare")
+    argv = ["sh", "-c", script, "prepare", str(tree), "gcc-x", "g++-x", which, known]
+    environment = {"PATH": f"{programs}:{os.environ['PATH']}", "TMPDIR": str(directory), "HOME": str(directory)}
+    done = subprocess.run(argv, cwd=source, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    options = directory / "options"
+    return done, options.read_text().strip() if options.exists() else ""
+
+
+@pytest.mark.parametrize(
+    ("version", "options"),
+    [
+        ("5.4.0", ""),
+        ("6", "-F CPPFLAGS=-Wno-shift-negative-value"),
+        ("9", "-F CPPFLAGS=-Wimplicit-fallthrough=0 -F CPPFLAGS=-Wno-error"),
+    ],
+)
+def test_the_options_are_those_of_the_compilers_version(tmp_path: Path, version: str, options: str) -> None:
+    done, chosen = prepare(tmp_path, version)
+    assert done.returncode == 0, done.stderr
+    assert chosen == options
+
+
+def test_each_version_has_its_row(tmp_path: Path) -> None:
+    rows = variable("__rump_toolchain_compilers")
+    assert [row["gcc"] for row in rows] == variable("__rump_toolchain_known") == ["5", "6", "7", "8", "9"]
+    for row in rows:
+        words = row["options"].split()
+        assert words[::2] == ["-F"] * (len(words) // 2), row
+        assert all(word.startswith(("CFLAGS=-W", "CPPFLAGS=-W")) for word in words[1::2]), row
+
+
+@pytest.mark.parametrize("version", ["4.8", "10.2.1", "12", "55", "90"])
+def test_any_other_version_is_refused_with_the_list(tmp_path: Path, version: str) -> None:
+    done, chosen = prepare(tmp_path, version)
+    assert (done.returncode, chosen) == (1, "")
+    assert f"gcc-x is GCC {version}; rumprun is known to build with GCC 5 6 7 8 9" in done.stderr
+
+
+def test_any_other_version_has_the_newest_ones_options_if_it_must_be(tmp_path: Path) -> None:
+    done, chosen = prepare(tmp_path, "14", which="any")
+    assert done.returncode == 0, done.stderr
+    assert chosen == variable("__rump_toolchain_compilers")[-1]["options"]
+
+
+@pytest.mark.parametrize("pie", [True, False])
+def test_a_compiler_that_makes_pie_is_told_not_to(tmp_path: Path, pie: bool) -> None:
+    done, _ = prepare(tmp_path, "9", pie=pie)
+    assert done.returncode == 0, done.stderr
+    flags = "-fno-pie -no-pie " if pie else ""
+    for name in ("gcc", "g++"):
+        wrapper = tmp_path / "tree/libexec/rumplab" / name
+        assert wrapper.read_text() == f'#!/bin/sh\nexec {name}-x {flags}"$@"\n'
+        assert os.access(wrapper, os.X_OK)
+
+
+def test_the_source_becomes_a_repository_on_no_branch(tmp_path: Path) -> None:
+    prepare(tmp_path, "9")
+    argv = ["git", "-c", "safe.directory=*", "rev-parse", "--abbrev-ref", "HEAD"]
+    done = subprocess.run(argv, cwd=tmp_path / "source", capture_output=True, text=True, timeout=20, check=True)
+    assert done.stdout.strip() == "HEAD"
+
+
+@pytest.mark.parametrize(
+    ("distribution", "major", "compiler"),
+    [("Debian", "11", "gcc-9"), ("Debian", "12", ""), ("Debian", "13", ""), ("Ubuntu", "22", "gcc-9")],
+)
+def test_the_distribution_decides_which_compiler(distribution: str, major: str, compiler: str) -> None:
+    facts = {"distribution": distribution, "distribution_major_version": major}
+    assert variable("__rump_toolchain_cc", facts) == compiler
+    blocked = variable("__rump_toolchain_blocked", facts)
+    if compiler:
+        assert blocked == ""
+        packages = variable("__rump_toolchain_packages", facts)
+        assert {compiler, compiler.replace("gcc", "g++"), "git", "zlib1g-dev"} <= set(packages)
+    else:
+        assert "GCC 5, 6, 7, 8, 9" in blocked and f"{distribution} {major}" in blocked
+        assert variable("__rump_toolchain_blocked", facts, rump_toolchain_compiler="gcc-12") == ""
+
+
+@pytest.mark.parametrize("family", ["Archlinux", "Darwin", "RedHat"])
+def test_systems_with_one_compiler_are_told_why(family: str) -> None:
+    assert "GCC 5, 6, 7, 8, 9" in variable("__rump_toolchain_blocked", {"os_family": family, "distribution": family})
+
+
+def test_another_architecture_is_told_why() -> None:
+    assert "aarch64" in variable("__rump_toolchain_blocked", {"architecture": "aarch64"})
+
+
+@pytest.mark.parametrize("path", sorted((ROLE / "vars").glob("[A-Z]*.yml")), ids=lambda path: path.stem)
+def test_every_system_says_what_the_role_asks_for(path: Path) -> None:
+    names = {f"__rump_toolchain_{name}" for name in ("offered", "fetch_packages", "packages")}
+    assert set(yaml.safe_load(path.read_text())) == names
+
+
+def test_pins_are_full_commits_with_submodules() -> None:
+    for name, row in PINS["versions"].items():
+        assert row["commit"].startswith(name) and len(name) == 8 and len(row["commit"]) == 40
+        assert row["submodules"] is True
+    assert variable("rump_toolchain_source") == PINS["versions"]["16a7c6eb"]
+
+
+def library(directory: Path, name: str, **members: str) -> None:
+    """Make a library out of C texts, its symbols prefixed as the rump kernel's are."""
+    objects = []
+    for member, text in members.items():
+        source, made = directory / f"{member}.c", directory / f"{member}.o"
+        source.write_text(text)
+        subprocess.run(["gcc", "-w", "-c", "-o", str(made), str(source)], check=True, timeout=30)
+        subprocess.run(["objcopy", "--prefix-symbols=rumpns_", str(made)], check=True, timeout=30)
+        objects.append(str(made))
+    subprocess.run(["ar", "rcs", str(directory / name), *objects], check=True, timeout=30)
+
+
+def verify(directory: Path, wanted: str) -> subprocess.CompletedProcess[str]:
+    """Run the recipe's last script on a tree."""
+    (directory / "tmp").mkdir(exist_ok=True)
+    argv = ["sh", "-c", variable("__rump_toolchain_verify"), "verify", str(directory), wanted]
+    environment = {"PATH": os.environ["PATH"], "TMPDIR": str(directory / "tmp"), "LC_ALL": "C"}
+    return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+@needs_compiler
+def test_what_the_libraries_must_define_is_looked_at(tmp_path: Path) -> None:
+    attach = "int mpt_pci_ca; void attach(void) { mpt_init(); panic(); }"
+    library(tmp_path, "librumpdev_pci_scsi.a", mpt_pci=attach, mpt="void mpt_init(void) {}")
+    assert verify(tmp_path, f"{MPT} mpt_init").returncode == 0
+    assert verify(tmp_path, "").returncode == 0
+    lacks = verify(tmp_path, f"{MPT} mpt_intr")
+    assert lacks.returncode == 1 and "librumpdev_pci_scsi.a doesn't define mpt_intr" in lacks.stderr
+    absent = verify(tmp_path, "librumpdev_pci.a ppb ppb_ca\n" + MPT)
+    assert absent.returncode == 1 and "no librumpdev_pci.a" in absent.stderr
+
+
+@needs_compiler
+def test_what_nobody_defines_is_named(tmp_path: Path) -> None:
+    library(tmp_path, "librumpdev_pci_scsi.a", mpt_pci="int mpt_pci_ca; void attach(void) { mpt_intr(); panic(); }")
+    done = verify(tmp_path, MPT)
+    assert done.returncode == 1 and "needs, and nobody defines, mpt_intr" in done.stderr
+
+
+@needs_compiler
+@pytest.mark.parametrize("forgotten", ["mpt_debug.c", "mpt_netbsd.c mpt.c"])
+def test_a_build_without_a_source_of_mpts_fails_as_it_did_for_the_notes(
+    tmp_path: Path, forgotten: str
+) -> None:
+    commits = make_rumprun.make(tmp_path / "upstream", ROOT / "examples")
+    source = pin(tmp_path / "upstream", commits["commit"])
+    wanted = toolchain(tmp_path / "prefix", source, ["ppb", "pci_scsi"])
+    makefile = next(edit for edit in wanted["edits"] if edit["name"] == "pci_scsi: the component's Makefile")
+    makefile["create"] = makefile["create"].replace(f" {forgotten}", "")
+    answer: dict[str, Any] = provide(wanted, opener)
+    assert answer["failed"] and "verify: librumpdev_pci_scsi.a" in answer["msg"]
+    assert os.listdir(tmp_path / "prefix/store") == []

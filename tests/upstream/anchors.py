@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+"""Whether every source edit of every role fits real checkouts of the upstreams.
+
+usage: python tests/upstream/anchors.py DIR [--json]
+
+DIR has a checkout, or an unpacked release, of each upstream at the commit or version that is pinned:
+
+    DIR/gorump      https://github.com/deferpanic/gorump
+    DIR/rumprun     https://github.com/rumpkernel/rumprun, with its submodules
+    DIR/gdb-*       releases of GDB, as many as there are
+
+Nothing there is changed: edits are applied to copies of the files that they name. The exit status is 0 if all edits
+fit, 1 if one doesn't or its file is missing, 2 for a wrong call. Edits come out of the roles' own variables, so that
+a new one is tried without being entered here; only a role of a new upstream needs a row in UPSTREAMS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "roles/artifact/module_utils")]
+output = importlib.import_module("rumplab.output")
+edits = importlib.import_module("rumplab_artifact.edits")
+Broken = importlib.import_module("rumplab_artifact.errors").Broken
+
+MATCHED, NOT_MATCHED, MISSING = "matched", "not matched", "file missing"
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """Where an upstream's checkouts are in DIR, and with which settings of its role the edits are tried."""
+
+    checkouts: str
+    settings: tuple[Mapping[str, Any], ...] = ({},)
+
+
+UPSTREAMS = {
+    "gdb": Upstream("gdb-*"),
+    "go_builder": Upstream(
+        "gorump", tuple({"go_builder_version": tree, "go_builder_heap_bits": 25} for tree in ("1.5", "1.7"))
+    ),
+    "rump_toolchain": Upstream("rumprun"),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of an edit in a checkout."""
+
+    role: str
+    checkout: str
+    edit: str
+    file: str
+    result: str
+    reason: str = ""
+
+
+def variable_of(role: str, name: str, settings: Mapping[str, Any] | None = None) -> Any:
+    """Return a variable of a role with these settings, its templates filled in as for a host of Linux on x86-64."""
+    loader = DataLoader()
+    files = [ROOT / "inventory/group_vars/all/pins.yml", *(ROOT / "roles" / role / "defaults").glob("main.yml")]
+    variables: dict[str, Any] = {"ansible_facts": {"system": "Linux", "architecture": "x86_64"}}
+    for path in [*files, ROOT / "roles" / role / "vars/main.yml"]:
+        variables.update(loader.load_from_file(str(path), trusted_as_template=True))
+    variables.update(settings or {})
+    return Templar(loader=loader, variables=variables).template(variables[name])
+
+
+def edits_of(role: str, settings: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Return the edits that a role applies with these settings, in order: its variable `__ROLE_edits`."""
+    return [dict(edit) for edit in variable_of(role, f"__{role}_edits", settings)]
+
+
+def roles_with_edits() -> list[str]:
+    """Return the roles that have edits, by name."""
+    found = []
+    for path in sorted((ROOT / "roles").glob("*/vars/main.yml")):
+        role = path.parent.parent.name
+        if f"\n__{role}_edits:" in path.read_text("utf-8"):
+            found.append(role)
+    return found
+
+
+def try_edits(wanted: Sequence[Mapping[str, Any]], checkout: Path) -> Iterator[tuple[Mapping[str, Any], str, str]]:
+    """Yield each edit, its result and the reason, having applied it to a copy on top of those before."""
+    with tempfile.TemporaryDirectory() as directory:
+        copies = Path(directory)
+        for edit in wanted:
+            original, copy = checkout / edit["file"], copies / edit["file"]
+            if original.is_file() and not copy.exists():
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(original, copy)
+            there = copy.exists()
+            try:
+                edits.apply_edits(str(copies), [edit])
+            except Broken as error:
+                yield edit, NOT_MATCHED if there else MISSING, str(error)
+            else:
+                yield edit, MATCHED, ""
+
+
+def rows_of(directory: Path, roles: Sequence[str]) -> Iterator[Row]:
+    """Yield a row for each edit in each checkout; a role without a checkout has one row that says so."""
+    for role in roles:
+        upstream = UPSTREAMS.get(role)
+        if upstream is None:
+            yield Row(role, "-", "-", "-", MISSING, f"{role} is not in UPSTREAMS: nobody knows where its checkout is")
+            continue
+        checkouts = sorted(path for path in directory.glob(upstream.checkouts) if path.is_dir())
+        if not checkouts:
+            yield Row(role, upstream.checkouts, "-", "-", MISSING, f"there is no {directory / upstream.checkouts}")
+        for checkout in checkouts:
+            for settings in upstream.settings:
+                for edit, result, reason in try_edits(edits_of(role, settings), checkout):
+                    yield Row(role, checkout.name, edit["name"], edit["file"], result, reason)
+
+
+def report(rows: Sequence[Row]) -> str:
+    """Return the rows for people, and below them why some don't fit."""
+    cells = [[row.checkout, row.edit, row.file, row.result] for row in rows]
+    reasons = [f"{row.role}: {row.reason}" for row in rows if row.reason]
+    return "\n".join([output.table(["CHECKOUT", "EDIT", "FILE", "RESULT"], cells), *reasons])
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print what fits; return the exit status."""
+    parser = argparse.ArgumentParser(description="Whether every source edit fits real checkouts of the upstreams.")
+    parser.add_argument("directory", type=Path, metavar="DIR", help="holds gorump, rumprun and gdb-*")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(argv)
+    if not options.directory.is_dir():
+        parser.error(f"{options.directory} is not a directory")
+    rows = list(rows_of(options.directory, roles_with_edits()))
+    print(json.dumps([asdict(row) for row in rows], indent=2) if options.json else report(rows))
+    return 0 if all(row.result == MATCHED for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
