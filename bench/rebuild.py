@@ -50,7 +50,7 @@ def seconds(wanted: Mapping[str, Any]) -> float:
 
 def miniature(directory: Path) -> tuple[float, float]:
     """Return the seconds of the miniature's first build, and of the next with one component."""
-    commits = make_rumprun.make(directory / "upstream", ROOT / "examples/pcihello")
+    commits = make_rumprun.make(directory / "upstream", ROOT / "examples")
     source, prefix = pin(directory / "upstream", commits["commit"]), directory / "prefix"
     more = {"jobs": 0, "build_timeout": LIMIT}
     return (
