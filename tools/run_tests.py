@@ -97,7 +97,7 @@ def lint_parts(root: Path) -> list[Part]:
 
 
 def unit_part() -> Part:
-    return Part("unit", (str(BIN / "pytest"), "tests/unit"), 15 * MINUTE, "unit", junit=True)
+    return Part("unit", (str(BIN / "pytest"), "tests/unit"), 25 * MINUTE, "unit", junit=True)
 
 
 def upstream_parts() -> list[Part]:
