@@ -55,7 +55,7 @@ def test_a_c_program(toolchain: Toolchain, hello: Path) -> None:
     compiling, baking = toolchain.calls()
     work = toolchain.cache / "rumplab" / "build"
     assert compiling.startswith(f"x86_64-linux-gnu-gcc -g -o {work}/")
-    assert compiling.endswith(f"/work/program {hello}/hello.c")
+    assert compiling.endswith(f"work/program {hello}/hello.c")
     assert baking == "rumprun-bake hw_generic program.bin program"
     assert not toolchain.left()
 

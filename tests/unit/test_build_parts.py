@@ -89,9 +89,10 @@ def test_rules_that_say_too_little(rules: str) -> None:
 
 def test_files_that_compilers_read(tmp_path: Path) -> None:
     write(tmp_path, {"src/a.h": "a", "tree/b.h": "b", "work/c.h": "c", "other/d.h": "d"})
-    (tmp_path / "work" / "link.h").symlink_to(tmp_path / "other" / "d.h")
-    rules = f"x.o: a.h gone.h {tmp_path}/tree/b.h \\\n {tmp_path}/work/c.h {tmp_path}/work/link.h\n"
-    directories, outside = [str(tmp_path / "src")], [str(tmp_path / "tree"), str(tmp_path / "work")]
+    work = tmp_path / "work"
+    (work / "link.h").symlink_to(tmp_path / "other" / "d.h")
+    rules = f"x.o: a.h gone.h {tmp_path}/tree/b.h \\\n {work}/c.h {work}/link.h\n"
+    directories, outside = [str(tmp_path / "src")], [str(tmp_path / "tree"), str(work)]
     (tmp_path / "src" / "link.h").symlink_to(tmp_path / "other" / "d.h")
     rules += "y.o: link.h\n"
     found = record.read_files(rules, directories, outside, time.time() + 10)

@@ -16,6 +16,7 @@ from testinfra.host import Host
 
 HERE = Path(__file__).resolve().parents[1]
 PREFIX = "/opt/rumplab"
+WORK = f"{PREFIX}/work"
 LABS = "/opt/labs"
 
 
@@ -88,7 +89,7 @@ def test_make_bash_was_run_as_upstream_documents_by_the_lab_user(host: Host) -> 
         "CGO_ENABLED=0",
         "GOARCH=amd64",
         "GOOS=rumprun",
-        f"GOROOT_BOOTSTRAP={PREFIX}/work/go_builder/needs/go_bootstrap",
+        f"GOROOT_BOOTSTRAP={WORK}/go_builder/needs/go_bootstrap",
         "GOROOT_FINAL=/rumplab-go",
         "bootstrap: go1.6.3-miniature",
     ]
