@@ -79,7 +79,7 @@ def debugger(directory: Path, tarball: Path) -> tuple[float, float]:
             build=variables["__gdb_build"],
             files=variables["__gdb_files"],
             paths=variables["__gdb_paths"],
-            stamps={"upstream": f"{number:064x}", "substitute": "f" * 64},
+            stamps={"upstream": f"{number + 1}" * 64, "substitute": "f" * 64},
             jobs=0,
             build_timeout=LIMIT,
         )

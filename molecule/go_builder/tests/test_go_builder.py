@@ -164,7 +164,7 @@ def test_the_other_tree_and_a_larger_heap(host: Host) -> None:
         ),
         (
             {"go_builder_bootstrap_version": "unreachable", "rumplab_strict": True},
-            ["go_bootstrap unreachable can't be reached, and rumplab_strict allows neither"],
+            ["go_bootstrap unreachable can't be had, and rumplab_strict allows neither"],
             [],
         ),
         ({"go_builder_version": "1.8"}, ["go_builder_version 1.8 isn't pinned. Choose one of 1.5, 1.7,"], []),
