@@ -25,7 +25,8 @@ def row(name: str, **settings: Any) -> subprocess.CompletedProcess[str]:
     variables = {"rumplab_prefix": f"{LABS}/{name}", **settings}
     inventory = os.environ["MOLECULE_INVENTORY_FILE"]
     argv = ["ansible-playbook", "-i", inventory, str(HERE / "row.yml"), "-e", json.dumps(variables)]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
+    plain = {**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"}
+    return subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False, env=plain)
 
 
 def said(run: subprocess.CompletedProcess[str]) -> str:
