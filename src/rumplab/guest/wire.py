@@ -26,9 +26,11 @@ PACKET_START = ord("$")
 PACKET_END = ord("#")
 ACKNOWLEDGEMENTS = b"+-"
 CHECKSUM_DIGITS = 2
+# The packets that nothing answers until the program stops.
+RESUMING = b"cCsS"
 CHUNK = 4096
-# How long GDB's last packet may take, and by which silence all has come.
-FINISH_SECONDS = 2.0
+# How long GDB's last packet and its answer may take, and by which silence all has come. GDB grants its pipe 5 s.
+FINISH_SECONDS = 3.0
 QUIET_SECONDS = 0.1
 # Of a command that stops the guest.
 COMMAND_SECONDS = 30
@@ -38,12 +40,15 @@ CALL = "import sys; sys.path.insert(0, sys.argv[1]); from rumplab.guest.wire imp
 
 @dataclass
 class Stream:
-    """One direction of the protocol. `left` counts the bytes that a packet's end still has; `owed` says that a
-    packet has ended and the other side hasn't acknowledged it yet."""
+    """One direction of the protocol. `kind` is the first byte of the last packet, `left` counts the bytes that its
+    end still has; `owed` says that it has ended and the other side hasn't acknowledged it yet, `asked` that the other
+    side's answer hasn't ended yet."""
 
     inside: bool = False
+    kind: int = 0
     left: int = 0
     owed: bool = False
+    asked: bool = False
 
     def feed(self, data: bytes, other: Stream) -> tuple[bytes, int]:
         """`data` without the interrupts, and how many there were. 0x03 within a packet is data.
@@ -55,12 +60,14 @@ class Stream:
         for byte in data:
             if self.left:
                 self.left -= 1
-                self.owed = not self.left
+                if not self.left:
+                    self.owed, self.asked, other.asked = True, self.kind not in RESUMING, False
             elif self.inside:
+                self.kind = self.kind or byte
                 if byte == PACKET_END:
                     self.inside, self.left = False, CHECKSUM_DIGITS
             elif byte == PACKET_START:
-                self.inside = True
+                self.inside, self.kind = True, 0
             elif byte in ACKNOWLEDGEMENTS:
                 other.owed = False
             elif byte == INTERRUPT:
@@ -139,7 +146,7 @@ class Wire:
             readable, writable, _ = select.select([self.guest], wanted, [], QUIET_SECONDS)
             if (writable and not self.send()) or (readable and not self.receive()):
                 return
-            if not readable and not writable and not self.outgoing.owed:
+            if not readable and not writable and not (self.outgoing.owed or self.outgoing.asked):
                 return
 
 

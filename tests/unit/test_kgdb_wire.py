@@ -1,0 +1,107 @@
+"""The wire between GDB and a serial line, from a GDB that hangs up to a kernel that takes its time."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rumplab.guest import wire
+
+SECONDS = 20.0
+# Longer than the silence by which the wire takes it that all has come.
+SLOWLY = 5 * wire.QUIET_SECONDS
+
+
+class Line:
+    """Both ends of a wire: `gdb` writes to the pipe, the socket `kernel` is the guest's serial line."""
+
+    def __init__(self, directory: Path) -> None:
+        path = directory / "com1.sock"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.settimeout(SECONDS)
+            listener.bind(str(path))
+            listener.listen(1)
+            self.gdb = subprocess.Popen(wire.argv(str(path)), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            self.kernel, _ = listener.accept()
+        self.kernel.settimeout(SECONDS)
+
+    def ask(self, packet: bytes) -> None:
+        """GDB sends a packet, and the kernel acknowledges it."""
+        assert self.gdb.stdin is not None
+        assert self.gdb.stdout is not None
+        self.gdb.stdin.write(packet)
+        self.gdb.stdin.flush()
+        self.takes(packet)
+        self.kernel.sendall(b"+")
+        assert self.gdb.stdout.read(1) == b"+"
+
+    def takes(self, data: bytes) -> None:
+        """The kernel reads `data`, neither less nor more."""
+        read = b""
+        while len(read) < len(data):
+            more = self.kernel.recv(len(data) - len(read))
+            assert more, f"the line was closed after {read!r}"
+            read += more
+        assert read == data
+
+    def hang_up(self) -> None:
+        assert self.gdb.stdin is not None
+        assert self.gdb.stdout is not None
+        self.gdb.stdin.close()
+        self.gdb.stdout.close()
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Iterator[Line]:
+    made = Line(tmp_path)
+    try:
+        yield made
+    finally:
+        made.gdb.kill()
+        made.gdb.wait(SECONDS)
+        made.kernel.close()
+
+
+def test_the_answer_to_a_kill_is_acknowledged_however_late(line: Line) -> None:
+    """Else the kernel waits for it forever: GDB is gone by then."""
+    line.ask(b"$k#6b")
+    line.hang_up()
+    for part in (b"$O", b"K#9", b"a"):
+        time.sleep(SLOWLY)
+        line.kernel.sendall(part)
+    line.takes(b"+")
+    assert line.gdb.wait(SECONDS) == 0
+
+
+@pytest.mark.parametrize("packet", [b"$c#63", b"$s#73", b"$c100#f4"])
+def test_a_running_kernel_is_not_waited_for(line: Line, packet: bytes) -> None:
+    line.ask(packet)
+    began = time.monotonic()
+    line.hang_up()
+    assert line.gdb.wait(SECONDS) == 0
+    assert time.monotonic() - began < wire.FINISH_SECONDS
+
+
+def test_a_kernel_that_has_answered_is_left_at_once(line: Line) -> None:
+    line.ask(b"$D#44")
+    line.kernel.sendall(b"$OK#9a")
+    assert line.gdb.stdin is not None
+    line.gdb.stdin.write(b"+")
+    line.gdb.stdin.flush()
+    line.takes(b"+")
+    began = time.monotonic()
+    line.hang_up()
+    assert line.gdb.wait(SECONDS) == 0
+    assert time.monotonic() - began < wire.FINISH_SECONDS
+
+
+def test_a_kernel_that_never_answers_is_given_up(line: Line) -> None:
+    line.ask(b"$k#6b")
+    line.hang_up()
+    assert line.gdb.wait(SECONDS) == 0
+    assert line.kernel.recv(1) == b""
