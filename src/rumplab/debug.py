@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shlex
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
-from rumplab import config, container, images, media, mounts
+from rumplab import config, container, gdbcall, images, mounts
 from rumplab.config import Lab
 from rumplab.container import Container
 from rumplab.engine import Image
 from rumplab.errors import RumplabError, UsageError
+from rumplab.gdbcall import COMPONENT, LOOPBACK, Session
 from rumplab.machines import Machine, Machines, open_machines
 from rumplab.vmware.directory import open_export
 
@@ -35,38 +32,16 @@ examples:
   rumplab debug hello main --container                the debugger of the lab's image
 """
 TAKES_EXTRA = True
-COMPONENT = "gdb"
-LOOPBACK = "127.0.0.1"
 # Docker Desktop's name for the machine that it runs on, whose own loopback interface it reaches.
 DESKTOP = "host.docker.internal"
 REMOTE_SECONDS = 10
-# A place as GDB's linespecs have it: a function, FILE:LINE or *ADDRESS, maybe with a condition.
-LOCATION = re.compile(r"[^\x00-\x1f]+")
-
-
-@dataclass(frozen=True)
-class Session:
-    """One GDB session: runs to `location`, then `commands`, then `scripts`. `sources` is a directory, `host` where
-    the stub listens, as the debugger sees it."""
-
-    gdb: str
-    gdbinit: str | None
-    port: int
-    program: str | None
-    sources: str | None = None
-    location: str | None = None
-    commands: tuple[str, ...] = ()
-    scripts: tuple[str, ...] = ()
-    batch: bool = False
-    extra: tuple[str, ...] = ()
-    host: str = LOOPBACK
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "rumplab debug [NAME] [SYMBOL] [OPTION…] [-- GDB-ARGUMENT…]"
     parser.add_argument("name", metavar="NAME", nargs="?", help="the machine (default: the only one)")
     parser.add_argument("location", metavar="SYMBOL", nargs="?", help="where to break and run to")
-    add_command_arguments(parser)
+    gdbcall.add_command_arguments(parser)
     parser.add_argument(
         "--vmware", metavar="DIR", type=Path, help="attach to the machine of an export instead; see 'export'"
     )
@@ -74,40 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the GDB command and do nothing")
 
 
-def add_command_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every verb that ends in GDB takes."""
-    parser.add_argument(
-        "--ex", metavar="COMMAND", action="append", default=[], help="run a GDB command; repeatable"
-    )
-    parser.add_argument(
-        "--script", metavar="FILE", action="append", default=[], help="run a file of GDB commands"
-    )
-    parser.add_argument(
-        "--batch", action="store_true", help="no questions, no user's .gdbinit; end after the commands"
-    )
-    parser.add_argument(
-        "--symbols", metavar="FILE", help="load these symbols instead of the machine's program"
-    )
-
-
 def gdb_argv(session: Session) -> list[str]:
     """GDB's command line for a machine's debug stub."""
-    return command_line(session, attach_commands(session))
-
-
-def command_line(session: Session, attach: Iterable[str]) -> list[str]:
-    """GDB's command line, with the commands `attach` before the session's own. Nothing in it is newer than GDB 7.6."""
-    argv = [session.gdb, "-q"]
-    # The user's own .gdbinit must not change what a script sees.
-    argv += ["-nx", "-batch"] if session.batch else []
-    argv += ["-ix", session.gdbinit] if session.gdbinit else []
-    for command in attach:
-        argv += ["-ex", command]
-    for command in session.commands:
-        argv += ["-ex", command]
-    for script in session.scripts:
-        argv += ["-x", script]
-    return [*argv, *session.extra]
+    return gdbcall.command_line(session, attach_commands(session))
 
 
 def attach_commands(session: Session) -> list[str]:
@@ -119,19 +63,14 @@ def attach_commands(session: Session) -> list[str]:
     commands = ["set architecture i386:x86-64", f"set remotetimeout {REMOTE_SECONDS}"]
     if session.program is not None:
         # GDB splits the argument of 'file' as a shell would.
-        commands.append(f"file {gdb_quote(session.program)}")
+        commands.append(f"file {gdbcall.gdb_quote(session.program)}")
     if session.sources is not None:
-        commands.append(f"directory {gdb_quote(session.sources)}")
+        commands.append(f"directory {gdbcall.gdb_quote(session.sources)}")
     commands.append(f"target remote {session.host}:{session.port}")
     if session.location is not None:
         # A software breakpoint set before the loader has run would be overwritten by the program itself.
         commands += [f"hbreak {session.location}", "continue"]
     return commands
-
-
-def gdb_quote(path: str) -> str:
-    """`path` as one argument of a GDB command."""
-    return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def choose(machines: Machines, name: str | None) -> Machine:
@@ -147,19 +86,6 @@ def choose(machines: Machines, name: str | None) -> Machine:
     raise RumplabError(f"{len(running)} machines are running, so name one: {names}")
 
 
-def symbols_of(machine: Machine) -> str | None:
-    """The machine's program, if it is still there; says on stderr what is wrong with it."""
-    if machine.program is None:
-        warn(f"{machine.name} has no program on record, so no symbols; give them with --symbols FILE")
-        return None
-    if not os.path.isfile(machine.program):
-        warn(f"{machine.program} is gone, so there are no symbols; give them with --symbols FILE")
-        return None
-    if machine.program_sha256 and media.sha256(machine.program) != machine.program_sha256:
-        warn(f"{machine.program} has changed since it was staged; symbols may not fit: stage it again")
-    return machine.program
-
-
 def sources_of(lab: Lab, program: str | None) -> str | None:
     """The source directory of the component that `program` belongs to, where it has one."""
     if program is None:
@@ -169,10 +95,6 @@ def sources_of(lab: Lab, program: str | None) -> str | None:
         if source and built and os.path.realpath(built) == os.path.realpath(program):
             return source
     return None
-
-
-def warn(message: str) -> None:
-    print(f"rumplab debug: {message}", file=sys.stderr)
 
 
 def target_of(args: argparse.Namespace, lab: Lab) -> tuple[Machine, str | None]:
@@ -193,31 +115,15 @@ def target_of(args: argparse.Namespace, lab: Lab) -> tuple[Machine, str | None]:
     return machine, args.name
 
 
-def check_files(*paths: str | None) -> None:
-    """RumplabError names the first of `paths`, where it isn't None, that is no file."""
-    for path in paths:
-        if path is not None and not os.path.isfile(path):
-            raise RumplabError(f"{path}: no such file")
-
-
-def checked_location(location: str | None) -> str | None:
-    """`location`, if it is one line of text; UsageError otherwise."""
-    if location is not None and not LOCATION.fullmatch(location):
-        raise UsageError(
-            "SYMBOL must be one line: a function, FILE:LINE or *ADDRESS, maybe with 'if CONDITION'"
-        )
-    return location
-
-
 def run(args: argparse.Namespace) -> int:
-    checked_location(args.location)
+    gdbcall.checked_location(args.location)
     lab = config.load()
     image = images.find(lab, COMPONENT) if container.wanted(args.container, lab, sys.platform, COMPONENT) else None
-    gdb, gdbinit = debugger(lab) if image is None else debugger_inside(image)
+    gdb, gdbinit = gdbcall.debugger(lab) if image is None else debugger_inside(image)
     machine, wanted = target_of(args, lab)
-    location = checked_location(wanted)
-    check_files(args.symbols, *args.script)
-    program = os.path.abspath(args.symbols) if args.symbols else symbols_of(machine)
+    location = gdbcall.checked_location(wanted)
+    gdbcall.check_files(args.symbols, *args.script)
+    program = os.path.abspath(args.symbols) if args.symbols else gdbcall.symbols_of(machine)
     if location is not None and program is None and not location.startswith("*"):
         raise RumplabError(f"'{location}' needs symbols, and there are none; give them with --symbols FILE")
     session = Session(
@@ -239,14 +145,8 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(shlex.join(argv))
     else:
-        replace_process(argv, args.batch)
+        gdbcall.replace_process(argv, args.batch)
     return 0
-
-
-def debugger(lab: Lab) -> tuple[str, str | None]:
-    """The lab's GDB, and its settings where it has any. NotProvisioned where there is none."""
-    gdb = lab.component(COMPONENT)
-    return gdb.path("gdb"), gdb.path("gdbinit") if "gdbinit" in gdb.paths else None
 
 
 def debugger_inside(image: Image) -> tuple[str, str]:
@@ -281,11 +181,3 @@ def run_inside(image: Image, session: Session, dry_run: bool) -> int:
         print(shlex.join(argv))
         return 0
     return container.attend(argv, box.name, box.stdin)
-
-
-def replace_process(argv: list[str], batch: bool) -> NoReturn:
-    """GDB takes this process's place, so that Ctrl-C and a caller's signals reach it alone."""
-    sys.stdout.flush()
-    if batch:
-        os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
-    os.execv(argv[0], argv)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from unit.labfixture import LabPrefix
 
-from rumplab import config, debug
-from rumplab.debug import Session
+from rumplab import config, debug, gdbcall
 from rumplab.errors import RumplabError, UsageError
+from rumplab.gdbcall import Session
 from rumplab.machines import Machine, Machines, open_machines
 
 SESSION = Session(gdb="/g", gdbinit="/i", port=1234, program="/p")
@@ -79,13 +79,13 @@ def test_without_program_no_file_command() -> None:
 
 
 def test_quoting_for_gdb() -> None:
-    assert debug.gdb_quote('/a b/"c"\\d') == '"/a b/\\"c\\"\\\\d"'
+    assert gdbcall.gdb_quote('/a b/"c"\\d') == '"/a b/\\"c\\"\\\\d"'
 
 
 @pytest.mark.parametrize("location", ["", "main\nshell rm x", "a\x00"])
 def test_a_location_is_one_line(location: str) -> None:
     with pytest.raises(UsageError, match="must be one line"):
-        debug.checked_location(location)
+        gdbcall.checked_location(location)
 
 
 def test_the_only_machine_needs_no_name(store: Machines) -> None:
@@ -103,13 +103,13 @@ def test_symbols(store: Machines, tmp_path: Path, capsys: pytest.CaptureFixture[
     program = tmp_path / "p"
     program.write_bytes(b"program")
     good = claim(store, "good", str(program), hashlib.sha256(b"program").hexdigest())
-    assert debug.symbols_of(good) == str(program)
+    assert gdbcall.symbols_of(good) == str(program)
     assert capsys.readouterr().err == ""
-    assert debug.symbols_of(replace(good, program_sha256="0" * 64)) == str(program)
+    assert gdbcall.symbols_of(replace(good, program_sha256="0" * 64)) == str(program)
     assert "has changed since it was staged" in capsys.readouterr().err
-    assert debug.symbols_of(replace(good, program=f"{program}x")) is None
+    assert gdbcall.symbols_of(replace(good, program=f"{program}x")) is None
     assert "is gone" in capsys.readouterr().err
-    assert debug.symbols_of(replace(good, program=None)) is None
+    assert gdbcall.symbols_of(replace(good, program=None)) is None
     assert "no program on record" in capsys.readouterr().err
 
 

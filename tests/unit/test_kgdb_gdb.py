@@ -159,8 +159,8 @@ def test_ctrl_c_runs_a_command_where_one_is_given(
 ) -> None:
     mark = tmp_path / "ran it"
     code = (
-        "import pathlib, sys; from rumplab.guest.wire import send_break;"
-        "pathlib.Path(sys.argv[1]).touch(); send_break(pathlib.Path(sys.argv[2]), 'com1')"
+        "import pathlib, sys; from rumplab.wire import send_break;"
+        "pathlib.Path(sys.argv[1]).touch(); send_break(sys.argv[2], 'com1')"
     )
     way = (sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}; {code}", str(mark), str(guest.control))
     said = session.interrupted(gdb, guest, replace(prepared, interrupt=way), ["p $pc"])

@@ -14,7 +14,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from rumplab.guest import gdbside, wire
+from rumplab import wire
+from rumplab.guest import gdbside
 from rumplab.guest.gdbside import KGDB, LINUX_KGDB, QEMU, KgdbSession, commands
 
 SESSION = KgdbSession(KGDB, "amd64", socket="/run/a b/com1.sock", control="/run/qmp.sock", symbols='/k/"net bsd"')

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rumplab.guest import wire
+from rumplab import wire
 
 SECONDS = 20.0
 # Longer than the silence by which the wire takes it that all has come.

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NoReturn
 
-from rumplab import config, debug
+from rumplab import config, gdbcall
 from rumplab.config import Lab
 from rumplab.errors import RumplabError
 from rumplab.guest import attach, gdbside, kernels, stub
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "rumplab guest debug NAME [SYMBOL] [OPTION…] [-- GDB-ARGUMENT…]"
     parser.add_argument("name", metavar="NAME", help="the guest")
     parser.add_argument("location", metavar="SYMBOL", nargs="?", help="where to break and run to")
-    debug.add_command_arguments(parser)
+    gdbcall.add_command_arguments(parser)
     parser.add_argument("--break", action="store_true", dest="interrupt", help="stop a kernel that runs first")
     parser.add_argument("--qemu-stub", action="store_true", help="by QEMU's stub, not the kernel's own debugger")
     parser.add_argument(
@@ -136,17 +136,17 @@ def line_of(machine: Machine, args: argparse.Namespace) -> Iterator[int]:
 
 
 def run(args: argparse.Namespace) -> int:
-    location = debug.checked_location(args.location)
-    debug.check_files(args.symbols, *args.script)
+    location = gdbcall.checked_location(args.location)
+    gdbcall.check_files(args.symbols, *args.script)
     lab = config.load()
     guest = open_guests(lab).find(args.name)
     machine = require_running(open_machines(lab), guest)
-    gdb = lab.component("gdb")
-    program = os.path.abspath(args.symbols) if args.symbols else debug.symbols_of(machine)
+    gdb, gdbinit = gdbcall.debugger(lab)
+    program = os.path.abspath(args.symbols) if args.symbols else gdbcall.symbols_of(machine)
     machine = replace(machine, program=program)
-    session = debug.Session(
-        gdb=gdb.path("gdb"),
-        gdbinit=gdb.path("gdbinit") if "gdbinit" in gdb.paths else None,
+    session = gdbcall.Session(
+        gdb=gdb,
+        gdbinit=gdbinit,
         port=machine.gdb_port,
         program=program,
         commands=tuple(args.ex),
@@ -155,7 +155,7 @@ def run(args: argparse.Namespace) -> int:
         extra=tuple(args.extra),
     )
     commands = attach_commands(gdb_session(lab, guest, machine, args.qemu_stub), location)
-    argv = debug.command_line(session, commands)
+    argv = gdbcall.command_line(session, commands)
     if args.dry_run:
         print(shlex.join(argv))
     else:
@@ -171,4 +171,4 @@ def become(argv: list[str], machine: Machine, guest: Guest, args: argparse.Names
             bring_in(machine, guest, args, first)
         # GDB holds the lock from here on, since it has the file open, and drops it however it ends.
         os.set_inheritable(handle, True)
-        debug.replace_process(argv, args.batch)
+        gdbcall.replace_process(argv, args.batch)

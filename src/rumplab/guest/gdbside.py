@@ -13,11 +13,12 @@ Nothing here is newer than GDB 7.3 and nothing runs anything. The stubs:
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from rumplab.debug import gdb_quote
-from rumplab.guest import wire
+from rumplab import wire
+from rumplab.gdbcall import gdb_quote
 
 DATA = Path(__file__).resolve().parent / "gdb"
 HELPERS = DATA / "netbsd.gdb"
@@ -121,4 +122,4 @@ def target(session: KgdbSession) -> str:
     if session.stub == QEMU:
         return f"127.0.0.1:{session.port}"
     call = wire.argv(session.socket, session.control, session.line, session.interrupt)
-    return f"| {wire.shell(call)}"
+    return f"| {shlex.join(call)}"

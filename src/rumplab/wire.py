@@ -3,21 +3,20 @@
 A pipe because every GDB takes one, and a UNIX socket only since 8.3; and because of Ctrl-C. GDB sends the byte
 0x03 to stop a running program, which a kernel that debugs itself over a serial line doesn't listen for: it is
 taken out of the stream here, and the guest is stopped by a BREAK on the line, or by a command.
+
+GDB's prompt waits for this module to load, which is why it does without much of the standard library.
 """
 
 from __future__ import annotations
 
-import argparse
+import os.path
 import select
-import shlex
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from os import read, write
-from pathlib import Path
 
 import rumplab
 
@@ -35,20 +34,20 @@ QUIET_SECONDS = 0.1
 # Of a command that stops the guest.
 COMMAND_SECONDS = 30
 # This very module, whatever the working directory and the user's Python settings hold. It needs no site-packages.
-CALL = "import sys; sys.path.insert(0, sys.argv[1]); from rumplab.guest.wire import main; sys.exit(main(sys.argv[2:]))"
+CALL = "import sys; sys.path.insert(0, sys.argv[1]); from rumplab.wire import main; sys.exit(main(sys.argv[2:]))"
 
 
-@dataclass
 class Stream:
     """One direction of the protocol. `kind` is the first byte of the last packet, `left` counts the bytes that its
     end still has; `owed` says that it has ended and the other side hasn't acknowledged it yet, `asked` that the other
     side's answer hasn't ended yet."""
 
-    inside: bool = False
-    kind: int = 0
-    left: int = 0
-    owed: bool = False
-    asked: bool = False
+    def __init__(self) -> None:
+        self.inside = False
+        self.kind = 0
+        self.left = 0
+        self.owed = False
+        self.asked = False
 
     def feed(self, data: bytes, other: Stream) -> tuple[bytes, int]:
         """`data` without the interrupts, and how many there were. 0x03 within a packet is data.
@@ -77,17 +76,17 @@ class Stream:
         return bytes(kept), interrupts
 
 
-@dataclass
 class Wire:
     """Carries bytes from the file `source` to `guest` and from there to the file `sink`. `waiting` is what the
     guest hasn't taken yet."""
 
-    guest: socket.socket
-    source: int
-    sink: int
-    outgoing: Stream = field(default_factory=Stream)
-    incoming: Stream = field(default_factory=Stream)
-    waiting: bytes = b""
+    def __init__(self, guest: socket.socket, source: int, sink: int) -> None:
+        self.guest = guest
+        self.source = source
+        self.sink = sink
+        self.outgoing = Stream()
+        self.incoming = Stream()
+        self.waiting = b""
 
     def relay(self, interrupt: Callable[[], None]) -> bool:
         """Until one side ends. Calls `interrupt` for every Ctrl-C of GDB's. Returns whether it was GDB that ended."""
@@ -165,13 +164,15 @@ def complain(message: str) -> None:
     print(f"rumplab: {message}", file=sys.stderr, flush=True)
 
 
-def send_break(control: Path, line: str) -> None:
+def send_break(control: str, line: str) -> None:
     """Sends a BREAK on the machine's character device `line`, through its QMP socket `control`."""
     # Only here, as in run_command(), so that a session's start doesn't wait for it.
+    from pathlib import Path
+
     from rumplab import qmp
 
     try:
-        qmp.execute(control, "chardev-send-break", arguments={"id": line})
+        qmp.execute(Path(control), "chardev-send-break", arguments={"id": line})
     except qmp.QmpError as error:
         complain(f"cannot send a BREAK to the guest: {error}")
 
@@ -203,56 +204,39 @@ def no_way() -> None:
 def argv(
     line_socket: str, control: str | None = None, line: str | None = None, command: Sequence[str] = ()
 ) -> list[str]:
-    """The command that GDB's pipe runs. `control` is a QMP socket, `line` the character device that a BREAK goes
-    to; `command` is what stops the guest instead."""
-    call = [sys.executable, "-I", "-S", "-c", CALL, str(Path(rumplab.__file__).parents[1]), line_socket]
-    if control and line:
-        call += ["--break", control, line]
-    return [*call, "--", *command] if command else call
-
-
-def shell(arguments: Sequence[str]) -> str:
-    """`arguments` as GDB's pipe, which a shell takes apart, has them."""
-    return " ".join(shlex.quote(argument) for argument in arguments)
-
-
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="wire", allow_abbrev=False)
-    made.add_argument("socket", type=Path, help="the UNIX socket of the guest's serial line")
-    made.add_argument(
-        "--break",
-        dest="control",
-        nargs=2,
-        metavar=("CONTROL", "LINE"),
-        help="Ctrl-C is a BREAK on the character device LINE of the machine with the QMP socket CONTROL;"
-        " a command after -- is run instead",
-    )
-    return made
-
-
-def way(control: Sequence[str] | None, command: Sequence[str]) -> Callable[[], None]:
-    """What Ctrl-C does."""
+    """The command that GDB's pipe runs: ``… SOCKET [--break CONTROL LINE | -- COMMAND…]``. `control` is a QMP socket,
+    `line` the character device that a BREAK goes to; `command` is what stops the guest instead."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(rumplab.__file__)))
+    call = [sys.executable, "-I", "-S", "-c", CALL, root, line_socket]
     if command:
-        return lambda: run_command(command)
-    if control:
-        return lambda: send_break(Path(control[0]), control[1])
+        return [*call, "--", *command]
+    return [*call, "--break", control, line] if control and line else call
+
+
+def way(words: Sequence[str]) -> Callable[[], None]:
+    """What Ctrl-C does, by what stands behind the socket in `argv`."""
+    if words[:1] == ["--"]:
+        return lambda: run_command(words[1:])
+    if words[:1] == ["--break"]:
+        _, control, line = words
+        return lambda: send_break(control, line)
     return no_way
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Entry point, run by GDB. Returns 0 when GDB hung up, 1 when the guest did or wasn't there."""
-    end = arguments.index("--") if "--" in arguments else len(arguments)
-    args, command = parser().parse_args(arguments[:end]), arguments[end + 1 :]
+    """Entry point, run by GDB with the words of `argv`. Returns 0 when GDB hung up, 1 when the guest did or wasn't
+    there."""
+    line_socket, interrupt = arguments[0], way(arguments[1:])
     # A terminal sends Ctrl-C to everything on it; what it means is for GDB to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as guest:
         try:
-            guest.connect(str(args.socket))
+            guest.connect(line_socket)
         except OSError as error:
-            complain(f"{args.socket}: {error.strerror}; is the guest running?")
+            complain(f"{line_socket}: {error.strerror}; is the guest running?")
             return 1
         wire = Wire(guest, sys.stdin.fileno(), sys.stdout.fileno())
-        if wire.relay(way(args.control, command)):
+        if wire.relay(interrupt):
             wire.finish()
             return 0
     complain("the guest has closed its line")

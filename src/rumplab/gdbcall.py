@@ -1,0 +1,112 @@
+"""GDB's command line, and turning into GDB: what ``rumplab debug`` and ``rumplab guest debug`` have in common."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NoReturn
+
+from rumplab import media
+from rumplab.config import Lab
+from rumplab.errors import RumplabError, UsageError
+from rumplab.machines import Machine
+
+COMPONENT = "gdb"
+LOOPBACK = "127.0.0.1"
+# A place as GDB's linespecs have it: a function, FILE:LINE or *ADDRESS, maybe with a condition.
+LOCATION = re.compile(r"[^\x00-\x1f]+")
+
+
+@dataclass(frozen=True)
+class Session:
+    """One GDB session: runs to `location`, then `commands`, then `scripts`. `sources` is a directory, `host` where
+    the stub listens, as the debugger sees it."""
+
+    gdb: str
+    gdbinit: str | None
+    port: int
+    program: str | None
+    sources: str | None = None
+    location: str | None = None
+    commands: tuple[str, ...] = ()
+    scripts: tuple[str, ...] = ()
+    batch: bool = False
+    extra: tuple[str, ...] = ()
+    host: str = LOOPBACK
+
+
+def add_command_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every verb that ends in GDB takes."""
+    parser.add_argument("--ex", metavar="COMMAND", action="append", default=[], help="run a GDB command; repeatable")
+    parser.add_argument("--script", metavar="FILE", action="append", default=[], help="run a file of GDB commands")
+    parser.add_argument("--batch", action="store_true", help="no questions, no user's .gdbinit; end after the commands")
+    parser.add_argument("--symbols", metavar="FILE", help="load these symbols instead of the machine's program")
+
+
+def command_line(session: Session, attach: Iterable[str]) -> list[str]:
+    """GDB's command line, with the commands `attach` before the session's own. Nothing in it is newer than GDB 7.6."""
+    argv = [session.gdb, "-q"]
+    # The user's own .gdbinit must not change what a script sees.
+    argv += ["-nx", "-batch"] if session.batch else []
+    argv += ["-ix", session.gdbinit] if session.gdbinit else []
+    for command in attach:
+        argv += ["-ex", command]
+    for command in session.commands:
+        argv += ["-ex", command]
+    for script in session.scripts:
+        argv += ["-x", script]
+    return [*argv, *session.extra]
+
+
+def gdb_quote(path: str) -> str:
+    """`path` as one argument of a GDB command."""
+    return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def debugger(lab: Lab) -> tuple[str, str | None]:
+    """The lab's GDB, and its settings where it has any. NotProvisioned where there is none."""
+    gdb = lab.component(COMPONENT)
+    return gdb.path("gdb"), gdb.path("gdbinit") if "gdbinit" in gdb.paths else None
+
+
+def symbols_of(machine: Machine) -> str | None:
+    """The machine's program, if it is still there; says on stderr what is wrong with it."""
+    if machine.program is None:
+        warn(f"{machine.name} has no program on record, so no symbols; give them with --symbols FILE")
+        return None
+    if not os.path.isfile(machine.program):
+        warn(f"{machine.program} is gone, so there are no symbols; give them with --symbols FILE")
+        return None
+    if machine.program_sha256 and media.sha256(machine.program) != machine.program_sha256:
+        warn(f"{machine.program} has changed since it was staged; symbols may not fit: stage it again")
+    return machine.program
+
+
+def warn(message: str) -> None:
+    print(f"rumplab debug: {message}", file=sys.stderr)
+
+
+def check_files(*paths: str | None) -> None:
+    """RumplabError names the first of `paths`, where it isn't None, that is no file."""
+    for path in paths:
+        if path is not None and not os.path.isfile(path):
+            raise RumplabError(f"{path}: no such file")
+
+
+def checked_location(location: str | None) -> str | None:
+    """`location`, if it is one line of text; UsageError otherwise."""
+    if location is not None and not LOCATION.fullmatch(location):
+        raise UsageError("SYMBOL must be one line: a function, FILE:LINE or *ADDRESS, maybe with 'if CONDITION'")
+    return location
+
+
+def replace_process(argv: list[str], batch: bool) -> NoReturn:
+    """GDB takes this process's place, so that Ctrl-C and a caller's signals reach it alone."""
+    sys.stdout.flush()
+    if batch:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
+    os.execv(argv[0], argv)
