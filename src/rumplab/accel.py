@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -75,6 +73,9 @@ def probe_argv(emulator: str, accel: str, rom_path: str) -> list[str]:
 
 def probe(emulator: str, accel: str, seconds: float = PROBE_SECONDS) -> Result:
     """Runs the ROM under `accel`. Returns after at most about `seconds`, even if QEMU can't be killed."""
+    # Only here: most starts go by what is remembered, and it takes long to load.
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="rumplab-probe-") as directory:
         path = Path(directory) / "probe.rom"
         path.write_bytes(rom())
@@ -126,7 +127,7 @@ def key(emulator: str, version: str | None) -> dict[str, Any]:
     kvm = os.stat(KVM).st_mtime_ns if KVM.exists() else None
     return {
         "qemu": [emulator, version, os.stat(emulator).st_mtime_ns],
-        "kernel": platform.release(),
+        "kernel": os.uname().release,
         "kvm": [kvm, os.access(KVM, os.R_OK | os.W_OK)],
     }
 

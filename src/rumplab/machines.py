@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -339,7 +338,7 @@ def fits(root: Path) -> bool:
 def runtime_root(lab: Lab) -> Path:
     """A per-user directory for this lab's machines outside its prefix."""
     mark = hashlib.sha256(os.fsencode(lab.prefix)).hexdigest()[:8]
-    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    base = os.environ.get("XDG_RUNTIME_DIR") or temporary()
     root = Path(base) / f"rumplab-{os.getuid()}-{mark}"
     if not fits(root):
         raise RumplabError(
@@ -348,6 +347,14 @@ def runtime_root(lab: Lab) -> Path:
     root.mkdir(mode=0o700, exist_ok=True)
     check_private(root)
     return root
+
+
+def temporary() -> str:
+    """The system's directory for temporary files."""
+    # Only here: it takes longer to load than all the rest of a record's work.
+    import tempfile
+
+    return tempfile.gettempdir()
 
 
 def check_private(root: Path) -> None:

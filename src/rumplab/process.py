@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 PROC = Path("/proc/self")
-CALL = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from rumplab.cli import main; sys.exit(main(sys.argv[2:]))"
-)
+CALL = "import sys; sys.path.insert(0, sys.argv[1]); from rumplab.cli import main; sys.exit(main(sys.argv[2:]))"
 
 
 def itself(*arguments: str) -> list[str]:
@@ -43,6 +40,9 @@ def _started_linux(pid: int) -> str | None:
 
 
 def _started_ps(pid: int) -> str | None:
+    # Only here: Linux does without, and it takes long to load.
+    import subprocess
+
     result = subprocess.run(
         ["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, timeout=5, check=False
     )

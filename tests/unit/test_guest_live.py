@@ -21,8 +21,8 @@ from unit.running import gone, until
 
 from rumplab import config, qmp
 from rumplab.guest import stub
+from rumplab.guest.attach import DEBUGGER, socket_path
 from rumplab.guest.definition import open_guests
-from rumplab.guest.hardware import DEBUGGER, socket_path
 from rumplab.machines import Machine, open_machines
 
 pytestmark = [pytest.mark.qemu, needs_qemu, needs_compiler]

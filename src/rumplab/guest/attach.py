@@ -16,7 +16,15 @@ from rumplab import process, qmp
 from rumplab.errors import RumplabError
 from rumplab.machines import Machine
 
+# The serial ports: each is a UNIX socket of QEMU's.
+CONSOLE = "com0"
+DEBUGGER = "com1"
 DISCONNECTED = "disconnected:"
+
+
+def socket_path(machine: Machine, line: str) -> Path:
+    """The socket of the serial port `line`, CONSOLE or DEBUGGER."""
+    return machine.path / f"{line}.sock"
 
 
 def lock_path(machine: Machine, line: str) -> Path:

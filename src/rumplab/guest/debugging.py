@@ -15,9 +15,9 @@ from rumplab import config, gdbcall
 from rumplab.config import Lab
 from rumplab.errors import RumplabError
 from rumplab.guest import attach, gdbside, kernels, stub
+from rumplab.guest.attach import DEBUGGER, socket_path
 from rumplab.guest.definition import LINUX, Guest, open_guests, require_running
 from rumplab.guest.gdbside import KgdbSession
-from rumplab.guest.hardware import DEBUGGER, socket_path
 from rumplab.machines import Machine, open_machines
 from rumplab.process import itself
 

@@ -6,25 +6,17 @@ processor: NetBSD's kgdb doesn't stop others.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rumplab import qemu
+from rumplab.guest.attach import CONSOLE, DEBUGGER, socket_path
 from rumplab.guest.definition import LINUX, NETBSD, Guest
 from rumplab.guest.kernels import Kernel
 from rumplab.machines import Machine
 from rumplab.qemu import Spec, value
 
-CONSOLE = "com0"
-DEBUGGER = "com1"
 ROOT_DRIVE = "root0"
 SPEED = 115200
 # What the root device is called, behind the disk that boots and without one.
 ROOTS = {NETBSD: ("wd1a", "wd0a"), LINUX: ("/dev/sdb", "/dev/sda")}
-
-
-def socket_path(machine: Machine, port: str) -> Path:
-    """The socket of a serial port, CONSOLE or DEBUGGER."""
-    return machine.path / f"{port}.sock"
 
 
 def root_device(guest: Guest, kernel: Kernel, boot_disk: bool) -> str | None:

@@ -6,8 +6,8 @@ import argparse
 
 from rumplab import config
 from rumplab.guest import attach, stub
+from rumplab.guest.attach import DEBUGGER
 from rumplab.guest.definition import open_guests, require_running
-from rumplab.guest.hardware import DEBUGGER
 from rumplab.machines import open_machines
 
 HELP = "stop a running kernel in its debugger"

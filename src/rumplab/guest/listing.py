@@ -8,8 +8,8 @@ from typing import Any
 from rumplab import config, output, ps
 from rumplab.errors import NotProvisioned, RumplabError
 from rumplab.guest import attach, kernels, overlay, stub
+from rumplab.guest.attach import DEBUGGER
 from rumplab.guest.definition import Guest, open_guests, running
-from rumplab.guest.hardware import DEBUGGER
 from rumplab.guest.start import ssh_port
 from rumplab.machines import Machine, open_machines
 

@@ -10,9 +10,9 @@ from typing import Any
 from rumplab import config, output
 from rumplab.errors import RumplabError, UsageError
 from rumplab.guest import attach, shell, stub
+from rumplab.guest.attach import DEBUGGER
 from rumplab.guest.console import Console
 from rumplab.guest.definition import LINUX, open_guests, require_running
-from rumplab.guest.hardware import DEBUGGER
 from rumplab.machines import open_machines
 
 HELP = "the PCI devices of a guest, with their drivers"

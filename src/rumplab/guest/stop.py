@@ -10,9 +10,9 @@ from rumplab import config, process, qmp
 from rumplab import stop as machine_stop
 from rumplab.errors import RumplabError, UsageError
 from rumplab.guest import attach, shell, stub
+from rumplab.guest.attach import DEBUGGER
 from rumplab.guest.console import Console
 from rumplab.guest.definition import LINUX, Guest, open_guests, require_running, running
-from rumplab.guest.hardware import DEBUGGER
 from rumplab.machines import Machine, Machines, open_machines
 
 HELP = "shut a guest down, within a bounded time"

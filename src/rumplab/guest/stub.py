@@ -15,9 +15,9 @@ from pathlib import Path
 from rumplab import qmp
 from rumplab.errors import RumplabError
 from rumplab.guest import attach
+from rumplab.guest.attach import CONSOLE, DEBUGGER, socket_path
 from rumplab.guest.console import Console
 from rumplab.guest.definition import LINUX, Guest
-from rumplab.guest.hardware import CONSOLE, DEBUGGER, socket_path
 from rumplab.machines import Machine
 
 # The acknowledgement is for a kernel that still waits for one, of what it told an earlier debugger.
