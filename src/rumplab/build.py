@@ -19,7 +19,7 @@ from rumplab.building.runner import DEPENDENCIES, Runner, deliver
 from rumplab.building.target import Tools
 from rumplab.config import Lab
 from rumplab.errors import RumplabError, UsageError
-from rumplab.image.writer import interruptible
+from rumplab.process import interruptible
 
 HELP = "make a unikernel of a Go or C program"
 EPILOG = """\

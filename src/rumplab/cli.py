@@ -8,11 +8,14 @@ A verb is a module ``rumplab.VERB`` with ``HELP`` (one line), ``EPILOG`` (exampl
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
+import gc
 import importlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 
 from rumplab import __version__
@@ -79,17 +82,26 @@ def unknown(word: str) -> str:
     return f"rumplab: unknown verb '{word}'{hint}; 'rumplab --help' lists them"
 
 
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """While modules load: what they make stays, so that looking for garbage meanwhile costs time for nothing."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def dispatch(verb: str, arguments: list[str]) -> int:
     """Parses `arguments` for `verb` and runs it; the verb's errors pass through."""
-    module = verb_module(verb)
-    parser = verb_parser(verb, module)
-    if getattr(module, "TAKES_EXTRA", False):
-        arguments, extra = split_extra(arguments)
+    with loading():
+        module = verb_module(verb)
+        parser = verb_parser(verb, module)
+        extra: list[str] = []
+        if getattr(module, "TAKES_EXTRA", False):
+            arguments, extra = split_extra(arguments)
         args = parser.parse_args(arguments)
-        args.extra = extra
-    else:
-        args = parser.parse_args(arguments)
-    args.words = arguments
+    args.words, args.extra = arguments, extra
     code: int = module.run(args)
     sys.stdout.flush()
     return code

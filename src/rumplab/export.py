@@ -16,10 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rumplab import config, media
+from rumplab.digest import sha256
 from rumplab.errors import RumplabError, UsageError
 from rumplab.image import disk, formats, vmdk
-from rumplab.image.writer import interruptible
 from rumplab.machines import open_machines
+from rumplab.process import interruptible
 from rumplab.vmware import directory as layout
 from rumplab.vmware import vmx
 
@@ -173,7 +174,7 @@ def copy_program(found: media.Media, target: Path) -> str | None:
     if not os.path.isfile(found.program):
         warn(f"{found.program} is gone, so there will be no symbols; stage the image again")
         return None
-    if media.sha256(found.program) != found.program_sha256:
+    if sha256(found.program) != found.program_sha256:
         warn(f"{found.program} has changed since it was staged, so it is left out; stage the image again")
         return None
     shutil.copyfile(found.program, target)

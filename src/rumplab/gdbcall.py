@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from rumplab import media
 from rumplab.config import Lab
+from rumplab.digest import sha256
 from rumplab.errors import RumplabError, UsageError
 from rumplab.machines import Machine
 
@@ -81,7 +81,7 @@ def symbols_of(machine: Machine) -> str | None:
     if not os.path.isfile(machine.program):
         warn(f"{machine.program} is gone, so there are no symbols; give them with --symbols FILE")
         return None
-    if machine.program_sha256 and media.sha256(machine.program) != machine.program_sha256:
+    if machine.program_sha256 and sha256(machine.program) != machine.program_sha256:
         warn(f"{machine.program} has changed since it was staged; symbols may not fit: stage it again")
     return machine.program
 

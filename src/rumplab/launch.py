@@ -18,6 +18,7 @@ from rumplab.machines import Machine, Machines
 
 STDIN = 0
 READY_SECONDS = 20.0
+POLL_SECONDS = 0.002
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # With --snapshot, QEMU still wants nobody to write to the image, and says "shared".
 LOCKED = ('Failed to get "write" lock', 'Failed to get shared "write" lock')
@@ -128,7 +129,7 @@ def _until_ready(machines: Machines, machine: Machine, child: subprocess.Popen[b
         try:
             qmp.execute(machine.socket, "query-status", timeout=1.0)
         except qmp.QmpError:
-            time.sleep(0.01)
+            time.sleep(POLL_SECONDS)
         else:
             # It must not be waited for by Popen's destructor: it outlives this process.
             child.returncode = 0

@@ -7,7 +7,6 @@ process is gone is retired when it is met: its logs move to ``<root>/.ended/NAME
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
@@ -16,7 +15,7 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -31,7 +30,6 @@ SOCKET = "qmp.sock"
 RECORD = "machine.json"
 # sun_path holds 108 bytes on Linux and 104 on macOS, with the closing NUL.
 SOCKET_PATH_LIMIT = 100
-LOCK_SECONDS = 10.0
 ENDED_KEPT = 16
 
 
@@ -115,16 +113,9 @@ class Machines:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Holds the root's lock. The kernel drops it when the process ends, however it ends."""
-        with (self.root / ".lock").open("w", encoding="ascii") as handle:
-            locks.exclusive(handle.fileno(), "another rumplab", f"{self.root}/.lock", LOCK_SECONDS)
-            yield
-
     def all(self) -> list[Machine]:
         """The machines that are running, by name. Retires the records of those that aren't."""
-        with self.locked():
+        with locks.held(self.root):
             return self._all()
 
     def _all(self) -> list[Machine]:
@@ -158,7 +149,7 @@ class Machines:
         that the bridge has seen. RumplabError also when a port is taken, or an address on the bridge, or when
         another of these machines uses the image.
         """
-        with self.locked():
+        with locks.held(self.root):
             others = self._all()
             check_free(wanted, others)
             check_macs(wanted, others, seen_macs)
@@ -193,7 +184,7 @@ class Machines:
 
     def update(self, machine: Machine) -> None:
         """Writes the record again, whole or not at all."""
-        with self.locked():
+        with locks.held(self.root):
             write_record(machine)
 
     def started(self, machine: Machine, seconds: float) -> Machine | None:
@@ -209,7 +200,7 @@ class Machines:
 
     def retire(self, machine: Machine) -> None:
         """Takes the record away once its process is gone, keeping its logs."""
-        with self.locked():
+        with locks.held(self.root):
             # Another command may have retired it and the name may have been taken since.
             current = read_record(machine.path)
             if current is not None and (current.pid, current.token) == (machine.pid, machine.token):
@@ -337,9 +328,8 @@ def fits(root: Path) -> bool:
 
 def runtime_root(lab: Lab) -> Path:
     """A per-user directory for this lab's machines outside its prefix."""
-    mark = hashlib.sha256(os.fsencode(lab.prefix)).hexdigest()[:8]
     base = os.environ.get("XDG_RUNTIME_DIR") or temporary()
-    root = Path(base) / f"rumplab-{os.getuid()}-{mark}"
+    root = Path(base) / f"rumplab-{os.getuid()}-{mark(lab)}"
     if not fits(root):
         raise RumplabError(
             f"{root} is too long for a socket's path; set XDG_RUNTIME_DIR to a shorter directory"
@@ -347,6 +337,11 @@ def runtime_root(lab: Lab) -> Path:
     root.mkdir(mode=0o700, exist_ok=True)
     check_private(root)
     return root
+
+
+def mark(lab: Lab) -> str:
+    """What tells directories of this lab outside its prefix from another lab's."""
+    return hashlib.sha256(os.fsencode(lab.prefix)).hexdigest()[:8]
 
 
 def temporary() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,12 +50,3 @@ def sidecar(image: str) -> tuple[str | None, str | None]:
     remedy = "stage the image again with 'rumplab stage'"
     data = read_object(path, remedy)
     return text(data, "program", path, remedy), text(data, "sha256", path, remedy)
-
-
-def sha256(path: str) -> str:
-    """Hexadecimal sha256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as handle:
-        for piece in iter(lambda: handle.read(1 << 20), b""):
-            digest.update(piece)
-    return digest.hexdigest()

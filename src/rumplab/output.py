@@ -19,3 +19,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def as_json(data: Any) -> str:
     """`data` as JSON text for another program."""
     return json.dumps(data, indent=2, ensure_ascii=False)
+
+
+def shortened(said: str, most: int, remedy: str = "") -> str:
+    """The first `most` lines of `said`, and how many there are besides: after many complaints, further ones are
+    mostly their consequences. `remedy` tells how to see those."""
+    lines = said.rstrip().splitlines()
+    left = len(lines) - most
+    return "\n".join(lines[:most] + ([f"({left} more lines{remedy})"] if left > 0 else []))

@@ -1,4 +1,4 @@
-"""Telling a process apart from a later one with the same number, and ending it within a bounded time."""
+"""Telling a process apart from a later one with the same number, and ending one, this one too, in good order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 PROC = Path("/proc/self")
 CALL = "import sys; sys.path.insert(0, sys.argv[1]); from rumplab.cli import main; sys.exit(main(sys.argv[2:]))"
@@ -84,3 +86,19 @@ def _reap(pid: int) -> None:
     """Collects `pid` if it is a child of ours, since only then its number is free."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Turns SIGTERM and SIGHUP into an exit that cleans up, as Python does for SIGINT."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, leave) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, before):
+            signal.signal(number, handler)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import sys
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rumplab import config, container
+from rumplab.digest import sha256
 from rumplab.errors import NotProvisioned, RumplabError, UsageError
 from rumplab.image import formats, grub, layout, volume
 from rumplab.image.multiboot import check_program
@@ -41,7 +41,6 @@ examples:
 
 COMPONENT = "rump_stager"
 TOOLS = ("sfdisk", "mke2fs", "debugfs", "grub-mkimage", "grub-modules")
-CHUNK = 1024 * 1024
 # Far beyond any configuration, and what keeps the check of its JSON within the memory a small host has.
 LARGEST_CONFIGURATION = 1024 * 1024
 
@@ -248,12 +247,3 @@ def check_output(output: Path, program: Path, force: bool) -> None:
         raise RumplabError(f"{output} exists and is not a file; choose another name with -o")
     if not force:
         raise RumplabError(f"{output} exists; overwrite it with --force or choose another name with -o")
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, read in pieces, in hex digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

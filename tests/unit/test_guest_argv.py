@@ -12,7 +12,7 @@ import pytest
 from rumplab import nics
 from rumplab.config import Lab
 from rumplab.errors import RumplabError, UsageError
-from rumplab.guest import debugging, hardware, overlay, start
+from rumplab.guest import debugging, definition, hardware, start
 from rumplab.guest.definition import DIRECT, GRUB, LINUX, NETBSD, Guest
 from rumplab.guest.gdbside import KgdbSession
 from rumplab.guest.kernels import Kernel
@@ -87,11 +87,11 @@ def test_what_is_kept_is_written_to_and_nothing_else_is(tmp_path: Path) -> None:
     plan = start.make_plan(GUEST, KERNEL, tmp_path, waits=False, persist=False)
     assert (plan.disk, plan.kept) == (("/disk.img", "raw", True), False)
     plan = start.make_plan(GUEST, KERNEL, tmp_path, waits=False, persist=True)
-    assert (plan.disk, plan.kept) == ((str(tmp_path / overlay.FILE), "qcow2", False), True)
+    assert (plan.disk, plan.kept) == ((str(tmp_path / definition.DISK), "qcow2", False), True)
     # Once there is something that was kept, it is what the guest sees, also when nothing more is to be kept.
-    (tmp_path / overlay.FILE).touch()
+    (tmp_path / definition.DISK).touch()
     plan = start.make_plan(GUEST, KERNEL, tmp_path, waits=False, persist=False)
-    assert (plan.disk, plan.kept) == ((str(tmp_path / overlay.FILE), "qcow2", True), True)
+    assert (plan.disk, plan.kept) == ((str(tmp_path / definition.DISK), "qcow2", True), True)
 
 
 def test_what_cannot_start(tmp_path: Path) -> None:

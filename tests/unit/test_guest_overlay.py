@@ -12,7 +12,7 @@ import pytest
 from unit.labfixture import host_tool
 
 from rumplab.errors import RumplabError
-from rumplab.guest import overlay, space
+from rumplab.guest import definition, overlay, space
 from rumplab.machines import Machines
 
 MIB = 1 << 20
@@ -46,7 +46,7 @@ def test_the_overlay_stands_over_its_base(directory: Path, base: Path) -> None:
     before = made.stat().st_mtime_ns
     assert provide(directory, base) == made
     assert made.stat().st_mtime_ns == before
-    assert sorted(path.name for path in directory.iterdir()) == [overlay.RECORD, overlay.FILE]
+    assert sorted(path.name for path in directory.iterdir()) == [overlay.RECORD, definition.DISK]
 
 
 def test_a_base_that_changed_is_refused(directory: Path, base: Path) -> None:
@@ -80,7 +80,7 @@ def test_another_base_is_refused(directory: Path, base: Path) -> None:
 
 
 def test_one_that_was_never_finished_is_made_anew(directory: Path, base: Path) -> None:
-    (directory / f".{overlay.FILE}").write_bytes(b"half")
+    (directory / f".{definition.DISK}").write_bytes(b"half")
     (directory / overlay.RECORD).write_text("{")
     assert provide(directory, base).read_bytes()[:4] == b"QFI\xfb"
 
@@ -88,7 +88,7 @@ def test_one_that_was_never_finished_is_made_anew(directory: Path, base: Path) -
 def test_a_base_that_is_no_image_is_said_by_name(directory: Path, tmp_path: Path) -> None:
     with pytest.raises(RumplabError, match="qemu-img failed"):
         provide(directory, tmp_path / "absent.img")
-    assert not overlay.exists(directory)
+    assert not definition.keeps_disk(directory)
 
 
 def test_a_disk_that_is_full_is_said_before_anything_is_written(directory: Path) -> None:

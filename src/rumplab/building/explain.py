@@ -35,7 +35,6 @@ SIGNS = (
         "nothing linked in has {0}: a library is missing (-l), or rumprun has no such function",
     ),
 )
-LINES_TOLD = 40
 
 
 UPWARDS = re.compile(r"(?<![^\s\"'(\[])(?:\.\./)+")
@@ -78,10 +77,3 @@ def ending(code: int) -> str:
         except ValueError:
             return f"ended by signal {-code}"
     return f"exit status {code}"
-
-
-def shortened(said: str) -> str:
-    """The first lines of `said`: what comes after many errors is mostly more of the same."""
-    lines = said.rstrip().splitlines()
-    left = len(lines) - LINES_TOLD
-    return "\n".join(lines[:LINES_TOLD] + ([f"({left} more lines; -v shows all)"] if left > 0 else []))

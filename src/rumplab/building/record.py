@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rumplab import locks, media
+from rumplab import locks
+from rumplab.digest import sha256
 from rumplab.errors import RumplabError
 
 SCHEMA = 1
@@ -39,7 +40,7 @@ def digest(parts: Any) -> str:
 def file_sha256(path: str) -> str | None:
     """SHA-256 of a file, in hex digits; None where it can't be read."""
     try:
-        return media.sha256(path)
+        return sha256(path)
     except OSError:
         return None
 

@@ -17,9 +17,11 @@ from pathlib import Path
 from rumplab.building import explain
 from rumplab.building.recipe import RESULT, Recipe, Step, command, in_work, origin, quoted
 from rumplab.errors import RumplabError
-from rumplab.image.writer import temporary_file
+from rumplab.output import shortened
+from rumplab.temporary import temporary_file
 
 STEP_SECONDS = 3600
+LINES_TOLD = 40
 PATIENCE = 5
 # More than that of what a tool says is dropped.
 LARGEST_OUTPUT = 4 << 20
@@ -106,7 +108,7 @@ class Runner:
         """The message for a step that failed with status `code`."""
         parts = [f"step {step.name} failed ({explain.ending(code)})"]
         if said.strip() and not self.verbose:
-            parts = [parts[0] + ":", explain.shortened(said)]
+            parts = [parts[0] + ":", shortened(said, LINES_TOLD, "; -v shows all")]
         words = explain.remedy(said, self.gcc)
         return "\n".join([*parts, words] if words else parts)
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from rumplab.digest import sha256
 from rumplab.guest import space
 from rumplab.image import grub, layout
 from rumplab.image.recipe import Recipe, recipe
 from rumplab.image.writer import sidecar, write_image
-from rumplab.media import sha256
 from rumplab.stage import tools
 
 

@@ -37,7 +37,7 @@ examples:
 TAKES_EXTRA = True
 # From the firmware to a kernel's debugger, without an accelerator on a slow host.
 BOOT_SECONDS = 120.0
-POLL_SECONDS = 0.01
+POLL_SECONDS = 0.002
 # The name of the lock of QEMU's stub.
 QEMU_STUB = "stub"
 

@@ -7,23 +7,22 @@ recorded like every other; see rumplab.machines.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from rumplab import locks, nics
 from rumplab.config import SCHEMA, Lab, read_object
 from rumplab.errors import RumplabError
-from rumplab.machines import Machine, Machines, check_name, check_private
+from rumplab.machines import Machine, Machines, check_name, check_private, mark
 from rumplab.nics import Nic
 
 FILE = "guest.json"
-LOCK_SECONDS = 10.0
+# The disk of its own that a guest keeps beside its definition; see rumplab.guest.overlay.
+DISK = "disk.qcow2"
+DISK_FORMAT = "qcow2"
 NETBSD = "netbsd"
 LINUX = "linux"
 ARCHES = ("amd64", "i386")
@@ -72,13 +71,6 @@ class Guests:
     def directory(self, name: str) -> Path:
         return self.root / name
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Holds the lock of all definitions. The kernel drops it when the process ends, however it ends."""
-        with (self.root / ".lock").open("w", encoding="ascii") as handle:
-            locks.exclusive(handle.fileno(), "another rumplab", f"{self.root}/.lock", LOCK_SECONDS)
-            yield
-
     def all(self) -> list[Guest]:
         """Every guest, by name."""
         return [self._read(path) for path in sorted(self.root.glob(f"*/{FILE}"))]
@@ -99,7 +91,7 @@ class Guests:
     def add(self, guest: Guest) -> None:
         """Writes a new definition, whole or not at all. RumplabError when the name is taken."""
         directory = self.directory(guest.name)
-        with self.locked():
+        with locks.held(self.root):
             if directory.exists():
                 raise RumplabError(
                     f"a guest called '{guest.name}' exists; choose another name, or: rumplab guest delete {guest.name}"
@@ -116,7 +108,7 @@ class Guests:
 
     def remove(self, name: str) -> None:
         """Takes a guest away, with the disk that was kept."""
-        with self.locked():
+        with locks.held(self.root):
             # Out of sight first, so that nothing half removed is taken for a guest.
             gone = self.root / f".{name}"
             shutil.rmtree(gone, ignore_errors=True)
@@ -144,12 +136,16 @@ def open_guests(lab: Lab) -> Guests:
         # A name with a dot in front is no machine's.
         root = own / ".guests"
     else:
-        mark = hashlib.sha256(os.fsencode(lab.prefix)).hexdigest()[:8]
         state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-        root = Path(state) / f"rumplab-{mark}" / "guests"
+        root = Path(state) / f"rumplab-{mark(lab)}" / "guests"
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     check_private(root)
     return Guests(root)
+
+
+def keeps_disk(directory: Path) -> bool:
+    """Whether the guest in `directory` has a disk of its own."""
+    return (directory / DISK).exists()
 
 
 def running(machines: Machines, name: str) -> Machine | None:

@@ -7,9 +7,9 @@ from typing import Any
 
 from rumplab import config, output, ps
 from rumplab.errors import NotProvisioned, RumplabError
-from rumplab.guest import attach, kernels, overlay, stub
+from rumplab.guest import attach, kernels, stub
 from rumplab.guest.attach import DEBUGGER
-from rumplab.guest.definition import Guest, open_guests, running
+from rumplab.guest.definition import Guest, keeps_disk, open_guests, running
 from rumplab.guest.start import ssh_port
 from rumplab.machines import Machine, open_machines
 
@@ -90,6 +90,6 @@ def run(args: argparse.Namespace) -> int:
             # A list has room for a guest whose files are gone; starting it says what is the matter.
             kernel = None
         machine = running(machines, guest.name)
-        found.append(described(guest, machine, kernel, overlay.exists(guests.directory(guest.name))))
+        found.append(described(guest, machine, kernel, keeps_disk(guests.directory(guest.name))))
     print(output.as_json(found) if args.json else output.table(HEADER, map(row, found)))
     return 0

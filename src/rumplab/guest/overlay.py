@@ -12,17 +12,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rumplab.config import SCHEMA, read_object
+from rumplab.digest import sha256
 from rumplab.errors import RumplabError
 from rumplab.guest import space
+from rumplab.guest.definition import DISK, DISK_FORMAT, keeps_disk
 from rumplab.image import disk
 from rumplab.image.layout import MIB
 from rumplab.image.step import Step
 from rumplab.machines import Machines
-from rumplab.media import sha256
 
-FILE = "disk.qcow2"
 RECORD = "disk.json"
-FORMAT = "qcow2"
 # An empty overlay, and room to write something into it.
 LEAST = 16 * MIB
 SECONDS = 60
@@ -40,7 +39,7 @@ class Base:
 
 def create_step(qemu_img: str, base: str, kind: str, target: str) -> Step:
     """Makes the overlay `target` over `base` of format `kind`."""
-    return Step((qemu_img, "create", "-q", "-f", FORMAT, "-F", kind, "-b", base, target))
+    return Step((qemu_img, "create", "-q", "-f", DISK_FORMAT, "-F", kind, "-b", base, target))
 
 
 def look(path: str) -> Base:
@@ -48,20 +47,15 @@ def look(path: str) -> Base:
     return Base(path, status.st_size, status.st_mtime_ns, sha256(path))
 
 
-def exists(directory: Path) -> bool:
-    """Whether the guest in `directory` has a disk of its own."""
-    return (directory / FILE).exists()
-
-
 def provide(qemu_img: str, directory: Path, base: str, kind: str, machines: Machines) -> Path:
     """The overlay in `directory` over `base`, made unless it is there. RumplabError when the base isn't the one
     that it was made over, or there is no space."""
-    target = directory / FILE
-    if exists(directory):
+    target = directory / DISK
+    if keeps_disk(directory):
         check(directory, base)
         return target
     space.check(directory, LEAST, "the disk that is kept")
-    made = directory / f".{FILE}"
+    made = directory / f".{DISK}"
     made.unlink(missing_ok=True)
     disk.run(create_step(qemu_img, base, kind, str(made)), directory, SECONDS, base, machines)
     record = {"schema": SCHEMA, **asdict(look(base))}
@@ -77,7 +71,7 @@ def check(directory: Path, base: str) -> None:
     data = read_object(path, remedy)
     if data.get("path") != base:
         raise RumplabError(
-            f"{directory / FILE} was made over {data.get('path')}, and the guest's disk is now {base}; {remedy}"
+            f"{directory / DISK} was made over {data.get('path')}, and the guest's disk is now {base}; {remedy}"
         )
     status = os.stat(base)
     # A copy that was put back has another time and the same content.
@@ -85,5 +79,5 @@ def check(directory: Path, base: str) -> None:
         return
     if status.st_size != data.get("size") or sha256(base) != data.get("sha256"):
         raise RumplabError(
-            f"{base} has changed since {directory / FILE} was made over it, so the two don't fit any more; {remedy}"
+            f"{base} has changed since {directory / DISK} was made over it, so the two don't fit any more; {remedy}"
         )

@@ -10,11 +10,12 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rumplab import accel, attachment, config, launch, macs, media, nics, ports
+from rumplab import accel, attachment, config, launch, macs, nics, ports
 from rumplab.config import Lab
+from rumplab.digest import sha256
 from rumplab.errors import RumplabError, UsageError
-from rumplab.guest import hardware, kernels, overlay
-from rumplab.guest.definition import DIRECT, GRUB, Guest, open_guests, running
+from rumplab.guest import hardware, kernels
+from rumplab.guest.definition import DIRECT, DISK, DISK_FORMAT, GRUB, Guest, keeps_disk, open_guests, running
 from rumplab.guest.kernels import Kernel
 from rumplab.machines import Machine, Machines, addressed, open_machines
 from rumplab.nics import Forward, Nic
@@ -84,10 +85,10 @@ def make_plan(guest: Guest, kernel: Kernel, directory: Path, waits: bool, persis
     if kernel.boot == DIRECT and any(blank in kernel.file for blank in " \t"):
         # The loader puts the name in front of the command line, of which NetBSD skips the first word.
         raise RumplabError(f"a kernel that boots directly can't have a blank in its path: {kernel.file}; move it")
-    kept = persist or overlay.exists(directory)
+    kept = persist or keeps_disk(directory)
     disk = None
     if kernel.disk is not None:
-        file = (str(directory / overlay.FILE), overlay.FORMAT) if kept else (kernel.disk, guest.disk_format)
+        file = (str(directory / DISK), DISK_FORMAT) if kept else (kernel.disk, guest.disk_format)
         disk = (*file, not persist)
     root = hardware.root_device(guest, kernel, boot_disk=kernel.boot == GRUB)
     return Plan(guest, kernel, directory, waits, root, disk, kept)
@@ -136,7 +137,7 @@ def record(plan: Plan, spec: Spec) -> Machine:
         gdb_port=0,
         image=plan.disk[0] if plan.disk else None,
         program=symbols,
-        program_sha256=media.sha256(symbols) if symbols else None,
+        program_sha256=sha256(symbols) if symbols else None,
         snapshot=plan.disk[2] if plan.disk else False,
         nics=spec.nics,
         accel=spec.accel,
@@ -146,10 +147,12 @@ def record(plan: Plan, spec: Spec) -> Machine:
 
 def prepare(plan: Plan, qemu_img: str, machines: Machines) -> None:
     """Makes the files that the machine starts from. RumplabError when there is no space, or they don't fit."""
+    # Only here and in print_commands(): few starts need them, and they take longer to load than a guest to start.
     if plan.kept and plan.kernel.disk is not None:
+        from rumplab.guest import overlay
+
         overlay.provide(qemu_img, plan.directory, plan.kernel.disk, plan.guest.disk_format, machines)
     if plan.boot_image:
-        # Only here: few kernels need it, and the stager takes longer to load than they to start.
         from rumplab.guest import bootdisk
 
         bootdisk.provide(plan.boot_image, Path(plan.kernel.file), plan.root, plan.waits)
@@ -163,8 +166,10 @@ def print_commands(plan: Plan, spec: Spec, qemu_img: str) -> None:
 
         recipe, _ = bootdisk.plan(Path(plan.kernel.file), plan.root, plan.waits)
         print(shell(recipe, plan.boot_image), end="")
-    if plan.kept and plan.kernel.disk is not None and not overlay.exists(plan.directory):
-        target = str(plan.directory / overlay.FILE)
+    if plan.kept and plan.kernel.disk is not None and not keeps_disk(plan.directory):
+        from rumplab.guest import overlay
+
+        target = str(plan.directory / DISK)
         print(shlex.join(overlay.create_step(qemu_img, plan.kernel.disk, plan.guest.disk_format, target).argv))
     argv = hardware.machine_argv(spec, plan.guest, plan.kernel, plan.disk)
     print(shlex.join([*argv, *hardware.standalone_argv(plan.guest.name), *spec.extra]))

@@ -17,9 +17,9 @@ from rumplab.guest import attach
 from rumplab.guest.attach import CONSOLE, socket_path
 from rumplab.guest.console import CHUNK, connect, end, typed_path
 from rumplab.guest.definition import open_guests, require_running
-from rumplab.image.writer import interruptible
 from rumplab.launch import STDIN, terminal_restored
 from rumplab.machines import Machine, open_machines
+from rumplab.process import interruptible
 
 HELP = "this terminal on a guest's console; Ctrl-] leaves it"
 EPILOG = """\

@@ -7,21 +7,20 @@ import errno
 import json
 import os
 import re
-import secrets
-import shutil
-import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from rumplab.errors import RumplabError
 from rumplab.image import formats
 from rumplab.image.layout import MIB
 from rumplab.image.recipe import Recipe
 from rumplab.image.step import Step
+from rumplab.output import shortened
+from rumplab.process import interruptible
+from rumplab.temporary import temporary_directory, temporary_file
 
 SIDECAR_SUFFIX = ".rumplab.json"
 VERSION_LINE = re.compile(r"\S+ [0-9]+\.[0-9]+.*\([^)]*\)\s*")
@@ -125,15 +124,8 @@ class Runner:
         if OUT_OF_SPACE in said:
             raise out_of_space(self.directory, self.needed)
         if process.returncode or (step.quiet and complaints(said)):
-            reason = shortened(said) or f"exit status {process.returncode}"
+            reason = shortened(said, LINES_TOLD) or f"exit status {process.returncode}"
             raise RumplabError(f"{step.argv[0]} failed: {reason}\nthe commands: rumplab stage --dry-run …")
-
-
-def shortened(said: str) -> str:
-    """The first lines of `said`: what follows one complaint is mostly its consequences."""
-    lines = said.splitlines()
-    more = [f"({len(lines) - LINES_TOLD} more lines)"] if len(lines) > LINES_TOLD else []
-    return "\n".join(lines[:LINES_TOLD] + more)
 
 
 def complaints(said: str) -> list[str]:
@@ -155,46 +147,3 @@ def out_of_space(directory: Path, needed: int) -> RumplabError:
         f"no space left: the image needs {-(-needed // MIB)} MiB in {directory}, which has {free // MIB} MiB"
         f" free, and 1 MiB in {tempfile.gettempdir()}; free some space or choose another place with -o"
     )
-
-
-@contextlib.contextmanager
-def temporary_file(directory: Path) -> Iterator[Path]:
-    """An empty file in `directory`, removed at the end unless it was renamed. Its mode follows the umask."""
-    path = directory / f".rumplab-stage-{secrets.token_hex(8)}"
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    except OSError as error:
-        raise RumplabError(
-            f"cannot write in {directory}: {error.strerror}; choose another place with -o"
-        ) from error
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def temporary_directory(directory: Path) -> Iterator[Path]:
-    """An empty directory in `directory`, removed at the end. Its mode follows the umask."""
-    path = directory / f".rumplab-stage-{secrets.token_hex(8)}"
-    path.mkdir()
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Turns SIGTERM and SIGHUP into an exit that cleans up, as Python does for SIGINT."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    signals = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, leave) for number in signals]
-    try:
-        yield
-    finally:
-        for number, handler in zip(signals, before):
-            signal.signal(number, handler)
