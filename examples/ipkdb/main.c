@@ -8,7 +8,12 @@
 #define COM0_STATUS (COM0 + 5)
 #define COM0_TYPED 0x01
 
-#define SLOT 3 /* where the card is, unless the command line says otherwise: IPKDB_NE_PCISLOT's usual value */
+/* Where the card is, unless the command line says otherwise. */
+#ifdef IPKDB_NE_PCISLOT
+#define SLOT IPKDB_NE_PCISLOT
+#else
+#define SLOT 3
+#endif
 #define KEY_MOST 4096
 #define KEY_WORD "ipkdbkey"
 
@@ -17,8 +22,14 @@ unsigned long counter;
 unsigned int ipkdb_slot = SLOT;
 uint8_t ipkdb_address[INET_ADDRESS];
 
+/* As NetBSD's kernels have it, whose options these are; without one, the loader has to bring the key. */
+#ifdef IPKDBKEY
+static char key[KEY_MOST] = IPKDBKEY;
+static size_t key_length = sizeof(IPKDBKEY) - 1;
+#else
 static char key[KEY_MOST];
 static size_t key_length;
+#endif
 
 int console_getc(void)
 {
@@ -60,6 +71,8 @@ static void take_words(const struct multiboot_info *info)
 		ipkdb_slot = number(&word);
 	if ((word = word_value(line, "ipaddr")) != NULL)
 		take_address(word);
+	if (key_length > 0)
+		return;
 	if (info->flags & MULTIBOOT_HAS_MODULES && info->module_count > 0) {
 		const struct multiboot_module *module = (const struct multiboot_module *)(uintptr_t)info->modules;
 

@@ -119,7 +119,7 @@ def lab_at(prefix: Path) -> Lab:
 @pytest.mark.parametrize(
     ("said", "complaint"),
     [
-        ("waiting for remote debugger\nfatal breakpoint trap\ndb> ", "its kernel is in DDB, which takes boot -d before"),
+        ("waiting for remote debugger\nfatal breakpoint trap\ndb> ", "its kernel is in DDB, which takes boot -d"),
         ("IPKDB: No interface found!\nrunning\n", "found no card for IPKDB: IPKDB_NE_PCISLOT"),
         ("IPKDBKEY must be at least 16 bytes long!\n", "a key that is too short"),
         ("kgdb waiting...", "no options KGDB"),
@@ -135,7 +135,7 @@ def test_why_a_kernel_does_not_come_to_ipkdb(
     with pytest.raises(RumplabError, match=complaint):
         ipkdb.until_waiting(machine, lab_at(tmp_path), 0)
     monkeypatch.setattr(Machine, "alive", lambda self: False)
-    with pytest.raises(RumplabError, match="has ended|can't be debugged"):
+    with pytest.raises(RumplabError, match=r"has ended|can't be debugged"):
         ipkdb.until_waiting(machine, lab_at(tmp_path), 60)
 
 
@@ -160,7 +160,7 @@ def test_on_the_bridge_the_address_is_the_lease_of_its_own_card(
     leases.write_text("0 52:54:00:00:00:01 10.0.1.60 * *\n")
     with pytest.raises(RumplabError, match="has no lease on the bridge yet"):
         reach.place_of(machine, lab)
-    with pytest.raises(RumplabError, match="is not in IPKDB|no address"):
+    with pytest.raises(RumplabError, match="has no address yet"):
         ipkdb.until_waiting(machine, lab, 0)
     # The system on top has asked by DHCP for the same card.
     leases.write_text(
@@ -194,7 +194,8 @@ def built(empty_lab: LabPrefix, tmp_path: Path) -> LabPrefix:
         kernel.write_bytes(b"\x7fELF\x01\x01" + bytes(10) + b"\x02\x00\x03\x00" + bytes(200))
         directory = tmp_path / f"src{name}"
         directory.mkdir()
-        empty_lab.component(f"netbsd_kernel_i386{name}", dict.fromkeys(("kernel", "symbols"), str(kernel)), version=version)
+        paths = {"kernel": str(kernel), "symbols": str(kernel)}
+        empty_lab.component(f"netbsd_kernel_i386{name}", paths, version=version)
         empty_lab.component(f"netbsd_sources{name}", {"sources": str(directory)}, version=version)
     (tmp_path / "disk").touch()
     empty_lab.component("netbsd_disk_i386", {"disk": str(tmp_path / "disk")}, version="10.1")
@@ -295,8 +296,8 @@ def test_from_waiting_to_running_by_one_command(e: LabPrefix, key_file: Path) ->
     port = re.search(r", IPKDB on UDP port (\d+)\); debug it with: rumplab guest debug e\n$", said)
     assert port, said
     session = guest(
-        e, "debug", "e", "counter_step", "--key-file", key_file, "--batch", "--ex", "stepi", "--ex", "print $eip",
-        "--ex", "info line counter_step", "--ex", "set var counter = 5", "--ex", "print counter", "--ex", "watch counter",
+        e, "debug", "e", "counter_step", "--key-file", key_file, "--batch", "--ex", "stepi",
+        "--ex", "print $eip", "--ex", "set var counter = 5", "--ex", "print counter", "--ex", "watch counter",
         "--ex", "continue", "--ex", "delete", "--ex", "detach",
     )  # fmt: skip
     assert re.search(r"Breakpoint 1, counter_step \(amount=.*\) at .*main\.c:\d+\n", session), session
