@@ -7,7 +7,7 @@
 #include "ne.h"
 
 #define MULTICAST 8
-#define LOOKS 64 /* turns of an empty loop between two looks at the card; each look stops the whole emulator */
+#define LOOKS 64 /* turns of an empty loop between two looks at the card, each of which stops the emulator */
 
 static struct ne {
 	uint16_t base;
