@@ -7,12 +7,13 @@
 #include "ne.h"
 
 #define MULTICAST 8
-#define LOOKS 64 /* turns of an empty loop between two looks at the card; each look stops the whole emulator */
+#define LOOKS 64 /* turns of an empty loop between two looks at the card, each of which stops the emulator */
 
 static struct ne {
 	uint16_t base;
 	uint8_t next;	/* the page of the ring that is read next */
 	bool more;	/* there may be a frame, though the card doesn't say so again */
+	bool silent;	/* it doesn't say when it has stopped, so it needn't be waited for */
 	/* The kernel's state, as start found it. */
 	struct {
 		uint8_t command, ring, end, boundary, current;
@@ -42,6 +43,14 @@ static void note_state(struct ne *card)
 	ne_select(base, NE_PAGE0);
 }
 
+static void stop(const struct ne *card)
+{
+	if (card->silent)
+		out8(card->base + NE_COMMAND, NE_PAGE0 | NE_REMOTE_NONE | NE_STOP);
+	else
+		(void)ne_stop(card->base);
+}
+
 /* An empty ring, and a card that fills it. The card may never have been set up before. */
 static void begin(struct ipkdb_if *kip)
 {
@@ -49,7 +58,7 @@ static void begin(struct ipkdb_if *kip)
 	struct ne *card = kip->port;
 	uint16_t base = card->base;
 
-	ne_stop(base);
+	stop(card);
 	out8(base + NE_DATA, NE_WORDS);
 	out8(base + NE_REMOTE_LENGTH, 0);
 	out8(base + NE_REMOTE_LENGTH + 1, 0);
@@ -72,15 +81,16 @@ static void start(struct ipkdb_if *kip)
 }
 
 /*
- * What can be read back from the chip was; the rest its driver knows. Bits of the status register can't be set, so a
- * driver must look into its ring after a visit of the debugger's, whatever they say.
+ * What can be read back from the chip was; the rest its driver knows. Two things can't be put back, and a driver must bear
+ * them: bits of the status register can't be set, so that the ring must be looked into whatever they say; and a copy from
+ * the card's memory that was under way is lost, since the chip doesn't say how much of it is left.
  */
 static void leave(struct ipkdb_if *kip)
 {
 	struct ne *card = kip->port;
 	uint16_t base = card->base;
 
-	ne_stop(base);
+	stop(card);
 	ne_begin(base, card->kernel.ring, card->kernel.end, card->kernel.boundary, card->kernel.current,
 		 card->kernel.address, card->kernel.multicast);
 	out8(base + NE_STATUS, 0xff);
@@ -93,6 +103,9 @@ static void leave(struct ipkdb_if *kip)
 		ne_select(base, NE_PAGE0);
 	out8(base + NE_TRANSMIT, ne_kernel.transmit);
 	out8(base + NE_RECEIVE, ne_kernel.receive);
+	/* The kernel may have been stopped between choosing a page of registers and using it. */
+	out8(base + NE_COMMAND, (uint8_t)((card->kernel.command & NE_PAGES) | NE_REMOTE_NONE |
+					  (card->kernel.command & (NE_START | NE_STOP))));
 }
 
 /* Whether there is a frame in the ring. */
@@ -181,6 +194,7 @@ int ne_ipkdb_attach(struct ipkdb_if *kip, unsigned int slot)
 	uint16_t words[ETHER_ADDRESS];
 
 	note_state(&ne);
+	ne.silent = !ne_stop(ne.base);
 	out8(ne.base + NE_DATA, NE_WORDS);
 	ne_read(ne.base, 0, words, sizeof(words));
 	for (unsigned int at = 0; at < ETHER_ADDRESS; at++)

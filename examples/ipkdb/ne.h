@@ -5,6 +5,8 @@
 #ifndef NE_H
 #define NE_H
 
+#include <stdbool.h>
+
 #include "platform.h"
 
 #define NE_PCI_ID 0x802910ec /* RealTek's RTL8029, QEMU's ne2k_pci */
@@ -43,6 +45,7 @@
 #define NE_PAGE0 0x00
 #define NE_PAGE1 0x40
 #define NE_PAGE2 0x80
+#define NE_PAGES 0xc0
 
 /* The status register; a bit goes when it is written. */
 #define NE_RECEIVED 0x01
@@ -82,11 +85,14 @@ static inline void ne_select(uint16_t base, uint8_t page)
 	out8(base + NE_COMMAND, (uint8_t)(page | NE_REMOTE_NONE | NE_START));
 }
 
-static inline void ne_stop(uint16_t base)
+/* Whether the card says that it has stopped, which it does within a frame's time. QEMU's stops at once and says nothing. */
+static inline bool ne_stop(uint16_t base)
 {
 	out8(base + NE_COMMAND, NE_PAGE0 | NE_REMOTE_NONE | NE_STOP);
-	for (unsigned int tries = 0; tries < NE_PATIENCE && !(in8(base + NE_STATUS) & NE_IS_RESET); tries++)
-		continue;
+	for (unsigned int tries = 0; tries < NE_PATIENCE; tries++)
+		if (in8(base + NE_STATUS) & NE_IS_RESET)
+			return true;
+	return false;
 }
 
 static inline void ne_remote(uint16_t base, unsigned int address, unsigned int length, uint8_t command)
