@@ -7,25 +7,7 @@
 #ifndef KERNEL_H
 #define KERNEL_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include "multiboot.h"
-#include "platform.h"
-#include "trap.h"
-
-#ifdef __x86_64__
-#define MACHINE "amd64"
-#define FRAME_PC(frame) ((frame)->rip)
-#define FRAME_FLAGS(frame) ((frame)->rflags)
-#else
-#define MACHINE "i386"
-#define FRAME_PC(frame) ((frame)->eip)
-#define FRAME_FLAGS(frame) ((frame)->eflags)
-#endif
-
-#define PAGE_SIZE 4096u
+#include "small.h"
 
 /* main.c: the workload. ticks counts the clock's interrupts, counter what counter_step() was given. */
 extern volatile unsigned long ticks;
@@ -34,46 +16,12 @@ void hardclock(void);
 unsigned long counter_step(unsigned long amount);
 void panic(const char *why, uintptr_t pc) __attribute__((noreturn));
 
-/* interrupts.c: the two 8259s, lines 0 to 15 at vectors 32 to 47, and the clock on line 0. */
-#define LINE_CLOCK 0
-#define LINE_COM1 3
-#define LINE_COM0 4
-#define CLOCK_HZ 100
-void interrupts_init(void);
-void interrupt_end(unsigned int line);
-
-/*
- * memory.c: the first MAPPED bytes one to one in pages of 4 KiB, but for page 0 and memory_hole, which are not
- * present. Beyond there is no page table at all.
- */
-#define MAPPED (64u << 20)
-extern uint8_t memory_hole[PAGE_SIZE];
-extern uint8_t ramdisk[1u << 20]; /* byte n is n * 167 modulo 256; for measurements */
-void memory_init(void);
-/* Whether the pages of [address, address + length), but for the last, are present, as far as there are page tables. */
-bool memory_accessible(uintptr_t address, size_t length);
-
 /* com.c: the serial ports. Number 0 is the console's, number 1 the debugger's. */
 void com_init(void);
 void com_interrupt(unsigned int unit);
 int console_getc(void); /* the next character that was typed; -1 if there is none */
 int kgdb_getc(void);	/* polls until there is one; interrupts must be off */
 void kgdb_putc(uint8_t character);
-
-/* log.c: the console and the message buffer. */
-struct kern_msgbuf {
-	long msg_magic;
-	long msg_bufx; /* where the next character goes */
-	long msg_bufr; /* where a reader is */
-	long msg_bufs; /* the size of msg_bufc */
-	char msg_bufc[2048];
-};
-#define MSG_MAGIC 0x063061
-extern struct kern_msgbuf *msgbufp;
-/* Knows %c, %s, %d, %u, %x, %lu, %lx, %p and widths with leading zeros. To the console and the message buffer. */
-void printf(const char *format, ...) __attribute__((format(printf, 1, 2)));
-/* Copies the message buffer, oldest character first, to the console only. */
-void log_print(void);
 
 /* kgdb.c: the debugger's stub. */
 void kgdb_connect(bool verbose);
@@ -148,12 +96,6 @@ bool pci_list(unsigned int unit, bool names, bool numeric);
 /* console.c: what somebody at the console can do. */
 void console_init(void);
 void console_poll(void);
-
-/* power.c */
-void power_init(void);
-bool power_button_pressed(void);
-void power_off(void) __attribute__((noreturn));
-void reboot(void) __attribute__((noreturn));
 
 /* A string's comparison and length, which a freestanding compiler doesn't bring along. */
 static inline bool same(const char *left, const char *right)

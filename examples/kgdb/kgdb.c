@@ -6,7 +6,6 @@
 
 #define BUFFER_SIZE 512
 #define SEVEN_BITS 0x7f
-#define SINGLE_STEP 0x100u
 
 static uint8_t buffer[BUFFER_SIZE];
 static kgdb_reg_t gdb_regs[KGDB_NUMREGS];

@@ -4,31 +4,9 @@
  */
 #include "kernel.h"
 
-#define RB_KDB 0x40
-
 volatile unsigned long ticks;
 unsigned long counter;
 int boothowto;
-
-/* Flags stand in words of their own: QEMU puts the program's name before them, GRUB doesn't. */
-static int flags_of(const char *command_line)
-{
-	int flags = 0;
-	bool fresh = true, dashed = false;
-
-	for (; *command_line; command_line++) {
-		if (*command_line == ' ') {
-			fresh = true;
-			continue;
-		}
-		if (fresh)
-			dashed = *command_line == '-';
-		else if (dashed && *command_line == 'd')
-			flags |= RB_KDB;
-		fresh = false;
-	}
-	return flags;
-}
 
 /* Called CLOCK_HZ times a second, with interrupts off. */
 void hardclock(void)
@@ -87,7 +65,7 @@ void main(const struct multiboot_info *info);
 void main(const struct multiboot_info *info)
 {
 	if (info->flags & MULTIBOOT_HAS_COMMAND_LINE)
-		boothowto = flags_of((const char *)(uintptr_t)info->command_line);
+		boothowto = boot_flags((const char *)(uintptr_t)info->command_line);
 	com_init();
 	/* What the loader left lies beyond the mapped memory from here on, maybe. */
 	memory_init();
@@ -95,7 +73,7 @@ void main(const struct multiboot_info *info)
 	if (boothowto & RB_KDB)
 		kgdb_connect(true);
 	proc_init();
-	interrupts_init();
+	interrupts_init(1 << LINE_CLOCK | 1 << LINE_COM1 | 1 << LINE_COM0);
 	autoconf();
 	power_init();
 	console_init();

@@ -1,5 +1,5 @@
-# How the examples are built, for their Makefiles: these set NAME, ARCH, OUT, OBJ and SOURCES (their own), then
-# include this file and get the program $(OUT).
+# How the examples are built, for their Makefiles: these set NAME, ARCH, OUT, OBJ and SOURCES (their own, and what
+# they take of this directory beyond the start), then include this file and get the program $(OUT).
 #
 # The same sources and compiler give the same bytes, wherever they lie: no build id, no date, no path. All
 # sources are recorded as lying in /usr/src/$(NAME).
@@ -19,8 +19,8 @@ ALL_CFLAGS = $(CFLAGS) $(WARNINGS) $(MACHINE) $(FREESTANDING) $(REPRODUCIBLE) -I
 LDFLAGS = $(MACHINE) -nostdlib -static -no-pie -Wl,--build-id=none -Wl,-z,max-page-size=0x1000 -Wl,-z,noexecstack
 
 OBJECTS = $(OBJ)/boot.o $(OBJ)/traps_entry.o $(OBJ)/traps.o $(OBJ)/serial.o $(OBJ)/pci.o \
-	$(patsubst %.c,$(OBJ)/%.o,$(SOURCES))
-HEADERS = $(wildcard *.h) $(START)/multiboot.h $(START)/platform.h $(START)/trap.h
+	$(addprefix $(OBJ)/,$(addsuffix .o,$(basename $(SOURCES))))
+HEADERS = $(wildcard *.h) $(wildcard $(START)/*.h)
 
 all: $(OUT)
 
@@ -40,6 +40,10 @@ $(OBJ)/%.o: $(START)/%.c $(HEADERS)
 	$(CC) $(ALL_CFLAGS) -c -o $@ $<
 
 $(OBJ)/%.o: %.c $(HEADERS)
+	@mkdir -p $(OBJ)
+	$(CC) $(ALL_CFLAGS) -c -o $@ $<
+
+$(OBJ)/%.o: %.S $(HEADERS)
 	@mkdir -p $(OBJ)
 	$(CC) $(ALL_CFLAGS) -c -o $@ $<
 

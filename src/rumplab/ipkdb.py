@@ -20,6 +20,7 @@ from rumplab.kdb.packet import digest
 from rumplab.kdb.pcap import Writer
 from rumplab.kdb.udp import linked
 from rumplab.machines import Machine, open_machines
+from rumplab.netoptions import port
 
 HELP = "debug a NetBSD kernel over Ethernet with today's GDB (IPKDB)"
 EPILOG = """\
@@ -67,12 +68,6 @@ def place(text: str) -> tuple[IPv4Address, int]:
         return reach.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def port(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a port between 1 and 65535")
-    return int(text)
 
 
 def seconds(text: str) -> int:

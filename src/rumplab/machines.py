@@ -37,7 +37,8 @@ ENDED_KEPT = 16
 class Machine:
     """A machine's record. `pid` and `token` name its process (see rumplab.process); `since` is UNIX time.
 
-    `guest` says how ``rumplab guest start`` started it: "run", or "kgdb" where the kernel waits for a debugger.
+    `guest` says how ``rumplab guest start`` started it: "run", or "kgdb" or "ipkdb" where the kernel
+    waits for a debugger.
     """
 
     name: str

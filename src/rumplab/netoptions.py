@@ -65,6 +65,13 @@ def mac(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def port(text: str) -> int:
+    """A port's number."""
+    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= ports.LAST_PORT:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a port between 1 and {ports.LAST_PORT}")
+    return int(text)
+
+
 def forward(text: str) -> Forward:
     """[tcp:|udp:]HOST:GUEST."""
     found = FORWARD.fullmatch(text)

@@ -11,6 +11,7 @@ from typing import Any
 from rumplab import macs
 
 PCI_BRIDGE = "pci.1"
+BOARD_BUS = "pci.0"
 MODELS = {"e1000": "e1000", "virtio": "virtio-net-pci", "ne2k_pci": "ne2k_pci", "rtl8139": "rtl8139"}
 USER = "user"
 BRIDGE = "bridge"
@@ -42,12 +43,16 @@ class Forward:
 
 @dataclass(frozen=True)
 class Nic:
-    """A card of one of MODELS on one of NETWORKS. `mac` is empty as long as none has been chosen."""
+    """A card of one of MODELS on one of NETWORKS. `mac` is empty as long as none has been chosen.
+
+    `slot` is where it must be on the board's own PCI bus; with 0 it goes where there is room.
+    """
 
     model: str = "e1000"
     net: str = USER
     mac: str = macs.DEFAULT
     forwards: tuple[Forward, ...] = ()
+    slot: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,14 +103,23 @@ def from_data(data: Iterable[dict[str, Any]]) -> tuple[Nic, ...]:
 
 def argv(cards: Sequence[Nic], link: Link | None, pci_bridge: bool) -> list[str]:
     """The options for all cards; `link` is needed when one is on the bridge."""
-    words = ["-device", f"pci-bridge,chassis_nr=2,id={PCI_BRIDGE}"] if pci_bridge else []
+    pinned: list[str] = []
+    free = ["-device", f"pci-bridge,chassis_nr=2,id={PCI_BRIDGE}"] if pci_bridge else []
     for number, card in enumerate(cards):
-        # QEMU reads a slot as hexadecimal.
-        place = f",bus={PCI_BRIDGE},addr={number + 1:x}" if pci_bridge else ""
+        words = pinned if card.slot else free
         words += ["-netdev", netdev(card, number, link)]
-        words += ["-device", f"{MODELS[card.model]},netdev=net{number},mac={card.mac}{place}"]
+        words += ["-device", f"{MODELS[card.model]},netdev=net{number},mac={card.mac}{place(card, number, pci_bridge)}"]
+    # QEMU gives slots away in this order, so those that are wanted come first.
+    words = pinned + free
     # Else QEMU adds a card of its own.
     return words if cards else [*words, "-nic", "none"]
+
+
+def place(card: Nic, number: int, pci_bridge: bool) -> str:
+    """The options of -device that say where card `number` is plugged in. QEMU reads a slot as hexadecimal."""
+    if card.slot:
+        return f",bus={BOARD_BUS},addr={card.slot:x}"
+    return f",bus={PCI_BRIDGE},addr={number + 1:x}" if pci_bridge else ""
 
 
 def netdev(card: Nic, number: int, link: Link | None) -> str:

@@ -9,12 +9,13 @@ from collections.abc import Collection
 from rumplab import holders
 
 LAST_PORT = 65535
+KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 
-def free(avoid: Collection[int] = ()) -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on just now and that is not in `avoid`."""
+def free(avoid: Collection[int] = (), protocol: str = "tcp") -> int:
+    """A port of `protocol`, tcp or udp, on 127.0.0.1 that nobody has just now and that is not in `avoid`."""
     while True:
-        with socket.socket() as sock:
+        with socket.socket(type=KINDS[protocol]) as sock:
             sock.bind(("127.0.0.1", 0))
             port: int = sock.getsockname()[1]
         if port not in avoid:
@@ -23,7 +24,7 @@ def free(avoid: Collection[int] = ()) -> int:
 
 def refusal(port: int, protocol: str = "tcp") -> str | None:
     """Why 127.0.0.1:`port` can't be listened on, to follow "port N on 127.0.0.1"; None if it can."""
-    with socket.socket(type=socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM) as sock:
+    with socket.socket(type=KINDS[protocol]) as sock:
         if protocol == "tcp":
             # As QEMU does: a connection that lingers from an earlier session doesn't count.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

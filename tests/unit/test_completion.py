@@ -48,7 +48,7 @@ def test_options_and_their_choices(tmp_path: Path) -> None:
 
 def test_sub_verbs_and_their_options(tmp_path: Path) -> None:
     assert {"create", "start", "stop", "break"} <= complete(tmp_path, "guest", "")
-    assert complete(tmp_path, "guest", "start", "--k") == {"--kernel", "--kgdb"}
+    assert complete(tmp_path, "guest", "start", "--k") == {"--kernel", "--key-file", "--kgdb"}
     assert complete(tmp_path, "guest", "create", "nb", "--boot", "") == {"grub", "direct"}
 
 

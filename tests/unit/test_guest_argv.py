@@ -84,22 +84,22 @@ def test_one_processor_and_the_root_disk_behind_the_one_that_boots() -> None:
 
 
 def test_what_is_kept_is_written_to_and_nothing_else_is(tmp_path: Path) -> None:
-    plan = start.make_plan(GUEST, KERNEL, tmp_path, waits=False, persist=False)
+    plan = start.make_plan(GUEST, KERNEL, tmp_path, "run", persist=False)
     assert (plan.disk, plan.kept) == (("/disk.img", "raw", True), False)
-    plan = start.make_plan(GUEST, KERNEL, tmp_path, waits=False, persist=True)
+    plan = start.make_plan(GUEST, KERNEL, tmp_path, "run", persist=True)
     assert (plan.disk, plan.kept) == ((str(tmp_path / definition.DISK), "qcow2", False), True)
     # Once there is something that was kept, it is what the guest sees, also when nothing more is to be kept.
     (tmp_path / definition.DISK).touch()
-    plan = start.make_plan(GUEST, KERNEL, tmp_path, waits=False, persist=False)
+    plan = start.make_plan(GUEST, KERNEL, tmp_path, "run", persist=False)
     assert (plan.disk, plan.kept) == ((str(tmp_path / definition.DISK), "qcow2", True), True)
 
 
 def test_what_cannot_start(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no disk"):
-        start.make_plan(GUEST, replace(KERNEL, disk=None), tmp_path, waits=False, persist=True)
+        start.make_plan(GUEST, replace(KERNEL, disk=None), tmp_path, "run", persist=True)
     with pytest.raises(RumplabError, match="blank in its path"):
-        start.make_plan(GUEST, replace(KERNEL, file="/my kernel"), tmp_path, waits=False, persist=False)
-    start.make_plan(GUEST, replace(KERNEL, file="/my kernel", boot=GRUB), tmp_path, waits=False, persist=False)
+        start.make_plan(GUEST, replace(KERNEL, file="/my kernel"), tmp_path, "run", persist=False)
+    start.make_plan(GUEST, replace(KERNEL, file="/my kernel", boot=GRUB), tmp_path, "run", persist=False)
 
 
 def test_ssh_is_led_to_the_first_user_network_once() -> None:

@@ -78,8 +78,8 @@ def test_another_release_than_the_labs_is_not_taken(built: LabPrefix) -> None:
 def test_one_of_the_labs_other_kernels(built: LabPrefix, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_bytes(ELF32)
-    built.component("netbsd_kernel_amd64_ipkdb", {"kernel": str(other), "symbols": str(other)}, version="10.1")
-    made = built.tool("guest", "create", "nb", "--config", "ipkdb")
+    built.component("netbsd_kernel_amd64_plain", {"kernel": str(other), "symbols": str(other)}, version="10.1")
+    made = built.tool("guest", "create", "nb", "--config", "plain")
     assert made.stdout.startswith(f"nb: NetBSD 10.1/amd64, {other}, disk ")
     refused = built.tool("guest", "create", "no", "--config", "nothing")
     assert refused.returncode == 3

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import json
 import os
 import shlex
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from unit.labfixture import LabPrefix, host_tool
-from unit.test_net_settings import GOOD
+from unit.test_net_settings import GOOD, parsed
 
-from rumplab import net
+from rumplab import config, net, nics
 from rumplab.errors import RumplabError
+from rumplab.kdb import reach
+from rumplab.machines import Machine
+from rumplab.nics import Nic
 
 SECONDS = 30
 SYSCTLS = "grep -r . /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/conf 2>/dev/null | sort"
@@ -309,3 +315,33 @@ def test_macos_status_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     args = argparse.Namespace(action="status", force=False, dry_run=False, json=True)
     assert net.run(args, platform="darwin") == 0
     assert json.loads(capsys.readouterr().out)["state"] == "vmnet"
+
+
+BOOTP = Path(__file__).resolve().parents[1] / "netguest" / "bootp.py"
+
+
+def bootp(space: Namespace, mac: str) -> str:
+    """What a client on a link of the bridge's gets that asks by BOOTP."""
+    return space.run(sys.executable, str(BOOTP), "guest0", mac).stdout.strip()
+
+
+def test_who_asks_by_bootp_has_an_address_for_good(space: Namespace) -> None:
+    """As a kernel does that waits in IPKDB."""
+    space.net("up")
+    mac = "52:54:00:00:00:77"
+    space.run("ip", "link", "add", "port0", "type", "veth", "peer", "name", "guest0")
+    space.run("ip", "link", "set", "port0", "master", parsed().bridge, "up")
+    space.run("ip", "link", "set", "guest0", "up")
+    address = bootp(space, mac)
+    assert parsed().first <= ipaddress.IPv4Address(address) <= parsed().last
+    # It knows no renewal, so its lease knows no end; and it may ask again.
+    assert bootp(space, mac) == address
+    assert bootp(space, "52:54:00:00:00:78") != address
+    (lease,) = [line for line in (space.directory / "leases").read_text().splitlines() if mac in line]
+    assert lease.split()[:3] == ["0", mac, address]
+    leases = json.loads(space.net("status", "--json").stdout)["dhcp"]["leases"]
+    assert {"mac": mac, "address": address}.items() <= next(item for item in leases if item["mac"] == mac).items()
+    # The bridge of IPKDB finds the kernel by it.
+    card = Nic("ne2k_pci", nics.BRIDGE, mac, slot=3)
+    machine = Machine(name="e", directory=str(space.lab.runtime), gdb_port=1, nics=(card,))
+    assert reach.place_of(machine, config.load()) == (ipaddress.IPv4Address(address), 1138)

@@ -39,7 +39,7 @@ def test_a_list_of_hashes_is_read(line: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "<!DOCTYPE html><title>Moved</title>", f"src.tgz {LONG}"])
 def test_what_is_no_list_is_told(text: str) -> None:
-    with pytest.raises(AnsibleFilterError, match="netbsd_guest_hash_list names a file without any line"):
+    with pytest.raises(AnsibleFilterError, match="list of hashes is a file without any line"):
         NETBSD.netbsd_hash_list(text)
 
 

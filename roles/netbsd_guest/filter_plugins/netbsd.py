@@ -28,7 +28,7 @@ def netbsd_hash_list(text: str) -> dict[str, str]:
         if len(digest) >= len(found.get(path, "")):
             found[path] = digest
     if not found:
-        raise AnsibleFilterError("netbsd_guest_hash_list names a file without any line 'SHA512 (PATH) = HASH'")
+        raise AnsibleFilterError("the release's list of hashes is a file without any line 'SHA512 (PATH) = HASH'")
     return found
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rumplab import config, media, netoptions
 from rumplab.errors import RumplabError, UsageError
-from rumplab.guest import kernels
-from rumplab.guest.definition import ARCHES, DIRECT, GRUB, LINUX, NETBSD, SOURCE_NAME, Guest, open_guests
+from rumplab.guest import ipkdb, kernels
+from rumplab.guest.definition import ARCHES, DIRECT, GRUB, IPKDB, LINUX, NETBSD, SOURCE_NAME, Guest, open_guests
 from rumplab.guest.kernels import Kernel
 from rumplab.image.grub import COMMAND_LINE_LIMIT
 from rumplab.machines import check_name
@@ -23,8 +23,8 @@ Without --kernel the guest has the lab's own NetBSD kernel and disk, always the 
 
 examples:
   rumplab guest create nb
-  rumplab guest create nb8 --kernel netbsd --symbols netbsd.gdb --disk root.img --root wd1a
-  rumplab guest create nbi --arch i386 --config ipkdb
+  rumplab guest create own --kernel netbsd --symbols netbsd.gdb --disk root.img --root wd1a
+  rumplab guest create nb8 --config ipkdb
   rumplab guest create lx --linux obj/vmlinux --initrd initrd.cpio
 """
 DEFAULT_MEMORY = "256M"
@@ -32,9 +32,13 @@ DEFAULT_MEMORY = "256M"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the guest's name")
-    parser.add_argument("--arch", choices=ARCHES, help="the kernel's architecture (default: amd64)")
+    parser.add_argument(
+        "--arch", choices=ARCHES, help="the kernel's architecture (default: amd64, and i386 with --config ipkdb)"
+    )
     parser.add_argument("--release", metavar="VERSION", help="refuse another release than this, as 10.1")
-    parser.add_argument("--config", metavar="NAME", help="one of the lab's other kernels (netbsd_guest_more_kernels)")
+    parser.add_argument(
+        "--config", metavar="NAME", help="one of the lab's other kernels: ipkdb, or of netbsd_guest_more_kernels"
+    )
     parser.add_argument("--kernel", metavar="FILE", help="a NetBSD kernel instead of the lab's")
     parser.add_argument("--symbols", metavar="FILE", help="its debugging information, netbsd.gdb")
     parser.add_argument(
@@ -124,7 +128,7 @@ def make_guest(args: argparse.Namespace, platform: str) -> Guest:
     return Guest(
         name=args.name,
         kind=NETBSD if args.linux is None else LINUX,
-        arch=args.arch or ARCHES[0],
+        arch=args.arch or (ipkdb.ARCH if args.config == IPKDB else ARCHES[0]),
         kernel=kernel,
         symbols=symbols,
         sources=sources,
@@ -158,5 +162,6 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     guest = make_guest(args, platform)
     kernel = kernels.resolve(lab, guest)
     open_guests(lab).add(guest)
-    print(f"{describe(guest, kernel)}; start it with: rumplab guest start {guest.name} --kgdb")
+    way = IPKDB if guest.config == IPKDB else "kgdb"
+    print(f"{describe(guest, kernel)}; start it with: rumplab guest start {guest.name} --{way}")
     return 0

@@ -13,10 +13,10 @@ from typing import NoReturn
 
 from rumplab import config, gdbcall
 from rumplab.config import Lab
-from rumplab.errors import RumplabError
-from rumplab.guest import attach, gdbside, kernels, stub
+from rumplab.errors import RumplabError, UsageError
+from rumplab.guest import attach, gdbside, ipkdb, kernels, stub
 from rumplab.guest.attach import DEBUGGER, socket_path
-from rumplab.guest.definition import LINUX, Guest, open_guests, require_running
+from rumplab.guest.definition import IPKDB, LINUX, Guest, open_guests, require_running
 from rumplab.guest.gdbside import KgdbSession
 from rumplab.machines import Machine, open_machines
 from rumplab.process import itself
@@ -24,7 +24,8 @@ from rumplab.process import itself
 HELP = "attach the lab's GDB to a guest's kernel, its symbols loaded"
 EPILOG = """\
 With SYMBOL: a breakpoint there, and on to it. Commands given by --ex and --script run after that, in this order.
-What follows '--' goes to GDB as it is. Ctrl-C stops the kernel in its debugger, by a BREAK on its serial line.
+What follows '--' goes to GDB as it is. Ctrl-C stops the kernel in its debugger, by a BREAK on its serial line; one that
+was started with --ipkdb is reached by 'rumplab ipkdb', and can't be stopped.
 
 examples:
   rumplab guest debug nb                        a guest that waits
@@ -32,6 +33,7 @@ examples:
   rumplab guest debug nb --break                a guest that runs: stop it first
   rumplab guest debug nb --batch --ex bt --ex nb-dmesg
   rumplab guest debug nb --qemu-stub            by QEMU's stub, whatever the kernel does
+  rumplab guest debug nb8 --key-file ipkdb.key  by IPKDB, with another key than the lab's
   rumplab guest debug nb --dry-run              print the GDB command instead
 """
 TAKES_EXTRA = True
@@ -56,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="for a kernel that has yet to come up (default: 120)",
     )
+    parser.add_argument("--key-file", metavar="FILE", help="of a guest with IPKDB: its key (default: the lab's)")
     parser.add_argument("--dry-run", action="store_true", help="print the GDB command and do nothing")
 
 
@@ -73,10 +76,13 @@ def until_waiting(machine: Machine, seconds: float) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def bring_in(machine: Machine, guest: Guest, args: argparse.Namespace, first: bool) -> None:
+def bring_in(lab: Lab, machine: Machine, guest: Guest, args: argparse.Namespace, first: bool) -> None:
     """Returns when the kernel is in its debugger. RumplabError when it runs and isn't to be interrupted. With
     `first`, nobody has debugged it yet."""
     stub.require_executing(machine)
+    if machine.guest == IPKDB:
+        ipkdb.until_waiting(machine, lab, args.timeout)
+        return
     if machine.guest == "kgdb" and (first or not stub.waits(machine)):
         until_waiting(machine, args.timeout)
         return
@@ -89,13 +95,17 @@ def bring_in(machine: Machine, guest: Guest, args: argparse.Namespace, first: bo
     stub.interrupt(machine, guest, confirm=True)
 
 
-def gdb_session(lab: Lab, guest: Guest, machine: Machine, qemu_stub: bool) -> KgdbSession:
+def gdb_session(
+    lab: Lab, guest: Guest, machine: Machine, qemu_stub: bool, key_file: str | None = None
+) -> KgdbSession:
     """What GDB's side is to know of the guest."""
     sources = kernels.sources(lab, guest)
     linux = guest.kind == LINUX
+    own = gdbside.IPKDB if machine.guest == IPKDB else gdbside.LINUX_KGDB if linux else gdbside.KGDB
     return KgdbSession(
-        stub=gdbside.QEMU if qemu_stub else gdbside.LINUX_KGDB if linux else gdbside.KGDB,
+        stub=gdbside.QEMU if qemu_stub else own,
         architecture=guest.arch,
+        bridge=tuple(ipkdb.bridge_argv(machine, key_file)),
         socket=str(socket_path(machine, DEBUGGER)),
         port=machine.gdb_port,
         control=None if linux else str(machine.socket),
@@ -121,17 +131,21 @@ def attach_commands(session: KgdbSession, location: str | None) -> list[str]:
 
 
 @contextlib.contextmanager
-def line_of(machine: Machine, args: argparse.Namespace) -> Iterator[int]:
+def line_of(lab: Lab, machine: Machine, args: argparse.Namespace) -> Iterator[int]:
     """Holds the lock of the debugger's line, which is kept by the open file that it yields. RumplabError names
     whoever has it."""
     what, remedy = f"another debugger is attached to {machine.name}", "leave that first"
-    if not args.qemu_stub:
+    by_network = machine.guest == IPKDB and not args.qemu_stub
+    if not by_network and not args.qemu_stub:
         with attach.held(machine, DEBUGGER, what, remedy) as handle:
             yield handle
         return
-    locked = attach.lock(machine, QEMU_STUB)
-    if locked is None:
-        raise RumplabError(f"{what} ({attach.holder(machine, QEMU_STUB)}); {remedy}")
+    line = IPKDB if by_network else QEMU_STUB
+    locked = attach.lock(machine, line)
+    # 'rumplab ipkdb' needs no lock.
+    who = attach.holder(machine, line) if locked is None else ipkdb.debugger(machine, lab) if by_network else None
+    if locked is None or who:
+        raise RumplabError(f"{what} ({who}); {remedy}")
     yield locked
 
 
@@ -141,6 +155,7 @@ def run(args: argparse.Namespace) -> int:
     lab = config.load()
     guest = open_guests(lab).find(args.name)
     machine = require_running(open_machines(lab), guest)
+    check_way(machine, args)
     gdb, gdbinit = gdbcall.debugger(lab)
     program = os.path.abspath(args.symbols) if args.symbols else gdbcall.symbols_of(machine)
     machine = replace(machine, program=program)
@@ -154,21 +169,32 @@ def run(args: argparse.Namespace) -> int:
         batch=args.batch,
         extra=tuple(args.extra),
     )
-    commands = attach_commands(gdb_session(lab, guest, machine, args.qemu_stub), location)
+    key_file = os.path.abspath(args.key_file) if args.key_file else None
+    commands = attach_commands(gdb_session(lab, guest, machine, args.qemu_stub, key_file), location)
     argv = gdbcall.command_line(session, commands)
     if args.dry_run:
         print(shlex.join(argv))
     else:
-        become(argv, machine, guest, args)
+        become(argv, lab, machine, guest, args)
     return 0
 
 
-def become(argv: list[str], machine: Machine, guest: Guest, args: argparse.Namespace) -> NoReturn:
+def check_way(machine: Machine, args: argparse.Namespace) -> None:
+    """RumplabError for what the guest's way of being debugged can't do. UsageError for a key where none is used."""
+    by_network = machine.guest == IPKDB and not args.qemu_stub
+    if args.key_file and not by_network:
+        raise UsageError("--key-file is for a guest that was started with --ipkdb")
+    gdbcall.check_files(args.key_file)
+    if by_network and args.interrupt:
+        ipkdb.refuse_interrupt(machine)
+
+
+def become(argv: list[str], lab: Lab, machine: Machine, guest: Guest, args: argparse.Namespace) -> NoReturn:
     """Turns this process into GDB, once the kernel is in its debugger."""
     first = stub.first_time(machine)
-    with line_of(machine, args) as handle:
+    with line_of(lab, machine, args) as handle:
         if not args.qemu_stub:
-            bring_in(machine, guest, args, first)
+            bring_in(lab, machine, guest, args, first)
         # GDB holds the lock from here on, since it has the file open, and drops it however it ends.
         os.set_inheritable(handle, True)
         gdbcall.replace_process(argv, args.batch)

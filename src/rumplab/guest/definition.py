@@ -30,6 +30,8 @@ ARCHES = ("amd64", "i386")
 SOURCE_NAME = "/usr/src"
 GRUB = "grub"
 DIRECT = "direct"
+# The lab's kernel with IPKDB (`config`), and how it is started (in the machine's record).
+IPKDB = "ipkdb"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ Nothing here is newer than GDB 7.3 and nothing runs anything. The stubs:
     fit. ``g`` has a layout of its own on amd64, which a target description tells GDB (``gdb/kgdb-amd64.xml``).
 ``linux-kgdb``
     Linux's, with GDB's own layout of the registers.
+``ipkdb``
+    What ``rumplab ipkdb`` makes of NetBSD's IPKDB, over a pipe; it describes itself.
 ``qemu``
     QEMU's, over TCP, which describes itself.
 """
@@ -25,11 +27,14 @@ HELPERS = DATA / "netbsd.gdb"
 
 KGDB = "kgdb"
 LINUX_KGDB = "linux-kgdb"
+IPKDB = "ipkdb"
 QEMU = "qemu"
 
 ARCHITECTURES = {"amd64": "i386:x86-64", "i386": "i386"}
 # A guest without acceleration on a busy host takes its time between two characters.
 TIMEOUT_SECONDS = 10
+# The bridge to IPKDB answers once it has opened its target, which it says itself when it can't.
+BRIDGE_SECONDS = 40
 # Characters of a packet: an `m` asks for half of it at most, and with room for the header, an `M` fits too.
 PACKET_SIZE = 400
 # What kgdb answers with an empty packet. It does no harm to ask, but each question is a round trip.
@@ -45,14 +50,16 @@ UNKNOWN_PACKETS = (
 class KgdbSession:
     """What GDB is to be attached to.
 
-    `stub` and `architecture` are names of this module's. `socket` is the UNIX socket of the guest's serial line
-    (of KGDB and LINUX_KGDB), `port` the TCP port on 127.0.0.1 (of QEMU). Ctrl-C in GDB sends a BREAK on the
-    character device `line` through the QMP socket `control`, or runs the command `interrupt`. `sources` maps
-    directories as the symbols name them to where they are here.
+    `stub` and `architecture` are names of this module's. `bridge` is the command that speaks for the stub on its
+    standard input and output (of IPKDB), `socket` the UNIX socket of the guest's serial line (of KGDB and LINUX_KGDB),
+    `port` the TCP port on 127.0.0.1 (of QEMU). Ctrl-C in GDB sends a BREAK on the character device `line` through the
+    QMP socket `control`, or runs the command `interrupt`. `sources` maps directories as the symbols name them to where
+    they are here.
     """
 
     stub: str
     architecture: str
+    bridge: tuple[str, ...] = ()
     socket: str = ""
     port: int = 0
     control: str | None = None
@@ -66,12 +73,13 @@ def commands(session: KgdbSession) -> list[str]:
     """GDB's commands up to ``target remote``. ValueError for a stub or an architecture that there isn't."""
     if session.architecture not in ARCHITECTURES:
         raise ValueError(f"no architecture {session.architecture}; there are {', '.join(ARCHITECTURES)}")
-    prepare = {KGDB: prepare_kgdb, LINUX_KGDB: prepare_linux, QEMU: prepare_qemu}.get(session.stub)
+    ways = {KGDB: prepare_kgdb, LINUX_KGDB: prepare_linux, IPKDB: prepare_ipkdb, QEMU: prepare_qemu}
+    prepare = ways.get(session.stub)
     if prepare is None:
-        raise ValueError(f"no stub {session.stub}; there are {KGDB}, {LINUX_KGDB}, {QEMU}")
+        raise ValueError(f"no stub {session.stub}; there are {', '.join(ways)}")
     return [
         *prepare(session),
-        f"set remotetimeout {TIMEOUT_SECONDS}",
+        f"set remotetimeout {BRIDGE_SECONDS if session.stub == IPKDB else TIMEOUT_SECONDS}",
         *symbol_commands(session),
         *([f"source {HELPERS}"] if session.stub != LINUX_KGDB else []),
         f"target remote {target(session)}",
@@ -98,6 +106,11 @@ def prepare_linux(session: KgdbSession) -> list[str]:
     return [f"set architecture {ARCHITECTURES[session.architecture]}"]
 
 
+def prepare_ipkdb(session: KgdbSession) -> list[str]:
+    """The protocol has no watchpoints: GDB makes them of single steps."""
+    return [f"set architecture {ARCHITECTURES[session.architecture]}", "set can-use-hw-watchpoints 0"]
+
+
 def prepare_qemu(_session: KgdbSession) -> list[str]:
     """The stub of qemu-system-x86_64 has the registers of x86-64 also for a guest of i386."""
     return [f"set architecture {ARCHITECTURES['amd64']}"]
@@ -121,5 +134,7 @@ def target(session: KgdbSession) -> str:
     """What ``target remote`` takes."""
     if session.stub == QEMU:
         return f"127.0.0.1:{session.port}"
+    if session.stub == IPKDB:
+        return f"| {shlex.join(session.bridge)}"
     call = wire.argv(session.socket, session.control, session.line, session.interrupt)
     return f"| {shlex.join(call)}"

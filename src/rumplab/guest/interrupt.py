@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 
 from rumplab import config
-from rumplab.guest import attach, stub
+from rumplab.guest import attach, ipkdb, stub
 from rumplab.guest.attach import DEBUGGER
 from rumplab.guest.definition import open_guests, require_running
 from rumplab.machines import open_machines
 
 HELP = "stop a running kernel in its debugger"
 EPILOG = """\
-NetBSD gets a BREAK on its second serial port, Linux a BREAK and 'g' on its console.
+NetBSD gets a BREAK on its second serial port, Linux a BREAK and 'g' on its console. IPKDB can't be interrupted.
 
 examples:
   rumplab guest break nb
@@ -27,6 +27,7 @@ def run(args: argparse.Namespace) -> int:
     lab = config.load()
     guest = open_guests(lab).find(args.name)
     machine = require_running(open_machines(lab), guest)
+    ipkdb.refuse_interrupt(machine)
     stub.require_executing(machine)
     if attach.taken(machine, DEBUGGER):
         stub.interrupt(machine, guest, confirm=False)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pwd
 from dataclasses import dataclass
 from pathlib import Path
 
 from rumplab.config import Component, Lab
 from rumplab.errors import NotProvisioned, RumplabError
-from rumplab.guest.definition import DIRECT, GRUB, LINUX, Guest
+from rumplab.guest.definition import DIRECT, GRUB, IPKDB, LINUX, Guest
 from rumplab.image import multiboot
 
-# What provisions the components netbsd_kernel_ARCH, netbsd_disk_ARCH, netbsd_sources and netbsd_pcictl_ARCH.
+# What provisions the components netbsd_kernel_ARCH, netbsd_disk_ARCH, netbsd_sources and netbsd_pcictl_ARCH; role
+# ipkdb provides the same with its name behind, of a release of its own.
 ROLE = "netbsd_guest"
 
 
@@ -34,6 +37,7 @@ def resolve(lab: Lab, guest: Guest) -> Kernel:
         file, symbols, release = guest.kernel, guest.symbols, guest.release
     else:
         component = built(lab, guest)
+        require_readable(component.path("kernel"), guest)
         file, symbols, release = component.path("kernel"), component.path("symbols"), component.version
     for path in (file, symbols, guest.disk, guest.initrd):
         if path is not None and not os.path.isfile(path):
@@ -44,14 +48,15 @@ def resolve(lab: Lab, guest: Guest) -> Kernel:
         symbols=os.path.realpath(symbols) if symbols else None,
         boot=guest.boot or way(Path(file), guest.kind),
         disk=disk(lab, guest),
-        cdrom=optional(lab, f"netbsd_pcictl_{guest.arch}", "iso") if guest.kernel is None else None,
+        cdrom=beside(lab, guest, f"netbsd_pcictl_{guest.arch}", "iso"),
         release=release,
     )
 
 
 def built(lab: Lab, guest: Guest) -> Component:
     """The component with the lab's kernel for `guest`. NotProvisioned names the command that builds one."""
-    remedy = f"{lab.provision} --tags {ROLE}"
+    role = IPKDB if guest.config == IPKDB else ROLE
+    remedy = f"{lab.provision} --tags {role}"
     name, what = f"netbsd_kernel_{guest.arch}", f"NetBSD kernel for {guest.arch}"
     if guest.config is not None:
         name, what = f"{name}_{guest.config}", f"{what} called '{guest.config}'"
@@ -65,30 +70,42 @@ def built(lab: Lab, guest: Guest) -> Component:
     if guest.release not in (None, component.version):
         raise NotProvisioned(
             f"the lab's kernel for {guest.arch} is of NetBSD {component.version}, and guest '{guest.name}' wants"
-            f" {guest.release}; build that: {remedy} -e netbsd_guest_release={guest.release}"
+            f" {guest.release}; build that: {remedy} -e {role}_release={guest.release}"
         )
     return component
 
 
 def sources(lab: Lab, guest: Guest) -> str | None:
     """The directory that the guest's `source_name` stands for: its own, else the lab's for the lab's kernel."""
-    return guest.sources or (optional(lab, "netbsd_sources", "sources") if guest.kernel is None else None)
+    return guest.sources or beside(lab, guest, "netbsd_sources", "sources")
 
 
 def disk(lab: Lab, guest: Guest) -> str | None:
     """The root disk: the guest's own, else the lab's where the kernel is the lab's and there is one."""
     if guest.disk is not None:
         return os.path.realpath(guest.disk)
-    found = optional(lab, f"netbsd_disk_{guest.arch}", "disk") if guest.kernel is None else None
+    found = beside(lab, guest, f"netbsd_disk_{guest.arch}", "disk")
     return os.path.realpath(found) if found else None
 
 
-def optional(lab: Lab, component: str, path: str) -> str | None:
-    """A path of a component that the guest can do without."""
-    try:
-        return lab.component(component).path(path)
-    except NotProvisioned:
+def require_readable(kernel: str, guest: Guest) -> None:
+    """RumplabError when the kernel isn't for this user's eyes, since a secret is compiled into it."""
+    if os.path.exists(kernel) and not os.access(kernel, os.R_OK):
+        owner = pwd.getpwuid(os.stat(kernel).st_uid).pw_name
+        raise RumplabError(
+            f"{kernel} has a key in it, and only {owner} may read it; use guest '{guest.name}' as {owner}"
+        )
+
+
+def beside(lab: Lab, guest: Guest, component: str, path: str) -> str | None:
+    """A path of a component that belongs to the lab's own kernel, and that a guest can do without. None for a kernel
+    that isn't the lab's, and where there is none."""
+    if guest.kernel is not None:
         return None
+    with contextlib.suppress(NotProvisioned):
+        # Role ipkdb's kernel is of another release than netbsd_guest's, and so is all that goes with it.
+        return lab.component(f"{component}_{IPKDB}" if guest.config == IPKDB else component).path(path)
+    return None
 
 
 def way(kernel: Path, kind: str) -> str:

@@ -6,17 +6,19 @@ import argparse
 from typing import Any
 
 from rumplab import config, output, ps
+from rumplab.config import Lab
 from rumplab.errors import NotProvisioned, RumplabError
-from rumplab.guest import attach, kernels, stub
+from rumplab.guest import attach, ipkdb, kernels, stub
 from rumplab.guest.attach import DEBUGGER
-from rumplab.guest.definition import Guest, keeps_disk, open_guests, running
+from rumplab.guest.definition import IPKDB, Guest, keeps_disk, open_guests, running
 from rumplab.guest.start import ssh_port
 from rumplab.machines import Machine, open_machines
 
 HELP = "list your guests"
 EPILOG = """\
-STATE is QEMU's, and 'waits' while the kernel waits for its first debugger. DISK is 'kept' where --persist has kept
-what the guest wrote.
+STATE is QEMU's, and 'waits' while the kernel waits for its first debugger. DEBUGGER is 'attached' while there is one,
+else where IPKDB is reached, if the guest was started for that. DISK is 'kept' where --persist has kept what the guest
+wrote.
 
 examples:
   rumplab guest list
@@ -29,25 +31,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def state(machine: Machine | None) -> str:
-    """QEMU's state, 'waits' for a first debugger, or 'stopped'."""
+def state(machine: Machine | None, debugged: bool) -> str:
+    """QEMU's state, 'waits' for a first debugger, or 'stopped'. `debugged` says whether there is a debugger now."""
     if machine is None:
         return "stopped"
     found = ps.state(machine)
+    if machine.guest == IPKDB:
+        return "waits" if found == "running" and ipkdb.waits(machine) and not debugged else found
     return "waits" if found == "running" and stub.waits(machine) and stub.first_time(machine) else found
 
 
-def attached(machine: Machine | None) -> bool:
-    """Whether a debugger has the kernel's line."""
+def attached(machine: Machine | None, lab: Lab) -> bool:
+    """Whether a debugger has the kernel's line, or has opened its IPKDB."""
     try:
+        if machine is not None and machine.guest == IPKDB:
+            return ipkdb.debugger(machine, lab) is not None
         return machine is not None and attach.taken(machine, DEBUGGER)
     except RumplabError:
         # It has ended meanwhile, or doesn't answer yet.
         return False
 
 
-def described(guest: Guest, machine: Machine | None, kernel: kernels.Kernel | None, kept: bool) -> dict[str, Any]:
+def reached(machine: Machine | None, lab: Lab) -> str | None:
+    """Where the IPKDB of a guest that was started for it is reached, as IP:PORT, or 'bridge' before it has a lease."""
+    if machine is None or machine.guest != IPKDB:
+        return None
+    place = ipkdb.place(machine, lab)
+    return f"{place[0]}:{place[1]}" if place else "bridge"
+
+
+def described(
+    guest: Guest, machine: Machine | None, kernel: kernels.Kernel | None, kept: bool, lab: Lab
+) -> dict[str, Any]:
     """A guest for --json. `kernel` is None where its files aren't there."""
+    debugged = attached(machine, lab)
     return {
         "name": guest.name,
         "kind": guest.kind,
@@ -57,8 +74,9 @@ def described(guest: Guest, machine: Machine | None, kernel: kernels.Kernel | No
         "symbols": kernel.symbols if kernel else guest.symbols,
         "disk": kernel.disk if kernel else guest.disk,
         "kept": kept,
-        "state": state(machine),
-        "debugger": attached(machine),
+        "state": state(machine, debugged),
+        "debugger": debugged,
+        "ipkdb": reached(machine, lab),
         "pid": machine.pid if machine else None,
         "ssh": ssh_port(machine) if machine else None,
         "gdb_port": machine.gdb_port if machine else None,
@@ -71,7 +89,7 @@ def row(data: dict[str, Any]) -> list[str]:
         data["name"],
         data["state"],
         system,
-        "attached" if data["debugger"] else "-",
+        "attached" if data["debugger"] else f"ipkdb {data['ipkdb']}" if data["ipkdb"] else "-",
         f"127.0.0.1:{data['ssh']}" if data["ssh"] else "-",
         "kept" if data["kept"] else "-" if data["disk"] is None else "fresh",
         data["kernel"] or "not built yet",
@@ -90,6 +108,6 @@ def run(args: argparse.Namespace) -> int:
             # A list has room for a guest whose files are gone; starting it says what is the matter.
             kernel = None
         machine = running(machines, guest.name)
-        found.append(described(guest, machine, kernel, keeps_disk(guests.directory(guest.name))))
+        found.append(described(guest, machine, kernel, keeps_disk(guests.directory(guest.name)), lab))
     print(output.as_json(found) if args.json else output.table(HEADER, map(row, found)))
     return 0

@@ -9,8 +9,7 @@ from typing import Any
 
 from rumplab import config, output
 from rumplab.errors import RumplabError, UsageError
-from rumplab.guest import attach, shell, stub
-from rumplab.guest.attach import DEBUGGER
+from rumplab.guest import shell, stub
 from rumplab.guest.console import Console
 from rumplab.guest.definition import LINUX, open_guests, require_running
 from rumplab.machines import open_machines
@@ -93,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     if guest.kind == LINUX:
         raise UsageError(f"{guest.name} is Linux; 'guest pci' asks NetBSD's pcictl")
     stub.require_executing(machine)
-    if not attach.taken(machine, DEBUGGER) and stub.stopped(machine):
+    if stub.in_debugger(machine):
         raise RumplabError(
             f"{guest.name} is stopped in its debugger; let it go on, or ask there:"
             f" rumplab guest debug {guest.name} --batch --ex nb-pci"

@@ -14,10 +14,11 @@ from rumplab import accel, attachment, config, launch, macs, nics, ports
 from rumplab.config import Lab
 from rumplab.digest import sha256
 from rumplab.errors import RumplabError, UsageError
-from rumplab.guest import hardware, kernels
-from rumplab.guest.definition import DIRECT, DISK, DISK_FORMAT, GRUB, Guest, keeps_disk, open_guests, running
+from rumplab.guest import hardware, ipkdb, kernels
+from rumplab.guest.definition import DIRECT, DISK, DISK_FORMAT, GRUB, IPKDB, Guest, keeps_disk, open_guests, running
 from rumplab.guest.kernels import Kernel
 from rumplab.machines import Machine, Machines, addressed, open_machines
+from rumplab.netoptions import port
 from rumplab.nics import Forward, Nic
 from rumplab.qemu import Spec
 
@@ -28,6 +29,7 @@ when it ends, unless --persist keeps it. QEMU's debug stub is there always; see 
 
 examples:
   rumplab guest start nb --kgdb             the kernel waits in its debugger
+  rumplab guest start nb8 --ipkdb           the same by Ethernet: its kernel has IPKDB, on a network card of its own
   rumplab guest start nb                    it boots; 'rumplab guest break nb' stops it in its debugger later
   rumplab guest start nb --persist          what it writes stays for the next time
   rumplab guest start nb --qemu-stub --wait for QEMU's stub, stopped before the first instruction
@@ -36,20 +38,28 @@ examples:
 TAKES_EXTRA = True
 SSH = 22
 BOOT_IMAGE = "boot.img"
+# Beside IPKDB, how a guest is started, in its machine's record.
+KGDB = "kgdb"
+RUN = "run"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a start comes to. `disk` is the root disk's file, its format, and whether writes are thrown away; it is
-    the guest's own if `kept`, and the one that it was made over else."""
+    """What a start comes to. `way` is KGDB or IPKDB where the kernel waits in that debugger, else RUN. `disk` is the
+    root disk's file, its format, and whether writes are thrown away; it is the guest's own if `kept`, and the one that
+    it was made over else."""
 
     guest: Guest
     kernel: Kernel
     directory: Path
-    waits: bool
+    way: str
     root: str | None
     disk: tuple[str, str, bool] | None
     kept: bool
+
+    @property
+    def waits(self) -> bool:
+        return self.way != RUN
 
     @property
     def boot_image(self) -> Path | None:
@@ -60,6 +70,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "rumplab guest start NAME [OPTION…] [-- QEMU-ARGUMENT…]"
     parser.add_argument("name", metavar="NAME", help="the guest")
     parser.add_argument("--kgdb", action="store_true", help="the kernel waits in its debugger before it does much")
+    parser.add_argument("--ipkdb", action="store_true", help="the same for IPKDB, over a network card of its own")
+    parser.add_argument(
+        "--ipkdb-net", choices=nics.NETWORKS, help="with --ipkdb: that card's network (default: bridge if another is)"
+    )
+    parser.add_argument(
+        "--ipkdb-port",
+        type=port,
+        metavar="PORT",
+        help="with --ipkdb: the UDP port of 127.0.0.1 that leads to it (default: a free one)",
+    )
     parser.add_argument(
         "--qemu-stub", action="store_true", help="debug it by QEMU's stub, not by the kernel's own debugger"
     )
@@ -71,13 +91,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_usage(args: argparse.Namespace) -> None:
     """UsageError for options that contradict one another."""
-    if args.kgdb and args.qemu_stub:
-        raise UsageError("--kgdb and --qemu-stub are two ways to debug it; choose one")
+    ways = [option for option in ("kgdb", "ipkdb", "qemu_stub") if getattr(args, option)]
+    if len(ways) > 1:
+        names = " and ".join(f"--{option.replace('_', '-')}" for option in ways)
+        raise UsageError(f"{names} are ways to debug it; choose one")
     if args.wait and not args.qemu_stub:
-        raise UsageError("--wait goes with --qemu-stub; with --kgdb the kernel itself waits")
+        raise UsageError("--wait goes with --qemu-stub; with --kgdb and --ipkdb the kernel itself waits")
+    if (args.ipkdb_net or args.ipkdb_port) and not args.ipkdb:
+        raise UsageError("--ipkdb-net and --ipkdb-port go with --ipkdb")
 
 
-def make_plan(guest: Guest, kernel: Kernel, directory: Path, waits: bool, persist: bool) -> Plan:
+def make_plan(guest: Guest, kernel: Kernel, directory: Path, way: str, persist: bool) -> Plan:
     """What starting `guest` comes to. UsageError where it has no disk to keep, RumplabError where its kernel's
     name can't be passed on."""
     if persist and kernel.disk is None:
@@ -91,12 +115,13 @@ def make_plan(guest: Guest, kernel: Kernel, directory: Path, waits: bool, persis
         file = (str(directory / DISK), DISK_FORMAT) if kept else (kernel.disk, guest.disk_format)
         disk = (*file, not persist)
     root = hardware.root_device(guest, kernel, boot_disk=kernel.boot == GRUB)
-    return Plan(guest, kernel, directory, waits, root, disk, kept)
+    return Plan(guest, kernel, directory, way, root, disk, kept)
 
 
 def with_ssh(cards: tuple[Nic, ...], avoid: Collection[int]) -> tuple[Nic, ...]:
-    """`cards`, the first one on a user network with a port of the host, not in `avoid`, that leads to ssh."""
-    at = next((number for number, card in enumerate(cards) if card.net == nics.USER), None)
+    """`cards`, the first one on a user network, other than IPKDB's, with a port of the host, not in `avoid`, that leads
+    to ssh."""
+    at = next((number for number, card in enumerate(cards) if card.net == nics.USER and not card.slot), None)
     if at is None or any(forward.guest == SSH and forward.protocol == "tcp" for forward in cards[at].forwards):
         return cards
     forward = Forward("tcp", ports.free(avoid), SSH)
@@ -141,7 +166,7 @@ def record(plan: Plan, spec: Spec) -> Machine:
         snapshot=plan.disk[2] if plan.disk else False,
         nics=spec.nics,
         accel=spec.accel,
-        guest="kgdb" if plan.waits else "run",
+        guest=plan.way,
     )
 
 
@@ -193,14 +218,18 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     component = lab.component("qemu")
     emulator, qemu_img = component.path("qemu-system-x86_64"), component.path("qemu-img")
     refuse_running(machines, guest)
+    others = machines.all()
+    if args.ipkdb:
+        ipkdb.check(guest)
+        busy = {forward.host for machine in others for forward in machine.forwards if forward.protocol == "udp"}
+        guest = ipkdb.with_card(guest, args.ipkdb_net, args.ipkdb_port, busy)
     kernel = kernels.resolve(lab, guest)
-    plan = make_plan(guest, kernel, guests.directory(guest.name), args.kgdb, args.persist)
+    plan = make_plan(guest, kernel, guests.directory(guest.name), way_of(args), args.persist)
     way = way_out(lab, guest, args.dry_run, platform)
     chosen = args.accel
     if chosen == "auto":
         chosen = accel.decide(emulator, component.version, machines.root).chosen
     spec = replace(make_spec(plan, args, emulator, chosen), link=way.link if way else None)
-    others = machines.all()
     taken = {port for machine in others for port in machine.tcp_ports}
     spec = replace(spec, nics=with_ssh(spec.nics, taken))
     seen = macs.learned(way.bridge) if way and way.bridge else frozenset()
@@ -224,6 +253,10 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     return 0
 
 
+def way_of(args: argparse.Namespace) -> str:
+    return KGDB if args.kgdb else IPKDB if args.ipkdb else RUN
+
+
 def refuse_running(machines: Machines, guest: Guest) -> None:
     machine = running(machines, guest.name)
     if machine is not None:
@@ -236,8 +269,10 @@ def report(guest: Guest, machine: Machine, args: argparse.Namespace) -> str:
     """What a user wants to know of a guest that has just started."""
     port = ssh_port(machine)
     ssh = f", ssh on port {port} of 127.0.0.1" if port else ""
-    option = " --qemu-stub" if args.qemu_stub else "" if args.kgdb else " --break"
+    ends = [item.host for card in machine.nics if card.slot for item in card.forwards]
+    udp = f", IPKDB on UDP port {ends[0]}" if ends else ""
+    option = " --qemu-stub" if args.qemu_stub else "" if args.kgdb or args.ipkdb else " --break"
     return (
-        f"{guest.name} runs (pid {machine.pid}, {machine.accel}{ssh}); debug it with:"
+        f"{guest.name} runs (pid {machine.pid}, {machine.accel}{ssh}{udp}); debug it with:"
         f" rumplab guest debug {guest.name}{option}"
     )

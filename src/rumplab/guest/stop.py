@@ -9,8 +9,7 @@ import time
 from rumplab import config, process, qmp
 from rumplab import stop as machine_stop
 from rumplab.errors import RumplabError, UsageError
-from rumplab.guest import attach, shell, stub
-from rumplab.guest.attach import DEBUGGER
+from rumplab.guest import shell, stub
 from rumplab.guest.console import Console
 from rumplab.guest.definition import LINUX, Guest, open_guests, require_running, running
 from rumplab.machines import Machine, Machines, open_machines
@@ -49,8 +48,7 @@ def why_not(machine: Machine) -> str | None:
     found = stub.state(machine)
     if found != "running":
         return f"QEMU holds it ({found})"
-    # With a debugger on the line nobody else can ask the kernel: it may be running.
-    if not attach.taken(machine, DEBUGGER) and stub.stopped(machine):
+    if stub.in_debugger(machine):
         return "its kernel is stopped in its debugger"
     return None
 

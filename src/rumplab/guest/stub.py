@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rumplab import qmp
 from rumplab.errors import RumplabError
-from rumplab.guest import attach
+from rumplab.guest import attach, ipkdb
 from rumplab.guest.attach import CONSOLE, DEBUGGER, socket_path
 from rumplab.guest.console import Console
 from rumplab.guest.definition import LINUX, Guest
@@ -131,6 +131,13 @@ def first_time(machine: Machine) -> bool:
 def stopped(machine: Machine, seconds: float = ANSWER_SECONDS) -> bool:
     """Whether the kernel is in its debugger. The line must be free."""
     return ask(socket_path(machine, DEBUGGER), seconds)
+
+
+def in_debugger(machine: Machine) -> bool:
+    """Whether the kernel is in its debugger. With another debugger on its line it isn't asked: it may be running."""
+    if machine.guest == ipkdb.IPKDB:
+        return ipkdb.waits(machine)
+    return not attach.taken(machine, DEBUGGER) and stopped(machine)
 
 
 def send_break(machine: Machine, line: str) -> None:

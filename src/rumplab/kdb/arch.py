@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Literal
 from xml.sax.saxutils import quoteattr
 
@@ -42,15 +44,22 @@ class Arch:
     past_break: int
     shown: tuple[str, ...]
 
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {register.name: number for number, register in enumerate(self.registers)}
+
+    @cached_property
+    def _offsets(self) -> list[int]:
+        sizes = [register.size if register.sent else 0 for register in self.registers]
+        return [0, *accumulate(sizes)]
+
     def number(self, name: str) -> int:
         """GDB's number of a register."""
-        return next(number for number, register in enumerate(self.registers) if register.name == name)
+        return self._numbers[name]
 
     def offset(self, number: int) -> int | None:
         """Where register `number` starts in the area, in bytes; None when IPKDB doesn't send it."""
-        if not self.registers[number].sent:
-            return None
-        return sum(register.size for register in self.registers[:number] if register.sent)
+        return self._offsets[number] if self.registers[number].sent else None
 
     def value(self, area: bytes, number: int) -> bytes | None:
         """Register `number` in a register area, in the target's byte order; None when it isn't sent."""
@@ -126,7 +135,11 @@ I386 = Arch(
     pc="eip",
     breakpoint=b"\xcc",
     past_break=1,
-    shown=("eip", "esp", "ebp"),
+    # All that there are, the stack pointer first: GDB then needn't ask for any.
+    shown=(
+        *("eip", "esp", "ebp", "eax", "ecx", "edx", "ebx", "esi", "edi", "eflags"),
+        *("cs", "ss", "ds", "es", "fs", "gs"),
+    ),
 )
 
 POWER_CORE = "org.gnu.gdb.power.core"

@@ -21,7 +21,7 @@ class Breakpoints:
     """The breakpoints of one session. `code` has what stood at each that is in memory, `wanted` those that count.
 
     GDB looks at the instruction under the program counter several times a stop, so the memory around it is kept once
-    it has been read. Nothing else is: what isn't asked for isn't read, since it may be a device's.
+    it has been read, and may be read before it is asked for: it is executed, and so no device's. Nothing else is.
     """
 
     def __init__(self, target: Target) -> None:
@@ -73,13 +73,28 @@ class Breakpoints:
         """Memory as it is without breakpoints."""
         return self._laid_over(address, await self._get(address, size))
 
+    def kept(self, address: int, size: int) -> bytes | None:
+        """The same, where it has been read since the stop; else None."""
+        if self._line is None:
+            return None
+        base, line = self._line
+        if not base <= address <= address + size <= base + LINE:
+            return None
+        return self._laid_over(address, line[address - base : address - base + size])
+
+    async def look_ahead(self) -> None:
+        """Reads the memory around the program counter, which GDB wants to see at every stop."""
+        if self._line is None and self._counter is not None:
+            base = self._counter - self._counter % LINE
+            self._line = base, await self.target.read(base, LINE)
+
     async def _get(self, address: int, size: int) -> bytes:
         base = address - address % LINE
         near = self._counter is not None and base == self._counter - self._counter % LINE
         if not near or address + size > base + LINE:
             return await self.target.read(address, size)
-        if self._line is None or self._line[0] != base:
-            self._line = base, await self.target.read(base, LINE)
+        await self.look_ahead()
+        assert self._line is not None
         return self._line[1][address - base : address - base + size]
 
     async def _put(self, address: int, data: bytes) -> None:

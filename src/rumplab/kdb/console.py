@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 TAIL = 64 * 1024
+# The first comes before the kernel has asked for its address, the second with it.
+WAITING = ("waiting for remote debugger", "My IP address is")
+WAITS = "its kernel waits for a debugger: then the key may be the wrong one"
 # The kernel's own words, and what they mean for who waits for an answer. The last one in the log counts.
 MEANINGS = (
-    ("waiting for remote debugger", "its kernel waits for a debugger: then the key may be the wrong one"),
-    ("My IP address is", "its kernel waits for a debugger: then the key may be the wrong one"),
+    *((words, WAITS) for words in WAITING),
     ("IPKDB: No interface found", "its kernel found no card for IPKDB: IPKDB_NE_PCISLOT must be the card's slot"),
     ("IPKDBKEY must be at least", "its kernel has a key that is too short, and dropped IPKDB"),
     ("db> ", "its kernel is in DDB, which takes boot -d before IPKDB does: build it with 'no options DDB'"),
@@ -19,12 +21,23 @@ MEANINGS = (
 
 def meaning(log: Path) -> str:
     """What the end of a console's log means for IPKDB; '' when it says nothing about it."""
+    text = tail(log)
+    found = [(text.rfind(words), said) for words, said in MEANINGS if words in text]
+    return max(found)[1] if found else ""
+
+
+def last_line(log: Path) -> str:
+    """The last line on a console that isn't blank; '' where there is none."""
+    lines = tail(log).split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def tail(log: Path) -> str:
+    """The last TAIL bytes of a log as text; '' where there is none."""
     try:
         with log.open("rb") as handle:
             handle.seek(0, 2)
             handle.seek(max(0, handle.tell() - TAIL))
-            text = handle.read().decode("utf-8", "replace")
+            return handle.read().decode("utf-8", "replace")
     except OSError:
         return ""
-    found = [(text.rfind(words), said) for words, said in MEANINGS if words in text]
-    return max(found)[1] if found else ""

@@ -65,13 +65,15 @@ def place_of(machine: Machine, lab: Lab) -> tuple[IPv4Address, int]:
     for forward in machine.forwards:
         if forward.protocol == "udp" and forward.guest == PORT:
             return IPv4Address("127.0.0.1"), forward.host
-    addresses = nics.on_bridge(machine.nics)
+    # A card in a slot of its own is IPKDB's.
+    addresses = nics.on_bridge(card for card in machine.nics if card.slot) or nics.on_bridge(machine.nics)
     if addresses:
         path = record.directory(lab) / "leases"
         leases = dhcp.leases(path.read_text(encoding="utf-8"), time.time()) if path.exists() else []
-        for lease in leases:
-            if lease.mac in addresses:
-                return IPv4Address(lease.address), PORT
+        found = [lease for lease in leases if lease.mac in addresses]
+        if found:
+            # What was given by BOOTP never expires; the system on top of the kernel may have another one by DHCP.
+            return IPv4Address(min(found, key=lambda lease: lease.expires).address), PORT
         raise RumplabError(
             f"'{machine.name}' has no lease on the bridge yet; wait for its kernel to ask for one, or give --target"
         )

@@ -21,6 +21,8 @@ CHUNK = 4096
 WAITING = 16
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 NO_ACKS = b"QStartNoAckMode"
+# Commands that let the target run.
+RESUMING = (b"c", b"s")
 
 
 class Conversation:
@@ -38,51 +40,71 @@ class Conversation:
         self._acks = True
         self._last = b""
         self._gone = False
-        self._events: asyncio.Queue[Command | Sign | None] = asyncio.Queue(WAITING)
-        self._getting: asyncio.Task[Command | Sign | None] | None = None
-        self._later: deque[Command | Sign] = deque()
+        # What has come and waits to be done; None is the end.
+        self._events: deque[Command | Sign | None] = deque()
+        self._room = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None
 
     async def run(self) -> None:
         """Until GDB goes or the session is over. Lost when the target is; GDB has been told then."""
         pump = asyncio.create_task(self._pump())
         try:
             while not (self._gone or self.stub.over):
-                event = self._later.popleft() if self._later else await self._event()
+                if not self._events:
+                    await self._wait()
+                    continue
+                event = self._events.popleft()
+                self._room.set()
                 if event is None:
                     return
                 await self._take(event)
         except ConnectionError:
             return
         finally:
-            for task in (pump, self._getting):
-                if task is not None:
-                    task.cancel()
+            pump.cancel()
 
     async def _pump(self) -> None:
-        """Turns what comes into events; None is the end."""
+        """Turns what comes into events, and answers at once what needs nothing of the target."""
         parser = rsp.Parser()
         with contextlib.suppress(ConnectionError):
             while data := await self.reader.read(CHUNK):
                 for event in parser.feed(data):
-                    if event is not Sign.ACK:
-                        await self._events.put(event)
-        await self._events.put(None)
+                    if event is Sign.ACK or (isinstance(event, Command) and self._quick(event.data)):
+                        continue
+                    while len(self._events) >= WAITING:
+                        self._room.clear()
+                        await self._room.wait()
+                    self._events.append(event)
+                    self._wake()
+        self._events.append(None)
+        self._wake()
 
-    def _next(self) -> asyncio.Task[Command | Sign | None]:
-        if self._getting is None:
-            self._getting = asyncio.create_task(self._events.get())
-        return self._getting
+    def _quick(self, data: bytes) -> bool:
+        """Whether the command has been answered here, since nothing else is under way and GDB reads its replies."""
+        if self._waiter is None or self._events or self.writer.transport.get_write_buffer_size():
+            return False
+        reply = self.stub.ready(data)
+        if reply is None:
+            return False
+        self._accept(data)
+        self._send(reply)
+        return True
 
-    async def _event(self) -> Command | Sign | None:
-        event = await self._next()
-        self._getting = None
-        return event
+    async def _wait(self) -> None:
+        """Until there is something to look at."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self, _: object = None) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def _take(self, event: Command | Sign) -> None:
         if isinstance(event, Command):
-            self._trace(">", event.data)
-            if self._acks:
-                self.writer.write(b"+")
+            self._accept(event.data)
             await self._do(event.data)
         elif event is Sign.NAK:
             self.writer.write(self._last)
@@ -91,41 +113,51 @@ class Conversation:
         # A ^C between commands crossed the reply of a stop, and has what it wants.
         await self.writer.drain()
 
+    def _accept(self, data: bytes) -> None:
+        self._trace(">", data)
+        if self._acks:
+            self.writer.write(b"+")
+
     async def _do(self, data: bytes) -> None:
-        task = asyncio.create_task(self.stub.handle(data))
-        await self._listen_beside(task)
-        if not task.done():
-            self.stub.outlive(task)
-            return
+        resumes = data[:1] in RESUMING
         try:
-            reply = task.result()
+            if resumes or self.stub.running:
+                task = asyncio.create_task(self.stub.handle(data))
+                await self._listen_beside(task)
+                if not task.done():
+                    self.stub.outlive(task)
+                    return
+                reply = task.result()
+            else:
+                reply = await self.stub.handle(data)
         except Lost as error:
-            if data[:1] in (b"c", b"s"):
+            if resumes:
                 self._console(f"rumplab: {error}\n")
             self._send(BAD_COMMAND)
             raise
         if reply is not None:
             self._send(reply)
+        if resumes:
+            self.stub.look_ahead()
         if data == NO_ACKS:
             self._acks = False
 
     async def _listen_beside(self, task: asyncio.Task[bytes | None]) -> None:
         """Until `task` is done, or GDB has gone while the target runs."""
+        task.add_done_callback(self._wake)
         while not task.done():
-            waiting: set[asyncio.Task[bytes | None] | asyncio.Task[Command | Sign | None]] = {task}
-            if not self._gone and len(self._later) < WAITING:
-                waiting.add(self._next())
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if self._getting is not None and self._getting.done():
-                event = await self._event()
+            for _ in range(len(self._events)):
+                event = self._events.popleft()
                 if event is None:
                     self._gone = True
                 elif event is not Sign.INTERRUPT:
-                    self._later.append(event)
+                    self._events.append(event)
                 elif self.stub.running:
                     self._console(CANNOT_INTERRUPT)
+            self._room.set()
             if self._gone and self.stub.running:
                 return
+            await self._wait()
 
     def _console(self, text: str) -> None:
         """What GDB shows to its user; it takes that only while the target runs."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import binascii
+import contextlib
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from rumplab.kdb import rsp
 from rumplab.kdb.arch import I386
 from rumplab.kdb.breakpoints import Breakpoints, Unwritable
-from rumplab.kdb.faults import Refused, Silent
+from rumplab.kdb.faults import Lost, Refused, Silent
 from rumplab.kdb.link import Hint
 from rumplab.kdb.packet import DATA_LIMIT
 from rumplab.kdb.target import SPACE, Target
@@ -42,7 +44,7 @@ class Stub:
         self.running = False
         self.over = False
         self._lock = asyncio.Lock()
-        self._orphans: set[asyncio.Task[bytes | None]] = set()
+        self._orphans: set[asyncio.Task[Any]] = set()
         self._area: bytes | None = None
         self._swbreak = False
         self._commands: dict[str, Callable[[bytes], Awaitable[bytes]]] = {
@@ -79,20 +81,41 @@ class Stub:
                 return BAD_COMMAND
             return None if data == b"k" else reply
 
-    def outlive(self, task: asyncio.Task[bytes | None]) -> None:
+    def ready(self, data: bytes) -> bytes | None:
+        """The reply to a command that asks for what is known of this stop already; None for any other."""
+        if self._area is None or self.over or self._lock.locked():
+            return None
+        if data == b"g":
+            return self._all(self._area)
+        if not data.startswith(b"m"):
+            return None
+        try:
+            address, size = self._range(data[1:])
+        except Misuse:
+            return None
+        found = self.breakpoints.kept(address, size)
+        return None if found is None else binascii.hexlify(found)
+
+    def look_ahead(self) -> None:
+        """After a stop: reads what GDB is going to ask for, while GDB makes up its mind."""
+        self.outlive(asyncio.create_task(self._look_ahead()))
+
+    async def _look_ahead(self) -> None:
+        async with self._lock:
+            if self._area is not None and not self.over:
+                # A target that is lost is so for the next command too, which tells GDB.
+                with contextlib.suppress(Lost, Refused):
+                    await self.breakpoints.look_ahead()
+
+    def outlive(self, task: asyncio.Task[Any]) -> None:
         """Lets a command go on whose GDB has gone; the next GDB's first command waits for its end."""
         self._orphans.add(task)
         task.add_done_callback(self._bury)
 
-    def _bury(self, task: asyncio.Task[bytes | None]) -> None:
+    def _bury(self, task: asyncio.Task[Any]) -> None:
         self._orphans.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self.say(str(error))
-
-    def abandon(self) -> None:
-        """Gives up what is under way, as before the end of the program."""
-        for task in self._orphans:
-            task.cancel()
 
     async def part(self) -> None:
         """Takes the breakpoints out and lets the target run; only while it is stopped."""
@@ -187,7 +210,9 @@ class Stub:
     # Registers
 
     async def _registers(self, rest: bytes) -> bytes:
-        area = await self.area()
+        return self._all(await self.area())
+
+    def _all(self, area: bytes) -> bytes:
         return b"".join(self._shown(area, number) for number in range(len(self.target.arch.registers)))
 
     def _shown(self, area: bytes, number: int) -> bytes:

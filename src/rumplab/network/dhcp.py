@@ -50,6 +50,8 @@ def argv(dnsmasq: str, settings: Settings, directory: Path, user: str) -> list[s
         f"--dhcp-range={settings.first},{settings.last},{settings.network.netmask},{LEASE_TIME}",
         f"--dhcp-lease-max={settings.leases}",
         "--dhcp-authoritative",
+        # A kernel that waits in IPKDB asks by BOOTP, which knows no end of a lease: `net down` is the end.
+        "--bootp-dynamic",
         "--no-hosts",
         f"--domain={DOMAIN}",
         f"--local=/{DOMAIN}/",

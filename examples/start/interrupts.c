@@ -1,4 +1,4 @@
-#include "kernel.h"
+#include "small.h"
 
 #define MASTER 0x20
 #define SLAVE 0xa0
@@ -25,11 +25,9 @@ static void controller_init(uint16_t port, uint8_t vector, uint8_t cascade, uint
 	out8(port + MASK, mask);
 }
 
-void interrupts_init(void)
+void interrupts_init(unsigned int lines)
 {
-	const unsigned int used = 1 << LINE_CLOCK | 1 << LINE_COM1 | 1 << LINE_COM0;
-
-	controller_init(MASTER, TRAP_FIRST_INTERRUPT, 1 << CASCADE_LINE, (uint8_t)~used);
+	controller_init(MASTER, TRAP_FIRST_INTERRUPT, 1 << CASCADE_LINE, (uint8_t)~lines);
 	controller_init(SLAVE, TRAP_FIRST_INTERRUPT + 8, CASCADE_LINE, 0xff);
 	out8(CLOCK_COMMAND, CLOCK_RATE_GENERATOR);
 	out8(CLOCK_COUNTER, CLOCK_DIVISOR & 0xff);

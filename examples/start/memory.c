@@ -1,4 +1,4 @@
-#include "kernel.h"
+#include "small.h"
 
 #define PRESENT 1u
 #define WRITABLE 2u

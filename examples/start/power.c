@@ -1,4 +1,4 @@
-#include "kernel.h"
+#include "small.h"
 
 /*
  * ACPI's fixed registers, as two chip sets have them: QEMU's machine pc has the first, q35 the second. The

@@ -1,6 +1,6 @@
 #include <stdarg.h>
 
-#include "kernel.h"
+#include "small.h"
 
 static struct kern_msgbuf message_buffer = {.msg_magic = MSG_MAGIC, .msg_bufs = sizeof(message_buffer.msg_bufc)};
 struct kern_msgbuf *msgbufp = &message_buffer;

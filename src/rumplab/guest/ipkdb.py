@@ -1,0 +1,127 @@
+"""A guest whose kernel is debugged by IPKDB: the network card that the kernel keeps for that, and whether it waits.
+
+The card's PCI slot is compiled into the kernel. ``ipkdb.json`` beside this module defines it, for the tool and for
+role ipkdb, which builds that kernel.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection
+from dataclasses import replace
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from rumplab import holders, macs, nics, ports
+from rumplab.config import Lab
+from rumplab.errors import NotProvisioned, RumplabError, UsageError
+from rumplab.guest.definition import IPKDB, NETBSD, Guest
+from rumplab.kdb import console, reach
+from rumplab.kdb.packet import PORT
+from rumplab.machines import Machine
+from rumplab.nics import Forward, Nic
+from rumplab.process import itself
+
+ARCH = "i386"
+MODEL = "ne2k_pci"
+POLL_SECONDS = 0.05
+# For the answer to the opening: of a kernel that waits it comes at once.
+PATIENCE = 30
+
+
+def slot() -> int:
+    """The card's slot on the board's PCI bus, IPKDB_NE_PCISLOT."""
+    path = Path(__file__).with_name("ipkdb.json")
+    return int(json.loads(path.read_text(encoding="ascii"))["slot"])
+
+
+def check(guest: Guest) -> None:
+    """UsageError for a guest that can't have IPKDB."""
+    if guest.kind != NETBSD or guest.arch != ARCH:
+        raise UsageError(
+            f"{guest.name} is {guest.kind}/{guest.arch}, and IPKDB is NetBSD's, on PCs for {ARCH} only; make a guest"
+            f" with --arch {ARCH}"
+        )
+    if guest.kernel is None and guest.config is None:
+        raise UsageError(
+            f"the kernel of {guest.name} has kgdb, not IPKDB; make a guest with --config {IPKDB}, or use --kgdb"
+        )
+    if len(guest.nics) >= nics.MOST:
+        raise UsageError(f"{guest.name} has {len(guest.nics)} network cards, and IPKDB needs room for one of its own")
+
+
+def with_card(guest: Guest, net: str | None, port: int | None, taken: Collection[int]) -> Guest:
+    """`guest` with the card for IPKDB.
+
+    It is on `net`, or where that is None on the bridge if another card is; on a user network, `port` of 127.0.0.1, or a
+    free one that is not in `taken`, leads to it. UsageError for a port on the bridge.
+    """
+    net = net or (nics.BRIDGE if any(card.net == nics.BRIDGE for card in guest.nics) else nics.USER)
+    if net == nics.BRIDGE:
+        if port is not None:
+            raise UsageError("--ipkdb-port is for a user network; on the bridge, the kernel is reached by its address")
+        return replace(guest, nics=(*guest.nics, Nic(MODEL, net, "", slot=slot())))
+    forward = Forward("udp", port or ports.free(taken, "udp"), PORT)
+    mac = macs.next_after(macs.DEFAULT, len(guest.nics))
+    return replace(guest, nics=(*guest.nics, Nic(MODEL, net, mac, (forward,), slot())))
+
+
+def waits(machine: Machine) -> bool:
+    """Whether the kernel is in IPKDB, as far as its console tells: nothing has come after its words that it waits."""
+    return any(words in console.last_line(machine.serial_log) for words in console.WAITING)
+
+
+def place(machine: Machine, lab: Lab) -> tuple[IPv4Address, int] | None:
+    """Where its IPKDB is reached; None as long as it has no address on the bridge."""
+    try:
+        return reach.place_of(machine, lab)
+    except (RumplabError, NotProvisioned):
+        return None
+
+
+def debugger(machine: Machine, lab: Lab) -> str | None:
+    """The process that debugs the kernel, as ``NAME, pid N``."""
+    found = place(machine, lab)
+    return holders.of_peer(str(found[0]), found[1]) if found else None
+
+
+def until_waiting(machine: Machine, lab: Lab, seconds: float) -> None:
+    """Waits until the kernel has come to IPKDB, and has an address. RumplabError says why it doesn't come there."""
+    deadline = time.monotonic() + seconds
+    while True:
+        said = console.meaning(machine.serial_log)
+        if said and said != console.WAITS:
+            raise RumplabError(f"{machine.name} can't be debugged by IPKDB: {said}")
+        # On the bridge, the lease says that the kernel has got its address.
+        if said and addressed(machine) and place(machine, lab):
+            return
+        if not machine.alive():
+            raise RumplabError(f"{machine.name} has ended; read its console with: rumplab logs {machine.name}")
+        if time.monotonic() >= deadline:
+            lacking = "has no address yet" if said else "is not in IPKDB"
+            raise RumplabError(
+                f"the kernel of {machine.name} {lacking} {seconds:.0f} s after it was asked to wait there; look at its"
+                f" console: rumplab logs {machine.name}"
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def addressed(machine: Machine) -> bool:
+    """Whether the kernel says which address it has."""
+    return console.WAITING[1] in console.tail(machine.serial_log)
+
+
+def bridge_argv(machine: Machine, key_file: str | None) -> list[str]:
+    """The bridge to the kernel, for ``target remote |``."""
+    key = ["--key-file", key_file] if key_file else []
+    return itself("ipkdb", machine.name, "--stdio", "--timeout", str(PATIENCE), *key)
+
+
+def refuse_interrupt(machine: Machine) -> None:
+    """RumplabError for a guest that was started to be debugged by IPKDB, which nothing stops from outside."""
+    if machine.guest == IPKDB:
+        raise RumplabError(
+            f"{machine.name} is debugged by IPKDB, which doesn't listen while the kernel runs: it stops at a"
+            f" breakpoint, or in a panic; to look at it as it runs: rumplab guest debug {machine.name} --qemu-stub"
+        )
