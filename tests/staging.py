@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,26 @@ def command(name: str) -> str:
     if path is None:
         pytest.skip(f"{name} is not installed")
     return path
+
+
+def in_user_name_space(
+    argv: Sequence[str | Path], environment: Mapping[str, str], directory: Path
+) -> tuple[int, str]:
+    """Runs `argv` in `directory` as the root of a name space of its own, where it may mount; status, and what it
+    says. Skips the test where the host allows none."""
+    result = subprocess.run(
+        [command("unshare"), "-Urm", *argv],
+        env=environment,
+        cwd=directory,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if "unshare: " in result.stdout:
+        pytest.skip("this host allows no user name spaces")
+    return result.returncode, result.stdout
 
 
 def build(source: Path, output: Path, *variables: str) -> Path:

@@ -17,10 +17,9 @@ from pathlib import Path
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from kgdb import session
-from kgdb.guest import Guest
+from kgdb.guest import WAITING, Guest
 from rumplab.guest import gdbside
 
-WAITING = "kgdb waiting..."
 STOPPED = (
     *("break counter_step if ticks > 9", "continue", "bt", "stepi", "info registers"),
     *("set var counter = 77", "p counter", "p $eflags", "nb-ps", "nb-pci", "nb-dmesg", "detach"),

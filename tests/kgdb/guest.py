@@ -20,6 +20,10 @@ LINE = "com1"
 SECONDS = 30.0
 
 
+# What the kernel says when it waits for a debugger.
+WAITING = "kgdb waiting..."
+
+
 class Guest:
     """A running kernel, ended when the context is left. `directory` takes its sockets, and must have a short name."""
 

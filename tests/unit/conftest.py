@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from kgdb.guest import Guest
+from kgdb.guest import WAITING, Guest
 from staging import EXAMPLE, KGDB_EXAMPLE, build, command, tool_paths
 from unit.labfixture import LabPrefix, host_tool, make_lab
+from unit.standin import PROGRAM
 
 from rumplab import accel, config
 from rumplab.machines import open_machines
@@ -80,3 +81,27 @@ def kgdb_guests(kgdb_kernel: tuple[str, Path]) -> Iterator[Callable[..., Guest]]
             return stack.enter_context(Guest(kgdb_kernel[1], directory, flags, extra=extra))
 
         yield start
+
+
+@pytest.fixture
+def guest(kgdb_guests: Callable[..., Guest]) -> Guest:
+    """A guest of that kernel, waiting for its debugger."""
+    waiting = kgdb_guests()
+    waiting.wait_for(WAITING)
+    return waiting
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    """What the stager takes for a unikernel."""
+    path = tmp_path / "program.bin"
+    path.write_bytes(PROGRAM)
+    return path
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """An empty directory."""
+    path = tmp_path / "out"
+    path.mkdir()
+    return path

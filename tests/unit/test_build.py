@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from staging import command
+from staging import in_user_name_space
 from unit.building import RUMPRUN_GCC, Toolchain, make_toolchain, output_of, write
 from unit.labfixture import LabPrefix, host_tool
 from unit.running import until
@@ -482,19 +482,8 @@ def in_disk(toolchain: Toolchain, disk: Path, options: str, output: Path, cache:
     disk.mkdir()
     argv = shlex.join(toolchain.lab.argv("build", "hello", "-o", output))
     script = f"mount -t tmpfs -o {options} tmpfs {disk} && {argv}; code=$?; find {disk} -type f -size +0; exit $code"
-    result = subprocess.run(
-        [command("unshare"), "-Urm", "sh", "-c", script],
-        env=toolchain.environment({"XDG_CACHE_HOME": str(cache)}),
-        cwd=disk.parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    if "unshare: " in result.stdout:
-        pytest.skip("this host allows no user name spaces")
-    return result.returncode, result.stdout
+    environment = toolchain.environment({"XDG_CACHE_HOME": str(cache)})
+    return in_user_name_space(["sh", "-c", script], environment, disk.parent)
 
 
 def test_a_directory_that_is_not_writable(toolchain: Toolchain, hello: Path, tmp_path: Path) -> None:

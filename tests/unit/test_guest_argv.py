@@ -44,8 +44,8 @@ def test_netbsd_takes_its_flags_first() -> None:
 def test_linux_has_its_console_and_its_debugger_on_ports_of_their_own() -> None:
     linux = replace(GUEST, kind=LINUX, append="init=/bin/sh loglevel=8")
     words = hardware.command_line(linux, "/dev/sda", waits=True).split()
-    assert words[:4] == ["console=ttyS0,115200", "kgdboc=ttyS1,115200", "nokaslr", "kgdbwait"]
-    assert words[4:] == ["root=/dev/sda", "init=/bin/sh", "loglevel=8"]
+    assert words[:5] == ["console=ttyS0,115200", "kgdboc=ttyS1,115200", "nokaslr", "kgdbwait", "rodata=off"]
+    assert words[5:] == ["root=/dev/sda", "init=/bin/sh", "loglevel=8"]
     assert "kgdbwait" not in hardware.command_line(linux, None, waits=False)
 
 

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 from kgdb.client import Client
-from kgdb.guest import Guest
+from kgdb.guest import WAITING, Guest
 from rsp.server import packet
 from staging import EXAMPLES, KGDB_EXAMPLE, build, copy_example, needs_compiler, needs_qemu
 
 pytestmark = [pytest.mark.qemu, needs_qemu, needs_compiler]
 
-WAITING = "kgdb waiting..."
 REGISTERS = {"amd64": (20, 8), "i386": (16, 4)}
 PC = {"amd64": 16, "i386": 8}
 CS = {"amd64": 18, "i386": 10}
@@ -47,14 +46,6 @@ ANSWERS = {
 def symbols(program: Path) -> dict[str, int]:
     lines = subprocess.run(["nm", program], capture_output=True, text=True, timeout=30, check=True).stdout
     return {name: int(address, 16) for address, _, name in (line.split() for line in lines.splitlines())}
-
-
-@pytest.fixture
-def guest(kgdb_guests: Callable[..., Guest]) -> Guest:
-    """Waiting for its debugger."""
-    waiting = kgdb_guests()
-    waiting.wait_for(WAITING)
-    return waiting
 
 
 @pytest.fixture

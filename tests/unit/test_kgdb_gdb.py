@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from kgdb import mangle, session
-from kgdb.guest import Guest
+from kgdb.guest import WAITING, Guest
 from staging import KGDB_EXAMPLE, command, needs_compiler, needs_qemu
 
 from rumplab.guest import gdbside
@@ -19,7 +19,6 @@ from rumplab.guest.gdbside import KgdbSession
 
 pytestmark = [pytest.mark.qemu, needs_qemu, needs_compiler]
 
-WAITING = "kgdb waiting..."
 # Where every register shows, in the order that both GDB and kgdb have them.
 GENERAL = {
     "amd64": ("rax rbx rcx rdx rsi rdi rbp r8 r9 r10 r11 r12 r13 r14 r15", "rsp"),
@@ -30,13 +29,6 @@ GENERAL = {
 @pytest.fixture(scope="module")
 def gdb() -> str:
     return command("gdb")
-
-
-@pytest.fixture
-def guest(kgdb_guests: Callable[..., Guest]) -> Guest:
-    waiting = kgdb_guests()
-    waiting.wait_for(WAITING)
-    return waiting
 
 
 @pytest.fixture

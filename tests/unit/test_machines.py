@@ -158,8 +158,8 @@ def test_a_full_disk_names_the_place_and_leaves_nothing(
 
 
 def test_the_lock_is_waited_for_but_not_for_ever(store: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machines, "LOCK_SECONDS", 0.2)
-    with store.locked(), pytest.raises(RumplabError, match=r"another rumplab has held .*/\.lock"):
+    monkeypatch.setattr(machines.locks, "RECORD_SECONDS", 0.2)
+    with machines.locks.held(store.root), pytest.raises(RumplabError, match=r"another rumplab has held .*/\.lock"):
         store.all()
 
 

@@ -16,35 +16,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from staging import command, make_lab, stage_argv, stage_environment, tool_paths
-from unit.test_image_multiboot import header, placed
+from staging import command, in_user_name_space, make_lab, stage_argv, stage_environment, tool_paths
+from unit.standin import PROGRAM
 
 from rumplab import cli, stage
 from rumplab.errors import RumplabError, UsageError
 from rumplab.image import writer
 from rumplab.image.layout import MIB, PARTITION_START
 
-PROGRAM = placed(header(), 64) + b"content \xff\x00" * 5000
 NASTY = "nä me $x `'\" ?&;"
 
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Path:
     return make_lab(tmp_path / "prefix", tool_paths())
-
-
-@pytest.fixture
-def program(tmp_path: Path) -> Path:
-    path = tmp_path / "program.bin"
-    path.write_bytes(PROGRAM)
-    return path
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    path = tmp_path / "out"
-    path.mkdir()
-    return path
 
 
 def run(lab: Path, *arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
@@ -377,18 +362,7 @@ def small_disk(tmp_path: Path) -> Path:
 def in_small_disk(disk: Path, size: str, argv: list[str], environment: dict[str, str]) -> tuple[int, str]:
     """Runs `argv` where `disk` is a file system of `size`, in a mount name space of its own."""
     script = 'mount -t tmpfs -o size="$1" tmpfs "$2"; cd "$2"; shift 2; "$@"; code=$?; ls -A; exit $code'
-    result = subprocess.run(
-        [command("unshare"), "-Urm", "sh", "-c", script, "sh", size, str(disk), *argv],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    if "unshare: " in result.stdout:
-        pytest.skip("this host allows no user name spaces")
-    return result.returncode, result.stdout
+    return in_user_name_space(["sh", "-c", script, "sh", size, disk, *argv], environment, disk)
 
 
 def test_a_full_disk_is_seen_before_anything_is_written(lab: Path, tmp_path: Path, small_disk: Path) -> None:

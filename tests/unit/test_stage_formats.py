@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from staging import command, tool_paths
 from unit.labfixture import LabPrefix
-from unit.test_image_multiboot import header, placed
+from unit.standin import PROGRAM
 from unit.test_stage import NASTY, failing_tool, in_small_disk
 
 from rumplab import media
@@ -19,7 +19,6 @@ from rumplab.errors import UsageError
 from rumplab.image import vmdk
 from rumplab.image.layout import MIB, SECTOR
 
-PROGRAM = placed(header(), 64) + b"content \xff\x00" * 50000
 FORMATS = ("qcow2", "vmdk")
 
 
@@ -28,20 +27,6 @@ def lab(empty_lab: LabPrefix) -> LabPrefix:
     empty_lab.component("rump_stager", tool_paths())
     empty_lab.component("qemu", {"qemu-img": command("qemu-img")})
     return empty_lab
-
-
-@pytest.fixture
-def program(tmp_path: Path) -> Path:
-    path = tmp_path / "program.bin"
-    path.write_bytes(PROGRAM)
-    return path
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    path = tmp_path / "out"
-    path.mkdir()
-    return path
 
 
 def digest(path: Path) -> str:

@@ -14,13 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from staging import command, needs_qemu, tool_paths
 from unit.labfixture import LabPrefix
-from unit.test_image_multiboot import header, placed
 
 from rumplab.errors import RumplabError, UsageError
 from rumplab.image import layout, volume
 from rumplab.image.layout import BLOCK, MIB
 
-PROGRAM = placed(header(), 64) + b"content"
 ODD_NAMES = ("two words", 'quo"te', "<2>", "-x", "ü", "back\\slash", "#no", "!no", "a'b", "$x", "a;b", "*")
 
 
@@ -28,13 +26,6 @@ ODD_NAMES = ("two words", 'quo"te', "<2>", "-x", "ü", "back\\slash", "#no", "!n
 def lab(empty_lab: LabPrefix) -> LabPrefix:
     empty_lab.component("rump_stager", tool_paths())
     return empty_lab
-
-
-@pytest.fixture
-def program(tmp_path: Path) -> Path:
-    path = tmp_path / "program.bin"
-    path.write_bytes(PROGRAM)
-    return path
 
 
 def tree(top: Path) -> Path:

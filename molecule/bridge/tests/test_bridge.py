@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,6 +19,18 @@ from testinfra.host import Host
 
 ALICE = "runuser -u alice -- env HOME=/home/alice timeout 90"
 MALLORY = "runuser -u mallory -- env HOME=/home/mallory timeout 90"
+# A Multiboot program in an ELF file for i386 that halts: header, one segment at 1 MiB, Multiboot header, cli; hlt; jmp.
+HALTS = (
+    b"\x7fELF\1\1\1".ljust(16, b"\0")
+    + struct.pack("<HHIIIIIHHHHHH", 2, 3, 1, 0x100060, 52, 0, 0, 52, 32, 1, 0, 0, 0)
+    + struct.pack("<IIIIIIII", 1, 0, 0x100000, 0x100000, 100, 100, 5, 4096)
+    + struct.pack("<III", 0x1BADB002, 0, -0x1BADB002 & 0xFFFFFFFF)
+    + bytes.fromhex("faf4ebfd")
+)
+ASK = (
+    "import sys, pathlib; from rumplab import qmp; question = {'command-line': 'info network'};"
+    " print(qmp.execute(pathlib.Path(sys.argv[1]), 'human-monitor-command', arguments=question))"
+)
 # Beyond the lab's bridge, and of no host: TEST-NET-2.
 BEYOND = "198.51.100.1"
 
@@ -175,6 +189,30 @@ def test_a_run_on_the_bridge_and_no_down_while_it_is_attached(bridge: Host) -> N
         assert "is down" in bridge.check_output("rumplab net down --force")
     finally:
         bridge.check_output(f"{ALICE} rumplab stop --all")
+
+
+def test_a_guest_on_the_bridge_has_its_tap_until_it_stops(bridge: Host) -> None:
+    """What `rumplab guest` starts is on the bridge as what `rumplab run` starts is."""
+    kernel = "/home/alice/halts.bin"
+    bridge.check_output(f"echo {base64.b64encode(HALTS).decode()} | base64 -d >{kernel} && chmod 644 {kernel}")
+    words = f"--arch i386 --kernel {kernel} --net bridge --mac 52:54:00:00:00:04"
+    bridge.check_output(f"{ALICE} rumplab guest create nb {words}")
+    try:
+        assert "nb runs (pid " in bridge.check_output(f"{ALICE} rumplab guest start nb")
+        taps = json.loads(bridge.check_output("ip -j link show type tun"))
+        assert [tap["master"] for tap in taps] == [settings(bridge)["bridge"]]
+        (machine,) = json.loads(bridge.check_output(f"{ALICE} rumplab ps --json"))
+        control = f"{machine['directory']}/qmp.sock"
+        cards = bridge.check_output(f"{ALICE} {PREFIX}/rumplab/bin/python3 -I -c %s {control}", ASK)
+        assert "model=e1000,macaddr=52:54:00:00:00:04" in cards
+        assert f"br={taps[0]['master']}" in cards
+        refused = bridge.run("rumplab net down")
+        assert refused.rc == 1
+        assert "(machine 'nb', pid " in refused.stderr
+    finally:
+        bridge.check_output(f"{ALICE} rumplab guest stop nb --now")
+        bridge.check_output(f"{ALICE} rumplab guest delete nb")
+    assert bridge.check_output("ip -j link show type tun") in ("[]", "")
 
 
 def test_a_run_by_a_user_outside_the_group_is_refused(bridge: Host) -> None:

@@ -88,6 +88,30 @@ def test_linux_runs_to_a_breakpoint(host: Any, linux: str) -> None:
     wait_for(host, linux, "# ")
 
 
+def test_linux_is_stepped_from_a_breakpoint_and_lives(host: Any, linux: str) -> None:
+    """The breakpoint is set before the kernel protects its text, and taken out afterwards."""
+    steps = "--ex 'print $pc' --ex stepi --ex 'print $pc' --ex 'stepi 20' --ex next --ex 'bt 8'"
+    said = debug(host, f"lx ksys_read --batch --ex delete {steps}")
+    first, second = re.findall(r"^\$[12] = .*(0x[0-9a-f]+) <ksys_read", said, re.MULTILINE)
+    assert 0 < int(second, 16) - int(first, 16) < 16
+    assert re.search(r"^#[0-9] .*ksys_read", said, re.MULTILINE)
+    host.check_output(f"printf 'uname\\n' | {GUEST} console lx")
+    wait_for(host, linux, "Linux\r\n# ")
+    assert "BP remove failed" not in host.check_output(f"{USER} rumplab logs lx")
+
+
+def test_a_linux_that_has_booted_is_stepped_with_its_text_protected(host: Any) -> None:
+    host.check_output(f"{GUEST} create lx --linux {LINUX}/vmlinux --initrd {LINUX}/initrd.cpio")
+    host.check_output(f"{GUEST} start lx")
+    wait_for(host, "lx", "# ")
+    # The shell reads again when it has been given a line.
+    typed = f"(sleep 8; printf 'uname\\n' | {GUEST} console lx >/dev/null 2>&1) &"
+    steps = "--ex delete --ex 'print $pc' --ex stepi --ex 'print $pc' --ex 'stepi 20'"
+    ran = host.run(f"{typed} {GUEST} debug lx ksys_read --break --batch {steps} 2>&1 </dev/null; wait")
+    assert len(re.findall(r"^\$[12] = .*<ksys_read", ran.stdout, re.MULTILINE)) == 2, ran.stdout
+    wait_for(host, "lx", "Linux\r\n# ")
+
+
 def test_ctrl_c_reaches_linux_too(host: Any, linux: str) -> None:
     """GDB's interrupt, for which a kernel on a serial line has no ear, is a BREAK and a key."""
     interrupted = GUEST.replace("timeout 120", "timeout --foreground -s INT -k 60 12")

@@ -32,7 +32,8 @@ def command_line(guest: Guest, root: str | None, waits: bool) -> str:
     rest = [guest.append] if guest.append else []
     if guest.kind == LINUX:
         words = [f"console=ttyS0,{SPEED}", f"kgdboc=ttyS1,{SPEED}", "nokaslr"]
-        words += ["kgdbwait"] if waits else []
+        # A breakpoint that is set before the kernel protects its text could not be taken out afterwards.
+        words += ["kgdbwait", "rodata=off"] if waits else []
         return " ".join([*words, *([f"root={root}"] if root else []), *rest])
     # NetBSD takes flags only where they stand first.
     words = ["-d"] if waits else []
