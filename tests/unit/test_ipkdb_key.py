@@ -105,8 +105,15 @@ def test_what_is_no_file_of_the_users_is_refused(tmp_path: Path) -> None:
         module.ensure(str(path), check=False)
 
 
-def test_as_root_it_becomes_the_lab_users() -> None:
+def run(**arguments: object) -> subprocess.CompletedProcess[str]:
     """The whole module, as Ansible runs it."""
+    given = json.dumps({"ANSIBLE_MODULE_ARGS": arguments})
+    return subprocess.run(
+        [sys.executable, str(FILE)], input=given, capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def test_as_root_it_becomes_the_lab_users() -> None:
     if os.geteuid() != 0:
         pytest.skip("changes the owner of a file")
     nobody = pwd.getpwnam("nobody").pw_uid
@@ -114,14 +121,23 @@ def test_as_root_it_becomes_the_lab_users() -> None:
     with tempfile.TemporaryDirectory() as directory:
         os.chown(directory, nobody, -1)
         path = Path(directory) / "ipkdb.key"
-        arguments = json.dumps({"ANSIBLE_MODULE_ARGS": {"path": str(path), "user": "nobody"}})
-        done = subprocess.run(
-            [sys.executable, str(FILE)], input=arguments, capture_output=True, text=True, timeout=30, check=False
-        )
+        done = run(path=str(path), user="nobody")
         assert done.returncode == 0, done.stdout + done.stderr
         assert path.stat().st_uid == nobody
         assert path.read_text().strip() not in done.stdout + done.stderr
         assert json.loads(done.stdout)["mark"] == module.mark(path.read_bytes()[:-1])
+
+
+def test_without_the_account_nothing_is_made(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("looks for the account as root only")
+    path = str(tmp_path / "ipkdb.key")
+    done = run(path=path, user="no-such-account")
+    assert "there is no account 'no-such-account': set rumplab_user" in done.stdout
+    # In check mode, role lab hasn't made it either.
+    would = json.loads(run(path=path, user="no-such-account", _ansible_check_mode=True).stdout)
+    assert (would["changed"], would["mark"]) == (True, "")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_slot_is_defined_in_one_place() -> None:

@@ -131,6 +131,9 @@ def main() -> None:
         with acting_as(module.params["user"]):
             found, changed, warning = ensure(path, module.check_mode)
     except KeyError:
+        if module.check_mode:
+            # The account that role lab would have made.
+            module.exit_json(changed=True, mark="")
         module.fail_json(msg=f"there is no account '{module.params['user']}': set rumplab_user")
     except (Unfit, OSError) as error:
         module.fail_json(msg=str(error) if isinstance(error, Unfit) else f"{path}: {error.strerror}")
