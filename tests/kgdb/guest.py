@@ -44,6 +44,7 @@ class Guest:
             argv += ["-chardev", f"socket,id={name},path={path},server=on,wait=off{more}", "-serial", f"chardev:{name}"]
         argv += ["-qmp", f"unix:{self.control},server=on,wait=off", *extra]
         self.keyboard: socket.socket | None = None
+        self.heard = b""
         self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
     def __enter__(self) -> Guest:
@@ -59,12 +60,15 @@ class Guest:
 
     def said(self) -> str:
         """What came over the console so far."""
-        if self.keyboard is not None:
-            # QEMU waits for a client that doesn't read.
+        if self.keyboard is None:
+            said = self.log.read_bytes() if self.log.exists() else b""
+        else:
+            # QEMU waits for a client that doesn't read, and has what it sends again after that twice in its log.
             with contextlib.suppress(BlockingIOError, ConnectionError):
-                while self.keyboard.recv(4096):
-                    pass
-        return self.log.read_text("utf-8", "replace").replace("\r\n", "\n") if self.log.exists() else ""
+                while data := self.keyboard.recv(4096):
+                    self.heard += data
+            said = self.heard
+        return said.decode("utf-8", "replace").replace("\r\n", "\n")
 
     def wait_for(self, text: str, count: int = 1) -> None:
         """Wait until the console has said `text` that often; AssertionError when it doesn't."""
@@ -75,8 +79,9 @@ class Guest:
             time.sleep(0.02)
 
     def type(self, *lines: str) -> None:
-        """Type lines at the console, each once the last one has been answered by a prompt."""
+        """Type lines at the console, which is silent at first, each once the last one was answered by a prompt."""
         if self.keyboard is None:
+            self.heard = self.log.read_bytes()
             # Open until the end: QEMU drops what it hasn't passed on yet when a client hangs up.
             self.keyboard = socket.socket(socket.AF_UNIX)
             self.keyboard.connect(str(self.terminal))
