@@ -1,14 +1,17 @@
-"""What a guest's machine and its kernel are told; nothing is run."""
+"""What a guest's machine and its kernel are told; no guest is run."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import rumplab
 from rumplab import nics
 from rumplab.config import Lab
 from rumplab.errors import RumplabError, UsageError
@@ -166,3 +169,20 @@ def test_a_breakpoint_before_the_kernel_is_loaded_is_no_instruction() -> None:
     assert debugging.attach_commands(by_kgdb, "main")[-2:] == ["break main", "continue"]
     assert debugging.attach_commands(by_qemu, "main")[-2:] == ["hbreak main", "continue"]
     assert debugging.attach_commands(by_qemu, None)[-1] == "target remote 127.0.0.1:1234"
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("rumplab.wire", {"argparse", "dataclasses", "inspect", "json", "pathlib", "re", "subprocess", "typing"}),
+        ("rumplab.guest.debugging", {"rumplab.container", "rumplab.qemu", "subprocess", "tempfile", "termios"}),
+        ("rumplab.guest.start", {"rumplab.image.disk", "rumplab.image.recipe", "rumplab.media", "tempfile"}),
+    ],
+)
+def test_what_the_prompt_waits_for_loads_little(module: str, heavy: set[str]) -> None:
+    root = Path(rumplab.__file__).parents[1]
+    code = f"import sys; sys.path.insert(0, sys.argv[1]); import {module}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, str(root)], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert not heavy & set(done.stdout.split())

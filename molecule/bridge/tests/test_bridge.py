@@ -193,7 +193,7 @@ def test_a_run_on_the_bridge_and_no_down_while_it_is_attached(bridge: Host) -> N
 
 def test_a_guest_on_the_bridge_has_its_tap_until_it_stops(bridge: Host) -> None:
     """What `rumplab guest` starts is on the bridge as what `rumplab run` starts is."""
-    kernel = "/home/alice/halts.bin"
+    kernel = "/tmp/halts.bin"
     bridge.check_output(f"echo {base64.b64encode(HALTS).decode()} | base64 -d >{kernel} && chmod 644 {kernel}")
     words = f"--arch i386 --kernel {kernel} --net bridge --mac 52:54:00:00:00:04"
     bridge.check_output(f"{ALICE} rumplab guest create nb {words}")
