@@ -20,6 +20,7 @@ from ipkdb.kernel import KEY
 from staging import EXAMPLES, build, command, needs_compiler, needs_qemu
 from unit.labfixture import LabPrefix, host_tool
 from unit.running import until
+from unit.test_net_settings import GOOD
 
 from rumplab import config, nics, ports
 from rumplab.config import Lab
@@ -33,16 +34,6 @@ from rumplab.nics import Forward, Nic
 from rumplab.qemu import Spec
 
 GUEST = Guest("e", NETBSD, "i386", kernel="/netbsd", nics=(Nic(),))
-BRIDGE = {
-    "schema": 1,
-    "bridge": "rumplab0",
-    "address": "10.0.1.1/24",
-    "mac": "02:00:00:00:00:01",
-    "dhcp": ["10.0.1.50", "10.0.1.99"],
-    "nat": False,
-    "group": "lab",
-    "persistent": "none",
-}
 SECONDS = 90
 
 
@@ -150,7 +141,7 @@ def test_a_kernel_waits_until_its_console_says_more(tmp_path: Path) -> None:
 def test_on_the_bridge_the_address_is_the_lease_of_its_own_card(
     empty_lab: LabPrefix, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (empty_lab.prefix / "etc" / "bridge.json").write_text(json.dumps(BRIDGE))
+    (empty_lab.prefix / "etc" / "bridge.json").write_text(json.dumps(GOOD))
     leases = empty_lab.prefix / "var" / "net" / "leases"
     leases.parent.mkdir(parents=True, exist_ok=True)
     lab = config.load()
@@ -244,14 +235,6 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command("gcc")
     command("make")
     return build(EXAMPLES / "ipkdb", tmp_path_factory.mktemp("ipkdb") / "ipkdb.bin")
-
-
-@pytest.fixture
-def key_file(tmp_path: Path) -> Path:
-    path = tmp_path / "ipkdb.key"
-    path.write_bytes(KEY)
-    path.chmod(0o600)
-    return path
 
 
 @pytest.fixture
