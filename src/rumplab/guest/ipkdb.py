@@ -17,8 +17,7 @@ from rumplab import holders, macs, nics, ports
 from rumplab.config import Lab
 from rumplab.errors import NotProvisioned, RumplabError, UsageError
 from rumplab.guest.definition import IPKDB, NETBSD, Guest
-from rumplab.kdb import console, reach
-from rumplab.kdb.packet import PORT
+from rumplab.kdb import console
 from rumplab.machines import Machine
 from rumplab.nics import Forward, Nic
 from rumplab.process import itself
@@ -58,6 +57,9 @@ def with_card(guest: Guest, net: str | None, port: int | None, taken: Collection
     free one that is not in `taken`, leads to it. UsageError for a port on the bridge.
     """
     net = net or (nics.BRIDGE if any(card.net == nics.BRIDGE for card in guest.nics) else nics.USER)
+    # Here and below only when it's used, so that other guests don't wait for it.
+    from rumplab.kdb.packet import PORT
+
     if net == nics.BRIDGE:
         if port is not None:
             raise UsageError("--ipkdb-port is for a user network; on the bridge, the kernel is reached by its address")
@@ -74,6 +76,8 @@ def waits(machine: Machine) -> bool:
 
 def place(machine: Machine, lab: Lab) -> tuple[IPv4Address, int] | None:
     """Where its IPKDB is reached; None as long as it has no address on the bridge."""
+    from rumplab.kdb import reach
+
     try:
         return reach.place_of(machine, lab)
     except (RumplabError, NotProvisioned):
