@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
 """What GDB costs through `rumplab ipkdb`: a step against QEMU's own stub, and reading against the line's own limit.
 
-    bench/ipkdb.py --target 127.0.0.1:1138 --key-file KEY --stub PORT --address ADDRESS [--gdb GDB] [--rounds N]
+    bench/ipkdb.py [ROUNDS]
 
-The machine runs and waits for a debugger, for instance after
-`rumplab run PROGRAM --nic ne2k_pci --forward udp:1138:1138 --detach`; --stub is its QEMU's port (`rumplab ps`), and
-at ADDRESS there is a MiB of memory that may be read. Both sides take turns. A step's time is the difference between
-many and few of them, so that GDB's own start doesn't count. Prints medians and ratios; asserts nothing.
+Needs gcc, make, QEMU and GDB on the path. Builds examples/ipkdb and runs it without acceleration, with QEMU's stub on
+one port and IPKDB on another. Both sides take turns. A step's time is the difference between many and few of them, so
+that GDB's own start doesn't count; so is that of reading 1 MiB. The line's own limit is a client that does nothing but
+ask for the same MiB and wait. Prints medians and ratios; asserts nothing.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
+import re
 import socket
 import statistics
 import subprocess
@@ -24,19 +24,41 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from rumplab.kdb import key, packet, reach  # noqa: E402
+sys.path.insert(0, str(ROOT / "tests"))
+
+from kgdb.guest import Guest  # noqa: E402
+
+from rumplab import ports  # noqa: E402
+from rumplab.kdb import packet  # noqa: E402
 from rumplab.kdb.packet import Packet  # noqa: E402
 
-FEW, MANY = 10, 110
+EXAMPLE = ROOT / "examples" / "ipkdb"
+KEY = b"a key for measurements"
+ROUNDS = 5
+FEW, MANY = 10, 1010
 MIB = 1 << 20
 PATIENCE = 600
 TRIES = 100
 
 
-def gdb(args: argparse.Namespace, remote: str, *commands: str) -> float:
+def build(directory: Path) -> Path:
+    program = directory / "ipkdb.bin"
+    argv = ["make", "-s", "-C", str(EXAMPLE), f"OUT={program}", f"OBJ={directory / 'obj'}"]
+    subprocess.run(argv, timeout=PATIENCE, check=True)
+    return program
+
+
+def address_of(program: Path, symbol: str) -> int:
+    names = subprocess.run(["nm", program], capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
+    found = re.search(rf"^([0-9a-f]+) \w {symbol}$", names, re.MULTILINE)
+    assert found
+    return int(found[1], 16)
+
+
+def gdb(remote: str, *commands: str) -> float:
     """Seconds that a session with these commands takes."""
     first = ("set confirm off", "set pagination off", f"target remote {remote}")
-    argv = [args.gdb, "-nx", "-batch", *(part for one in (*first, *commands) for part in ("-ex", one))]
+    argv = ["gdb", "-nx", "-batch", *(part for one in (*first, *commands) for part in ("-ex", one))]
     began = time.perf_counter()
     done = subprocess.run(
         argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False
@@ -49,11 +71,12 @@ def gdb(args: argparse.Namespace, remote: str, *commands: str) -> float:
 class Bridge:
     """`rumplab ipkdb`, for as many GDBs in a row as there come."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-        argv = [sys.executable, "-m", "rumplab", "ipkdb", "--target", args.target]
-        argv += ["--key-file", str(args.key_file)] if args.key_file else []
-        self.process = subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True)
+    def __init__(self, port: int) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "RUMPLAB_IPKDB_KEY": KEY.decode()}
+        argv = [sys.executable, "-m", "rumplab", "ipkdb", "--target", f"127.0.0.1:{port}"]
+        self.process = subprocess.Popen(
+            argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if ":" not in line:
@@ -69,52 +92,57 @@ class Bridge:
         self.process.wait(10)
 
 
-def round_trip(args: argparse.Namespace, address: int) -> float:
-    """Seconds between a read of the largest size and its reply, of a client that does nothing else."""
-    secret = key.load(args.key_file)
-    place = reach.parse(args.target)
+def round_trip(port: int, address: int) -> float:
+    """Seconds between a read of the largest size and its reply, on average over 1 MiB, of a client that does nothing
+    else."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wire:
         wire.settimeout(1)
-        wire.connect((str(place[0]), place[1]))
+        wire.connect(("127.0.0.1", port))
 
         def ask(seq: int, data: bytes) -> float:
             for _ in range(TRIES):
                 began = time.perf_counter()
-                wire.send(packet.encode(Packet(seq, data), secret))
+                wire.send(packet.encode(Packet(seq, data), KEY))
                 try:
-                    while packet.decode(wire.recv(packet.DATAGRAM_LIMIT), secret).seq != seq:
+                    while packet.decode(wire.recv(packet.DATAGRAM_LIMIT), KEY).seq != seq:
                         pass
                 except OSError:
                     continue
                 return time.perf_counter() - began
-            sys.exit(f"{args.target} doesn't answer")
+            sys.exit("the kernel doesn't answer")
 
         ask(0, packet.open_request(int.from_bytes(os.urandom(4), "big") | 1, "bench"))
-        return statistics.median(ask(n, packet.peek(address, packet.DATA_LIMIT)) for n in range(1, 400))
+        trips = range(1, 1 + MIB // packet.DATA_LIMIT)
+        return statistics.mean(ask(n, packet.peek(address, packet.DATA_LIMIT)) for n in trips)
+
+
+def measure(program: Path, directory: Path, rounds: int) -> dict[str, list[float]]:
+    """Seconds a round trip, a step by the bridge and by QEMU's stub; and the bytes a second that the bridge reads."""
+    figures: dict[str, list[float]] = {"trip": [], "bridge": [], "stub": [], "read": []}
+    port, stub, address = ports.free(), ports.free(), address_of(program, "ramdisk")
+    (directory / "key").write_bytes(KEY)
+    extra = ["-netdev", f"user,id=n,hostfwd=udp:127.0.0.1:{port}-:1138", "-device", "ne2k_pci,netdev=n,addr=3"]
+    extra += ["-initrd", str(directory / "key"), "-gdb", f"tcp:127.0.0.1:{stub}"]
+    dump = f"dump binary memory {directory}/dump {address} {address}"
+    with Guest(program, directory, extra=extra) as guest:
+        guest.wait_for("My IP address is")
+        for _ in range(rounds):
+            figures["trip"].append(round_trip(port, address))
+            with Bridge(port) as bridge:
+                # Leaving by disconnect keeps the target stopped for the next session.
+                few, many = (gdb(bridge.remote, f"stepi {n}", "disconnect") for n in (FEW, MANY))
+                figures["bridge"].append((many - few) / (MANY - FEW))
+                little, much = (gdb(bridge.remote, f"{dump} + {n}", "disconnect") for n in (1, MIB))
+                figures["read"].append(MIB / (much - little))
+            few, many = (gdb(f"127.0.0.1:{stub}", f"stepi {n}", "detach") for n in (FEW, MANY))
+            figures["stub"].append((many - few) / (MANY - FEW))
+    return figures
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", required=True)
-    parser.add_argument("--key-file", type=Path)
-    parser.add_argument("--stub", type=int, required=True)
-    parser.add_argument("--address", type=lambda text: int(text, 0), required=True)
-    parser.add_argument("--gdb", default="gdb")
-    parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
-    args = parser.parse_args()
-    figures: dict[str, list[float]] = {"trip": [], "bridge": [], "stub": [], "read": []}
-    with tempfile.TemporaryDirectory() as directory:
-        dump = f"dump binary memory {directory}/dump {args.address} {args.address}"
-        for _ in range(args.rounds):
-            figures["trip"].append(round_trip(args, args.address))
-            with Bridge(args) as bridge:
-                # Leaving by disconnect keeps the target stopped for the next session.
-                few, many = (gdb(args, bridge.remote, f"stepi {n}", "disconnect") for n in (FEW, MANY))
-                figures["bridge"].append((many - few) / (MANY - FEW))
-                little, much = (gdb(args, bridge.remote, f"{dump} + {n}", "disconnect") for n in (1, MIB))
-                figures["read"].append(MIB / (much - little))
-            few, many = (gdb(args, f"127.0.0.1:{args.stub}", f"stepi {n}", "detach") for n in (FEW, MANY))
-            figures["stub"].append((many - few) / (MANY - FEW))
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
+    with tempfile.TemporaryDirectory(prefix="ri") as directory:
+        figures = measure(build(Path(directory)), Path(directory), rounds)
     trip, bridge_step, stub_step, read = (statistics.median(values) for values in figures.values())
     limit = packet.DATA_LIMIT / trip
     print(f"round trip of {packet.DATA_LIMIT} bytes  {trip * 1e6:8.0f} us, so at most {limit / MIB:.2f} MiB/s")

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 EXAMPLE = EXAMPLES / "pcihello"
 KGDB_EXAMPLE = EXAMPLES / "kgdb"
+IPKDB_EXAMPLE = EXAMPLES / "ipkdb"
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 COMMANDS = ("sfdisk", "mke2fs", "debugfs", "grub-mkimage")
 GRUB_MODULES = Path("/usr/lib/grub/i386-pc")

@@ -32,7 +32,7 @@ def machine(host: Host) -> Iterator[str]:
     network = "--nic ne2k_pci --no-pci-bridge --forward udp:1138:1138"
     host.check_output(f"{USER} rumplab run {kernel} --name demo --args=-d {network} --detach -- -initrd {KEY}")
     yield "demo"
-    host.check_output(f"{USER} rumplab stop --all --now")
+    host.check_output(f"{USER} rumplab stop --all")
     host.check_output("rm -f %s", KEY)
 
 

@@ -23,6 +23,8 @@ SEQUENCE = 2**32
 # Stop and wait: more than a few packets on the way are repetitions.
 INBOX = 64
 JITTER = 0.25
+# Seconds for which a reply may hold up everything else.
+LINGER = 0.003
 
 
 class Hint(Enum):
@@ -47,7 +49,10 @@ class Timing:
 
 class Link:
     """The host's end of one session. `send` puts a datagram on the wire; `received` and `hinted` are called with
-    what comes back. `trace` hears of each packet, with '>' or '<'. One request at a time."""
+    what comes back. `trace` hears of each packet, with '>' or '<'. One request at a time.
+
+    `linger`, if there is one, waits for up to that many seconds for what comes, without letting anything else run: a
+    kernel nearby answers sooner than the event loop gets round to it."""
 
     def __init__(
         self,
@@ -56,8 +61,9 @@ class Link:
         timing: Timing,
         rng: random.Random,
         trace: Callable[[str, Packet], None] | None = None,
+        linger: Callable[[float], None] | None = None,
     ) -> None:
-        self.key, self.timing = key, timing
+        self.key, self.timing, self._linger = key, timing, linger
         self.send, self._rng, self._trace = send, rng, trace or (lambda direction, one: None)
         self._inbox: deque[Packet | Hint] = deque(maxlen=INBOX)
         self._waiter: asyncio.Future[None] | None = None
@@ -149,6 +155,9 @@ class Link:
         while deadline is None or loop.time() < deadline:
             self._trace(">", outgoing)
             self.send(datagram)
+            # A target that continues may run for long, and a repetition has waited already.
+            if self._linger is not None and not repeated and data != packet.CONTINUE:
+                self._linger(LINGER)
             until = loop.time() + pause * self._rng.uniform(1 - JITTER, 1 + JITTER)
             if deadline is not None:
                 until = min(until, deadline)

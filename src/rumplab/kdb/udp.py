@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import select
 import socket
 from collections.abc import AsyncIterator, Callable
 from ipaddress import IPv4Address
@@ -22,8 +23,8 @@ Place = tuple[IPv4Address, int]
 class Wire(asyncio.DatagramProtocol):
     """Hands datagrams to and from a link. What can't be sent is as good as lost: the link sends it again."""
 
-    def __init__(self, target: Place, capture: Writer | None) -> None:
-        self.target, self.capture = target, capture
+    def __init__(self, sock: socket.socket, target: Place, capture: Writer | None) -> None:
+        self.sock, self.target, self.capture = sock, target, capture
         self.link: Link | None = None
         self._transport: asyncio.DatagramTransport | None = None
         self._here: Place | None = None
@@ -48,6 +49,19 @@ class Wire(asyncio.DatagramProtocol):
             refused = isinstance(exc, ConnectionRefusedError)
             self.link.hinted(Hint.REFUSED if refused else Hint.UNREACHABLE)
 
+    def linger(self, seconds: float) -> None:
+        """Waits for the next datagram for that long, and hands on what has come."""
+        if select.select([self.sock], [], [], seconds)[0]:
+            try:
+                data = self.sock.recv(DATAGRAM_LIMIT + 1)
+            except BlockingIOError:
+                # A datagram that turned out to be damaged.
+                return
+            except OSError as error:
+                self.error_received(error)
+            else:
+                self.datagram_received(data, None)
+
     def close(self) -> None:
         if self._transport is not None:
             self._transport.close()
@@ -61,12 +75,13 @@ class Wire(asyncio.DatagramProtocol):
 async def connect(target: Place, capture: Writer | None) -> Wire:
     """A wire to `target`. RumplabError when this host has no way there."""
     loop = asyncio.get_running_loop()
-    where = (str(target[0]), target[1])
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setblocking(False)
     try:
-        _, wire = await loop.create_datagram_endpoint(
-            lambda: Wire(target, capture), remote_addr=where, family=socket.AF_INET
-        )
+        sock.connect((str(target[0]), target[1]))
+        _, wire = await loop.create_datagram_endpoint(lambda: Wire(sock, target, capture), sock=sock)
     except OSError as error:
+        sock.close()
         raise RumplabError(f"no way to {target[0]}: {error.strerror}; is its network up?") from error
     return wire
 
@@ -81,7 +96,7 @@ async def linked(
 ) -> AsyncIterator[Link]:
     """A link to `target`, not opened yet, on a wire that is closed at the end."""
     wire = await connect(target, capture)
-    wire.link = Link(key, wire.send, timing, random.Random(), trace)
+    wire.link = Link(key, wire.send, timing, random.Random(), trace, wire.linger)
     try:
         yield wire.link
     finally:
