@@ -293,6 +293,9 @@ def test_from_waiting_to_running_by_one_command(e: LabPrefix, key_file: Path) ->
     assert f"ipkdb 127.0.0.1:{port[1]}" in guest(e, "list")
     assert "doesn't listen while the kernel runs: it stops at a breakpoint" in refused(e, "break", "e")
     assert "doesn't listen while the kernel runs" in refused(e, "debug", "e", "--break", "--batch")
+    # Nothing listens any more, and that doesn't take long to find out.
+    again = e.tool("guest", "debug", "e", "--key-file", key_file, "--batch", timeout=SECONDS)
+    assert "heard nothing for 5 s; its kernel has said more since it waited" in again.stderr
     # The other way in is there as ever.
     assert "counter" in guest(e, "debug", "e", "--qemu-stub", "--batch", "--ex", "print &counter")
     assert guest(e, "stop", "e") == "e stopped\n"

@@ -16,6 +16,7 @@ from pathlib import Path
 from rumplab import holders, macs, nics, ports
 from rumplab.config import Lab
 from rumplab.errors import NotProvisioned, RumplabError, UsageError
+from rumplab.guest import attach
 from rumplab.guest.definition import IPKDB, NETBSD, Guest
 from rumplab.kdb import console
 from rumplab.machines import Machine
@@ -25,8 +26,9 @@ from rumplab.process import itself
 ARCH = "i386"
 MODEL = "ne2k_pci"
 POLL_SECONDS = 0.05
-# For the answer to the opening: of a kernel that waits it comes at once.
+# For the answer to the opening. Of a kernel that waits it comes at once; one that has been debugged may have gone on.
 PATIENCE = 30
+PATIENCE_AGAIN = 5
 
 
 def slot() -> int:
@@ -95,7 +97,7 @@ def until_waiting(machine: Machine, lab: Lab, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while True:
         said = console.meaning(machine.serial_log)
-        if said and said != console.WAITS:
+        if said and said not in (console.WAITS, console.WENT_ON):
             raise RumplabError(f"{machine.name} can't be debugged by IPKDB: {said}")
         # On the bridge, the lease says that the kernel has got its address.
         if said and addressed(machine) and place(machine, lab):
@@ -119,7 +121,8 @@ def addressed(machine: Machine) -> bool:
 def bridge_argv(machine: Machine, key_file: str | None) -> list[str]:
     """The bridge to the kernel, for ``target remote |``."""
     key = ["--key-file", key_file] if key_file else []
-    return itself("ipkdb", machine.name, "--stdio", "--timeout", str(PATIENCE), *key)
+    again = attach.lock_path(machine, IPKDB).exists() and not waits(machine)
+    return itself("ipkdb", machine.name, "--stdio", "--timeout", str(PATIENCE_AGAIN if again else PATIENCE), *key)
 
 
 def refuse_interrupt(machine: Machine) -> None:
