@@ -1,6 +1,6 @@
 /*
- * The kernel's own driver of the card that the debugger uses too: it receives what comes, and counts it. It shows that a
- * card that the debugger has borrowed comes back as it was, with the frames that were in it.
+ * The kernel's own driver of the card that the debugger uses too: it receives what comes, and counts it. It shows that
+ * a card that the debugger has borrowed comes back as it was, with the frames that were in it.
  */
 #include "ipkdb.h"
 #include "ne.h"
@@ -20,7 +20,7 @@ static void begin(void)
 	(void)ne_stop(base);
 	next = NE_KERNEL_RING + 1;
 	out8(base + NE_DATA, ne_kernel.data);
-	ne_begin(base, NE_KERNEL_RING, NE_KERNEL_END, NE_KERNEL_RING, next, address, all);
+	ne_set(base, NE_KERNEL_RING, NE_KERNEL_END, NE_KERNEL_RING, next, address, all);
 	out8(base + NE_TRANSMIT_PAGE, ne_kernel.transmit_page);
 	out8(base + NE_INTERRUPTS, ne_kernel.interrupts);
 	out8(base + NE_STATUS, 0xff);
@@ -43,8 +43,8 @@ void card_init(unsigned int slot)
 	for (unsigned int at = 0; at < ETHER_ADDRESS; at++)
 		address[at] = (uint8_t)words[at];
 	begin();
-	printf("ne0 at pci0 dev %u function 0: RealTek 8029 Ethernet, address %02x:%02x:%02x:%02x:%02x:%02x\n", slot, address[0],
-	       address[1], address[2], address[3], address[4], address[5]);
+	printf("ne0 at pci0 dev %u function 0: RealTek 8029 Ethernet, address ", slot);
+	printf("%02x:%02x:%02x:%02x:%02x:%02x\n", address[0], address[1], address[2], address[3], address[4], address[5]);
 }
 
 /* Called for every tick of the clock. */

@@ -1,8 +1,8 @@
 /*
  * The debugger: its session with the host, and the commands. docs/ipkdb.md has the wire as a table.
  *
- * Nothing is ever sent twice by itself. Whatever comes from the host and isn't the request that is due has the last reply
- * sent again, so that all patience is the host's.
+ * Nothing is ever sent twice by itself. Whatever comes from the host and isn't the request that is due has the last
+ * reply sent again, so that all patience is the host's.
  */
 #include "ipkdb.h"
 

@@ -1,6 +1,6 @@
 /*
- * As much of the Internet as a debugger needs, polled: Ethernet II (RFC 894), ARP requests (RFC 826), IPv4 with fragments
- * (RFC 791), UDP (RFC 768), and BOOTP's request and reply (RFC 951).
+ * As much of the Internet as a debugger needs, polled: Ethernet II (RFC 894), ARP requests (RFC 826), IPv4 with
+ * fragments (RFC 791), UDP (RFC 768), and BOOTP's request and reply (RFC 951).
  */
 #include "ipkdb.h"
 
@@ -110,7 +110,7 @@ static void answer_arp(struct ipkdb_if *kip, size_t length)
 	kip->send(kip, incoming, ETHER_LEAST);
 }
 
-/* Takes a fragment, `length` bytes of data. Returns the whole datagram once it is there, and its length in *length. */
+/* Takes a fragment, *length bytes of data. Returns the datagram once it is whole, and its length in *length. */
 static const uint8_t *assemble(const uint8_t *ip, const uint8_t *data, size_t *length)
 {
 	unsigned int place = get16(ip + 6);
@@ -142,7 +142,7 @@ static const uint8_t *assemble(const uint8_t *ip, const uint8_t *data, size_t *l
 	return whole.data;
 }
 
-/* The UDP header of a frame that carries one, or the last piece of one, whole and undamaged; its length in *length. */
+/* The datagram of a frame that carries one, or the last piece of one, from UDP's header on; its length in *length. */
 static const uint8_t *udp_of(const uint8_t *ip, size_t room, size_t *length)
 {
 	if (room < IP_HEADER || ip[0] >> 4 != 4)
@@ -166,7 +166,7 @@ static const uint8_t *udp_of(const uint8_t *ip, size_t room, size_t *length)
 	return udp;
 }
 
-/* Looks at the card once: the UDP datagram that came, addressed to whomever, and where its IP header is; NULL if none. */
+/* The UDP datagram that came next, addressed to whomever, and where its IP header is; NULL if none did. */
 static const uint8_t *look(struct ipkdb_if *kip, const uint8_t **ip, size_t *length, bool poll)
 {
 	size_t got = (size_t)kip->receive(kip, incoming, poll);

@@ -34,7 +34,7 @@ struct ipkdb_if {
 	void *port;				 /* the driver's own */
 	void (*start)(struct ipkdb_if *);	 /* the debugger is entered: the card is its now */
 	void (*leave)(struct ipkdb_if *);	 /* it is left: the card is as it was before start */
-	/* Copies the next frame to where the second argument says, and returns its length; 0 with poll, if none is there. */
+	/* Copies the next frame to the second argument, and returns its length; with poll, 0 if none is there. */
 	int (*receive)(struct ipkdb_if *, uint8_t *, bool poll);
 	void (*send)(struct ipkdb_if *, const uint8_t *, unsigned int length); /* at least ETHER_LEAST */
 };
@@ -70,7 +70,7 @@ struct peer {
 	uint8_t inetaddr[INET_ADDRESS];
 	uint16_t port;
 };
-/* The next UDP datagram for `port` of this address: its data in *data, its sender in *from. 0 with poll, if none is there. */
+/* The length of the next UDP datagram for `port`, its data and its sender; with poll, 0 if none is there. */
 size_t inet_receive(struct ipkdb_if *kip, uint16_t port, const uint8_t **data, struct peer *from, bool poll);
 void inet_send(struct ipkdb_if *kip, uint16_t port, const struct peer *to, const uint8_t *data, size_t length);
 /* Asks for this card's address until there is one. False when a key at the console, after a panic, ended that. */

@@ -52,7 +52,7 @@ static void take_address(const char *text)
 		ipkdb_address[at] = (uint8_t)number(&text);
 }
 
-/* Notes the key: a string up to a NUL, a newline, or `length`. Takes it out of memory, where a debugger could read it. */
+/* Notes the key, which ends with a NUL, `end` or after `length`, and overwrites it where a debugger could read it. */
 static void take_key(char *from, size_t length, char end)
 {
 	while (key_length < length && key_length < KEY_MOST && from[key_length] && from[key_length] != end) {

@@ -1,7 +1,7 @@
 /*
- * The debugger's own way to an NE2000. It shares the card with the kernel's driver, card.c: start notes the card's state,
- * leave puts it back, and in between the card is the debugger's, with a ring of its own in the card's memory, so that
- * frames that the kernel hasn't read yet stay in the kernel's.
+ * The debugger's own way to an NE2000. It shares the card with the kernel's driver, card.c: start notes the card's
+ * state, leave puts it back, and in between the card is the debugger's, with a ring of its own in the card's memory,
+ * so that frames that the kernel hasn't read yet stay in the kernel's.
  */
 #include "ipkdb.h"
 #include "ne.h"
@@ -65,7 +65,7 @@ static void begin(struct ipkdb_if *kip)
 	out8(base + NE_RECEIVE, NE_MONITOR);
 	out8(base + NE_TRANSMIT, NE_LOOPBACK);
 	out8(base + NE_INTERRUPTS, 0);
-	ne_begin(base, NE_DEBUGGER_RING, NE_DEBUGGER_END, NE_DEBUGGER_RING, NE_DEBUGGER_RING + 1, kip->myenetaddr, none);
+	ne_set(base, NE_DEBUGGER_RING, NE_DEBUGGER_END, NE_DEBUGGER_RING, NE_DEBUGGER_RING + 1, kip->myenetaddr, none);
 	out8(base + NE_STATUS, 0xff);
 	ne_select(base, NE_PAGE0);
 	out8(base + NE_TRANSMIT, 0);
@@ -81,9 +81,9 @@ static void start(struct ipkdb_if *kip)
 }
 
 /*
- * What can be read back from the chip was; the rest its driver knows. Two things can't be put back, and a driver must bear
- * them: bits of the status register can't be set, so that the ring must be looked into whatever they say; and a copy from
- * the card's memory that was under way is lost, since the chip doesn't say how much of it is left.
+ * What can be read back from the chip was; the rest its driver knows. Two things can't be put back, and a driver must
+ * bear them: bits of the status register can't be set, so that the ring must be looked into whatever they say; and a
+ * copy from the card's memory that was under way is lost, since the chip doesn't say how much of it is left.
  */
 static void leave(struct ipkdb_if *kip)
 {
@@ -91,8 +91,8 @@ static void leave(struct ipkdb_if *kip)
 	uint16_t base = card->base;
 
 	stop(card);
-	ne_begin(base, card->kernel.ring, card->kernel.end, card->kernel.boundary, card->kernel.current,
-		 card->kernel.address, card->kernel.multicast);
+	ne_set(base, card->kernel.ring, card->kernel.end, card->kernel.boundary, card->kernel.current,
+	       card->kernel.address, card->kernel.multicast);
 	out8(base + NE_STATUS, 0xff);
 	if (!ne_kernel.used)
 		return;

@@ -1,6 +1,6 @@
 /*
- * The NE2000's registers, as of National Semiconductor's DP8390 with 16 KiB of memory beside it, and the RTL8029's place on
- * PCI. Inline, so that the kernel's own driver and the debugger's share no code in which a breakpoint could stand.
+ * The NE2000's registers, as of National Semiconductor's DP8390 with 16 KiB of memory beside it, and the RTL8029's
+ * place on PCI. Inline, so that the kernel's own driver and the debugger's share no code in which a breakpoint could stand.
  */
 #ifndef NE_H
 #define NE_H
@@ -60,8 +60,10 @@
 #define NE_LOOPBACK 0x02	/* transmit: to nobody */
 
 #define NE_PAGE_SIZE 256u
-/* The card's memory in pages: the lower half is the kernel's, the upper the debugger's, each with a place for one frame
- * to send before its ring. */
+/*
+ * The card's memory in pages: the lower half is the kernel's, the upper the debugger's, each with a place for one frame
+ * to send before its ring.
+ */
 #define NE_KERNEL_SEND 0x40
 #define NE_KERNEL_RING 0x46
 #define NE_KERNEL_END 0x60
@@ -85,7 +87,7 @@ static inline void ne_select(uint16_t base, uint8_t page)
 	out8(base + NE_COMMAND, (uint8_t)(page | NE_REMOTE_NONE | NE_START));
 }
 
-/* Whether the card says that it has stopped, which it does within a frame's time. QEMU's stops at once and says nothing. */
+/* Whether the card says that it has stopped, within a frame's time. QEMU's stops at once and says nothing. */
 static inline bool ne_stop(uint16_t base)
 {
 	out8(base + NE_COMMAND, NE_PAGE0 | NE_REMOTE_NONE | NE_STOP);
@@ -132,9 +134,9 @@ static inline void ne_write(uint16_t base, unsigned int address, const void *fro
 	ne_remote_end(base);
 }
 
-/* Sets all of a stopped card up, and starts it. `address` and `multicast` have 6 and 8 bytes. */
-static inline void ne_begin(uint16_t base, uint8_t ring, uint8_t end, uint8_t boundary, uint8_t current,
-			    const uint8_t *address, const uint8_t *multicast)
+/* Sets a stopped card's ring and addresses; it stays stopped. `address` and `multicast` have 6 and 8 bytes. */
+static inline void ne_set(uint16_t base, uint8_t ring, uint8_t end, uint8_t boundary, uint8_t current,
+			  const uint8_t *address, const uint8_t *multicast)
 {
 	out8(base + NE_RING_START, ring);
 	out8(base + NE_RING_END, end);

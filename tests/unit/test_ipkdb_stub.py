@@ -115,6 +115,64 @@ def test_registers_are_asked_for_once_a_stop() -> None:
     assert bench.kernel.done.count(b"R") == 2
 
 
+def test_what_is_known_of_a_stop_is_at_hand_and_nothing_else() -> None:
+    async def main() -> None:
+        bench = Bench()
+        await bench.link.open("t", 10)
+        stub = bench.stub()
+        assert stub.ready(b"g") is None, "not asked for yet"
+        stopped = await stub.handle(b"s")
+        assert stopped is not None and stopped.startswith(b"T05")
+        assert stub.ready(b"g") == await stub.handle(b"g")
+        assert stub.ready(f"m{TEXT:x},4".encode()) is None
+        stub.look_ahead()
+        await asyncio.sleep(1)
+        done = list(bench.kernel.done)
+        assert stub.ready(f"m{TEXT:x},4".encode()) == PROGRAM[:4].hex().encode()
+        for other in (f"m{TEXT + 62:x},4", f"m{TEXT - 1:x},4", f"m{DATA:x},4", "mzz,4", "m", "?", "s", "G00", "p0", ""):
+            assert stub.ready(other.encode()) is None, other
+        assert bench.kernel.done == done, "of the target, nothing was asked"
+        await stub.handle(f"M{TEXT:x},1:41".encode())
+        assert stub.ready(f"m{TEXT:x},4".encode()) is None, "memory has changed since"
+        running = asyncio.create_task(stub.handle(b"c"))
+        await asyncio.sleep(0)
+        assert stub.ready(b"g") is None
+        running.cancel()
+
+    run(main())
+
+
+def test_a_breakpoint_is_not_seen_in_what_is_at_hand() -> None:
+    async def main() -> bytes | None:
+        bench = Bench()
+        await bench.link.open("t", 10)
+        stub = bench.stub()
+        await stub.handle(f"Z0,{LOOP_INCREMENT:x},1".encode())
+        await stub.handle(b"s")
+        stub.look_ahead()
+        await asyncio.sleep(1)
+        assert bench.kernel.cpu.byte(LOOP_INCREMENT) == 0xCC
+        return stub.ready(f"m{LOOP_INCREMENT:x},1".encode())
+
+    assert run(main()) == f"{PROGRAM[LOOP_INCREMENT - TEXT]:02x}".encode()
+
+
+def test_looking_ahead_at_a_target_that_is_lost_is_told_by_the_next_command() -> None:
+    async def main() -> None:
+        bench = Bench()
+        await bench.link.open("t", 10)
+        stub = bench.stub()
+        await stub.handle(b"?")
+        bench.kernel.boot()
+        stub.look_ahead()
+        await asyncio.sleep(30)
+        with pytest.raises(Lost):
+            await stub.handle(f"m{DATA:x},4".encode())
+        assert not bench.said
+
+    run(main())
+
+
 def test_memory_in_every_way() -> None:
     size = 1000
     read, hexed, binary, probe, back = replies(

@@ -68,7 +68,7 @@ def test_gdb_breaks_steps_and_changes_and_comes_again(host: Host, machine: str) 
         *("set var counter = 4711", "print counter", "set var $ecx = 99", "print $ecx", "delete"),
         *("set var *(short *)&counter_step = 0x0b0f", "detach"),
     )
-    assert re.search(r"^Breakpoint 1, counter_step \(amount=2\) at .*main\.c:", said, re.MULTILINE), said
+    assert re.search(r"^Breakpoint 1, counter_step \(amount=.*2\) at .*main\.c:", said, re.MULTILINE), said
     assert re.search(r"^[0-9]+\s+counter \+= amount;$", said, re.MULTILINE)
     assert re.search(r"^#2 .* main \(.*\) at .*main\.c:", said, re.MULTILINE)
     assert re.search(r"^eip +0x\w+ +0x\w+ <counter_step\+\d+>", said, re.MULTILINE)

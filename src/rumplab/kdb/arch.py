@@ -135,11 +135,7 @@ I386 = Arch(
     pc="eip",
     breakpoint=b"\xcc",
     past_break=1,
-    # All that there are, the stack pointer first: GDB then needn't ask for any.
-    shown=(
-        *("eip", "esp", "ebp", "eax", "ecx", "edx", "ebx", "esi", "edi", "eflags"),
-        *("cs", "ss", "ds", "es", "fs", "gs"),
-    ),
+    shown=("eip", "esp", "ebp"),
 )
 
 POWER_CORE = "org.gnu.gdb.power.core"

@@ -19,6 +19,8 @@ from rumplab.kdb.stub import BAD_COMMAND, CANNOT_INTERRUPT, Stub
 CHUNK = 4096
 # Packets kept while another is being done. GDB sends none then; who does is told by TCP to wait.
 WAITING = 16
+# Seconds for GDB to hang up when the session is lost.
+FAREWELL = 1.0
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 NO_ACKS = b"QStartNoAckMode"
 # Commands that let the target run.
@@ -191,6 +193,7 @@ class Door:
             await Conversation(self._stub, reader, writer, self._trace).run()
         except Lost as error:
             self.failure = error
+            await farewell(reader, writer)
         finally:
             self._busy = False
             with contextlib.suppress(ConnectionError):
@@ -200,6 +203,20 @@ class Door:
             self.closed.set()
         else:
             self._say("GDB has gone; the target is as it left it, and another GDB can connect")
+
+
+async def farewell(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Ends what is sent, and waits a while for GDB to end its own. A connection that is closed with something unread in
+    it is reset, and what GDB was told last is lost with it."""
+    with contextlib.suppress(OSError, asyncio.TimeoutError):
+        writer.write_eof()
+        await asyncio.wait_for(all_of(reader), FAREWELL)
+
+
+async def all_of(reader: asyncio.StreamReader) -> None:
+    """Reads to the end, and keeps nothing."""
+    while await reader.read(CHUNK):
+        pass
 
 
 async def listen(door: Door, port: int) -> asyncio.Server:
