@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from ipkdb.kernel import KEY
 from kgdb.guest import WAITING, Guest
 from staging import EXAMPLE, KGDB_EXAMPLE, build, command, tool_paths
 from unit.labfixture import LabPrefix, host_tool, make_lab
@@ -30,6 +31,15 @@ def empty_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LabPr
     stopped = lab.tool("stop", "--all")
     shutil.rmtree(runtime)
     assert stopped.returncode == 0 or "rumplab.json" in stopped.stderr, stopped.stderr
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    """The key of the kernel that tests/ipkdb simulates, as the tool takes it."""
+    path = tmp_path / "ipkdb.key"
+    path.write_bytes(KEY)
+    path.chmod(0o600)
+    return path
 
 
 @pytest.fixture(scope="session")

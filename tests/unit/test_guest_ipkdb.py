@@ -20,6 +20,7 @@ from ipkdb.kernel import KEY
 from staging import EXAMPLES, build, command, needs_compiler, needs_qemu
 from unit.labfixture import LabPrefix, host_tool
 from unit.running import until
+from unit.test_net_settings import GOOD
 
 from rumplab import config, nics, ports
 from rumplab.config import Lab
@@ -33,16 +34,6 @@ from rumplab.nics import Forward, Nic
 from rumplab.qemu import Spec
 
 GUEST = Guest("e", NETBSD, "i386", kernel="/netbsd", nics=(Nic(),))
-BRIDGE = {
-    "schema": 1,
-    "bridge": "rumplab0",
-    "address": "10.0.1.1/24",
-    "mac": "02:00:00:00:00:01",
-    "dhcp": ["10.0.1.50", "10.0.1.99"],
-    "nat": False,
-    "group": "lab",
-    "persistent": "none",
-}
 SECONDS = 90
 
 
@@ -150,7 +141,7 @@ def test_a_kernel_waits_until_its_console_says_more(tmp_path: Path) -> None:
 def test_on_the_bridge_the_address_is_the_lease_of_its_own_card(
     empty_lab: LabPrefix, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (empty_lab.prefix / "etc" / "bridge.json").write_text(json.dumps(BRIDGE))
+    (empty_lab.prefix / "etc" / "bridge.json").write_text(json.dumps(GOOD))
     leases = empty_lab.prefix / "var" / "net" / "leases"
     leases.parent.mkdir(parents=True, exist_ok=True)
     lab = config.load()
@@ -247,14 +238,6 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def key_file(tmp_path: Path) -> Path:
-    path = tmp_path / "ipkdb.key"
-    path.write_bytes(KEY)
-    path.chmod(0o600)
-    return path
-
-
-@pytest.fixture
 def e(lab: LabPrefix, kernel: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LabPrefix]:
     """A lab with a guest `e` that has IPKDB, described and not started."""
     monkeypatch.delenv(key.VARIABLE, raising=False)
@@ -310,6 +293,9 @@ def test_from_waiting_to_running_by_one_command(e: LabPrefix, key_file: Path) ->
     assert f"ipkdb 127.0.0.1:{port[1]}" in guest(e, "list")
     assert "doesn't listen while the kernel runs: it stops at a breakpoint" in refused(e, "break", "e")
     assert "doesn't listen while the kernel runs" in refused(e, "debug", "e", "--break", "--batch")
+    # Nothing listens any more, and that doesn't take long to find out.
+    again = e.tool("guest", "debug", "e", "--key-file", key_file, "--batch", timeout=SECONDS)
+    assert "heard nothing for 5 s; its kernel has said more since it waited" in again.stderr
     # The other way in is there as ever.
     assert "counter" in guest(e, "debug", "e", "--qemu-stub", "--batch", "--ex", "print &counter")
     assert guest(e, "stop", "e") == "e stopped\n"

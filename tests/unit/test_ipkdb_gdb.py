@@ -22,14 +22,6 @@ from rumplab import ports
 SECONDS = 60
 
 
-@pytest.fixture
-def key_file(tmp_path: Path) -> Path:
-    path = tmp_path / "ipkdb.key"
-    path.write_bytes(KEY)
-    path.chmod(0o600)
-    return path
-
-
 def framed(text: str) -> bytes:
     """A packet as GDB sends it."""
     return f"${text}#{sum(text.encode()) % 256:02x}".encode()

@@ -16,9 +16,9 @@ from pathlib import Path
 from rumplab import holders, macs, nics, ports
 from rumplab.config import Lab
 from rumplab.errors import NotProvisioned, RumplabError, UsageError
+from rumplab.guest import attach
 from rumplab.guest.definition import IPKDB, NETBSD, Guest
-from rumplab.kdb import console, reach
-from rumplab.kdb.packet import PORT
+from rumplab.kdb import console
 from rumplab.machines import Machine
 from rumplab.nics import Forward, Nic
 from rumplab.process import itself
@@ -26,8 +26,9 @@ from rumplab.process import itself
 ARCH = "i386"
 MODEL = "ne2k_pci"
 POLL_SECONDS = 0.05
-# For the answer to the opening: of a kernel that waits it comes at once.
+# For the answer to the opening. Of a kernel that waits it comes at once; one that has been debugged may have gone on.
 PATIENCE = 30
+PATIENCE_AGAIN = 5
 
 
 def slot() -> int:
@@ -58,6 +59,9 @@ def with_card(guest: Guest, net: str | None, port: int | None, taken: Collection
     free one that is not in `taken`, leads to it. UsageError for a port on the bridge.
     """
     net = net or (nics.BRIDGE if any(card.net == nics.BRIDGE for card in guest.nics) else nics.USER)
+    # Here and below only when it's used, so that other guests don't wait for it.
+    from rumplab.kdb.packet import PORT
+
     if net == nics.BRIDGE:
         if port is not None:
             raise UsageError("--ipkdb-port is for a user network; on the bridge, the kernel is reached by its address")
@@ -74,6 +78,8 @@ def waits(machine: Machine) -> bool:
 
 def place(machine: Machine, lab: Lab) -> tuple[IPv4Address, int] | None:
     """Where its IPKDB is reached; None as long as it has no address on the bridge."""
+    from rumplab.kdb import reach
+
     try:
         return reach.place_of(machine, lab)
     except (RumplabError, NotProvisioned):
@@ -91,7 +97,7 @@ def until_waiting(machine: Machine, lab: Lab, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while True:
         said = console.meaning(machine.serial_log)
-        if said and said != console.WAITS:
+        if said and said not in (console.WAITS, console.WENT_ON):
             raise RumplabError(f"{machine.name} can't be debugged by IPKDB: {said}")
         # On the bridge, the lease says that the kernel has got its address.
         if said and addressed(machine) and place(machine, lab):
@@ -115,7 +121,8 @@ def addressed(machine: Machine) -> bool:
 def bridge_argv(machine: Machine, key_file: str | None) -> list[str]:
     """The bridge to the kernel, for ``target remote |``."""
     key = ["--key-file", key_file] if key_file else []
-    return itself("ipkdb", machine.name, "--stdio", "--timeout", str(PATIENCE), *key)
+    again = attach.lock_path(machine, IPKDB).exists() and not waits(machine)
+    return itself("ipkdb", machine.name, "--stdio", "--timeout", str(PATIENCE_AGAIN if again else PATIENCE), *key)
 
 
 def refuse_interrupt(machine: Machine) -> None:

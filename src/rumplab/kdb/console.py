@@ -8,6 +8,10 @@ TAIL = 64 * 1024
 # The first comes before the kernel has asked for its address, the second with it.
 WAITING = ("waiting for remote debugger", "My IP address is")
 WAITS = "its kernel waits for a debugger: then the key may be the wrong one"
+WENT_ON = (
+    "its kernel has said more since it waited for a debugger: if it runs, it listens at its next stop, and after a"
+    " detach in a panic only"
+)
 # The kernel's own words, and what they mean for who waits for an answer. The last one in the log counts.
 MEANINGS = (
     *((words, WAITS) for words in WAITING),
@@ -23,7 +27,10 @@ def meaning(log: Path) -> str:
     """What the end of a console's log means for IPKDB; '' when it says nothing about it."""
     text = tail(log)
     found = [(text.rfind(words), said) for words, said in MEANINGS if words in text]
-    return max(found)[1] if found else ""
+    said = max(found)[1] if found else ""
+    if said == WAITS and not any(words in last_line(log) for words in WAITING):
+        return WENT_ON
+    return said
 
 
 def last_line(log: Path) -> str:
