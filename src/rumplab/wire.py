@@ -145,8 +145,22 @@ class Wire:
             readable, writable, _ = select.select([self.guest], wanted, [], QUIET_SECONDS)
             if (writable and not self.send()) or (readable and not self.receive()):
                 return
-            if not readable and not writable and not (self.outgoing.owed or self.outgoing.asked):
+            expected = self.outgoing.owed or self.outgoing.asked or unread(self.guest)
+            if not readable and not writable and not expected:
                 return
+
+
+def unread(sender: socket.socket) -> bool:
+    """Whether the other end hasn't read all that was sent yet; False where the system can't tell."""
+    # Only here, as in send_break() and run_command(): GDB has gone by then.
+    import fcntl
+    import termios
+
+    try:
+        count = fcntl.ioctl(sender, termios.TIOCOUTQ, bytes(4))
+    except OSError:
+        return False
+    return any(count)
 
 
 def write_all(sink: int, data: bytes) -> bool:

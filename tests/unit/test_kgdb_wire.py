@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,3 +106,16 @@ def test_a_kernel_that_never_answers_is_given_up(line: Line) -> None:
     line.hang_up()
     assert line.gdb.wait(SECONDS) == 0
     assert line.kernel.recv(1) == b""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what the other end has read")
+def test_the_line_is_held_until_the_machine_has_taken_the_last_byte(line: Line) -> None:
+    """QEMU drops what it hasn't read when its client hangs up."""
+    line.ask(b"$k#6b")
+    line.kernel.sendall(b"$OK#9a")
+    line.hang_up()
+    # The machine's other threads have the processor for a while.
+    time.sleep(SLOWLY)
+    assert line.gdb.poll() is None
+    line.takes(b"+")
+    assert line.gdb.wait(SECONDS) == 0
