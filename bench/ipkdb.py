@@ -116,33 +116,36 @@ def round_trip(port: int, address: int) -> float:
         return statistics.mean(ask(n, packet.peek(address, packet.DATA_LIMIT)) for n in trips)
 
 
-def measure(program: Path, directory: Path, rounds: int) -> dict[str, list[float]]:
-    """Seconds a round trip, a step by the bridge and by QEMU's stub; and the bytes a second that the bridge reads."""
-    figures: dict[str, list[float]] = {"trip": [], "bridge": [], "stub": [], "read": []}
+def measure(program: Path, figures: dict[str, list[float]]) -> None:
+    """Adds one round's seconds a round trip, a step by the bridge and by QEMU's stub, and bytes a second that the
+    bridge reads. Each round has a kernel of its own: one that has come far waits for its clock, step by step."""
     port, stub, address = ports.free(), ports.free(), address_of(program, "ramdisk")
-    (directory / "key").write_bytes(KEY)
-    extra = ["-netdev", f"user,id=n,hostfwd=udp:127.0.0.1:{port}-:1138", "-device", "ne2k_pci,netdev=n,addr=3"]
-    extra += ["-initrd", str(directory / "key"), "-gdb", f"tcp:127.0.0.1:{stub}"]
-    dump = f"dump binary memory {directory}/dump {address} {address}"
-    with Guest(program, directory, extra=extra) as guest:
-        guest.wait_for("My IP address is")
-        for _ in range(rounds):
+    with tempfile.TemporaryDirectory(prefix="ri") as name:
+        directory = Path(name)
+        (directory / "key").write_bytes(KEY)
+        extra = ["-netdev", f"user,id=n,hostfwd=udp:127.0.0.1:{port}-:1138", "-device", "ne2k_pci,netdev=n,addr=3"]
+        extra += ["-initrd", str(directory / "key"), "-gdb", f"tcp:127.0.0.1:{stub}"]
+        dump = f"dump binary memory {directory}/dump {address} {address}"
+        with Guest(program, directory, extra=extra) as guest:
+            guest.wait_for("My IP address is")
             figures["trip"].append(round_trip(port, address))
             with Bridge(port) as bridge:
                 # Leaving by disconnect keeps the target stopped for the next session.
-                few, many = (gdb(bridge.remote, f"stepi {n}", "disconnect") for n in (FEW, MANY))
-                figures["bridge"].append((many - few) / (MANY - FEW))
                 little, much = (gdb(bridge.remote, f"{dump} + {n}", "disconnect") for n in (1, MIB))
                 figures["read"].append(MIB / (much - little))
+                few, many = (gdb(bridge.remote, f"stepi {n}", "disconnect") for n in (FEW, MANY))
+                figures["bridge"].append((many - few) / (MANY - FEW))
             few, many = (gdb(f"127.0.0.1:{stub}", f"stepi {n}", "detach") for n in (FEW, MANY))
             figures["stub"].append((many - few) / (MANY - FEW))
-    return figures
 
 
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
+    figures: dict[str, list[float]] = {"trip": [], "bridge": [], "stub": [], "read": []}
     with tempfile.TemporaryDirectory(prefix="ri") as directory:
-        figures = measure(build(Path(directory)), Path(directory), rounds)
+        program = build(Path(directory))
+        for _ in range(rounds):
+            measure(program, figures)
     trip, bridge_step, stub_step, read = (statistics.median(values) for values in figures.values())
     limit = packet.DATA_LIMIT / trip
     print(f"round trip of {packet.DATA_LIMIT} bytes  {trip * 1e6:8.0f} us, so at most {limit / MIB:.2f} MiB/s")

@@ -125,7 +125,7 @@ def test_what_is_known_of_a_stop_is_at_hand_and_nothing_else() -> None:
         assert stopped is not None and stopped.startswith(b"T05")
         assert stub.ready(b"g") == await stub.handle(b"g")
         assert stub.ready(f"m{TEXT:x},4".encode()) is None
-        stub.look_ahead()
+        await stub.look_ahead()
         await asyncio.sleep(1)
         done = list(bench.kernel.done)
         assert stub.ready(f"m{TEXT:x},4".encode()) == PROGRAM[:4].hex().encode()
@@ -149,7 +149,7 @@ def test_a_breakpoint_is_not_seen_in_what_is_at_hand() -> None:
         stub = bench.stub()
         await stub.handle(f"Z0,{LOOP_INCREMENT:x},1".encode())
         await stub.handle(b"s")
-        stub.look_ahead()
+        await stub.look_ahead()
         await asyncio.sleep(1)
         assert bench.kernel.cpu.byte(LOOP_INCREMENT) == 0xCC
         return stub.ready(f"m{LOOP_INCREMENT:x},1".encode())
@@ -164,7 +164,7 @@ def test_looking_ahead_at_a_target_that_is_lost_is_told_by_the_next_command() ->
         stub = bench.stub()
         await stub.handle(b"?")
         bench.kernel.boot()
-        stub.look_ahead()
+        await stub.look_ahead()
         await asyncio.sleep(30)
         with pytest.raises(Lost):
             await stub.handle(f"m{DATA:x},4".encode())

@@ -38,6 +38,8 @@ class Conversation:
         trace: Callable[[str, bytes], None] | None = None,
     ) -> None:
         self.stub, self.reader, self.writer = stub, reader, writer
+        # asyncio makes room for as much each time that it reads, a quarter of a MiB by itself.
+        writer.transport.max_size = CHUNK  # type: ignore[attr-defined]
         self._trace = trace or (lambda direction, data: None)
         self._acks = True
         self._last = b""
@@ -140,7 +142,7 @@ class Conversation:
         if reply is not None:
             self._send(reply)
         if resumes:
-            self.stub.look_ahead()
+            await self.stub.look_ahead()
         if data == NO_ACKS:
             self._acks = False
 

@@ -96,11 +96,8 @@ class Stub:
         found = self.breakpoints.kept(address, size)
         return None if found is None else binascii.hexlify(found)
 
-    def look_ahead(self) -> None:
+    async def look_ahead(self) -> None:
         """After a stop: reads what GDB is going to ask for, while GDB makes up its mind."""
-        self.outlive(asyncio.create_task(self._look_ahead()))
-
-    async def _look_ahead(self) -> None:
         async with self._lock:
             if self._area is not None and not self.over:
                 # A target that is lost is so for the next command too, which tells GDB.
