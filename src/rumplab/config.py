@@ -35,7 +35,7 @@ class Component:
     @property
     def remedy(self) -> str:
         """The command that provisions this component."""
-        return f"{self.provision} --tags {self.name}"
+        return f"{self.provision} --tags {tag(self.name)}"
 
     def path(self, logical: str) -> str:
         """The absolute path of `logical`. NotProvisioned when it is unnamed or no longer there."""
@@ -66,7 +66,7 @@ class Lab:
 
     def component(self, name: str) -> Component:
         """The installed component `name`. NotProvisioned when it is absent or deferred."""
-        remedy = f"{self.provision} --tags {name}"
+        remedy = f"{self.provision} --tags {tag(name)}"
         path = self.components_dir / f"{name}.json"
         if not path.is_file():
             raise NotProvisioned(f"{name} is not provisioned; run: {remedy}")
@@ -81,7 +81,7 @@ class Lab:
         return [self._read(path) for path in sorted(self.components_dir.glob("*.json"))]
 
     def _read(self, path: Path) -> Component:
-        remedy = f"{self.provision} --tags {path.stem}"
+        remedy = f"{self.provision} --tags {tag(path.stem)}"
         data = read_object(path, remedy)
         paths = data.get("paths", {})
         if not isinstance(paths, dict) or not all(isinstance(value, str) for value in paths.values()):
@@ -97,6 +97,14 @@ class Lab:
             paths=paths,
             provision=self.provision,
         )
+
+
+def tag(component: str) -> str:
+    """What ``./provision --tags`` calls the role that provides `component`: the same, but for the parts of a NetBSD
+    release, of which there are several for each machine."""
+    if not component.startswith("netbsd_"):
+        return component
+    return "ipkdb" if component.endswith("_ipkdb") else "netbsd_guest"
 
 
 def read_object(path: Path, remedy: str) -> dict[str, Any]:

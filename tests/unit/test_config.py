@@ -25,6 +25,21 @@ def test_component_that_is_not_there_names_its_command(empty_lab: LabPrefix) -> 
         config.load().component("gdb")
 
 
+@pytest.mark.parametrize(
+    ("component", "tag"),
+    [
+        ("netbsd_sources", "netbsd_guest"),
+        ("netbsd_kernel_amd64_nokasan", "netbsd_guest"),
+        ("netbsd_kernel_i386_ipkdb", "ipkdb"),
+        ("netbsd_tools_i386_ipkdb", "ipkdb"),
+        ("ipkdbdemo", "ipkdbdemo"),
+    ],
+)
+def test_the_tag_is_that_of_the_role(empty_lab: LabPrefix, component: str, tag: str) -> None:
+    with pytest.raises(NotProvisioned, match=rf"{component} is not provisioned; run: .*\./provision --tags {tag}$"):
+        config.load().component(component)
+
+
 def test_deferred_component_says_why(empty_lab: LabPrefix) -> None:
     empty_lab.component("gdb", {}, state="deferred", reason="connection refused", stamp=None)
     with pytest.raises(NotProvisioned, match=r"deferred \(connection refused\); complete it: .*--tags gdb"):

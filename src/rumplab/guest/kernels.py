@@ -8,14 +8,10 @@ import pwd
 from dataclasses import dataclass
 from pathlib import Path
 
-from rumplab.config import Component, Lab
+from rumplab.config import Component, Lab, tag
 from rumplab.errors import NotProvisioned, RumplabError
 from rumplab.guest.definition import DIRECT, GRUB, IPKDB, LINUX, Guest
 from rumplab.image import multiboot
-
-# What provisions the components netbsd_kernel_ARCH, netbsd_disk_ARCH, netbsd_sources and netbsd_pcictl_ARCH; role
-# ipkdb provides the same with its name behind, of a release of its own.
-ROLE = "netbsd_guest"
 
 
 @dataclass(frozen=True)
@@ -55,11 +51,11 @@ def resolve(lab: Lab, guest: Guest) -> Kernel:
 
 def built(lab: Lab, guest: Guest) -> Component:
     """The component with the lab's kernel for `guest`. NotProvisioned names the command that builds one."""
-    role = IPKDB if guest.config == IPKDB else ROLE
-    remedy = f"{lab.provision} --tags {role}"
     name, what = f"netbsd_kernel_{guest.arch}", f"NetBSD kernel for {guest.arch}"
     if guest.config is not None:
         name, what = f"{name}_{guest.config}", f"{what} called '{guest.config}'"
+    role = tag(name)
+    remedy = f"{lab.provision} --tags {role}"
     try:
         component = lab.component(name)
     except NotProvisioned as error:
