@@ -95,6 +95,21 @@ class LabPrefix:
             text=True,
         )
 
+    def gdb(self, *commands: str, timeout: float = SECONDS) -> str:
+        """What the host's GDB prints for `commands`, of which some may start ``rumplab`` in this lab."""
+        argv = [host_tool("gdb"), "-nx", "-batch", *(part for one in commands for part in ("-ex", one))]
+        done = subprocess.run(
+            argv,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        return done.stdout
+
     def argv(self, *arguments: str | Path) -> list[str]:
         return [sys.executable, "-m", "rumplab", *map(str, arguments)]
 

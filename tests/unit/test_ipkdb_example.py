@@ -17,14 +17,13 @@ import pytest
 from ipkdb import ethernet
 from ipkdb.client import Client, by_udp
 from ipkdb.ethernet import GUEST, GUEST_MAC, HOST, HOST_MAC, MORE, Relay, Segment
-from ipkdb.kernel import seal
+from ipkdb.kernel import KEY, seal
 from kgdb.guest import Guest
 from staging import EXAMPLES, IPKDB_EXAMPLE, build, copy_example, needs_compiler, needs_qemu
 from unit.labfixture import LabPrefix, host_tool
 
 pytestmark = [pytest.mark.qemu, needs_qemu, needs_compiler]
 
-KEY = b"a key of the laboratory"
 WAITING = "waiting for remote debugger"
 SECONDS = 120
 NO_TABLE = 0x70000000
@@ -93,30 +92,11 @@ def debuggee(start: Callable[..., Guest], tmp_path: Path) -> Debuggee:
     return Debuggee(guest, port, capture)
 
 
-@pytest.fixture
-def key_file(tmp_path: Path) -> Path:
-    path = tmp_path / "ipkdb.key"
-    path.touch(0o600)
-    path.write_bytes(KEY)
-    return path
-
-
 def gdb(lab: LabPrefix, program: Path, port: int, key_file: Path, *commands: str) -> str:
     """What GDB says on the bridge to a port of 127.0.0.1."""
     bridge = " ".join(lab.argv("ipkdb", "--target", f"127.0.0.1:{port}", "--key-file", key_file, "--stdio"))
     words = (f"file {program}", f"directory {IPKDB_EXAMPLE}", f"target remote | {bridge}", *commands)
-    argv = [host_tool("gdb"), "-nx", "-batch", *(part for one in words for part in ("-ex", one))]
-    done = subprocess.run(
-        argv,
-        env=lab.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    return done.stdout
+    return lab.gdb(*words, timeout=SECONDS)
 
 
 def test_every_point_of_the_list_for_ports(debuggee: Debuggee, empty_lab: LabPrefix, key_file: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from ipkdb.kernel import DATA, FILLING, KEY, LOOP_INCREMENT, TEXT
 from ipkdb.server import Server
 from ipkdb.weather import FINE, Weather
-from unit.labfixture import LabPrefix, host_tool
+from unit.labfixture import LabPrefix
 
 from rumplab import ports
 
@@ -29,19 +29,7 @@ def framed(text: str) -> bytes:
 
 def gdb(remote: str, *commands: str, lab: LabPrefix) -> str:
     """What GDB prints."""
-    first = ("set architecture i386", f"target remote {remote}")
-    argv = [host_tool("gdb"), "-nx", "-batch", *(part for one in (*first, *commands) for part in ("-ex", one))]
-    done = subprocess.run(
-        argv,
-        env=lab.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    return done.stdout
+    return lab.gdb("set architecture i386", f"target remote {remote}", *commands)
 
 
 @contextmanager
