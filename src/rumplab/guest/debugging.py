@@ -105,7 +105,7 @@ def gdb_session(
     return KgdbSession(
         stub=gdbside.QEMU if qemu_stub else own,
         architecture=guest.arch,
-        bridge=tuple(ipkdb.bridge_argv(machine, key_file)),
+        bridge=tuple(ipkdb.bridge_argv(machine, key_file)) if own == gdbside.IPKDB else (),
         socket=str(socket_path(machine, DEBUGGER)),
         port=machine.gdb_port,
         control=None if linux else str(machine.socket),
