@@ -105,13 +105,20 @@ class Wire:
                 if not write_all(self.sink, data):
                     return True
             if self.source in readable:
-                data = read(self.source, CHUNK)
+                data = self.command()
                 if not data:
                     return True
                 kept, interrupts = self.outgoing.feed(data, self.incoming)
                 self.waiting += kept
                 for _ in range(interrupts):
                     interrupt()
+
+    def command(self) -> bytes:
+        """What GDB sends, nothing once it has hung up: maybe with something unread, which resets its socket."""
+        try:
+            return read(self.source, CHUNK)
+        except ConnectionError:
+            return b""
 
     def receive(self) -> bytes:
         """What the guest sends, nothing once it has closed the line."""
@@ -168,7 +175,7 @@ def write_all(sink: int, data: bytes) -> bool:
     try:
         while data:
             data = data[write(sink, data) :]
-    except BrokenPipeError:
+    except ConnectionError:
         return False
     return True
 
