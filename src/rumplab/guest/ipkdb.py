@@ -73,7 +73,7 @@ def with_card(guest: Guest, net: str | None, port: int | None, taken: Collection
 
 def waits(machine: Machine) -> bool:
     """Whether the kernel is in IPKDB, as far as its console tells: nothing has come after its words that it waits."""
-    return any(words in console.last_line(machine.serial_log) for words in console.WAITING)
+    return console.waits(console.tail(machine.serial_log))
 
 
 def place(machine: Machine, lab: Lab) -> tuple[IPv4Address, int] | None:

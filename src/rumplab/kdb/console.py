@@ -28,15 +28,13 @@ def meaning(log: Path) -> str:
     text = tail(log)
     found = [(text.rfind(words), said) for words, said in MEANINGS if words in text]
     said = max(found)[1] if found else ""
-    if said == WAITS and not any(words in last_line(log) for words in WAITING):
-        return WENT_ON
-    return said
+    return WENT_ON if said == WAITS and not waits(text) else said
 
 
-def last_line(log: Path) -> str:
-    """The last line on a console that isn't blank; '' where there is none."""
-    lines = tail(log).split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+def waits(text: str) -> bool:
+    """Whether the last thing on a console is that the kernel waits for a debugger."""
+    last = next((line for line in reversed(text.split("\n")) if line.strip()), "")
+    return any(words in last for words in WAITING)
 
 
 def tail(log: Path) -> str:
