@@ -23,6 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 
+from staging import KGDB_EXAMPLE, build  # noqa: E402
 from unit.labfixture import LabPrefix, make_lab  # noqa: E402
 
 ROUNDS = 5
@@ -38,14 +39,6 @@ def tool(name: str) -> str:
     if path is None:
         sys.exit(f"{name} is not on the path")
     return path
-
-
-def build(directory: Path) -> Path:
-    program = directory / "kgdb.bin"
-    variables = ["ARCH=amd64", f"OUT={program}", f"OBJ={directory / 'obj'}"]
-    argv = ["make", "-s", "-C", str(ROOT / "examples" / "kgdb"), *variables]
-    subprocess.run(argv, timeout=SECONDS, check=True)
-    return program
 
 
 def prepare(directory: Path, program: Path) -> LabPrefix:
@@ -102,7 +95,7 @@ def by_the_lab(lab: LabPrefix) -> float:
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
     with tempfile.TemporaryDirectory(prefix="rb") as directory:
-        program = build(Path(directory))
+        program = build(KGDB_EXAMPLE, Path(directory) / "kgdb.bin", "ARCH=amd64")
         lab = prepare(Path(directory), program)
         pairs = [(by_hand(program), by_the_lab(lab)) for _ in range(rounds)]
         hand, ours = (statistics.median(side) for side in zip(*pairs, strict=True))

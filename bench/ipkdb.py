@@ -22,30 +22,21 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src"))
-
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 
 from kgdb.guest import Guest  # noqa: E402
+from staging import IPKDB_EXAMPLE, build  # noqa: E402
 
 from rumplab import ports  # noqa: E402
 from rumplab.kdb import packet  # noqa: E402
 from rumplab.kdb.packet import Packet  # noqa: E402
 
-EXAMPLE = ROOT / "examples" / "ipkdb"
 KEY = b"a key for measurements"
 ROUNDS = 5
 FEW, MANY = 10, 1010
 MIB = 1 << 20
 PATIENCE = 600
 TRIES = 100
-
-
-def build(directory: Path) -> Path:
-    program = directory / "ipkdb.bin"
-    argv = ["make", "-s", "-C", str(EXAMPLE), f"OUT={program}", f"OBJ={directory / 'obj'}"]
-    subprocess.run(argv, timeout=PATIENCE, check=True)
-    return program
 
 
 def address_of(program: Path, symbol: str) -> int:
@@ -143,7 +134,7 @@ def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
     figures: dict[str, list[float]] = {"trip": [], "bridge": [], "stub": [], "read": []}
     with tempfile.TemporaryDirectory(prefix="ri") as directory:
-        program = build(Path(directory))
+        program = build(IPKDB_EXAMPLE, Path(directory) / "ipkdb.bin")
         for _ in range(rounds):
             measure(program, figures)
     trip, bridge_step, stub_step, read = (statistics.median(values) for values in figures.values())

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,24 +23,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from kgdb import session
-from kgdb.guest import Guest
+from kgdb.guest import WAITING, Guest
+from staging import KGDB_EXAMPLE, build
 
 from rumplab import ports
 from rumplab.guest import gdbside
 from rumplab.guest.gdbside import QEMU, KgdbSession
 
-EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "kgdb"
 ROUNDS = 5
 MIB = 1 << 20
-WAITING = "kgdb waiting..."
 PATIENCE = 300
-
-
-def build(directory: Path) -> Path:
-    program = directory / "kgdb.bin"
-    variables = ["ARCH=amd64", f"OUT={program}", f"OBJ={directory / 'obj'}"]
-    subprocess.run(["make", "-s", "-C", str(EXAMPLE), *variables], timeout=PATIENCE, check=True)
-    return program
 
 
 def run(prepared: Sequence[str], wanted: Sequence[str]) -> None:
@@ -96,7 +87,7 @@ def read_back(program: Path, stub: str) -> tuple[float, int]:
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
     with tempfile.TemporaryDirectory() as directory:
-        program = build(Path(directory))
+        program = build(KGDB_EXAMPLE, Path(directory) / "kgdb.bin", "ARCH=amd64")
         pairs = [(to_prompt(program, True), to_prompt(program, False)) for _ in range(rounds)]
         hand, ours = (statistics.median(side) for side in zip(*pairs, strict=True))
         print(f"to the prompt: by hand {hand:.2f} s, prepared {ours:.2f} s, ratio {ours / hand:.2f}")
