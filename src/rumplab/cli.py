@@ -22,7 +22,7 @@ from rumplab import __version__
 from rumplab.errors import RumplabError
 
 VERBS = (
-    *("status", "doctor", "build", "stage", "run", "ps", "logs", "stop"),
+    *("status", "doctor", "build", "stage", "run", "ps", "logs", "screen", "type", "stop"),
     *("debug", "guest", "ipkdb", "net", "export", "smoke"),
 )
 HIDDEN_VERBS = ("completion",)

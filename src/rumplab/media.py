@@ -11,16 +11,26 @@ from rumplab.errors import RumplabError
 
 SECTOR = 512
 MAGICS = {b"QFI\xfb": "qcow2", b"KDMV": "vmdk"}
+FORMATS = ("raw", *MAGICS.values())
+# ISO 9660: the first volume descriptor, in the 17th sector of 2048 bytes, and what it says after a byte for its kind.
+ISO_AT, ISO_MAGIC = 16 * 2048 + 1, b"CD001"
 
 
 @dataclass(frozen=True)
 class Media:
-    """A program (`format` is None) or a disk image of `format`, and the program in it, if known."""
+    """A program (`format` is None) or a disk image of `format`, and the program in it, if known. With `cd` it is a
+    CD's, which may be a disk's too (a hybrid)."""
 
     path: str
     format: str | None
     program: str | None
     program_sha256: str | None
+    cd: bool = False
+
+    @property
+    def staged(self) -> bool:
+        """Whether it is an image that ``rumplab stage`` made."""
+        return self.format is not None and self.program is not None
 
 
 def inspect(path: str) -> Media:
@@ -30,6 +40,8 @@ def inspect(path: str) -> Media:
     try:
         with open(absolute, "rb") as handle:
             head = handle.read(SECTOR)
+            handle.seek(ISO_AT)
+            cd = handle.read(len(ISO_MAGIC)) == ISO_MAGIC
     except OSError as error:
         raise RumplabError(
             f"cannot read {path}: {error.strerror}; give an image made by 'rumplab stage', or a program"
@@ -39,7 +51,7 @@ def inspect(path: str) -> Media:
     if len(head) < SECTOR:
         raise RumplabError(f"{path} is neither an ELF program nor a disk image ({len(head)} bytes)")
     program, sha256 = sidecar(absolute)
-    return Media(absolute, MAGICS.get(head[:4], "raw"), program, sha256)
+    return Media(absolute, MAGICS.get(head[:4], "raw"), program, sha256, cd and head[:4] not in MAGICS)
 
 
 def sidecar(image: str) -> tuple[str | None, str | None]:
