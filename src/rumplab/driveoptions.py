@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rumplab import disks, media
+from rumplab.config import Lab
 from rumplab.disks import Disk
 from rumplab.errors import RumplabError, UsageError
+from rumplab.image import recorded
 
 SETTINGS = "disk=CONTROLLER, format=FORMAT and snapshot"
 
@@ -53,7 +55,7 @@ def wish(text: str) -> Wish:
     return Wish(file, found.get("disk"), found.get("format"), "snapshot" in found)
 
 
-def disk(wanted: Wish) -> Disk:
+def disk(wanted: Wish, lab: Lab, allow_backing: bool = False) -> Disk:
     """The disk that --drive asks for: a CD where the file is one and no controller is named."""
     path = Path(wanted.file)
     if not path.is_file() and not path.is_block_device():
@@ -63,4 +65,5 @@ def disk(wanted: Wish) -> Disk:
     if found.format is None:
         raise UsageError(f"--drive: {wanted.file} is a program, not a disk; name it first, to boot it")
     controller = wanted.disk or (disks.CDROM if found.cd else disks.DEFAULT)
-    return Disk(str(path.resolve()), wanted.format or found.format, controller, wanted.snapshot)
+    file = str(path.resolve())
+    return Disk(file, recorded.settle(lab, file, found.format, wanted.format, allow_backing), controller, wanted.snapshot)

@@ -13,12 +13,13 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from rumplab import config, media
 from rumplab.digest import sha256
 from rumplab.errors import RumplabError, UsageError
-from rumplab.image import disk, formats, vmdk
+from rumplab.image import disk, formats, recorded, vmdk
 from rumplab.machines import open_machines
 from rumplab.process import interruptible
 from rumplab.vmware import directory as layout
@@ -61,6 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--vmware", metavar="DIR", type=Path, required=True, help="the directory to make")
     parser.add_argument("--force", action="store_true", help="replace an earlier export")
+    parser.add_argument("--format", choices=media.FORMATS, help="of IMAGE (default: as on record; see docs/run.md)")
+    parser.add_argument("--allow-backing", action="store_true", help="take an IMAGE that names other files")
     parser.add_argument(
         "--port", type=port, default=vmx.PORT, help="of the debug stub, on 127.0.0.1 (default: %(default)s)"
     )
@@ -89,6 +92,8 @@ def run(args: argparse.Namespace) -> int:
     found = media.inspect(args.image)
     if found.format is None:
         raise UsageError(f"{args.image} is a program; make an image of it first with 'rumplab stage'")
+    kind = recorded.settle(lab, found.path, found.format, args.format, args.allow_backing)
+    found = replace(found, format=kind)
     target = Path(os.path.abspath(args.vmware))
     check_target(target, Path(found.path), args.force)
     machine = virtual_machine(args, target)
@@ -106,6 +111,10 @@ def run(args: argparse.Namespace) -> int:
         describe(machine, digest, work)
         take_place(work, target)
     report(args, target, machine, digest, time.monotonic() - started)
+    warn(
+        f"VMware's debug stub listens on TCP port {machine.port} of 127.0.0.1 while the machine runs, and every user of"
+        " this host can attach to it: who does has the guest, its memory and its disk; use it on a host of your own"
+    )
     return 0
 
 

@@ -45,7 +45,8 @@ class Forward:
 class Nic:
     """A card of one of MODELS on one of NETWORKS. `mac` is empty as long as none has been chosen.
 
-    `slot` is where it must be on the board's own PCI bus; with 0 it goes where there is room.
+    `slot` is where it must be on the board's own PCI bus; with 0 it goes where there is room. `open` lets the guest
+    reach the host's loopback interface over a user network, and with it whatever the host reaches.
     """
 
     model: str = "e1000"
@@ -53,21 +54,29 @@ class Nic:
     mac: str = macs.DEFAULT
     forwards: tuple[Forward, ...] = ()
     slot: int = 0
+    open: bool = False
+
+    @property
+    def restricted(self) -> bool:
+        """Whether QEMU keeps the guest in. It forwards no UDP to a guest that is kept in, whose answers it drops."""
+        return self.net == USER and not self.open and all(item.protocol != "udp" for item in self.forwards)
 
 
 @dataclass(frozen=True)
 class Link:
-    """How a card gets on the bridge: the kind of -netdev and its options, each with the comma before it."""
+    """How a card gets on the bridge: the kind of -netdev and its options, each with the comma before it. `spawns` says
+    that QEMU runs a program for it."""
 
     kind: str
     options: str = ""
+    spawns: bool = False
 
 
 def helper_link(bridge: str, helper: str) -> Link:
     """Through qemu-bridge-helper, which needs no root."""
     # QEMU gives a helper to the shell if there is a blank in it, and runs it as it is otherwise.
     command = shlex.quote(helper) if any(blank in helper for blank in " \t") else helper
-    return Link("bridge", f",br={bridge},helper={command.replace(',', ',,')}")
+    return Link("bridge", f",br={bridge},helper={command.replace(',', ',,')}", spawns=True)
 
 
 def vmnet_link(mode: str) -> Link:
@@ -130,4 +139,17 @@ def netdev(card: Nic, number: int, link: Link | None) -> str:
         return f"{link.kind},id=net{number}{link.options}"
     subnet = ipaddress.IPv4Network((int(NETWORK.network_address) + (number << 8), NETWORK.prefixlen))
     rules = "".join(f",hostfwd={forward.rule}" for forward in card.forwards)
-    return f"user,id=net{number},net={subnet},dhcpstart={subnet[FIRST_GUEST]}{rules}"
+    # QEMU has one switch: the guest reaches the host's loopback and all the rest, or nothing but forwards.
+    kept = ",restrict=on" if card.restricted else ""
+    return f"user,id=net{number},net={subnet},dhcpstart={subnet[FIRST_GUEST]}{kept}{rules}"
+
+
+def opened_by_udp(cards: Iterable[Nic]) -> list[Forward]:
+    """The forwards of `cards` for which QEMU can't keep the guest in, where nobody has asked for that."""
+    return [
+        item
+        for card in cards
+        if card.net == USER and not card.open and not card.restricted
+        for item in card.forwards
+        if item.protocol == "udp"
+    ]

@@ -27,15 +27,18 @@ from rumplab import (
     ports,
     qemu,
     rumprunconfig,
+    sandbox,
 )
+from rumplab.config import Lab
 from rumplab.disks import Disk
 from rumplab.errors import RumplabError, UsageError
+from rumplab.image import recorded
 from rumplab.machines import Machine, Machines, addressed, base_name, check_name, open_machines
 
 HELP = "boot an image or a program in QEMU, with a debug stub"
 EPILOG = """\
-The machine: a PC with an e1000 (54:54:00:55:55:55) behind a PCI bridge, user network 192.168.76.0/24, debug stub on
-127.0.0.1. Options change each part of it.
+The machine: a PC with an e1000 (54:54:00:55:55:55) behind a PCI bridge, user network 192.168.76.0/24, and a debug stub
+that only you can reach, by 'rumplab debug'. Options change each part of it.
 
 Its console is the serial port, on this terminal (Ctrl-A x ends QEMU, Ctrl-A c is its monitor), and there is no VGA
 card: programs and staged images. Any other image, and a CD, has its console on the screen of a VGA card, on this
@@ -99,6 +102,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory", type=memory, default="128M", metavar="SIZE", help="default: %(default)s")
     parser.add_argument("--disk", choices=disks.CHOICES, help="an IMAGE's controller (default: virtio)")
     driveoptions.add_arguments(parser)
+    parser.add_argument(
+        "--format", choices=media.FORMATS, help="of an IMAGE (default: as on record; see docs/run.md)"
+    )
+    parser.add_argument(
+        "--allow-backing", action="store_true", help="take disks that name other files, as a qcow2 over another disk"
+    )
     parser.add_argument("--snapshot", action="store_true", help="throw writes to all disks away")
     parser.add_argument(
         "--accel",
@@ -107,7 +116,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="auto, the default: the quickest that works here",
     )
     parser.add_argument(
-        "--gdb-port", type=port, metavar="PORT", help="the debug stub's port (default: a free one)"
+        "--gdb-port",
+        type=port,
+        metavar="PORT",
+        help="the debug stub on this TCP port of 127.0.0.1, where every user of this host has it",
     )
     parser.add_argument("--symbols", metavar="FILE", help="the ELF file whose symbols debug loads")
     parser.add_argument(
@@ -119,9 +131,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     netoptions.add_arguments(parser)
 
 
-def further_disks(args: argparse.Namespace) -> tuple[Disk, ...]:
+def further_disks(args: argparse.Namespace, lab: Lab) -> tuple[Disk, ...]:
     """What --drive asks for."""
-    found = (driveoptions.disk(wanted) for wanted in args.drive)
+    found = (driveoptions.disk(wanted, lab, args.allow_backing) for wanted in args.drive)
     return tuple(replace(disk, snapshot=disk.snapshot or args.snapshot) for disk in found)
 
 
@@ -217,7 +229,12 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     if found.cd and args.disk is not None:
         # A hybrid is a disk's image, too.
         found = replace(found, cd=False)
-    spec = make_spec(args, found, emulator, further_disks(args))
+    if found.format is None and args.format is not None:
+        raise UsageError(f"{args.image} is a program; --format is for a disk image")
+    if found.format is not None:
+        kind = recorded.settle(lab, found.path, found.format, args.format, args.allow_backing)
+        found = replace(found, format=kind)
+    spec = make_spec(args, found, emulator, further_disks(args, lab))
     module = rumprunconfig.make(args.config, args.rumprun_schema, lab, "--config") if args.config else None
     if spec.vga and not args.detach:
         spec = replace(spec, display=consoles.CURSES)
@@ -234,17 +251,23 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     if spec.accel == "auto":
         spec = replace(spec, accel=accel.decide(emulator, component.version, machines.root).chosen)
         record = replace(record, accel=spec.accel)
+    spec = replace(
+        spec, sandbox=sandbox.choose(emulator, component.version, machines.root, spec.link, spec.extra)
+    )
+    if spec.gdb_port:
+        ports.warn_of_stub(spec.gdb_port)
+    netoptions.warn(cards)
     seen = macs.learned(way.bridge) if way and way.bridge else frozenset()
     if args.dry_run:
         cards = addressed(cards, record.name, machines.all(), seen)
         file = f"{record.name}.config.json"
-        spec = replace(spec, nics=cards, gdb_port=spec.gdb_port or ports.free(record.tcp_ports))
+        spec = replace(spec, nics=cards, stub=f"{record.name}.gdb.sock")
         spec = replace(spec, initrd=f"./{file}" if module else None)
         say_disks(spec)
         print(command(spec, args.detach, (file, module) if module else None))
         return 0
     machine = machines.claim(record, numbered=args.name is None, seen_macs=seen)
-    spec = replace(spec, gdb_port=machine.gdb_port, nics=machine.nics)
+    spec = replace(spec, stub=machine.stub, nics=machine.nics)
     say_disks(spec)
     with module_file(module) as descriptor:
         spec = replace(spec, initrd=f"/dev/fd/{descriptor}" if descriptor is not None else None)
@@ -296,9 +319,10 @@ def start_detached(machines: Machines, machine: Machine, argv: list[str], passed
     if running is None:
         print(f"{machine.name} has run and ended; read its console with: rumplab logs {machine.name}")
         return 0
+    stub = f", debug stub {running.stub}" if running.gdb_port else ""
     print(
-        f"{running.name} runs (pid {running.pid}, {running.accel}, console {running.console}, debug stub"
-        f" 127.0.0.1:{running.gdb_port}); stop it with: rumplab stop {running.name}"
+        f"{running.name} runs (pid {running.pid}, {running.accel}, console {running.console}{stub}); attach with:"
+        f" rumplab debug {running.name}; stop it with: rumplab stop {running.name}"
     )
     if running.console == consoles.VGA:
         print(f"its console is the screen: rumplab screen {running.name}")
@@ -309,8 +333,7 @@ def start(
     machines: Machines, machine: Machine, argv: list[str], passed: tuple[int, ...], args: argparse.Namespace
 ) -> int:
     print(
-        f"rumplab: {machine.name}: console {machine.console}, debug stub on 127.0.0.1:{machine.gdb_port};"
-        f" attach with: rumplab debug {machine.name}",
+        f"rumplab: {machine.name}: console {machine.console}; attach with: rumplab debug {machine.name}",
         file=sys.stderr,
     )
     code = launch.foreground(machines, machine, argv, passed)

@@ -103,11 +103,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
 
     def describe() -> dict[str, object]:
-        return {"program": str(program), "sha256": sha256(program), "args": args.args}
+        return {"program": str(program), "sha256": sha256(program), "args": args.args, "format": args.format}
 
     needed = layout.image_size(contents) + sum(sum(item.contents) for item in volumes)
     # The raw image goes when the other one is made of it.
-    write_image(made, output, needed if args.format == "raw" else 2 * needed, describe)
+    write_image(made, output, needed if args.format == "raw" else 2 * needed, describe, args.force)
     seconds = time.monotonic() - started
     if args.json:
         report = {"image": str(output), "program": str(program), "size": size}

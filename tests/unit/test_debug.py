@@ -16,7 +16,7 @@ from rumplab.errors import RumplabError, UsageError
 from rumplab.gdbcall import Session
 from rumplab.machines import Machine, Machines, open_machines
 
-SESSION = Session(gdb="/g", gdbinit="/i", port=1234, program="/p")
+SESSION = Session(gdb="/g", gdbinit="/i", remote="127.0.0.1:1234", program="/p")
 
 
 def executed(argv: list[str]) -> list[str]:
@@ -33,7 +33,7 @@ def store(empty_lab: LabPrefix) -> Iterator[Machines]:
 
 
 def claim(store: Machines, name: str, program: str | None = None, digest: str | None = None) -> Machine:
-    wanted = Machine(name=name, directory="", gdb_port=0, program=program, program_sha256=digest)
+    wanted = Machine(name=name, directory="", program=program, program_sha256=digest)
     return store.claim(wanted, numbered=False)
 
 
@@ -122,7 +122,7 @@ def test_dry_run_prints_a_shell_line(empty_lab: LabPrefix, store: Machines, tmp_
     argv = shlex.split(result.stdout)
     assert argv[0] == "/bin/echo"
     assert f'file "{program}"' in argv
-    assert f"target remote 127.0.0.1:{machine.gdb_port}" in argv
+    assert any(word.startswith("target remote | ") and machine.stub in word for word in argv)
     assert argv[-4:] == ["-ex", "p 1", "-x", "f"]
 
 

@@ -155,7 +155,7 @@ def test_what_the_debuggers_side_is_told(kind: str, qemu_stub: bool, stub: str) 
     guest = replace(GUEST, kind=kind, kernel="/netbsd", sources="/here", source_name="/usr/src/sys")
     machine = Machine(name="nb", directory="/m/nb", gdb_port=1234, program="/netbsd.gdb")
     session = debugging.gdb_session(lab, guest, machine, qemu_stub)
-    assert (session.stub, session.architecture, session.port) == (stub, "i386", 1234)
+    assert (session.stub, session.architecture, session.remote) == (stub, "i386", "127.0.0.1:1234")
     assert (session.socket, session.symbols) == ("/m/nb/com1.sock", "/netbsd.gdb")
     assert session.sources == (("/usr/src/sys", "/here"),)
     # Linux has ears for a BREAK on its console only, to which a key belongs.
@@ -165,7 +165,7 @@ def test_what_the_debuggers_side_is_told(kind: str, qemu_stub: bool, stub: str) 
 
 def test_a_breakpoint_before_the_kernel_is_loaded_is_no_instruction() -> None:
     by_kgdb = KgdbSession(stub="kgdb", architecture="amd64", socket="/com1.sock")
-    by_qemu = KgdbSession(stub="qemu", architecture="amd64", port=1234)
+    by_qemu = KgdbSession(stub="qemu", architecture="amd64", remote="127.0.0.1:1234")
     assert debugging.attach_commands(by_kgdb, "main")[-2:] == ["break main", "continue"]
     assert debugging.attach_commands(by_qemu, "main")[-2:] == ["hbreak main", "continue"]
     assert debugging.attach_commands(by_qemu, None)[-1] == "target remote 127.0.0.1:1234"

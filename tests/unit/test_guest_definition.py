@@ -235,7 +235,7 @@ def test_a_full_disk(lab: LabPrefix, tmp_path: Path, size: str, what: str) -> No
     disk = tmp_path / "root.img"
     disk.write_bytes(bytes(1 << 20))
     tool = shlex.join(lab.argv())
-    place = lab.prefix / "var" / "machines"
+    place = lab.runtime
     persist = "--persist" if "kept" in what else ""
     script = (
         f"chmod 1777 . && {tool} guest create nb --kernel {kernel} --disk {disk} >/dev/null"

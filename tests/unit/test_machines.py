@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from unit.labfixture import SOURCE, LabPrefix
 
-from rumplab import config, machines, ports, process
+from rumplab import config, machines, places, ports, process
 from rumplab.errors import RumplabError, UsageError
 from rumplab.machines import Machine, Machines
 
@@ -21,7 +22,7 @@ CLAIM = """
 import sys, time
 from pathlib import Path
 from rumplab.machines import Machine, Machines
-claimed = Machines(Path(sys.argv[1])).claim(Machine(name="same", directory="", gdb_port=0), numbered=True)
+claimed = Machines(Path(sys.argv[1])).claim(Machine(name="same", directory=""), numbered=True)
 print(claimed.name, claimed.gdb_port, flush=True)
 sys.stdin.read()
 """
@@ -62,7 +63,8 @@ def test_a_name_is_taken_once(store: Machines) -> None:
 
 
 def test_a_port_of_ours_names_the_machine(store: Machines) -> None:
-    port = store.claim(wanted("first"), numbered=False).gdb_port
+    port = machines.ports.free()
+    store.claim(wanted("first", port), numbered=False)
     with pytest.raises(RumplabError, match=f"port {port} is taken by machine 'first'"):
         store.claim(wanted("second", port), numbered=False)
     assert [machine.name for machine in store.all()] == ["first"]
@@ -159,7 +161,7 @@ def test_a_full_disk_names_the_place_and_leaves_nothing(
 
 def test_the_lock_is_waited_for_but_not_for_ever(store: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machines.locks, "RECORD_SECONDS", 0.2)
-    with machines.locks.held(store.root), pytest.raises(RumplabError, match=r"another rumplab has held .*/\.lock"):
+    with machines.locks.held(store.root), pytest.raises(RumplabError, match=rf"another rumplab \(pid {os.getpid()}\) has held .*/\.lock"):
         store.all()
 
 
@@ -185,37 +187,85 @@ def test_names_made_from_files(path: str, name: str) -> None:
     machines.check_name(f"{name}-99")
 
 
-def test_records_lie_in_the_prefix_if_they_fit(tmp_path: Path, empty_lab: LabPrefix) -> None:
-    short = empty_lab.runtime / "l"
-    (short / "var" / "machines").mkdir(parents=True)
-    lab = replace(config.load(), prefix=short)
-    assert machines.open_machines(lab).root == short / "var" / "machines" / str(os.getuid())
-    long = tmp_path / ("x" * 80)
-    (long / "var" / "machines").mkdir(parents=True)
-    root = machines.open_machines(replace(lab, prefix=long)).root
-    assert root.parent == empty_lab.runtime
-    assert root != machines.open_machines(replace(lab, prefix=tmp_path / ("y" * 80))).root
-
-
-def test_a_prefix_without_machines_directory_is_gone_round(empty_lab: LabPrefix) -> None:
-    lab = replace(config.load(), prefix=empty_lab.runtime / "none")
-    assert machines.open_machines(lab).root.parent == empty_lab.runtime
-
-
-def test_a_place_that_others_can_write_to_is_refused(empty_lab: LabPrefix) -> None:
-    lab = replace(config.load(), prefix=empty_lab.runtime / "none")
-    machines.open_machines(lab).root.chmod(0o777)
-    with pytest.raises(RumplabError, match="is not a directory of your own"):
-        machines.open_machines(lab)
-
-
-def test_a_link_in_that_place_is_refused(empty_lab: LabPrefix, tmp_path: Path) -> None:
-    lab = replace(config.load(), prefix=empty_lab.runtime / "none")
+def test_records_lie_in_the_users_state_one_place_a_lab(empty_lab: LabPrefix) -> None:
+    lab = config.load()
     root = machines.open_machines(lab).root
-    root.rmdir()
-    root.symlink_to(tmp_path)
-    with pytest.raises(RumplabError, match="is not a directory of your own"):
-        machines.open_machines(lab)
+    assert root.parent.parent == empty_lab.runtime
+    assert (root.stat().st_mode & 0o777, root.parent.stat().st_mode & 0o777) == (0o700, 0o700)
+    assert root != machines.open_machines(replace(lab, prefix=Path("/other"))).root
+
+
+def test_a_place_whose_sockets_would_not_fit_is_gone_round(
+    empty_lab: LabPrefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / ("x" * 80)))
+    assert machines.open_machines(config.load()).root.parent.parent == empty_lab.runtime
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("how", ["others", "link", "file"])
+def test_a_squatted_place_is_passed_over_and_named(
+    empty_lab: LabPrefix,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    how: str,
+) -> None:
+    lab = config.load()
+    own = empty_lab.runtime / "s"
+    own.mkdir()
+    monkeypatch.setenv("XDG_STATE_HOME", str(own))
+    squatted = own / f"rumplab-{places.mark(lab)}"
+    if how == "link":
+        squatted.symlink_to(tmp_path)
+    elif how == "file":
+        squatted.touch()
+    else:
+        squatted.mkdir()
+        squatted.chmod(0o777)
+    root = machines.open_machines(lab).root
+    assert root.parent.parent == empty_lab.runtime
+    assert f"{squatted} is not a directory of your own" in capsys.readouterr().err
+    with pytest.raises(RumplabError, match=r"no place for your guests: .* is not a directory of your own.*XDG_STATE_HOME"):
+        places.directory(lab, "guests", lasting=True)
+
+
+def test_a_lock_is_its_owners_alone_and_names_who_holds_it(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        (tmp_path / ".lock").touch(mode=0o666)
+        with machines.locks.held(tmp_path):
+            assert (tmp_path / ".lock").stat().st_mode & 0o777 == 0o600
+            assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
+    finally:
+        os.umask(before)
+
+
+def test_a_damaged_record_of_a_process_that_runs_is_made_again(
+    store: Machines, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.claim(wanted("good"), numbered=False)
+    bad = store.claim(wanted("bad"), numbered=False)
+    for content in (None, b"", b"{", b"[]", b'{"pid": "x"}', b"\xff", b"[" * 100000):
+        with socket.socket(socket.AF_UNIX) as listener:
+            bad.socket.unlink(missing_ok=True)
+            listener.bind(str(bad.socket))
+            listener.listen()
+            record = bad.path / machines.RECORD
+            record.unlink() if content is None else record.write_bytes(content)
+            assert [(one.name, one.pid) for one in store.all()] == [("bad", os.getpid()), ("good", os.getpid())]
+            assert "machine.json, a machine's record, is" in capsys.readouterr().err
+            assert store.find("bad").argv
+            assert capsys.readouterr().err == ""
+
+
+def test_a_damaged_record_of_no_process_hides_no_other(store: Machines, capsys: pytest.CaptureFixture[str]) -> None:
+    store.claim(wanted("good"), numbered=False)
+    bad = store.claim(wanted("bad"), numbered=False)
+    (bad.path / machines.RECORD).write_bytes(b"{")
+    assert [one.name for one in store.all()] == ["good"]
+    assert "no process has its socket, so it has ended" in capsys.readouterr().err
+    assert (store.root / ".ended" / "bad").is_dir()
 
 
 def test_the_token_is_this_process(store: Machines) -> None:

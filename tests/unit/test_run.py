@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from unit.labfixture import LabPrefix
+from unit.labfixture import LabPrefix, host_tool
 from unit.running import DONE, detach, gone, image, started, until
 
 from rumplab import config, ports, stop
@@ -29,13 +29,13 @@ def test_two_machines_of_one_program_do_not_clash(lab: LabPrefix, pcihello: Path
     first = started(lab, pcihello, "--wait")
     second = started(lab, pcihello)
     assert (first["name"], second["name"]) == ("pcihello", "pcihello-2")
-    assert first["gdb_port"] != second["gdb_port"]
+    assert first["stub"] != second["stub"]
     until(lambda: DONE in lab.tool("logs", "pcihello-2").stdout)
     assert lab.tool("logs", "pcihello").stdout == ""
     states = {machine["name"]: machine["state"] for machine in lab.machines()}
     assert states == {"pcihello": "prelaunch", "pcihello-2": "running"}
     table = lab.tool("ps").stdout
-    assert re.search(rf"^pcihello +prelaunch +{first['pid']} +127\.0\.0\.1:{first['gdb_port']} ", table, re.M)
+    assert re.search(rf"^pcihello +prelaunch +{first['pid']} +socket ", table, re.M)
     assert lab.tool("stop", "pcihello").stdout == "pcihello stopped\n"
     assert gone(first)
     assert not gone(second)
@@ -45,12 +45,63 @@ def test_two_machines_of_one_program_do_not_clash(lab: LabPrefix, pcihello: Path
     assert DONE in lab.tool("logs", "pcihello-2").stdout
 
 
-def test_the_stub_listens_on_loopback_only(lab: LabPrefix, pcihello: Path) -> None:
-    machine = started(lab, pcihello)
-    port = f"{machine['gdb_port']:04X}"
-    sockets = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
-    listening = [words[1] for words in sockets if words[3] == "0A" and words[1].endswith(f":{port}")]
-    assert listening == [f"0100007F:{port}"]
+def test_nothing_of_a_machine_listens_on_tcp(lab: LabPrefix, pcihello: Path) -> None:
+    machine = started(lab, pcihello, "--wait")
+    stub = Path(machine["stub"])
+    assert (stub.parent.stat().st_mode & 0o777, stub.stat().st_mode & 0o777) == (0o700, 0o600)
+    assert listeners(machine["pid"]) == []
+
+
+def test_a_stub_on_a_port_is_on_loopback_and_warned_of(lab: LabPrefix, pcihello: Path) -> None:
+    port = ports.free()
+    result = detach(lab, pcihello, "--wait", "--gdb-port", str(port))
+    assert result.returncode == 0, result.stderr
+    assert f"the debug stub on 127.0.0.1:{port} is open to every user of this host" in result.stderr
+    (machine,) = lab.machines()
+    assert listeners(machine["pid"]) == [f"0100007F:{port:04X}"]
+
+
+def test_a_command_to_the_monitor_runs_no_program(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
+    """What a debugger may ask of QEMU's monitor, by a stub that is open to all."""
+    port, written = ports.free(), tmp_path / "written"
+    assert detach(lab, pcihello, "--wait", "--gdb-port", str(port)).returncode == 0
+    said = lab.gdb(f"target remote 127.0.0.1:{port}", f'monitor migrate "exec:echo >{written}"')
+    assert "Remote debugging" in said or "0x" in said
+    time.sleep(0.5)
+    assert not written.exists()
+
+
+def listeners(pid: int) -> list[str]:
+    """The TCP addresses that the process listens on, as Linux shows them."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
+    links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    return [words[1] for words in rows if words[3] == "0A" and f"socket:[{words[9]}]" in links]
+
+
+def test_a_guest_that_writes_a_header_into_its_disk_gets_no_file(
+    lab: LabPrefix, pcihello: Path, tmp_path: Path
+) -> None:
+    path, secret = image(lab, pcihello, tmp_path / "g.img"), tmp_path / "secret"
+    secret.write_bytes(bytes(1 << 20))
+    evil = tmp_path / "evil"
+    command = [host_tool("qemu-img"), "create", "-q", "-f", "qcow2", "-b", str(secret), "-F", "raw", str(evil), "1M"]
+    subprocess.run(command, check=True)
+    with path.open("r+b") as disk:
+        disk.write(evil.read_bytes())
+    result = lab.tool("run", path, "--dry-run")
+    assert "format=raw" in result.stdout, result.stderr
+    assert "is a raw disk on record and looks like qcow2 now" in result.stderr
+    for arguments in ((evil,), (pcihello, "--drive", evil)):
+        refused = lab.tool("run", *arguments, "--dry-run")
+        assert refused.returncode == 1
+        assert f"{evil} lies over {str(secret)!r}" in refused.stderr
+    assert "format=qcow2" in lab.tool("run", evil, "--dry-run", "--allow-backing").stdout
+    data = tmp_path / "data.img"
+    data.write_bytes(bytes(1 << 20))
+    assert "format=raw" in lab.tool("run", pcihello, "--drive", data, "--dry-run").stdout
+    with data.open("r+b") as disk:
+        disk.write(evil.read_bytes())
+    assert "format=raw" in lab.tool("run", pcihello, "--drive", data, "--dry-run").stdout
 
 
 def test_a_staged_image_boots_from_both_disks(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from rumplab.image.recipe import Recipe
 from rumplab.image.step import Step
 from rumplab.output import shortened
 from rumplab.process import interruptible
-from rumplab.temporary import temporary_directory, temporary_file
+from rumplab.temporary import sweep, temporary_directory, temporary_file
 
 SIDECAR_SUFFIX = ".rumplab.json"
 VERSION_LINE = re.compile(r"\S+ [0-9]+\.[0-9]+.*\([^)]*\)\s*")
@@ -29,6 +29,7 @@ OUT_OF_SPACE = os.strerror(errno.ENOSPC)
 SLOWEST = MIB
 PATIENCE = 60
 LINES_TOLD = 8
+NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 def sidecar(output: Path) -> Path:
@@ -36,11 +37,15 @@ def sidecar(output: Path) -> Path:
     return output.with_name(output.name + SIDECAR_SUFFIX)
 
 
-def write_image(recipe: Recipe, output: Path, needed: int, describe: Callable[[], dict[str, object]]) -> None:
-    """Writes the image `output` and its sidecar, or nothing. `needed` is what it takes on disk, in bytes.
+def write_image(
+    recipe: Recipe, output: Path, needed: int, describe: Callable[[], dict[str, object]], force: bool = False
+) -> None:
+    """Writes the image `output` and its sidecar, or nothing. `needed` is what it takes on disk, in bytes. RumplabError
+    when somebody else has made `output` meanwhile, unless with `force`.
 
     `describe`, called while commands are running, returns what the sidecar says.
     """
+    sweep(output.parent)
     check_space(output.parent, needed)
     with contextlib.ExitStack() as stack:
         stack.enter_context(interruptible())
@@ -62,10 +67,31 @@ def write_image(recipe: Recipe, output: Path, needed: int, describe: Callable[[]
         runner.finish(recipe.loader, loader)
         for step in (*recipe.boot, *recipe.convert):
             runner.run(step)
-        # In this order a description never stands beside an image that it doesn't describe.
-        sidecar(output).unlink(missing_ok=True)
-        result.rename(output)
+        if force:
+            # In this order a description never stands beside an image that it doesn't describe.
+            sidecar(output).unlink(missing_ok=True)
+            result.rename(output)
+        else:
+            take_name(result, output)
         description.rename(sidecar(output))
+
+
+def take_name(result: Path, output: Path) -> None:
+    """Gives the file `result` the name `output`, which one of those who want it at a time gets. RumplabError for the
+    others."""
+    try:
+        try:
+            os.link(result, output)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            # A file system without hard links: the name is taken by an empty file first.
+            os.close(os.open(output, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            result.rename(output)
+    except FileExistsError:
+        raise RumplabError(
+            f"{output} has been made by somebody else meanwhile; overwrite it with --force or choose another name with -o"
+        ) from None
 
 
 def lay_out(recipe: Recipe, work: Path, image: Path) -> None:

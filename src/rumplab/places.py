@@ -1,0 +1,102 @@
+"""Where a user's own files about a lab are: outside its prefix, in directories that nobody else can make first.
+
+``$XDG_STATE_HOME/rumplab-LAB/``, or ``~/.local/state/rumplab-LAB/``, comes first, since it is the same in every session
+of the user's. What others have made, or could change, is passed over and named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rumplab.config import Lab
+from rumplab.errors import RumplabError
+
+OTHERS = 0o022
+
+
+def directory(lab: Lab, what: str, fits: Callable[[Path], bool] = lambda _: True, lasting: bool = False) -> Path:
+    """The directory of this user's `what` in this lab, made where it isn't there; `fits` may refuse one, and `lasting`
+    ones outlive the session. RumplabError names what stands in the way of all."""
+    refused: list[str] = []
+    tried: list[str] = []
+    for base, name in candidates(lab, lasting):
+        path = base / name / what
+        if not fits(path):
+            tried.append(f"{path} is too long for a socket's path")
+            continue
+        why = made(base, base / name) or made(base / name, path)
+        if why is None:
+            for one in refused:
+                print(f"rumplab: {one}; {path} is used instead", file=sys.stderr)
+            return path
+        refused.append(why)
+    raise RumplabError(
+        f"no place for your {what}: {'; '.join(refused + tried)}; set XDG_STATE_HOME to a short directory of your own"
+    )
+
+
+def candidates(lab: Lab, lasting: bool) -> Iterator[tuple[Path, str]]:
+    """(the directory, the name of the lab's own in it), the best first. The first ones last."""
+    name = f"rumplab-{mark(lab)}"
+    state = os.environ.get("XDG_STATE_HOME", "")
+    if os.path.isabs(state):
+        yield Path(state), name
+    else:
+        yield Path.home() / ".local" / "state", name
+    if lasting:
+        return
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if os.path.isabs(runtime):
+        yield Path(runtime), name
+    # Only here: it takes longer to load than all the rest of a record's work.
+    import tempfile
+
+    yield Path(tempfile.gettempdir()), f"rumplab-{os.getuid()}-{mark(lab)}"
+
+
+def mark(lab: Lab) -> str:
+    """What tells directories of this lab outside its prefix from another lab's."""
+    return hashlib.sha256(os.fsencode(lab.prefix)).hexdigest()[:8]
+
+
+def made(base: Path, path: Path) -> str | None:
+    """Makes `path`, a directory of this user's alone, in `base`; why it isn't, otherwise."""
+    try:
+        why = unsafe_base(base)
+        if why is not None:
+            return why
+        if not os.path.lexists(path):
+            path.mkdir(mode=0o700)
+        return unsafe(path)
+    except FileExistsError:
+        # Somebody else was quicker: another command of the user's own, or somebody who means it ill.
+        return unsafe(path)
+    except OSError as error:
+        return f"{path} can't be made ({error.strerror})"
+
+
+def unsafe_base(base: Path) -> str | None:
+    """Why others could put what they like in the place of something in `base`, which is made where it is missing."""
+    if not base.exists():
+        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    info = base.stat()
+    sticky = info.st_mode & stat.S_ISVTX
+    # Of a directory like /tmp, root's and sticky, each has what they made.
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid not in ({os.getuid(), 0} if sticky else {os.getuid()}):
+        return f"{base} is not a directory of your own"
+    if info.st_mode & OTHERS and not sticky:
+        return f"{base} can be written to by others"
+    return None
+
+
+def unsafe(path: Path) -> str | None:
+    """Why `path` isn't a directory that this user alone can write to."""
+    info = path.lstat()
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & OTHERS:
+        return f"{path} is not a directory of your own; remove it, or ask its owner to"
+    return None
