@@ -66,4 +66,5 @@ def disk(wanted: Wish, lab: Lab, allow_backing: bool = False) -> Disk:
         raise UsageError(f"--drive: {wanted.file} is a program, not a disk; name it first, to boot it")
     controller = wanted.disk or (disks.CDROM if found.cd else disks.DEFAULT)
     file = str(path.resolve())
-    return Disk(file, recorded.settle(lab, file, found.format, wanted.format, allow_backing), controller, wanted.snapshot)
+    kind = recorded.settle(lab, file, found.format, wanted.format, allow_backing)
+    return Disk(file, kind, controller, wanted.snapshot)

@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 from rumplab import config, media
@@ -93,15 +92,14 @@ def run(args: argparse.Namespace) -> int:
     if found.format is None:
         raise UsageError(f"{args.image} is a program; make an image of it first with 'rumplab stage'")
     kind = recorded.settle(lab, found.path, found.format, args.format, args.allow_backing)
-    found = replace(found, format=kind)
     target = Path(os.path.abspath(args.vmware))
     check_target(target, Path(found.path), args.force)
     machine = virtual_machine(args, target)
     machines = open_machines(lab)
-    size = disk.virtual_size(qemu_img, found.path, found.format, machines)
+    size = disk.virtual_size(qemu_img, found.path, kind, machines)
     with interruptible(), temporary_sibling(target) as work:
         steps = formats.vmdk_steps(
-            qemu_img, found.format, found.path, f"./{layout.DISK}", size, args.subformat
+            qemu_img, kind, found.path, f"./{layout.DISK}", size, args.subformat
         )
         # The program is hashed while qemu-img converts.
         with ThreadPoolExecutor(1) as beside:

@@ -251,9 +251,8 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     if spec.accel == "auto":
         spec = replace(spec, accel=accel.decide(emulator, component.version, machines.root).chosen)
         record = replace(record, accel=spec.accel)
-    spec = replace(
-        spec, sandbox=sandbox.choose(emulator, component.version, machines.root, spec.link, spec.extra)
-    )
+    closed = sandbox.choose(emulator, component.version, machines.root, spec.link, spec.extra, platform)
+    spec = replace(spec, sandbox=closed)
     if spec.gdb_port:
         ports.warn_of_stub(spec.gdb_port)
     netoptions.warn(cards)

@@ -25,19 +25,23 @@ WITH_HELPER = "on,obsolete=deny,resourcecontrol=deny"
 
 
 def choose(
-    emulator: str, version: str | None, directory: Path, link: Link | None, extra: Sequence[str] = ()
+    emulator: str,
+    version: str | None,
+    directory: Path,
+    link: Link | None,
+    extra: Sequence[str] = (),
+    platform: str = sys.platform,
 ) -> str | None:
     """The value of -sandbox for a machine whose cards get on the bridge by `link`; None for none, and where the further
     arguments `extra` have their own. `directory` is for what is remembered."""
-    if any(word.lstrip("-") == "sandbox" for word in extra) or not supported(emulator, version, directory):
+    own = any(word.lstrip("-") == "sandbox" for word in extra)
+    if own or not platform.startswith("linux") or not supported(emulator, version, directory):
         return None
     return WITH_HELPER if link is not None and link.spawns else CLOSED
 
 
 def supported(emulator: str, version: str | None, directory: Path) -> bool:
     """Whether `emulator` can run in its sandbox here, as it is remembered in `directory`, or tried."""
-    if not sys.platform.startswith("linux"):
-        return False
     cache = directory / CACHE
     wanted = [emulator, version, os.stat(emulator).st_mtime_ns, os.uname().release]
     known = recall(cache, wanted)
@@ -58,7 +62,7 @@ def works(emulator: str) -> bool:
     command = [emulator, "-machine", "none", "-nodefaults", "-display", "none", "-sandbox", CLOSED, "-monitor", "stdio"]
     try:
         done = subprocess.run(command, input=b"quit\n", capture_output=True, timeout=SECONDS, check=False)
-    except subprocess.TimeoutExpired:
+    except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0
 

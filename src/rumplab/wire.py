@@ -236,8 +236,8 @@ def argv(
     through: bool = False,
 ) -> list[str]:
     """The command that GDB's pipe runs: ``… SOCKET [--through | --break CONTROL LINE | -- COMMAND…]``. `control` is
-    a QMP socket, `line` the character device that a BREAK goes to; `command` is what stops the guest instead. With `through`
-    a stub is behind the socket, which takes an interrupt as it is."""
+    a QMP socket, `line` the character device that a BREAK goes to; `command` is what stops the guest instead. With
+    `through` a stub is behind the socket, which takes an interrupt as it is."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(rumplab.__file__)))
     call = [sys.executable, "-I", "-S", "-c", CALL, root, line_socket]
     if through:

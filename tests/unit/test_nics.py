@@ -31,7 +31,7 @@ def test_the_default_is_one_e1000_on_the_user_network() -> None:
     assert parsed() == (Nic("e1000", "user", "54:54:00:55:55:55"),)
     assert nics.argv(parsed(), None, pci_bridge=True) == [
         *("-device", "pci-bridge,chassis_nr=2,id=pci.1"),
-        *("-netdev", "user,id=net0,net=192.168.76.0/24,dhcpstart=192.168.76.9"),
+        *("-netdev", "user,id=net0,net=192.168.76.0/24,dhcpstart=192.168.76.9,restrict=on"),
         *("-device", "e1000,netdev=net0,mac=54:54:00:55:55:55,bus=pci.1,addr=1"),
     ]
 
@@ -56,7 +56,7 @@ def test_models_networks_and_addresses_can_be_mixed() -> None:
     assert argv == [
         *("-netdev", "bridge,id=net0,br=rumplab0,helper=/h"),
         *("-device", "ne2k_pci,netdev=net0,mac=54:54:00:55:55:55"),
-        *("-netdev", "user,id=net1,net=192.168.77.0/24,dhcpstart=192.168.77.9"),
+        *("-netdev", "user,id=net1,net=192.168.77.0/24,dhcpstart=192.168.77.9,restrict=on"),
         *("-device", "rtl8139,netdev=net1,mac=02:aa:00:00:00:01"),
     ]
 

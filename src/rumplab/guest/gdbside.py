@@ -53,8 +53,8 @@ class KgdbSession:
     `stub` and `architecture` are names of this module's. `bridge` is the command that speaks for the stub on its
     standard input and output (of IPKDB), `socket` the UNIX socket of the guest's serial line (of KGDB and LINUX_KGDB),
     `remote` what 'target remote' takes (of QEMU). Ctrl-C in GDB sends a BREAK on the character device `line` through
-    the QMP socket `control`, or runs the command `interrupt`. `sources` maps directories as the symbols name them to where
-    they are here.
+    the QMP socket `control`, or runs the command `interrupt`. `sources` maps directories as the symbols name them to
+    where they are here.
     """
 
     stub: str

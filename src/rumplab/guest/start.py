@@ -229,7 +229,7 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
         chosen = accel.decide(emulator, component.version, machines.root).chosen
     spec = replace(make_spec(plan, args, emulator, chosen), link=way.link if way else None)
     taken = {port for machine in others for port in machine.tcp_ports}
-    closed = sandbox.choose(emulator, component.version, machines.root, spec.link, spec.extra)
+    closed = sandbox.choose(emulator, component.version, machines.root, spec.link, spec.extra, platform)
     spec = replace(spec, nics=with_ssh(spec.nics, taken), sandbox=closed)
     netoptions.warn(spec.nics)
     seen = macs.learned(way.bridge) if way and way.bridge else frozenset()

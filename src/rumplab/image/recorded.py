@@ -1,7 +1,7 @@
 """The format of a disk, as it was when the user first gave it: never read again from bytes that a guest can write.
 
-A guest that writes the header of a qcow2 file into its raw disk would else have, at the next run, any file of the user's
-that the header names as what is below it, or as its data.
+A guest that writes the header of a qcow2 file into its raw disk would else have, at the next run, any file of the
+user's that the header names as what is below it, or as its data.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ PARENT = re.compile(rb"^[ \t]*parentCID[ \t]*=[ \t]*(?!ffffffff)\w+", re.MULTILI
 
 
 def settle(lab: Lab, path: str, looks: str, given: str | None, allow_backing: bool) -> str:
-    """The format of the disk at `path`: what the user has `given`, what was recorded when it was staged or first run, or
-    what it `looks` like, which is recorded then. RumplabError for one that names other files, unless `allow_backing`."""
+    """The format of the disk at `path`: what the user has `given`, what was recorded when it was staged or first run,
+    or what it `looks` like, which is recorded then. RumplabError for one that names other files, unless
+    `allow_backing`."""
     known = None if given else staged(path) or remembered(lab, path)
     kind = given or known or looks
     if known != kind:
         remember(lab, path, kind)
     elif kind != looks:
         print(
-            f"rumplab: {path} is a {kind} disk on record and looks like {looks} now; it is run as {kind}. If you, and not"
-            f" a guest, have changed it: --format {looks} (of --drive: format={looks})",
+            f"rumplab: {path} is a {kind} disk on record and looks like {looks} now; it is run as {kind}. If you, and"
+            f" not a guest, have changed it: --format {looks} (of --drive: format={looks})",
             file=sys.stderr,
         )
     if not allow_backing:

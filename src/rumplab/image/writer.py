@@ -90,7 +90,8 @@ def take_name(result: Path, output: Path) -> None:
             result.rename(output)
     except FileExistsError:
         raise RumplabError(
-            f"{output} has been made by somebody else meanwhile; overwrite it with --force or choose another name with -o"
+            f"{output} has been made by somebody else meanwhile; overwrite it with --force or choose another name"
+            " with -o"
         ) from None
 
 
