@@ -1,4 +1,4 @@
-"""``rumplab relay SOCKET``, which a GDB before 8.3 runs for a stub on a UNIX socket: ``target remote | rumplab relay …``"""
+"""``rumplab relay SOCKET``: GDB before 8.3 runs it for a stub on a UNIX socket, ``target remote | rumplab relay …``."""
 
 from __future__ import annotations
 
