@@ -125,6 +125,7 @@ class LabPrefix:
 def make_lab(prefix: Path, runtime: Path) -> LabPrefix:
     """An empty lab: configured, no components."""
     (prefix / "etc" / "components.d").mkdir(parents=True)
+    (prefix / "var").mkdir()
     lab = LabPrefix(prefix, runtime)
     lab.write_config()
     return lab

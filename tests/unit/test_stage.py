@@ -69,6 +69,7 @@ def test_the_image_is_sound(lab: Path, program: Path, out: Path, tmp_path: Path)
     assert sorted(path.name for path in out.iterdir()) == ["a.img", "a.img.rumplab.json"]
     assert json.loads((out / "a.img.rumplab.json").read_text()) == {
         "schema": 1,
+        "format": "raw",
         "program": str(program),
         "sha256": digest(program),
         "args": "one two",

@@ -61,6 +61,7 @@ def test_verified_until_something_changes(empty_lab: LabPrefix) -> None:
 
 def test_verified_in_a_place_that_is_not_there(empty_lab: LabPrefix) -> None:
     lab = config.load()
+    (empty_lab.prefix / "var").rmdir()
     with pytest.raises(RumplabError, match=r"cannot write .*verified\.json: No such file"):
         verified.record(lab)
 

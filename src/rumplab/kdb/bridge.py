@@ -41,8 +41,8 @@ SILENCE = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What the command line asks for. GDB comes by the TCP port `port`; with 0 by a socket that only this user can open,
-    and without by standard input and output. `patience` is how many
+    """What the command line asks for. GDB comes by the TCP port `port`; with 0 by a socket that only this user can
+    open, and without by standard input and output. `patience` is how many
     seconds the target may take to answer the opening; `machine` is the one that the target is, if it is known."""
 
     place: tuple[IPv4Address, int]

@@ -223,7 +223,8 @@ async def all_of(reader: asyncio.StreamReader) -> None:
 
 
 async def listen(door: Door, remote: str, port: int) -> asyncio.Server:
-    """Waits for GDB on `port` of 127.0.0.1, or with 0 on the UNIX socket `remote`. RumplabError when the port is taken."""
+    """Waits for GDB on `port` of 127.0.0.1, or with 0 on the UNIX socket `remote`. RumplabError when the port is
+    taken."""
     if not port:
         return await asyncio.start_unix_server(door.enter, remote)
     try:
