@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     target.add_argument("--i-know", action="store_true", help="talk to an address outside the lab's networks")
     session = parser.add_argument_group("a session")
     session.add_argument(
-        "--port", type=port, help="wait for GDB on this TCP port, which every user of this host reaches (default: a socket)"
+        "--port", type=port, help="wait for GDB on this TCP port, open to every user of this host (default: a socket)"
     )
     session.add_argument("--stdio", action="store_true", help="GDB is on standard input and output")
     session.add_argument("--pcap", type=Path, metavar="FILE", help="write what goes over the wire")

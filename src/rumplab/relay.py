@@ -10,7 +10,7 @@ from rumplab import wire
 HELP = "standard input and output to a debug stub on a UNIX socket, for a GDB before 8.3"
 EPILOG = """\
 examples:
-  (gdb) target remote | rumplab relay /home/me/.local/state/rumplab-1a2b3c4d/machines/hello/gdb.sock
+  (gdb) target remote | rumplab relay ~/.local/state/rumplab-1a2b3c4d/machines/hello/gdb.sock
 """
 
 

@@ -393,3 +393,36 @@ def test_a_disk_that_fills_while_staging(lab: Path, tmp_path: Path, small_disk: 
     assert status == 1
     assert said.startswith(f"rumplab stage: no space left: the image needs 8 MiB in {small_disk}, which has ")
     assert said.count("\n") == 1
+
+
+def test_of_those_who_want_one_name_one_gets_it(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from rumplab.image import writer
+
+    def take(number: int) -> bool:
+        mine = tmp_path / f"mine-{number}"
+        mine.write_text(str(number), encoding="utf-8")
+        try:
+            writer.take_name(mine, tmp_path / "out")
+        except RumplabError as error:
+            assert "has been made by somebody else meanwhile" in str(error)
+            return False
+        return True
+
+    with ThreadPoolExecutor(20) as all_at_once:
+        won = list(all_at_once.map(take, range(20)))
+    assert won.count(True) == 1
+    assert (tmp_path / "out").read_text(encoding="utf-8") == str(won.index(True))
+
+
+def test_what_a_killed_stage_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    from rumplab import temporary
+
+    left, other = tmp_path / f"{temporary.PREFIX}0", tmp_path / "other"
+    left.touch()
+    other.touch()
+    (tmp_path / f"{temporary.PREFIX}1").mkdir()
+    with temporary.temporary_file(tmp_path) as used, temporary.temporary_directory(tmp_path) as place:
+        temporary.sweep(tmp_path)
+        assert sorted(tmp_path.iterdir()) == sorted([used, place, other])
