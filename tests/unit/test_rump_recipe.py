@@ -272,6 +272,12 @@ def test_a_recipe_that_upstream_refuses_fails_as_it_did_for_others(
     assert os.listdir(tmp_path / "prefix/store") == []
 
 
+def test_the_builds_own_tools_are_made_by_the_compiler_that_is_known_to_do() -> None:
+    build = variable("__rump_toolchain_build", rump_toolchain_compiler="gcc-7")
+    assert build["environment"]["HOST_CC"] == "gcc-7"
+    assert build["environment"]["HOST_CFLAGS"].split() == ["-O", "-fcommon"]
+
+
 @needs_compiler
 def test_the_recipe_as_it_is_builds(tmp_path: Path, upstream: dict[str, Any]) -> None:
     answer = built(tmp_path, upstream, lambda wanted: None)

@@ -63,8 +63,6 @@ def test_build_rr_was_called_as_it_asks_to_be(lab: Lab, host: Any) -> None:
     log = lab.log(NAME, PREFIX)
     assert "$ ./build-rr.sh -d " in log and " -o ./obj hw install\n" in log
     assert log.rstrip().endswith("verify: hw_generic bakes")
-    # The compiler that was named makes the build's own tools too: nothing here is called cc.
-    assert host.run("command -v cc").rc != 0
 
 
 def symbols(lab: Lab, library: str, kind: str) -> set[str]:
