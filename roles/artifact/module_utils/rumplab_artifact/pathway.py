@@ -29,8 +29,15 @@ Request = Mapping[str, Any]
 Answer = dict[str, Any]
 # Without a hyphen, so that no artefact's trees can be taken for another's.
 NAME = re.compile(r"[a-z][a-z0-9_]*")
-# In a cached checkout: which candidate it came from, and where that was.
+# Which candidate a cached checkout or file came from, and where that was.
 ORIGIN = (".git", "rumplab.json")
+
+
+def _note_of_origin(path: str) -> str:
+    """Return the path of the note about what stands in the cache at `path`."""
+    if os.path.isdir(path):
+        return os.path.join(path, *ORIGIN)
+    return os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.json")
 
 
 class Source:
@@ -93,11 +100,11 @@ def _fetch(
             _fetch_bundles(request, path, opener)
         else:
             git.fetch_commit(origin, pin, path)
-        write_json(os.path.join(path, *ORIGIN), {"kind": kind, "origin": origin})
     elif "://" in origin:
         fetch.fetch_url(origin, pin, path, opener, request["fetch_timeout"])
     else:
         fetch.fetch_copy(origin, pin, path)
+    write_json(_note_of_origin(path), {"kind": kind, "origin": origin.removeprefix(apt.SCHEME)})
     return path
 
 
@@ -111,7 +118,7 @@ def _cached(request: Request, store: Store, pin: Mapping[str, Any]) -> str | Non
 def _came_from(path: str) -> tuple[str, str]:
     """Return (kind, origin) of what stands in the cache at `path`."""
     try:
-        with open(os.path.join(path, *ORIGIN), encoding="utf-8") as stream:
+        with open(_note_of_origin(path), encoding="utf-8") as stream:
             said = json.load(stream)
         return said["kind"], said["origin"]
     except (OSError, ValueError, KeyError):
@@ -179,7 +186,8 @@ def _obtain_part(
     reasons = []
     for kind, origin in _origins(request, part):
         try:
-            return _fetch(request, store, part, kind, origin, opener), kind, origin
+            path = _fetch(request, store, part, kind, origin, opener)
+            return (path, *_came_from(path))
         except Unreachable as error:
             reasons.append(str(error))
     raise Unreachable(_none_reached(reasons))
@@ -241,7 +249,7 @@ def obtain(request: Request, store: Store, work: str, opener: fetch.Opener, lack
             if kind == "substitute":
                 return _obtain_substitute(request, work)
             path = _fetch(request, store, pin, kind, origin, opener)
-            return Source(_open(work, path, pin.get("member", "")), kind, request["version"], origin)
+            return Source(_open(work, path, pin.get("member", "")), kind, request["version"], _came_from(path)[1])
         except Unreachable as error:
             reasons.append(str(error))
     raise Unreachable(_none_reached(reasons))
