@@ -102,7 +102,7 @@ choose_python() {
             "bare "*) judgement="is Python ${judgement#* }, without the modules that are needed" ;;
             "newer "*) judgement="is Python ${judgement#* }, which is newer than any this was tried with" ;;
         esac
-        python_tried="$python_tried  $candidate $judgement$newline"
+        python_tried="$python_tried- $candidate $judgement$newline"
     done
     return 1
 }
