@@ -34,4 +34,4 @@ printf '#!/bin/sh\nexec sleep 1000\n' >hangs/python3
 printf '#!/bin/sh\necho Welcome\nexec /usr/bin/python3 "$@"\n' >noisy/python3
 printf '#!/bin/sh\nexit 1\n' >broken/python3
 chmod +x hangs/* noisy/* broken/*
-touch done
+touch made

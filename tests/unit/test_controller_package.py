@@ -44,7 +44,7 @@ def test_a_package_that_is_not_there(plugin: ModuleType) -> None:
     assert plugin.licence("yaml", "no-such-distribution", sys.path) == {}
 
 
-def test_the_environment_of_the_checkout_goes_before_that_of_another_ansible(plugin: ModuleType, tmp_path: Path) -> None:
+def test_the_checkouts_own_environment_goes_before_that_of_another_ansible(plugin: ModuleType, tmp_path: Path) -> None:
     package = tmp_path / ".venv" / "lib" / "python3.99" / "site-packages" / "yaml"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("locked = True\n", "utf-8")

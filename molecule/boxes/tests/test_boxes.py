@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from conftest import Box
+from testinfra.host import Host
 
 TESTING = os.environ.get("RUMPLAB_DEBIAN") == "testing"
 elsewhere = pytest.mark.skipif(TESTING, reason="on Debian testing, only whether it starts there")
@@ -15,6 +18,68 @@ elsewhere = pytest.mark.skipif(TESTING, reason="on Debian testing, only whether 
 ARGUMENTS = "$RUMPLAB_CACHE --tags lab,rump_stager,verify"
 BAD = "/opt/pythons/broken:/opt/pythons/hangs:/opt/pythons/noisy:/opt/pythons/shim"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ROOT = Path(__file__).resolve().parents[3]
+CHECKOUT = "/srv/a lab"
+CACHE = "-e rumplab_built_cache=/var/cache/rumplab-built"
+# What of pip's settings says where packages are. Files and directories of this machine aren't there in a container.
+PIP = re.compile(r"^(?:\w+|:env:)\.(index-url|extra-index-url|trusted-host|proxy)='([^']*)'$", re.MULTILINE)
+
+
+def pip_settings() -> dict[str, str]:
+    """Environment variables for pip that make it fetch from where this machine's pip fetches."""
+    argv = [sys.executable, "-m", "pip", "config", "list"]
+    listed = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False).stdout
+    found = {
+        f"PIP_{name.upper().replace('-', '_')}": " ".join(v for v in value.split() if not v.startswith(("file:", "/")))
+        for name, value in PIP.findall(listed)
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+class Box:
+    """Where shell scripts are run."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.settings = {
+            **pip_settings(),
+            "PIP_CERT": "/etc/ssl/certs/ca-certificates.crt",
+            "ANSIBLE_NOCOLOR": "1",
+            "RUMPLAB_CACHE": CACHE,
+        }
+
+    def run(
+        self, script: str, user: str = "root", limit: float = 600, /, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a script with `sh -eu` in the checkout; its standard error comes with its output."""
+        settings = [word for item in {**self.settings, **env}.items() for word in ("-e", "=".join(item))]
+        argv = ["docker", "exec", "-i", "-u", user, "-w", CHECKOUT, *settings, self.name, "sh", "-eu"]
+        return subprocess.run(
+            argv,
+            input=script,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=limit,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def box(host: Host) -> Box:
+    """The container, with a copy of this checkout as somebody has it who has just cloned it."""
+    name = host.backend.get_hostname()
+    left = [f"--exclude=./{name}" for name in (".venv", "build", ".cache", ".ansible", ".git")]
+    packed = subprocess.run(
+        ["tar", "-C", str(ROOT), *left, "--exclude=__pycache__", "-cf", "-", "."],
+        capture_output=True,
+        timeout=120,
+        check=True,
+    )
+    place = shlex.quote(CHECKOUT)
+    into = ["sh", "-c", f"mkdir -p {place} && tar -C {place} --no-same-owner -xf -"]
+    subprocess.run(["docker", "exec", "-i", name, *into], input=packed.stdout, timeout=120, check=True)
+    return Box(name)
 
 
 def outcome(done: subprocess.CompletedProcess[str]) -> str:
@@ -96,7 +161,7 @@ def test_nothing_is_left_to_do_for_another_ansible(box: Box) -> None:
         python3 -m venv /opt/pipx
         /opt/pipx/bin/pip install --quiet --disable-pip-version-check "ansible-core==$version"
         from=$(echo .venv/lib/python3*/site-packages/ansible_collections)
-        into=/root/.ansible/collections/ansible_collections
+        into=$HOME/.ansible/collections/ansible_collections
         mkdir -p "$into/ansible" "$into/community"
         .venv/bin/python -c '
 import yaml
@@ -104,7 +169,8 @@ for each in yaml.safe_load(open("requirements.yml"))["collections"]:
     print(each["name"].replace(".", "/"))' | while read -r name; do cp -R "$from/$name" "$into/$name"; done
         """)
     assert made.returncode == 0, made.stdout
-    for command in ("/opt/pipx/bin/ansible-playbook site.yml", "cd /; /opt/pipx/bin/ansible-playbook '/srv/a lab/site.yml'"):
+    for playbook in ("site.yml", "'/srv/a lab/site.yml'"):
+        command = f"{'cd /; ' if 'srv' in playbook else ''}/opt/pipx/bin/ansible-playbook {playbook}"
         assert outcome(box.run(f"{command} {ARGUMENTS}")) == "changed=0 failed=0"
 
 
@@ -132,11 +198,11 @@ def test_no_umask_makes_another_lab(box: Box) -> None:
 @elsewhere
 def test_with_sudo_and_as_a_user_who_may_call_it(box: Box) -> None:
     own = f"{ARGUMENTS} -e rumplab_prefix=/opt/alice -e lab_host_directory=/opt/alice-host"
-    first = box.run(f'sudo -n --preserve-env=PIP_CERT ./provision {own}', user="alice", HOME="/home/alice")
+    first = box.run(f'sudo -n --preserve-env=PIP_CERT ./provision {own}', "alice", HOME="/home/alice")
     assert outcome(first).endswith("failed=0")
     assert box.run("stat -c %U /opt/alice/store").stdout == "alice\n"
     for command in ("./provision", ". .venv/bin/activate; ansible-playbook site.yml"):
-        done = box.run(f"{command} {own}", user="alice", HOME="/home/alice")
+        done = box.run(f"{command} {own}", "alice", HOME="/home/alice")
         assert outcome(done) == "changed=0 failed=0", done.stdout
 
 
@@ -188,7 +254,7 @@ def test_uninstalling_from_another_directory_leaves_nothing(box: Box) -> None:
 
 @pytest.mark.skipif(not os.environ.get("RUMPLAB_TEST_ALL"), reason="./test --all only: the whole of site.yml")
 def test_the_whole_of_it_and_again(box: Box) -> None:
-    done = box.run(f"./provision $RUMPLAB_CACHE", limit=1500, PATH=f"{BAD}:{PATH}")
+    done = box.run("./provision $RUMPLAB_CACHE", "root", 1500, PATH=f"{BAD}:{PATH}")
     assert outcome(done).endswith("failed=0")
     again = box.run(". .venv/bin/activate; ansible-playbook site.yml $RUMPLAB_CACHE")
     assert outcome(again) == "changed=0 failed=0", again.stdout
