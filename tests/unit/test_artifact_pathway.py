@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.upstream.support import OTHER, STAMP, Upstreams, closed_port, needs_root, opener, request
+from fixtures.upstream.support import OTHER, STAMP, Upstreams, closed_port, opener, request
+from staging import needs_root
 
 from roles.artifact.module_utils.rumplab_artifact import git
 from roles.artifact.module_utils.rumplab_artifact.pathway import provide

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.upstream.support import NOBODY, needs_root, plugin
+from fixtures.upstream.support import NOBODY, plugin
+from staging import needs_root
 
 STAMP = plugin("filter_plugins/artifact_stamp.py")
 BUNDLE = plugin("lookup_plugins/source_bundle.py")
