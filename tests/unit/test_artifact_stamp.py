@@ -56,6 +56,12 @@ def test_stamps_are_those_of_earlier_versions() -> None:
     assert stamp(pin=GIT) == "67d1ecdc90498fdd4b24e94a981136751110c36cd567babcf11f98164b7d7be0"
 
 
+def test_what_it_is_built_with_is_part_of_it_as_it_has_always_been() -> None:
+    used = STAMP.artifact_stamp(RECIPE, PIN, ["go_bootstrap"], {"go_bootstrap": "1", "other": "2"})
+    assert used == stamp({**RECIPE, "needs": {"go_bootstrap": "1"}}) != stamp()
+    assert STAMP.artifact_stamp(RECIPE, PIN, [], {"other": "2"}) == stamp()
+
+
 def test_the_order_of_keys_is_no_part_of_it() -> None:
     assert stamp(dict(reversed(RECIPE.items()))) == stamp()
 
