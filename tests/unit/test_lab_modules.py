@@ -264,7 +264,8 @@ def test_a_deferral_is_left_alone_until_its_time_or_until_what_it_awaits_has_com
     assert not lab_state.is_left_alone(described, "2026-01-01T11:00:00Z")
     # A clock that was put back says nothing.
     assert not lab_state.is_left_alone(described, "2026-01-01T09:59:59Z")
-    for broken in ({}, {"deferral": None}, {"deferral": {}}, {"deferral": {**told, "request": ""}}):
+    unreadable: list[dict[str, Any]] = [{}, {"deferral": None}, {"deferral": {}}, {"deferral": {**told, "request": ""}}]
+    for broken in unreadable:
         assert not lab_state.is_left_alone({"name": "qemu", **broken}, "2026-01-01T10:00:00Z")
     awaited.touch()
     assert not lab_state.is_left_alone(described, "2026-01-01T10:30:00Z")

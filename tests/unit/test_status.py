@@ -6,6 +6,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from unit.labfixture import STAMP, LabPrefix
@@ -45,7 +46,8 @@ def test_status_says_when_a_deferred_component_was_tried_and_is_tried_again(empt
     assert "gdb: 404; to complete it: ./provision --tags gdb (tried at " in text
     (found,) = json.loads(empty_lab.tool("status", "--json").stdout)["components"]
     assert (found["tried"], found["next_try"]) == ("2026-01-01T10:00:00Z", "2026-01-01T11:00:00Z")
-    for broken in (None, [], {"tried": 1}, {"tried": "x"}):
+    unreadable: list[Any] = [None, [], {"tried": 1}, {"tried": "x"}]
+    for broken in unreadable:
         empty_lab.component("gdb", {}, state="deferred", version=None, reason="404", deferral=broken)
         assert "gdb: 404; to complete it: ./provision --tags gdb\n" in empty_lab.tool("status").stdout
 
