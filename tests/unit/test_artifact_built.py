@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from fixtures.upstream.support import NOBODY, OTHER, STAMP, needs_root
+from fixtures.upstream.support import NOBODY, OTHER, STAMP
+from staging import needs_root
 
 from roles.artifact.module_utils.rumplab_artifact import built
 from roles.artifact.module_utils.rumplab_artifact.errors import Broken

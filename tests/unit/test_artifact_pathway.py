@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import subprocess
@@ -9,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.upstream.support import OTHER, STAMP, Upstreams, closed_port, needs_root, opener, request
+from fixtures.upstream.support import OTHER, STAMP, Upstreams, closed_port, opener, request
+from staging import needs_root
 
 from roles.artifact.module_utils.rumplab_artifact import git
 from roles.artifact.module_utils.rumplab_artifact.pathway import provide
@@ -144,6 +146,20 @@ def test_a_deferral_is_forgotten_when_what_is_in_use_is_wanted_again(upstreams: 
     assert (answer["state"], answer["changed"], answer["switched"]) == ("installed", True, False)
     assert (descriptor(tmp_path)["reason"], descriptor(tmp_path)["wanted"]) == (None, "1.0")
     assert provide(wanted, opener)["changed"] is False
+
+
+def test_a_deferral_says_what_was_asked_for_and_until_when_that_holds(upstreams: Upstreams, tmp_path: Path) -> None:
+    gone = {**upstreams.pin(), "urls": [f"http://127.0.0.1:{closed_port()}/hello-1.0.tar"]}
+    wanted = request(tmp_path, gone, request="asked", retry_after=60)
+    assert provide(wanted, opener)["state"] == "deferred"
+    kept = descriptor(tmp_path)["deferral"]
+    tried, until = (datetime.datetime.fromisoformat(kept[key]) for key in ("tried", "until"))
+    assert (kept["request"], until - tried) == ("asked", datetime.timedelta(seconds=60))
+    # Being tried once more is no change, but is told.
+    again = provide({**wanted, "request": "in other words"}, opener)
+    assert (again["changed"], descriptor(tmp_path)["deferral"]["request"]) == (False, "in other words")
+    assert provide(request(tmp_path, upstreams.pin()), opener)["state"] == "installed"
+    assert "deferral" not in descriptor(tmp_path)
 
 
 def git_pin(upstreams: Upstreams, port: int = 0) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.upstream.support import NOBODY, needs_root
+from fixtures.upstream.support import NOBODY
+from staging import needs_root
 
 from roles.artifact.module_utils.rumplab_artifact.errors import Broken
 from roles.artifact.module_utils.rumplab_artifact.privilege import as_user

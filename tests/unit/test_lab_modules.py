@@ -255,6 +255,46 @@ def test_one_look_tells_which_programs_changed_and_which_trees_wait(tmp_path: Pa
     assert not lab_state.is_intact(found["qemu"])
 
 
+def test_a_deferral_is_left_alone_until_its_time_or_until_what_it_awaits_has_come(tmp_path: Path) -> None:
+    awaited = tmp_path / "program"
+    told = {"request": "r", "tried": "2026-01-01T10:00:00Z", "until": "2026-01-01T11:00:00Z", "awaited": [str(awaited)]}
+    described = {"name": "qemu", "state": "deferred", "deferral": told}
+    assert lab_state.is_left_alone(described, "2026-01-01T10:00:00Z")
+    assert lab_state.is_left_alone(described, "2026-01-01T10:59:59Z")
+    assert not lab_state.is_left_alone(described, "2026-01-01T11:00:00Z")
+    # A clock that was put back says nothing.
+    assert not lab_state.is_left_alone(described, "2026-01-01T09:59:59Z")
+    unreadable: list[dict[str, Any]] = [{}, {"deferral": None}, {"deferral": {}}, {"deferral": {**told, "request": ""}}]
+    for broken in unreadable:
+        assert not lab_state.is_left_alone({"name": "qemu", **broken}, "2026-01-01T10:00:00Z")
+    awaited.touch()
+    assert not lab_state.is_left_alone(described, "2026-01-01T10:30:00Z")
+
+
+def test_another_way_out_is_another_network() -> None:
+    routes = "Iface Destination Gateway Flags\neth0 00000000 0100A8C0 0003\neth0 0000A8C0 00000000 0001\n"
+    resolver = "# made by x\nnameserver 192.168.0.1\n"
+    here = lab_state.way_out(routes, resolver, {})
+    assert here == lab_state.way_out(routes, "nameserver 192.168.0.1\n", {"PATH": "/bin"})
+    others = [
+        lab_state.way_out(routes.replace("eth0", "wlan0"), resolver, {}),
+        lab_state.way_out("", resolver, {}),
+        lab_state.way_out(routes, "", {}),
+        lab_state.way_out(routes, resolver, {"https_proxy": "http://proxy.example"}),
+    ]
+    assert len({here, *others}) == 5
+
+
+def test_a_component_that_packages_are_missing_for_says_what_it_awaits() -> None:
+    params = {"files": {"modules": ["/a", "/b"]}, "deferral": "r", "retry_after": 3600}
+    assert component.deferral(params, ["qemu", "modules"], 0.0) == {
+        "request": "r",
+        "awaited": ["qemu", "/a", "/b"],
+        "tried": "1970-01-01T00:00:00Z",
+        "until": "1970-01-01T01:00:00Z",
+    }
+
+
 def test_a_checksum_is_that_of_the_content_or_nothing(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"stamp")
     assert lab_state.checksum(str(tmp_path / "x")) == hashlib.sha1(b"stamp").hexdigest()

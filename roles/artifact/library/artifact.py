@@ -31,6 +31,8 @@ options:
   candidates: {description: "What may be tried, in order.", type: list, elements: str, required: true}
   strict: {description: "Neither a substitute nor a deferral will do.", type: bool, default: false}
   retry: {description: "Try for the upstream again, though a substitute serves.", type: bool, default: false}
+  retry_after: {description: "Seconds for which a deferral is remembered.", type: int, default: 0}
+  request: {description: "What stands for all that a deferral depends on; recorded with one.", type: str, default: ''}
   built_cache: {description: "A directory of built trees.", type: str, default: ''}
   blocked: {description: "Why nothing can be built today (its build dependencies are out of reach), or empty.",
             type: str, default: ''}
@@ -86,6 +88,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "candidates": {"type": "list", "elements": "str", "required": True},
     "strict": {"type": "bool", "default": False},
     "retry": {"type": "bool", "default": False},
+    "retry_after": {"type": "int", "default": 0},
+    "request": {"type": "str", "default": ""},
     "built_cache": {"type": "str", "default": ""},
     "blocked": {"type": "str", "default": ""},
     "only": {"type": "str", "default": "", "choices": ["", "source"]},

@@ -28,6 +28,10 @@ user: {description: "The lab user by that description, or empty.", type: str, re
 link: {description: "The target of the link, or empty.", type: str, returned: always}
 trees: {description: "SHA-1 of NAME/.complete, by name, of every tree in use that waits for no other.", type: dict,
         returned: always}
+deferred: {description: "What the deferrals were asked for, by component, of those that are to be left alone for a
+           while yet.", type: dict, returned: always}
+network: {description: "Stands for the host's way out: its default routes, name servers and proxies.", type: str,
+          returned: always}
 components: {description: "The requests that the host's own programs were described for, by component, where each
              program is still the one that was described.", type: dict, returned: always}
 """
@@ -35,10 +39,14 @@ components: {description: "The requests that the host's own programs were descri
 import hashlib
 import json
 import os
+import time
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.rumplab_lab.files import fingerprints
+from ansible.module_utils.rumplab_lab.files import fingerprints, moment, program
+
+PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
 
 
 def checksum(path: str) -> str:
@@ -93,6 +101,39 @@ def waits(described: dict[str, Any]) -> bool:
     return str(described.get("reason")).startswith("deferred:")
 
 
+def is_left_alone(described: dict[str, Any], now: str) -> bool:
+    """True while a component's deferral is remembered: not before it was tried, nor once what it awaits has come."""
+    try:
+        deferral = described["deferral"]
+        come = [place for place in deferral.get("awaited", []) if os.path.exists(place) or program(place)]
+        return bool(deferral["request"]) and deferral["tried"] <= now < deferral["until"] and not come
+    except (KeyError, TypeError, AttributeError):
+        return False
+
+
+def default_routes(routes: str) -> list[str]:
+    """Return interface and gateway of each default route, from the text of /proc/net/route."""
+    lines = [line.split() for line in routes.splitlines()[1:]]
+    return sorted(f"{line[0]} {line[2]}" for line in lines if len(line) > 2 and line[1] == "00000000")
+
+
+def way_out(routes: str, resolver: str, environment: Mapping[str, str]) -> str:
+    """Return what stands for the host's way out: whoever has plugged in a network doesn't wait for a deferral's end."""
+    servers = [line.split()[1:] for line in resolver.splitlines() if line.startswith("nameserver")]
+    proxies = [environment.get(name) or environment.get(name.upper()) or "" for name in PROXIES]
+    text = json.dumps([default_routes(routes), servers, proxies])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def content(path: str) -> str:
+    """Return a text file's content, or nothing where there is no such file."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read()
+    except OSError:
+        return ""
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
@@ -102,8 +143,11 @@ def main() -> None:
     prefix, link = module.params["prefix"], module.params["link"]
     described = descriptors(os.path.join(prefix, "etc", "components.d"))
     trees = {name: checksum(os.path.join(prefix, name, ".complete")) for name in names(prefix)}
+    now = moment(time.time())
     module.exit_json(
         changed=False,
+        deferred={name: one["deferral"]["request"] for name, one in described.items() if is_left_alone(one, now)},
+        network=way_out(content("/proc/net/route"), content("/etc/resolv.conf"), os.environ),
         prefix=prefix,
         description=checksum(os.path.join(prefix, "etc", "rumplab.json")),
         user=recorded_user(os.path.join(prefix, "etc", "rumplab.json")),

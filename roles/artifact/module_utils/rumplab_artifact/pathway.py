@@ -352,7 +352,7 @@ def _provenance(request: Request, source: Source, lacking: str) -> Answer:
         "source": source.kind,
         "origin": source.origin,
         "reason": instead if source.kind == "substitute" else None,
-        "installed": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "installed": _moment(time.time()),
     }
 
 
@@ -379,6 +379,16 @@ def _use(request: Request, store: Store, tree: str) -> Answer:
     }
 
 
+def _moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def _deferral(request: Request) -> Answer:
+    """Return what a later run needs in order to tell whether to ask again: what was asked for, when, and until when."""
+    now = time.time()
+    return {"request": request["request"], "tried": _moment(now), "until": _moment(now + request["retry_after"])}
+
+
 def _defer(request: Request, store: Store, reason: str) -> Answer:
     name = request["name"]
     if request["strict"]:
@@ -393,10 +403,12 @@ def _defer(request: Request, store: Store, reason: str) -> Answer:
         descriptor = {**installed, "wanted": request["version"], "reason": f"deferred: {reason}"}
     else:
         descriptor = _descriptor(request, state="deferred", stamp=request["stamps"]["upstream"], reason=reason)
+    descriptor["deferral"] = _deferral(request)
     changed = store.describe(name, descriptor)
     # From one try to the next a host out of reach is so in other words: that by itself is no change.
     if installed and installed.get("reason"):
-        changed = {**installed, "reason": descriptor["reason"]} != descriptor
+        passing = {key: descriptor[key] for key in ("reason", "deferral")}
+        changed = {**installed, **passing} != descriptor
     return {"changed": changed, "state": "deferred", "reason": reason, "tree": None}
 
 

@@ -5,9 +5,24 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from typing import Any
+
+# Debian keeps some of these out of a user's PATH, Homebrew all of them out of a bare one.
+MORE_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/opt/homebrew/bin", "/opt/homebrew/sbin", "/usr/local/bin")
+
+
+def program(name: str) -> str | None:
+    """Return where a program of the host's is, or None."""
+    return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", "/usr/bin:/bin"), *MORE_PATH]))
+
+
+def moment(seconds: float) -> str:
+    """Return a time as descriptors have it; later ones sort after earlier ones."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def read_json(path: str, otherwise: Any) -> Any:
