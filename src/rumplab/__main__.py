@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from rumplab.cli import main
+from rumplab.cli import program
 
-sys.exit(main())
+sys.exit(program(sys.argv[1:]))

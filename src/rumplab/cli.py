@@ -12,7 +12,6 @@ import contextlib
 import errno
 import gc
 import importlib
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from types import ModuleType
 
 from rumplab import __version__
 from rumplab.errors import RumplabError
+from rumplab.streams import OUTPUT, drop_output, prepare
 
 VERBS = (
     *("status", "doctor", "build", "stage", "run", "ps", "logs", "stop"),
@@ -105,17 +105,15 @@ def dispatch(verb: str, arguments: list[str]) -> int:
         args = parser.parse_args(arguments)
     args.words, args.extra = arguments, extra
     code: int = module.run(args)
-    sys.stdout.flush()
     return code
 
 
 def complain(verb: str, message: str) -> None:
-    print(f"rumplab {verb}: {message}", file=sys.stderr)
+    print(f"{f'rumplab {verb}'.rstrip()}: {message}", file=sys.stderr)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point. Returns the exit code; see docs/architecture.md for what the codes mean."""
-    arguments = sys.argv[1:] if argv is None else argv
+def answer(arguments: list[str]) -> int:
+    """Does what the command line asks for; the exit code. Errors pass through."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(overview(), end="")
         return 0 if arguments else 2
@@ -126,8 +124,33 @@ def main(argv: list[str] | None = None) -> int:
     if verb not in VERBS + HIDDEN_VERBS:
         print(unknown(verb), file=sys.stderr)
         return 2
+    return dispatch(verb, arguments[1:])
+
+
+def said(arguments: list[str]) -> int:
+    """The same, once standard output has been written. argparse leaves by SystemExit after a --help."""
     try:
-        return dispatch(verb, arguments[1:])
+        code = answer(arguments)
+    except SystemExit as leaving:
+        if leaving.code == 0:
+            sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+    return code
+
+
+def program(arguments: list[str]) -> int:
+    """What the command `rumplab` is: `main` with the streams that the caller left."""
+    prepare()
+    return main(arguments)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point. Returns the exit code; see docs/architecture.md for what the codes mean."""
+    arguments = sys.argv[1:] if argv is None else argv
+    verb = arguments[0] if arguments and not arguments[0].startswith("-") else ""
+    try:
+        return said(arguments)
     except RumplabError as error:
         complain(verb, str(error))
         return error.exit_code
@@ -135,10 +158,13 @@ def main(argv: list[str] | None = None) -> int:
         return 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader went away: that's not a failure to report, and the exit must not flush to it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         return 128 + signal.SIGPIPE
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         remedy = "; free some space there" if error.errno == errno.ENOSPC else ""
         complain(verb, f"{place}{error.strerror or error}{remedy}")
+        # What couldn't be written is still waiting, and would be tried again at the end.
+        if error.filename == OUTPUT:
+            drop_output()
         return 1

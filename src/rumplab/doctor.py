@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rumplab import accel, config, images, output, ports
+from rumplab import accel, config, images, output, ports, surroundings
 from rumplab.config import Lab
 from rumplab.errors import RumplabError
 from rumplab.machines import open_machines
@@ -78,10 +78,11 @@ def first_line(argv: list[str]) -> str:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        env=surroundings.of(surroundings.TOOL),
         timeout=TOOL_SECONDS,
         check=True,
     )
-    lines = result.stdout.decode(errors="replace").strip().splitlines()
+    lines = [line for line in output.own_lines(result.stdout.decode(errors="replace")) if line.strip()]
     return lines[0] if lines else "prints no version"
 
 

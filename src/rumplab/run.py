@@ -13,6 +13,7 @@ from pathlib import Path
 from rumplab import accel, attachment, config, disks, launch, macs, media, netoptions, nics, ports, qemu
 from rumplab.errors import RumplabError, UsageError
 from rumplab.machines import Machine, Machines, addressed, base_name, check_name, open_machines
+from rumplab.streams import script
 
 HELP = "boot an image or a program in QEMU, with a debug stub"
 EPILOG = """\
@@ -171,7 +172,7 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     if args.dry_run:
         cards = addressed(cards, record.name, machines.all(), seen)
         spec = replace(spec, nics=cards, gdb_port=spec.gdb_port or ports.free(record.tcp_ports))
-        print(command(spec, args.detach))
+        script(command(spec, args.detach) + "\n")
         return 0
     machine = machines.claim(record, numbered=args.name is None, seen_macs=seen)
     spec = replace(spec, gdb_port=machine.gdb_port, nics=machine.nics)

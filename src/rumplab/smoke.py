@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from rumplab import config, disks, logs, output, process, qemu, stop, verified
+from rumplab import config, disks, logs, output, process, qemu, stop, surroundings, verified
 from rumplab.config import Lab
 from rumplab.errors import NotProvisioned, RumplabError
 from rumplab.machines import Machines, open_machines
@@ -118,6 +118,7 @@ def call(loop: Loop, *arguments: str) -> str:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            env=surroundings.of(surroundings.ITSELF),
             timeout=loop.left(),
             check=False,
         )

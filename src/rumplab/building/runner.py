@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rumplab import surroundings
 from rumplab.building import explain
 from rumplab.building.recipe import RESULT, Recipe, Step, command, in_work, origin, quoted
 from rumplab.errors import RumplabError
@@ -113,12 +114,11 @@ class Runner:
         return "\n".join([*parts, words] if words else parts)
 
     def environment(self, step: Step) -> dict[str, str]:
-        """The caller's environment with the toolchain's directories on PATH and the step's settings."""
+        """What a build sees of the caller's, the toolchain's directories on PATH, and the step's settings."""
         settings = {name: in_work(value, str(self.work)) for name, value in step.environment.items()}
-        path = os.pathsep.join([*self.recipe.path, os.environ.get("PATH", os.defpath)])
+        given = surroundings.of(surroundings.BUILD)
+        path = os.pathsep.join([*self.recipe.path, given.get("PATH", os.defpath)])
         noted = {"SUNPRO_DEPENDENCIES": str(self.work / DEPENDENCIES)}
-        # GCC's older variable, which the caller may have set, would win over SUNPRO_DEPENDENCIES.
-        given = {name: value for name, value in os.environ.items() if name != "DEPENDENCIES_OUTPUT"}
         return {**given, "PATH": path, **noted, **settings}
 
 

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rumplab import surroundings
 from rumplab.errors import RumplabError
 from rumplab.image import formats
 from rumplab.image.layout import MIB
 from rumplab.image.recipe import Recipe
 from rumplab.image.step import Step
-from rumplab.output import shortened
+from rumplab.output import own_lines, shortened
 from rumplab.process import interruptible
 from rumplab.temporary import temporary_directory, temporary_file
 
@@ -97,7 +98,7 @@ class Runner:
             process = subprocess.Popen(
                 step.argv,
                 cwd=self.work,
-                env={**os.environ, **self.environment},
+                env={**surroundings.of(surroundings.TOOL), **self.environment},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -130,7 +131,7 @@ class Runner:
 
 def complaints(said: str) -> list[str]:
     """The lines of `said` that are not just a program's name and version."""
-    return [line for line in said.splitlines() if line.strip() and not VERSION_LINE.fullmatch(line)]
+    return [line for line in own_lines(said) if line.strip() and not VERSION_LINE.fullmatch(line)]
 
 
 def check_space(directory: Path, needed: int) -> None:

@@ -9,7 +9,7 @@ from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any
 
-from rumplab import process
+from rumplab import process, surroundings
 from rumplab.errors import RumplabError
 
 SECONDS = 5
@@ -50,7 +50,17 @@ class Seen:
 def output(argv: list[str]) -> str:
     """What a command prints; RumplabError with its own words when it fails."""
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=SECONDS, check=False)
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            # The name of an interface can hold any byte.
+            encoding="utf-8",
+            errors="surrogateescape",
+            env=surroundings.of(surroundings.TOOL),
+            timeout=SECONDS,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         raise RumplabError(f"{' '.join(argv)} did not answer within {SECONDS} s; try again") from None
     if done.returncode:
