@@ -16,6 +16,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 from rumplab import __version__
 from rumplab.errors import RumplabError
@@ -45,9 +46,26 @@ def verb_module(verb: str) -> ModuleType:
     return importlib.import_module(f"rumplab.{verb}")
 
 
+class Parser(argparse.ArgumentParser):
+    """A verb's parser. A value that is empty, as an unset variable leaves it, is nobody's name: argparse would take it,
+    and `Path` makes the working directory of it. A value of two dashes is one: argparse loses it."""
+
+    # What may be said to be nothing.
+    MAY_BE_EMPTY = ("args", "append", "ex")
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        if "" in arg_strings and action.dest not in self.MAY_BE_EMPTY:
+            raise argparse.ArgumentError(action, "is empty; is a variable unset?")
+        if action.option_strings and action.nargs is None and arg_strings == ["--"]:
+            value = self._get_value(action, "--")
+            self._check_value(action, value)
+            return value
+        return super()._get_values(action, arg_strings)
+
+
 def verb_parser(verb: str, module: ModuleType) -> argparse.ArgumentParser:
     """The argument parser of one verb."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"rumplab {verb}",
         description=module.HELP,
         epilog=module.EPILOG,

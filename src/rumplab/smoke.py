@@ -20,6 +20,7 @@ from typing import NoReturn
 
 from rumplab import config, disks, logs, output, process, qemu, stop, surroundings, verified
 from rumplab.config import Lab
+from rumplab.durations import seconds
 from rumplab.errors import NotProvisioned, RumplabError
 from rumplab.machines import Machines, open_machines
 
@@ -91,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", action="store_true", help="leave machine and image, and say where")
     parser.add_argument(
         "--timeout",
-        type=int,
+        type=seconds,
         metavar="SECONDS",
         help=f"for all of it (default: {DEFAULT_SECONDS}, and {DISK_SECONDS} more a controller)",
     )

@@ -61,6 +61,8 @@ func gomaincaller(arguments, environment **C.char) {
 }
 """
 MAIN = "main.c"
+# What a message calls a file that the build has made: nobody finds it where the program is.
+GENERATED = "({}, which build adds)"
 # gorump's start-up takes its argument vector from the two variables, before main() is called. Behind the
 # arguments it reads the environment and the auxiliary vector, which both end with zeros. A C library whose
 # environment nobody uses need not have one.
@@ -228,11 +230,14 @@ def recipe(program: GoProgram, tools: Tools, bake: str, c_flags: str = "") -> Re
         own={
             f"{WORK}/local": "",
             f"{WORK}/gopath": program.gopath,
+            f"{WORK}/{MAIN}": GENERATED.format(MAIN),
+            f"{WORK}/{place}/{caller}": GENERATED.format(caller),
             **{f"{WORK}/{place_of(package)}": package.directory for package in program.packages},
         },
         relative={
             explain.heading(package.path): {
-                source.name: os.path.join(package.directory, source.name) for source in package.sources
+                **({caller: GENERATED.format(caller)} if package is program.main else {}),
+                **{source.name: os.path.join(package.directory, source.name) for source in package.sources},
             }
             for package in program.packages
         },
@@ -318,7 +323,7 @@ def archive_step(program: GoProgram, tools: Tools, place: str, given: str) -> St
 
 def link_step(tools: Tools, arguments: Sequence[str]) -> Step:
     """The C program round the archive, not yet linked with the kernel."""
-    argv = (tools.target.gcc, "-g", "-o", "program", MAIN, "program.a", *arguments)
+    argv = (tools.target.gcc, "-g", "-o", "program", f"{WORK}/{MAIN}", "program.a", *arguments)
     # The trial link with a minimal set of libraries fails for Go: the bake links what it lacks.
     return Step("stub link", argv, environment={"RUMPRUN_STUBLINK": "succeed", "TMPDIR": f"{WORK}/tmp"})
 

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from rumplab import config, gdbcall
 from rumplab.config import Lab
+from rumplab.durations import seconds
 from rumplab.errors import RumplabError, UsageError
 from rumplab.guest import attach, gdbside, ipkdb, kernels, stub
 from rumplab.guest.attach import DEBUGGER, socket_path
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--qemu-stub", action="store_true", help="by QEMU's stub, not the kernel's own debugger")
     parser.add_argument(
         "--timeout",
-        type=float,
+        type=seconds,
         default=BOOT_SECONDS,
         metavar="SECONDS",
         help="for a kernel that has yet to come up (default: 120)",

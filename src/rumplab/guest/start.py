@@ -20,7 +20,7 @@ from rumplab.guest.kernels import Kernel
 from rumplab.machines import Machine, Machines, addressed, open_machines
 from rumplab.netoptions import port
 from rumplab.nics import Forward, Nic
-from rumplab.qemu import Spec
+from rumplab.qemu import Spec, check_extra
 from rumplab.streams import script
 
 HELP = "start a guest, in the background"
@@ -92,6 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_usage(args: argparse.Namespace) -> None:
     """UsageError for options that contradict one another."""
+    check_extra(args.extra)
     ways = [option for option in ("kgdb", "ipkdb", "qemu_stub") if getattr(args, option)]
     if len(ways) > 1:
         names = " and ".join(f"--{option.replace('_', '-')}" for option in ways)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rumplab import surroundings
+from rumplab.building.explain import ending
 from rumplab.errors import RumplabError
 from rumplab.image.step import Step
 from rumplab.machines import Machines
@@ -56,7 +57,7 @@ def run(step: Step, work: Path, seconds: float, image: str, machines: Machines) 
         raise RumplabError(f"cannot run {step.argv[0]}: {error.strerror}") from error
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip()
-        raise RumplabError(explain(step, said or f"exit status {done.returncode}", work, image, machines))
+        raise RumplabError(explain(step, said or ending(done.returncode), work, image, machines))
     return done.stdout.decode(errors="replace")
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rumplab import surroundings
+from rumplab.building.explain import ending
 from rumplab.errors import RumplabError
 from rumplab.image import formats
 from rumplab.image.layout import MIB
@@ -125,7 +126,7 @@ class Runner:
         if OUT_OF_SPACE in said:
             raise out_of_space(self.directory, self.needed)
         if process.returncode or (step.quiet and complaints(said)):
-            reason = shortened(said, LINES_TOLD) or f"exit status {process.returncode}"
+            reason = shortened(said, LINES_TOLD) or ending(process.returncode)
             raise RumplabError(f"{step.argv[0]} failed: {reason}\nthe commands: rumplab stage --dry-run …")
 
 
