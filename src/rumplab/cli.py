@@ -160,6 +160,9 @@ def said(arguments: list[str]) -> int:
 def program(arguments: list[str]) -> int:
     """What the command `rumplab` is: `main` with the streams that the caller left."""
     prepare()
+    # What __main__ has put off.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     return main(arguments)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 PROC = Path("/proc/self")
-CALL = "import sys; sys.path.insert(0, sys.argv[1]); from rumplab.cli import program; sys.exit(program(sys.argv[2:]))"
+CALL = "import sys; sys.path.insert(0, sys.argv.pop(1)); import rumplab.__main__"
 
 
 def itself(*arguments: str) -> list[str]:

@@ -220,18 +220,19 @@ def every_disk(loop: Loop, quiet: bool, keep: bool) -> list[dict[str, object]]:
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Makes SIGTERM unwind the stack, so that what was started is taken away."""
+    """Makes SIGTERM and SIGHUP unwind the stack, so that what was started is taken away."""
 
     def unwind(number: int, _frame: FrameType | None) -> NoReturn:
         # A second one must not cut the cleaning up short.
         signal.signal(number, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
-    previous = signal.signal(signal.SIGTERM, unwind)
+    previous = {number: signal.signal(number, unwind) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def names(loop: Loop) -> list[str]:

@@ -71,5 +71,9 @@ def script(text: str) -> None:
     """Prints `text` for a shell: with the bytes that names have, which no escape would stand for."""
     stream = sys.stdout
     stream.flush()
-    stream.buffer.write(text.encode("utf-8", "surrogateescape"))
+    try:
+        data = os.fsencode(text)
+    except UnicodeEncodeError:
+        data = text.encode("utf-8", "surrogateescape")
+    stream.buffer.write(data)
     stream.buffer.flush()
