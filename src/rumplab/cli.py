@@ -54,7 +54,8 @@ class Parser(argparse.ArgumentParser):
     MAY_BE_EMPTY = ("args", "append", "ex")
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
-        if "" in arg_strings and action.dest not in self.MAY_BE_EMPTY:
+        # A sub-verb's own parser looks at its words.
+        if "" in arg_strings and action.nargs != argparse.PARSER and action.dest not in self.MAY_BE_EMPTY:
             raise argparse.ArgumentError(action, "is empty; is a variable unset?")
         if action.option_strings and action.nargs is None and arg_strings == ["--"]:
             value = self._get_value(action, "--")

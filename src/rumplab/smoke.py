@@ -41,6 +41,7 @@ DEFAULT_SECONDS = 120
 # What --all adds, a controller.
 DISK_SECONDS = 60
 DONE = "pcihello: done"
+ENDING_SECONDS = 10
 # One line of our own, whatever the version of GDB prints around it.
 REPORT = 'printf "rumplab-found %02x:%02x.%x %08x\\n", bus, device, function, id'
 REPORTED = re.compile(r"^rumplab-found (\S+) (\S+)$", re.MULTILINE)
@@ -113,23 +114,36 @@ def require(lab: Lab) -> str:
 
 def call(loop: Loop, *arguments: str) -> str:
     """Runs ``rumplab ARGUMENTS`` as a user would and returns its output; RumplabError with it on failure."""
-    try:
-        result = subprocess.run(
-            process.itself(*arguments),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=surroundings.of(surroundings.ITSELF),
-            timeout=loop.left(),
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        said = (error.stdout or b"").decode(errors="replace")
-        raise RumplabError(f"'rumplab {arguments[0]}' did not end in time; it said:\n{said}") from error
-    said = result.stdout.decode(errors="replace")
-    if result.returncode:
-        raise RumplabError(f"'rumplab {arguments[0]}' failed ({result.returncode}); it said:\n{said}")
+    left = loop.left()
+    with subprocess.Popen(
+        process.itself(*arguments),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=surroundings.of(surroundings.ITSELF),
+    ) as child:
+        try:
+            told, _ = child.communicate(timeout=left)
+        except subprocess.TimeoutExpired as error:
+            said = ended(child).decode(errors="replace")
+            raise RumplabError(f"'rumplab {arguments[0]}' did not end in time; it said:\n{said}") from error
+        except BaseException:
+            ended(child)
+            raise
+    said = told.decode(errors="replace")
+    if child.returncode:
+        raise RumplabError(f"'rumplab {arguments[0]}' failed ({child.returncode}); it said:\n{said}")
     return said
+
+
+def ended(child: subprocess.Popen[bytes]) -> bytes:
+    """Ends a command of the tool so that it cleans up after itself; what it has said."""
+    child.terminate()
+    try:
+        return child.communicate(timeout=ENDING_SECONDS)[0]
+    except subprocess.TimeoutExpired:
+        child.kill()
+        return child.communicate()[0]
 
 
 def stage(loop: Loop) -> str:

@@ -61,7 +61,6 @@ FURTHER = (
     Circumstance("standard error is closed", redirect="2>&-"),
     Circumstance("standard error is full", redirect="2>/dev/full"),
     Circumstance("all output is full", redirect=">/dev/full 2>/dev/full"),
-    Circumstance("standard input is a directory", redirect="</"),
     Circumstance("the environment is bare", bare=True),
     Circumstance("there is no home", environment={"HOME": "/nonexistent", "XDG_STATE_HOME": "/nonexistent"}),
     Circumstance("the home is the empty string", environment={"HOME": ""}),

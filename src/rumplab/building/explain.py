@@ -40,7 +40,6 @@ SIGNS = (
 MEANINGS: dict[int, str] = {
     signal.SIGXFSZ: ": a file was to become larger than this account's limit (ulimit -f)",
     signal.SIGXCPU: ": it used more processor time than this account's limit (ulimit -t)",
-    signal.SIGKILL: ": by somebody, or because the host ran out of memory",
 }
 UPWARDS = re.compile(r"(?<![^\s\"'(\[])(?:\.\./)+")
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from rumplab.building import explain, gofile, gopath
 from rumplab.building.gopath import Finder, Package, Source
-from rumplab.building.recipe import RESULT, WORK, Recipe, Step, flags
+from rumplab.building.recipe import RESULT, WORK, Recipe, Step, flags, generated
 from rumplab.building.target import Tools, go_release
 from rumplab.errors import RumplabError
 
@@ -61,8 +61,6 @@ func gomaincaller(arguments, environment **C.char) {
 }
 """
 MAIN = "main.c"
-# What a message calls a file that the build has made: nobody finds it where the program is.
-GENERATED = "({}, which build adds)"
 # gorump's start-up takes its argument vector from the two variables, before main() is called. Behind the
 # arguments it reads the environment and the auxiliary vector, which both end with zeros. A C library whose
 # environment nobody uses need not have one.
@@ -230,13 +228,13 @@ def recipe(program: GoProgram, tools: Tools, bake: str, c_flags: str = "") -> Re
         own={
             f"{WORK}/local": "",
             f"{WORK}/gopath": program.gopath,
-            f"{WORK}/{MAIN}": GENERATED.format(MAIN),
-            f"{WORK}/{place}/{caller}": GENERATED.format(caller),
+            f"{WORK}/{MAIN}": generated(MAIN),
+            f"{WORK}/{place}/{caller}": generated(caller),
             **{f"{WORK}/{place_of(package)}": package.directory for package in program.packages},
         },
         relative={
             explain.heading(package.path): {
-                **({caller: GENERATED.format(caller)} if package is program.main else {}),
+                **({caller: generated(caller)} if package is program.main else {}),
                 **{source.name: os.path.join(package.directory, source.name) for source in package.sources},
             }
             for package in program.packages
@@ -323,7 +321,7 @@ def archive_step(program: GoProgram, tools: Tools, place: str, given: str) -> St
 
 def link_step(tools: Tools, arguments: Sequence[str]) -> Step:
     """The C program round the archive, not yet linked with the kernel."""
-    argv = (tools.target.gcc, "-g", "-o", "program", f"{WORK}/{MAIN}", "program.a", *arguments)
+    argv = (tools.target.gcc, "-g", "-o", "program", MAIN, "program.a", *arguments)
     # The trial link with a minimal set of libraries fails for Go: the bake links what it lacks.
     return Step("stub link", argv, environment={"RUMPRUN_STUBLINK": "succeed", "TMPDIR": f"{WORK}/tmp"})
 

@@ -10,13 +10,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rumplab import surroundings
 from rumplab.building import explain
-from rumplab.building.recipe import RESULT, Recipe, Step, command, in_work, origin, quoted
+from rumplab.building.recipe import RESULT, Recipe, Step, command, generated, in_work, origin, quoted
 from rumplab.errors import RumplabError
 from rumplab.output import shortened
 from rumplab.temporary import temporary_file
@@ -93,7 +93,11 @@ class Runner:
         lines: list[str] = []
         size = 0
         own = {in_work(theirs, str(self.work)): users for theirs, users in self.recipe.own.items()}
-        names = next(iter(self.recipe.relative.values()), {})
+        if directory == str(self.work):
+            # The names there are of what lies there, whatever the program's own files are called.
+            names: Mapping[str, str] = {name: generated(name) for name in self.recipe.files if "/" not in name}
+        else:
+            names = next(iter(self.recipe.relative.values()), {})
         for raw in process.stdout or ():
             line = explain.own_words(raw.decode(errors="replace"), directory, own, names)
             if line.startswith("# "):

@@ -92,7 +92,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_usage(args: argparse.Namespace) -> None:
     """UsageError for options that contradict one another."""
-    check_extra(args.extra)
     ways = [option for option in ("kgdb", "ipkdb", "qemu_stub") if getattr(args, option)]
     if len(ways) > 1:
         names = " and ".join(f"--{option.replace('_', '-')}" for option in ways)
@@ -215,6 +214,7 @@ def way_out(lab: Lab, guest: Guest, dry_run: bool, platform: str) -> attachment.
 
 def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     check_usage(args)
+    check_extra(args.extra)
     lab = config.load()
     guests, machines = open_guests(lab), open_machines(lab)
     guest = guests.find(args.name)
