@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rumplab import qemu
+from rumplab import qemu, surroundings
 
 ACCELS = ("auto", "kvm", "hvf", "tcg")
 PROBE_SECONDS = 5.0
@@ -86,6 +86,7 @@ def probe(emulator: str, accel: str, seconds: float = PROBE_SECONDS) -> Result:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
+                env=surroundings.of(surroundings.QEMU),
             )
             try:
                 code = process.wait(seconds)

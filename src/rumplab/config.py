@@ -130,6 +130,8 @@ def read_object(path: Path, remedy: str) -> dict[str, Any]:
             f"{path} is not JSON (line {error.lineno}, column {error.colno}: {error.msg});"
             f" write it again: {remedy}"
         ) from error
+    except (ValueError, RecursionError) as error:
+        raise RumplabError(f"{path} holds what no tool wrote ({error}); write it again: {remedy}") from error
     if not isinstance(data, dict):
         raise RumplabError(f"{path} does not hold a JSON object; write it again: {remedy}")
     if data.get("schema") != SCHEMA:

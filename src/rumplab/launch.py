@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import FrameType
 
-from rumplab import holders, process, qmp
+from rumplab import holders, process, qmp, surroundings
 from rumplab.errors import RumplabError
 from rumplab.machines import Machine, Machines
 
@@ -68,7 +68,7 @@ def foreground(machines: Machines, machine: Machine, argv: Sequence[str]) -> int
 def _attend(machines: Machines, machine: Machine, argv: Sequence[str]) -> int:
     caught: list[int] = []
     try:
-        child = subprocess.Popen(argv)
+        child = subprocess.Popen(argv, env=surroundings.of(surroundings.QEMU))
     except OSError:
         machines.retire(machine)
         raise
@@ -101,6 +101,7 @@ def detached(machines: Machines, machine: Machine, argv: Sequence[str]) -> Machi
                 stderr=log,
                 start_new_session=True,
                 close_fds=True,
+                env=surroundings.of(surroundings.QEMU),
                 # Whoever can open one of its sockets has the machine.
                 umask=0o177,
             )

@@ -300,7 +300,7 @@ def read_record(directory: Path) -> Machine | None:
         machine = Machine(**{key: value for key, value in data.items() if key in known})
         cards = nics.from_data(data.get("nics", ()))
         return replace(machine, directory=str(directory), argv=tuple(machine.argv), nics=cards)
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 

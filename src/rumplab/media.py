@@ -6,11 +6,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from rumplab import regular
 from rumplab.config import read_object, text
 from rumplab.errors import RumplabError
+from rumplab.image import recognise
 
 SECTOR = 512
-MAGICS = {b"QFI\xfb": "qcow2", b"KDMV": "vmdk"}
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ def inspect(path: str) -> Media:
     # An absolute path also keeps QEMU from taking what stands before a colon for a protocol.
     absolute = os.path.abspath(path)
     try:
-        with open(absolute, "rb") as handle:
+        with regular.opened(absolute) as handle:
             head = handle.read(SECTOR)
     except OSError as error:
         raise RumplabError(
@@ -36,10 +37,10 @@ def inspect(path: str) -> Media:
         ) from error
     if head.startswith(b"\x7fELF"):
         return Media(absolute, None, absolute, None)
-    if len(head) < SECTOR:
+    if len(head) < SECTOR and not head.startswith(recognise.DESCRIPTOR):
         raise RumplabError(f"{path} is neither an ELF program nor a disk image ({len(head)} bytes)")
     program, sha256 = sidecar(absolute)
-    return Media(absolute, MAGICS.get(head[:4], "raw"), program, sha256)
+    return Media(absolute, recognise.format_of(absolute), program, sha256)
 
 
 def sidecar(image: str) -> tuple[str | None, str | None]:

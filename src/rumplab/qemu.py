@@ -6,9 +6,11 @@ a debug stub that only this host can reach.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rumplab import disks, nics
+from rumplab.errors import UsageError
 from rumplab.nics import Link, Nic
 
 E1000_ID = 0x100E8086
@@ -35,6 +37,12 @@ class Spec:
     wait: bool = False
     exit_device: bool = False
     extra: tuple[str, ...] = ()
+
+
+def check_extra(extra: Sequence[str]) -> None:
+    """UsageError for an argument that would part QEMU from the process that is on record."""
+    if any(word.lstrip("-") == "daemonize" for word in extra):
+        raise UsageError("-daemonize would leave QEMU unknown to ps and stop; use --detach instead")
 
 
 def value(text: str) -> str:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from rumplab import accel, attachment, config, disks, launch, macs, media, netoptions, nics, ports, qemu
 from rumplab.errors import RumplabError, UsageError
+from rumplab.image import multiboot, recognise
 from rumplab.machines import Machine, Machines, addressed, base_name, check_name, open_machines
+from rumplab.streams import script
 
 HELP = "boot an image or a program in QEMU, with a debug stub"
 EPILOG = """\
@@ -91,6 +93,7 @@ def make_spec(args: argparse.Namespace, found: media.Media, emulator: str, accel
         raise UsageError(f"{args.image} is a disk image: --disk none would leave nothing to boot")
     if not is_program and args.args is not None:
         raise UsageError("--args is for a program; an image's command line is set by 'rumplab stage --args'")
+    check_boots(args, found)
     return qemu.Spec(
         qemu=emulator,
         gdb_port=args.gdb_port or 0,
@@ -107,6 +110,22 @@ def make_spec(args: argparse.Namespace, found: media.Media, emulator: str, accel
         exit_device=args.exit_device,
         extra=tuple(args.extra),
     )
+
+
+def check_boots(args: argparse.Namespace, found: media.Media) -> None:
+    """RumplabError for what can't boot, in words that QEMU and a BIOS don't have. More arguments for QEMU may change
+    what boots."""
+    if args.extra:
+        return
+    if found.format is None:
+        problem = multiboot.direct_problem(found.path)
+        if problem:
+            raise RumplabError(f"{args.image} {problem}")
+    elif found.format == recognise.RAW and not recognise.boots(found.path):
+        raise RumplabError(
+            f"{args.image} has no boot sector (55 AA at its end), so that no BIOS boots it; 'rumplab stage' makes an"
+            " image that boots"
+        )
 
 
 def symbols(args: argparse.Namespace, found: media.Media) -> tuple[str | None, str | None]:
@@ -151,6 +170,7 @@ def command(spec: qemu.Spec, detach: bool) -> str:
 
 def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     cards = netoptions.cards(args, platform)
+    qemu.check_extra(args.extra)
     lab = config.load()
     component = lab.component("qemu")
     emulator = component.path("qemu-system-x86_64")
@@ -171,7 +191,7 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     if args.dry_run:
         cards = addressed(cards, record.name, machines.all(), seen)
         spec = replace(spec, nics=cards, gdb_port=spec.gdb_port or ports.free(record.tcp_ports))
-        print(command(spec, args.detach))
+        script(command(spec, args.detach) + "\n")
         return 0
     machine = machines.claim(record, numbered=args.name is None, seen_macs=seen)
     spec = replace(spec, gdb_port=machine.gdb_port, nics=machine.nics)

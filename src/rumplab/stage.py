@@ -19,6 +19,7 @@ from rumplab.image.recipe import Partition, Recipe, recipe, shell
 from rumplab.image.volume import Volume
 from rumplab.image.writer import write_image
 from rumplab.rumprun_schema import SCHEMAS
+from rumplab.streams import script
 
 HELP = "make a bootable disk image of a unikernel, without root"
 EPILOG = """\
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     contents = content_sizes(program_size, content)
     made, size = plan(program, output, content, layout.image_size(contents), volumes, wanted, args.format)
     if args.dry_run:
-        print(shell(made, output), end="")
+        script(shell(made, output))
         return 0
 
     def describe() -> dict[str, object]:

@@ -248,7 +248,11 @@ def test_the_printed_command_boots(lab: LabPrefix, pcihello: Path, tmp_path: Pat
         (bytes(600), ("--accel", "warp"), 2, "invalid choice: 'warp'"),
         (bytes(600), ("--memory", "lots"), 2, "'lots' is not a memory size"),
         (bytes(600), ("--gdb-port", "99999"), 2, "'99999' is not a port"),
-        (b"\x7fELF" + bytes(600), (), 1, "QEMU did not start"),
+        (b"\x7fELF" + bytes(600), (), 1, "is an ELF file for another processor"),
+        (b"\x7fELF" + bytes(600), ("--", "-m", "64M"), 1, "QEMU did not start"),
+        (bytes(600), (), 1, "has no boot sector"),
+        (bytes(510) + b"\x55\xaa" + bytes(600), ("--", "-daemonize"), 2, "unknown to ps and stop"),
+        (b"just words\n" * 99, (), 1, "is a text, not a disk image"),
     ],
 )
 def test_bad_input(

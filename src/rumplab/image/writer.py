@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rumplab import surroundings
+from rumplab.building.explain import ending
 from rumplab.errors import RumplabError
 from rumplab.image import formats
 from rumplab.image.layout import MIB
 from rumplab.image.recipe import Recipe
 from rumplab.image.step import Step
-from rumplab.output import shortened
+from rumplab.output import own_lines, shortened
 from rumplab.process import interruptible
 from rumplab.temporary import temporary_directory, temporary_file
 
@@ -97,7 +99,7 @@ class Runner:
             process = subprocess.Popen(
                 step.argv,
                 cwd=self.work,
-                env={**os.environ, **self.environment},
+                env={**surroundings.of(surroundings.TOOL), **self.environment},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -124,13 +126,13 @@ class Runner:
         if OUT_OF_SPACE in said:
             raise out_of_space(self.directory, self.needed)
         if process.returncode or (step.quiet and complaints(said)):
-            reason = shortened(said, LINES_TOLD) or f"exit status {process.returncode}"
+            reason = shortened(said, LINES_TOLD) or ending(process.returncode)
             raise RumplabError(f"{step.argv[0]} failed: {reason}\nthe commands: rumplab stage --dry-run …")
 
 
 def complaints(said: str) -> list[str]:
     """The lines of `said` that are not just a program's name and version."""
-    return [line for line in said.splitlines() if line.strip() and not VERSION_LINE.fullmatch(line)]
+    return [line for line in own_lines(said) if line.strip() and not VERSION_LINE.fullmatch(line)]
 
 
 def check_space(directory: Path, needed: int) -> None:
