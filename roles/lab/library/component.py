@@ -107,6 +107,15 @@ def described(params: Mapping[str, Any], paths: dict[str, str], version: str | N
     }
 
 
+def former(path: str) -> dict[str, Any]:
+    """Return the descriptor that is there; a lost or damaged one is none, and gets written anew."""
+    try:
+        found = read_json(path, {})
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
@@ -139,7 +148,7 @@ def main() -> None:
         version = None if missing else version_of(params["version_argv"], paths)
         wanted = described(params, {} if missing else paths, version)
         path = os.path.join(params["prefix"], "etc", "components.d", f"{params['name']}.json")
-        before = read_json(path, {})
+        before = former(path)
         changed = {key: value for key, value in before.items() if key != "installed"} != wanted
         if changed and not module.check_mode:
             moment = None if missing else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
