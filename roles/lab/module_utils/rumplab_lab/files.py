@@ -15,7 +15,7 @@ import pwd
 import secrets
 import stat
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, Optional
+from typing import Any
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # A directory on the way need not be readable, where the system knows how to pass through it.
@@ -56,7 +56,7 @@ def _link_target(directory: int, name: str, path: str) -> str | None:
     writable = around.st_mode & stat.S_IWOTH and not around.st_mode & stat.S_ISVTX
     for uid in (status.st_uid, around.st_uid):
         if uid not in trusted():
-            raise Unfit(f"{path}: '{name}' is a link in the hands of {owner_name(uid)}, which isn't followed: remove it")
+            raise Unfit(f"{path}: '{name}' is a link in the hands of {owner_name(uid)}: remove it")
     if writable:
         raise Unfit(f"{path}: '{name}' is a link in a directory that everybody may write: remove it")
     return os.readlink(name, dir_fd=directory)
@@ -126,7 +126,7 @@ def read_text(path: str, owners: Collection[int] | None = None) -> str | None:
             raise Unfit(f"{path} is no plain file: remove it, and run ./provision again") from error
         error.filename = path
         raise
-    with os.fdopen(handle, encoding="utf-8", newline="") as stream:
+    try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode) or status.st_size > MOST:
             raise Unfit(f"{path} is no plain file of the lab's: remove it, and run ./provision again")
@@ -135,7 +135,10 @@ def read_text(path: str, owners: Collection[int] | None = None) -> str | None:
                 f"{path} belongs to {owner_name(status.st_uid)}, and root would act on what is in it: look at it, then "
                 f"'chown root {path}', or remove it"
             )
-        return stream.read()
+        with open(handle, "rb", closefd=False) as stream:
+            return stream.read().decode("utf-8")
+    finally:
+        os.close(handle)
 
 
 def read_json(path: str, otherwise: Any, owners: Collection[int] | None = None) -> Any:
@@ -150,7 +153,7 @@ def read_json(path: str, otherwise: Any, owners: Collection[int] | None = None) 
 
 
 def sweep(directory: int, prefix: str = TEMPORARY) -> None:
-    """Remove what killed runs were writing into an open directory: each holds a lock on its file as long as it lives."""
+    """Remove what killed runs were writing into an open directory: a live one holds a lock on its file."""
     for name in os.listdir(directory):
         if not name.startswith(prefix):
             continue
@@ -178,7 +181,7 @@ def _fresh(directory: int, prefix: str) -> tuple[str, int]:
 
 
 def write_text(
-    path: str, text: str, mode: int = 0o644, owner: Optional[tuple[int, int]] = None, prefix: str = TEMPORARY
+    path: str, text: str, mode: int = 0o644, owner: tuple[int, int] | None = None, prefix: str = TEMPORARY
 ) -> None:
     """Write a file whole or not at all, and onto the disk; `owner` is (uid, gid), by default who runs this."""
     with parent_of(path) as (directory, name):

@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from .files import (
     Unfit,
@@ -78,7 +78,7 @@ def make_room(path: str, check: bool = False) -> list[Entry]:
     return merged([], entries)[1]
 
 
-def _entries_at(place: str, prefix: str) -> Optional[list[Entry]]:
+def _entries_at(place: str, prefix: str) -> list[Entry] | None:
     """Return the entries of the manifest or of its copy, None where it is lost; Unfit where it doesn't count."""
     found = read_json(place, None, trusted())
     if found is None:
