@@ -15,17 +15,19 @@ from .errors import Broken
 
 # What a URL may say between its scheme and its host, and the values of its query.
 URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>[^\s'\"<>]+)")
-PAIR = re.compile(r"(?P<key>[^&;=,)]+=)?[^&;,)]+")
+PAIR = re.compile(r"(?P<key>[^&;=]+=)?[^&;]+")
 # Name and password by host, for the requests that this process makes.
 _known: dict[str, tuple[str, str]] = {}
 
 
 def _shown(match: re.Match[str]) -> str:
     rest = match["rest"]
-    place, mark, query = rest.partition("?")
+    # A sentence goes on after its URL.
+    address = rest.rstrip(".,:;)")
+    place, mark, query = address.partition("?")
     host, slash, path = place.partition("/")
     query = PAIR.sub(lambda pair: f"{pair['key'] or ''}…", query)
-    return match["scheme"] + host.rpartition("@")[2] + slash + path + mark + query
+    return match["scheme"] + host.rpartition("@")[2] + slash + path + mark + query + rest[len(address) :]
 
 
 def hide(text: str) -> str:
