@@ -81,4 +81,4 @@ def split(url: str) -> tuple[str, tuple[str, str] | None]:
 
 def header(pair: tuple[str, str]) -> str:
     """Return the value of the Authorization header for a name and a password."""
-    return "Basic " + base64.b64encode(":".join(pair).encode()).decode("ascii")
+    return "Basic " + base64.b64encode(":".join(pair).encode()).decode()

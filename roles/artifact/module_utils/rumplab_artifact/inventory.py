@@ -51,14 +51,14 @@ def names(tree: str) -> Iterator[str]:
 def write(tree: str) -> None:
     """List all that is in the tree."""
     listed = {name: describe(os.path.join(tree, name)) for name in names(tree)}
-    with open(os.path.join(tree, NAME), "w", encoding="ascii") as stream:
+    with open(os.path.join(tree, NAME), "w", encoding="utf-8") as stream:
         json.dump({"schema": 1, "files": listed}, stream, indent=0)
         stream.write("\n")
 
 
 def read(tree: str) -> dict[str, str]:
     """Return what is listed; OSError or ValueError where there is no list that can be read."""
-    with open(os.path.join(tree, NAME), encoding="ascii") as stream:
+    with open(os.path.join(tree, NAME), encoding="utf-8") as stream:
         found = json.load(stream)
     if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
         raise ValueError(f"{tree}/{NAME} is no list of files")

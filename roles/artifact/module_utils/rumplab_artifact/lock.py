@@ -114,6 +114,8 @@ class Lock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         _held.remove(self)
+        # Whatever way a build ended, what it left in the background would hold the lock on.
+        processes.end_orphans(self.descriptor, self.entered)
         with contextlib.suppress(OSError):
             os.ftruncate(self.descriptor, 0)
         os.close(self.descriptor)

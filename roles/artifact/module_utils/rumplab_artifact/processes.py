@@ -48,7 +48,7 @@ def _answers(pid: int) -> str | None:
 def boot() -> str:
     """Return which start of the host this is."""
     try:
-        with open(f"{PROC}/sys/kernel/random/boot_id", encoding="ascii") as stream:
+        with open(f"{PROC}/sys/kernel/random/boot_id", encoding="utf-8") as stream:
             return stream.read().strip()
     except OSError:
         return ""
@@ -68,7 +68,7 @@ def _holds(pid: int, lock: os.stat_result) -> bool:
                 status = os.stat(f"{PROC}/{pid}/fd/{number}")
                 if (status.st_dev, status.st_ino) != (lock.st_dev, lock.st_ino):
                     continue
-                with open(f"{PROC}/{pid}/fdinfo/{number}", encoding="ascii") as stream:
+                with open(f"{PROC}/{pid}/fdinfo/{number}", encoding="utf-8") as stream:
                     if FLOCK.search(stream.read()):
                         return True
     return False
@@ -124,7 +124,7 @@ def _end(pid: int, still: str | None) -> None:
 def end_orphans(lock: int, owner: Mapping[str, Any]) -> int:
     """End what is left of the build that `owner` says was run under the lock; return how many processes that were.
 
-    `owner` is dead. Several rounds are made, since what is being ended may start others.
+    `owner` is dead, or this process itself. Several rounds are made, since what is being ended may start others.
     """
     if not sys.platform.startswith("linux") or "session" not in owner:
         return 0

@@ -210,7 +210,7 @@ def moment() -> dict[str, Any]:
     """Return the time since the host started, and which start that was: somebody may set the clock meanwhile."""
     clock = getattr(time, "CLOCK_BOOTTIME", None)
     try:
-        boot = BOOT_ID.read_text("ascii").strip()
+        boot = BOOT_ID.read_text("utf-8").strip()
     except OSError:
         boot = ""
     return {"boot": boot, "up": time.monotonic() if clock is None else time.clock_gettime(clock)}
