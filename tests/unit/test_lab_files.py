@@ -211,7 +211,7 @@ def test_what_the_one_who_called_sudo_wrote_is_believed(lab: Path, monkeypatch: 
 def test_a_lost_or_damaged_manifest_is_mended_from_the_other(tmp_path: Path, which: str, damage: str | None) -> None:
     path = tmp_path / "var/manifest.json"
     record.record(str(path), [package("qemu")], USER)
-    whole, hurt = path.read_text(), tmp_path / which / "manifest.json"
+    hurt = tmp_path / which / "manifest.json"
     hurt.unlink()
     if damage is not None:
         hurt.write_text(damage)
@@ -220,16 +220,6 @@ def test_a_lost_or_damaged_manifest_is_mended_from_the_other(tmp_path: Path, whi
     found = json.loads(hurt.read_text())["entries"]
     assert package("qemu") in found and package("qemu") in json.loads(path.read_text())["entries"]
     assert path.read_text() == (tmp_path / "etc/manifest.json").read_text()
-    assert json.loads(whole)["prefix"] == str(tmp_path)
-
-
-def test_the_manifest_of_another_lab_is_not_believed(tmp_path: Path) -> None:
-    record.record(str(tmp_path / "a/var/manifest.json"), [package("qemu")], USER)
-    for name in ("var", "etc"):
-        (tmp_path / "b" / name).mkdir(parents=True)
-        os.rename(tmp_path / "a" / name / "manifest.json", tmp_path / "b" / name / "manifest.json")
-    with pytest.raises(ValueError, match=f"is the manifest of the lab at {tmp_path}/a"):
-        record.entries_of(str(tmp_path / "b/var/manifest.json"))
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link", "directory"])

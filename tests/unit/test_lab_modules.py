@@ -311,3 +311,36 @@ def test_dpkg_is_let_finish_only_where_it_has_something_to(monkeypatch: pytest.M
     monkeypatch.setattr(packages, "_output", lambda _: "The following packages are only half configured…\n gcc\n")
     assert packages.finish("apt") is True
     assert asked == [packages.CONFIGURE] * 2
+
+
+def test_a_tree_counts_while_its_files_are_those_that_were_described(tmp_path: Path) -> None:
+    (tmp_path / "program").write_text("1")
+    paths = {"program": str(tmp_path / "program"), "modules": str(tmp_path)}
+    marks = files.fingerprints({"program": paths["program"]})
+    described = {"name": "gdb", "state": "installed", "paths": paths, "fingerprints": marks, "reason": None}
+    assert lab_state.is_sound(described)
+    assert not lab_state.is_sound({**described, "reason": "deferred: 404"})
+    assert not lab_state.is_sound({**described, "paths": {**paths, "modules": str(tmp_path / "gone")}})
+    assert not lab_state.is_sound({**described, "fingerprints": None}) and not lab_state.is_sound({})
+    (tmp_path / "program").write_text("12")
+    assert not lab_state.is_sound(described)
+    (tmp_path / "program").unlink()
+    assert not lab_state.is_sound(described)
+
+
+@pytest.mark.parametrize("damage", [None, "", "{", "[]", '{"entries": []}'])
+@pytest.mark.parametrize("which", ["var", "etc"])
+def test_a_manifest_that_is_not_kept_twice_is_noticed(tmp_path: Path, which: str, damage: str | None) -> None:
+    record.record(str(tmp_path / "var/manifest.json"), [package("qemu")], USER)
+    assert lab_state.is_recorded(str(tmp_path))
+    (tmp_path / which / "manifest.json").unlink()
+    if damage is not None:
+        (tmp_path / which / "manifest.json").write_text(damage)
+    assert not lab_state.is_recorded(str(tmp_path))
+
+
+def test_a_description_that_names_nobody_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "rumplab.json"
+    for text, user in (('{"user": "root"}', "root"), ('{"user": "rooT"}', ""), ("{", ""), ('{"user": 1}', "")):
+        path.write_text(text)
+        assert lab_state.recorded_user(str(path)) == user

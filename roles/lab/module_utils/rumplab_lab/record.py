@@ -78,7 +78,7 @@ def make_room(path: str, check: bool = False) -> list[Entry]:
     return merged([], entries)[1]
 
 
-def _entries_at(place: str, prefix: str) -> list[Entry] | None:
+def _entries_at(place: str) -> list[Entry] | None:
     """Return the entries of the manifest or of its copy, None where it is lost; Unfit where it doesn't count."""
     found = read_json(place, None, trusted())
     if found is None:
@@ -86,8 +86,6 @@ def _entries_at(place: str, prefix: str) -> list[Entry] | None:
     whole = isinstance(found, dict) and isinstance(found.get("entries"), list)
     if not whole or not all(isinstance(one, dict) and {"kind", "name"} <= one.keys() for one in found["entries"]):
         raise Unfit(f"{place} is no manifest: remove it, and run ./provision again")
-    if found.get("prefix", prefix) != prefix:
-        raise Unfit(f"{place} is the manifest of the lab at {found['prefix']}: remove it, and run ./provision again")
     entries: list[Entry] = found["entries"]
     return entries
 
@@ -100,7 +98,7 @@ def entries_of(path: str) -> list[Entry]:
     counted, unfit = [], []
     for place in (path, copy_of(path)):
         try:
-            counted.append(_entries_at(place, prefix_of(path)))
+            counted.append(_entries_at(place))
         except Unfit as error:
             unfit.append(str(error))
     known = [entries for entries in counted if entries is not None]
@@ -113,7 +111,7 @@ def is_kept_twice(path: str, entries: Sequence[Entry]) -> bool:
     """Whether both the manifest and its copy hold these entries."""
     for place in (path, copy_of(path)):
         try:
-            if _entries_at(place, prefix_of(path)) != list(entries):
+            if _entries_at(place) != list(entries):
                 return False
         except Unfit:
             return False
@@ -176,7 +174,7 @@ def record(path: str, new: Sequence[Entry], user: str, check: bool = False) -> l
         entries, added = merged(entries_of(path), new)
         if not is_kept_twice(path, entries):
             for place in (path, copy_of(path)):
-                write_json(place, {"schema": 1, "prefix": prefix_of(path), "entries": entries})
+                write_json(place, {"schema": 1, "entries": entries})
         sweep_directories(path)
     return added
 
