@@ -36,6 +36,8 @@ Entry = dict[str, Any]
 SNAPSHOT = "packages-before-"
 # Seconds after which a run that hasn't settled its list isn't going to: no installation takes as long.
 ABANDONED = 7200.0
+# What Ansible's module for a package manager installs for itself, as if somebody had asked for it.
+BINDINGS = {"apt": ["python3-apt"], "dnf": ["python3-dnf"], "dnf5": ["python3-libdnf5"]}
 LOCK = "manifest.lock"
 # Seconds; the lock is held for as long as it takes to write two small files.
 LOCK_WAIT = 60.0
@@ -223,7 +225,8 @@ def is_abandoned(snapshot: Entry, now: Entry, older_than: float) -> bool:
 def remember_packages(manifest: str, manager: str, wanted: Sequence[str], user: str) -> str:
     """Write down what is there now, before `wanted` gets installed; return the name of the list."""
     name = f"{SNAPSHOT}{secrets.token_hex(8)}.json"
-    state = {"manager": manager, "wanted": list(wanted), "before": host_state(manager), **moment()}
+    wanted = [*wanted, *BINDINGS.get(manager, [])]
+    state = {"manager": manager, "wanted": wanted, "before": host_state(manager), **moment()}
     write_json(os.path.join(os.path.dirname(manifest), name), state)
     return name
 
