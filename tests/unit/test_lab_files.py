@@ -278,6 +278,33 @@ def test_two_writers_at_once_lose_nothing(tmp_path: Path) -> None:
     assert len(record.entries_of(path)) == 40
 
 
+def test_runs_that_begin_at_once_make_the_prefix_together(tmp_path: Path) -> None:
+    failures: list[Exception] = []
+
+    def begin(prefix: Path, number: int) -> None:
+        try:
+            record.record(str(prefix / "var/manifest.json"), [package(f"p{number}")], USER)
+            lab_directories.ensure(str(prefix), [{"path": "/var/x", "mode": "0755"}], os.geteuid(), False)
+        except Exception as error:
+            failures.append(error)
+
+    for turn in range(20):
+        prefix = tmp_path / str(turn) / "lab"
+        threads = [threading.Thread(target=begin, args=(prefix, number)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert failures == []
+        kinds = [entry["kind"] for entry in record.entries_of(str(prefix / "var/manifest.json"))]
+        assert kinds.count("package") == 4
+
+
+def test_an_error_names_the_whole_path() -> None:
+    with pytest.raises(OSError, match=r"'/proc/rumplab'$"):
+        files.make_directory("/proc/rumplab")
+
+
 # Begins to write a file, says so, and waits to be killed.
 WRITER = """
 import os, sys, time

@@ -91,18 +91,28 @@ def open_directory(path: str) -> int:
 
 @contextlib.contextmanager
 def parent_of(path: str) -> Iterator[tuple[int, str]]:
-    """Give the open directory that a path is in, and the path's last part."""
+    """Give the open directory that a path is in, and the path's last part. Errors in the block name the whole path."""
     directory = open_directory(os.path.dirname(path))
     try:
         yield directory, os.path.basename(path)
+    except OSError as error:
+        if error.filename and not os.path.isabs(error.filename):
+            raise OSError(error.errno, error.strerror, path) from error
+        raise
     finally:
         os.close(directory)
 
 
 def make_directory(path: str, mode: int = 0o755) -> None:
-    """Make a directory of exactly this mode, whatever the umask; its parent is there."""
+    """Make a directory of exactly this mode, whatever the umask; its parent is there.
+
+    One that another run has made meanwhile is left to that run.
+    """
     with parent_of(path) as (directory, name):
-        os.mkdir(name, 0o700, dir_fd=directory)
+        try:
+            os.mkdir(name, 0o700, dir_fd=directory)
+        except FileExistsError:
+            return
         made = os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
         try:
             if os.fstat(made).st_uid == os.geteuid():
