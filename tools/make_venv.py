@@ -73,7 +73,7 @@ def is_current(venv: Path, lock: Path) -> bool:
 
 
 def remember(venv: Path, packages: list[str]) -> None:
-    """Add to the record of packages installed on the way here: the playbooks take it into their manifest."""
+    """Add to the record of packages installed on the way here: role lab takes it into the manifest."""
     record = venv / RECORD
     known = set(packages)
     if record.exists():

@@ -32,8 +32,11 @@ LOGS = ROOT / "build" / "test-logs"
 HEARTBEAT = 60.0
 MINUTE = 60.0
 LANES = 2
-# The releases of Debian that scenarios run on; the first one is every scenario's.
-RELEASES = ("12", "13")
+# The releases of Debian that scenarios run on; the first one is every scenario's, and the others are these.
+RELEASES = ("12", "13", base_images.TESTING)
+FURTHER = {"default": ("13",), "boxes": (base_images.TESTING,)}
+# With `--all` these run, too.
+FURTHER_OF_ALL = {"default": (base_images.TESTING,)}
 RUNNING: set[subprocess.Popen[bytes]] = set()
 SHELL = re.compile(rb"#!\s*(?:/usr/bin/env\s+)?(?:/bin/)?(?:sh|bash|dash)\b|# shellcheck shell=")
 ERROR = re.compile(r"^(?:\[ERROR\]|fatal:|failed:|CRITICAL Ansible|=+ (?:FAILURES|ERRORS) =+$)")
@@ -116,17 +119,18 @@ def scenario_part(name: str, release: str) -> Part:
     return Part(label, argv, 30 * MINUTE, "molecule", True, release, {"RUMPLAB_DEBIAN": release})
 
 
-def molecule_parts(root: Path) -> list[Part]:
-    """Every scenario on the first release, `default` on the others too."""
-    first, *others = RELEASES
+def molecule_parts(root: Path, everything: bool = False) -> list[Part]:
+    """Every scenario on the first release, some on others too."""
     names = sorted(path.parent.name for path in (root / "molecule").glob("*/molecule.yml"))
     names.sort(key=lambda name: name != "default")
     return [
-        part
+        scenario_part(name, release)
         for name in names
-        for part in [
-            scenario_part(name, release) for release in (first, *(others if name == "default" else ()))
-        ]
+        for release in (
+            RELEASES[0],
+            *FURTHER.get(name, ()),
+            *(FURTHER_OF_ALL.get(name, ()) if everything else ()),
+        )
     ]
 
 
@@ -376,7 +380,8 @@ def main(argv: list[str]) -> int:
     # Ended like this, it takes along what it started: tests, containers, an engine of its own.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        every = [*lint_parts(ROOT), unit_part(), *upstream_parts(), *molecule_parts(ROOT)]
+        everything = bool(os.environ.get("RUMPLAB_TEST_ALL"))
+        every = [*lint_parts(ROOT), unit_part(), *upstream_parts(), *molecule_parts(ROOT, everything)]
         parts = choose(every, arguments.parts, arguments.fast)
         if arguments.list:
             print("\n".join(f"{part.group:<9} {part.name}" for part in parts))

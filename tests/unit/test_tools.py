@@ -19,6 +19,7 @@ from base_images import (
     image_files,
     parse_deb822,
     parse_one_line,
+    parse_release,
     sources_for,
 )
 from run_tests import Part, Result, add_up, choose, excerpt, report, side_by_side
@@ -49,6 +50,13 @@ PARTS = [part("ruff", "lint"), part("unit", "unit", True), part("default", "mole
 )
 def test_choice(names: list[str], fast: bool, chosen: list[str]) -> None:
     assert [p.name for p in choose(PARTS, names, fast)] == chosen
+
+
+def test_testing_is_a_host_of_its_own_and_the_whole_of_it_runs_only_on_demand() -> None:
+    usual = {part.name for part in run_tests.molecule_parts(run_tests.ROOT)}
+    every = {part.name for part in run_tests.molecule_parts(run_tests.ROOT, everything=True)}
+    assert {"default", "default-13", "boxes", "boxes-testing"} <= usual
+    assert every - usual == {"default-testing"}
 
 
 def test_unknown_part_is_refused() -> None:
@@ -194,15 +202,25 @@ def test_deb822_sources() -> None:
 
 def test_sources_are_translated_to_another_release_as_far_as_offered() -> None:
     sources = parse_deb822(DEB822)
-    found = sources_for("13", "bookworm", sources, lambda source: "security" not in source.suite)
+    found = sources_for("trixie", "bookworm", sources, lambda source: "security" not in source.suite)
     assert [source.line() for source in found] == [
         "deb http://mirror.example/debian trixie main",
         "deb http://mirror.example/debian trixie-updates main",
     ]
 
 
+def test_testing_is_what_its_release_file_says_it_is() -> None:
+    text = "Hash: SHA256\n\nSuite: testing\nCodename: nextone\nDate: Fri, 30 Oct 2026 08:08:01 UTC\n"
+    assert parse_release(text) == ("nextone", "2026-10")
+    assert parse_release("Codename: ../x\nDate: today\n") == ("", "")
+    source = Source("http://mirror.example/debian", "nextone", MAIN)
+    months = {Recipe("testing", (source,), (), edition=month).digest() for month in ("2026-10", "2026-11")}
+    assert len(months) == 2, "its image is remade once a month"
+    assert debootstrap_argv(Recipe("testing", (source,), ()), Path("/tree"))[3] == "nextone"
+
+
 def test_no_sources_without_the_release_itself() -> None:
-    found = sources_for("13", "bookworm", parse_deb822(DEB822), lambda source: source.suite != "trixie")
+    found = sources_for("trixie", "bookworm", parse_deb822(DEB822), lambda source: source.suite != "trixie")
     assert found == ()
 
 

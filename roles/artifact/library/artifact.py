@@ -21,8 +21,11 @@ options:
   build: {description: "The recipe.", type: dict, default: {}}
   files: {description: "Files that are added to the tree.", type: list, elements: dict, default: []}
   paths: {description: "Logical names of paths in the tree.", type: dict, default: {}}
-  needs: {description: "Stamps of other artefacts that the recipe uses, by name.", type: dict, default: {}}
+  needs: {description: "Stamps of other artefacts that the recipe uses, by name. A substitute may have its own C(build)
+          and C(needs).", type: dict, default: {}}
   stamps: {description: "The stamps of the upstream's tree and of the substitute's.", type: dict, required: true}
+  host: {description: "What the host must be: C(system), C(machine), C(glibc); C(instead) says what to do elsewhere.",
+         type: dict, default: {}}
   space: {description: "MiB that must be free before a build starts.", type: int, default: 16}
   mirror: {description: "A directory or URL that holds the same files.", type: str, default: ''}
   candidates: {description: "What may be tried, in order.", type: list, elements: str, required: true}
@@ -80,6 +83,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "paths": {"type": "dict", "default": {}},
     "needs": {"type": "dict", "default": {}},
     "stamps": {"type": "dict", "required": True},
+    "host": {"type": "dict", "default": {}},
     "space": {"type": "int", "default": 16},
     "mirror": {"type": "str", "default": ""},
     "candidates": {"type": "list", "elements": "str", "required": True},

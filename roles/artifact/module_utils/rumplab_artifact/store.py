@@ -19,6 +19,8 @@ from .errors import Broken
 COMPLETE = ".complete"
 # Where a tree came from goes along with it: into a cache of built trees, and back when an older one is switched to.
 PROVENANCE = ".provenance.json"
+# The trees of other artefacts that one refers to, by their names in the store.
+USES = ".uses.json"
 
 
 class Store:
@@ -161,8 +163,23 @@ class Store:
         marks = [os.path.join(self.trees, tree, COMPLETE) for tree in whole]
         return [os.stat(mark).st_mtime_ns for mark in marks if os.path.exists(mark)]
 
+    def uses_of(self, tree: str) -> list[str]:
+        """Return the names, in the store, of the trees that a tree refers to."""
+        try:
+            with open(os.path.join(tree, USES), encoding="utf-8") as stream:
+                return list(json.load(stream)["trees"])
+        except FileNotFoundError:
+            return []
+
+    def used(self) -> set[str]:
+        """Return the names of the trees that others refer to: a toolchain's compiler, though a newer one is in use."""
+        return {name for entry in os.listdir(self.trees) for name in self.uses_of(os.path.join(self.trees, entry))}
+
     def prune(self, name: str, keep: int) -> list[str]:
-        """Remove all but the `keep` trees of this name that were in use last, and every half-made one."""
+        """Remove all but the `keep` trees of this name that were in use last, and every half-made one.
+
+        What another tree refers to stays.
+        """
         pattern = re.compile(re.escape(name) + r"-.+-[0-9a-f]{12}")
         current = os.path.realpath(self.current(name) or "")
         whole, removed = [], []
@@ -173,7 +190,9 @@ class Store:
                 removed.append(tree)
             elif pattern.fullmatch(entry) and os.path.realpath(tree) != current:
                 whole.append((os.stat(os.path.join(tree, COMPLETE)).st_mtime_ns, tree))
-        removed += [tree for _, tree in sorted(whole, reverse=True)[max(keep - 1, 0) :]]
+        used = self.used()
+        older = [tree for _, tree in sorted(whole, reverse=True)[max(keep - 1, 0) :]]
+        removed += [tree for tree in older if os.path.basename(tree) not in used]
         for tree in removed:
             remove_tree(tree)
         return removed

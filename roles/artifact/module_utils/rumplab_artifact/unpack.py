@@ -1,9 +1,13 @@
-"""Unpacking source archives."""
+"""Unpacking source archives: tar archives, and Debian packages, which are ar archives of them.
+
+Python reads both by itself: a host needs neither ar, nor xz, nor dpkg.
+"""
 
 from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import os
 import tarfile
@@ -12,6 +16,11 @@ from typing import IO, cast
 
 from .errors import Broken
 from .members import Allowance, Bounded, allowance, checked
+
+# ar(5): what an archive begins with, and the size of a member's header and of its parts.
+AR_MAGIC = b"!<arch>\n"
+AR_HEADER = 60
+AR_NAME, AR_SIZE, AR_END = slice(0, 16), slice(48, 58), slice(58, 60)
 
 # What a file that is no archive, or only half of one, makes the unpackers raise.
 UNREADABLE = (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile)
@@ -30,8 +39,8 @@ def opened(stream: IO[bytes]) -> IO[bytes]:
 
 
 def reading(content: IO[bytes]) -> tarfile.TarFile:
-    """Open what isn't packed (any more)."""
-    return tarfile.open(fileobj=cast(IO[bytes], Bounded(content)), mode="r:")
+    """Open what isn't packed (any more), or is packed in a way that only newer Pythons know."""
+    return tarfile.open(fileobj=cast(IO[bytes], Bounded(content)), mode="r:*")
 
 
 def extract(archive: tarfile.TarFile, directory: str, allowed: Allowance | None = None) -> None:
@@ -46,23 +55,51 @@ def extract(archive: tarfile.TarFile, directory: str, allowed: Allowance | None 
     archive.extractall(directory, members=checked(archive, directory, allowed or allowance()))
 
 
+def package_data(stream: IO[bytes], name: str) -> IO[bytes]:
+    """Return the tar archive of a Debian package's files; `stream` stands after AR_MAGIC."""
+    while header := stream.read(AR_HEADER):
+        size = header[AR_SIZE].strip()
+        if header[AR_END] != b"`\n" or not size.isdigit():
+            raise Broken(f"{name} can't be unpacked: it is no package, or a damaged one")
+        member = header[AR_NAME].decode("ascii", "replace").strip().rstrip("/")
+        if member.startswith("data.tar"):
+            content = stream.read(int(size))
+            if len(content) < int(size):
+                raise Broken(f"{name} can't be unpacked: it is cut off")
+            if member.endswith(".zst") and not hasattr(tarfile.TarFile, "zstopen"):
+                raise Broken(f"{name} is compressed with zstd, which Python reads from 3.14 on only")
+            return io.BytesIO(content)
+        # Members begin at even places.
+        stream.seek(int(size) + int(size) % 2, os.SEEK_CUR)
+    raise Broken(f"{name} can't be unpacked: a package has data.tar in it, this has none")
+
+
+def _contents(stream: IO[bytes], name: str) -> IO[bytes]:
+    """Return the tar archive in a file, which may be a Debian package."""
+    if stream.read(len(AR_MAGIC)) == AR_MAGIC:
+        return opened(package_data(stream, name))
+    stream.seek(0)
+    return opened(stream)
+
+
 def unpack_over(path: str, directory: str) -> None:
-    """Unpack the tar archive (gz, bz2, xz or none) into `directory`, over what is there."""
+    """Unpack the tar archive (gz, bz2, xz or none) or Debian package into `directory`, over what is there."""
     os.makedirs(directory, exist_ok=True)
+    name = os.path.basename(path)
     try:
-        with open(path, "rb") as stream, opened(stream) as content, reading(content) as archive:
+        with open(path, "rb") as stream, _contents(stream, name) as content, reading(content) as archive:
             extract(archive, directory)
     except UNREADABLE as error:
-        raise Broken(f"{os.path.basename(path)} can't be unpacked: {error}") from error
+        raise Broken(f"{name} can't be unpacked: {error}") from error
     except OSError as error:
         # What bz2 says of a damaged file; the system's errors have a number.
         if error.errno is None:
-            raise Broken(f"{os.path.basename(path)} can't be unpacked: {error}") from error
+            raise Broken(f"{name} can't be unpacked: {error}") from error
         raise
 
 
 def unpack(path: str, directory: str) -> str:
-    """Unpack the tar archive (gz, bz2, xz or none) into `directory` and return the source's top directory.
+    """Unpack the archive (as `unpack_over` does) into `directory` and return the source's top directory.
 
     The top is the one directory in the archive, or `directory` where there are several entries.
     """
