@@ -30,6 +30,7 @@ def store(tmp_path: Path) -> Store:
 def adopt(store: Store, name: str, version: str, stamp: str) -> str:
     made = os.path.join(store.work, "made")
     os.makedirs(os.path.join(made, "bin"))
+    Path(made, ".provenance.json").write_text("{}")
     tree = store.tree(name, version, stamp)
     store.adopt(made, tree, stamp)
     return tree
@@ -68,7 +69,7 @@ def test_a_half_made_tree_does_not_count_and_is_replaced(store: Store) -> None:
     os.makedirs(os.path.join(store.trees, ".hello-1.0-" + "a" * 12 + ".part/half"))
     assert store.find("hello", STAMPS[0]) is None
     tree = adopt(store, "hello", "1.0", STAMPS[0])
-    assert sorted(os.listdir(tree)) == [".complete", "bin"]
+    assert sorted(os.listdir(tree)) == [".complete", ".files.json", ".provenance.json", "bin"]
 
 
 def test_a_tree_is_adopted_from_another_file_system(store: Store) -> None:
@@ -77,6 +78,7 @@ def test_a_tree_is_adopted_from_another_file_system(store: Store) -> None:
         pytest.skip("/dev/shm is no other file system")
     other.mkdir()
     (other / "file").write_text("x")
+    (other / ".provenance.json").write_text("{}")
     (other / "link").symlink_to("file")
     try:
         tree = store.tree("hello", "1.0", STAMPS[0])

@@ -115,6 +115,15 @@ def deferral(params: Mapping[str, Any], missing: list[str], now: float) -> dict[
     }
 
 
+def former(path: str) -> dict[str, Any]:
+    """Return the descriptor that is there; a lost or damaged one is none, and gets written anew."""
+    try:
+        found = read_json(path, {})
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
@@ -149,7 +158,7 @@ def main() -> None:
         version = None if missing else version_of(params["version_argv"], paths)
         wanted = described(params, {} if missing else paths, version)
         path = os.path.join(params["prefix"], "etc", "components.d", f"{params['name']}.json")
-        before = read_json(path, {})
+        before = former(path)
         passing = ("installed", "deferral")
         changed = {key: value for key, value in before.items() if key not in passing} != wanted
         if (changed or missing) and not module.check_mode:

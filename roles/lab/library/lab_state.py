@@ -24,10 +24,12 @@ EXAMPLES = r"""
 RETURN = r"""
 prefix: {description: "The prefix.", type: str, returned: always}
 description: {description: "SHA-1 of etc/rumplab.json, or empty.", type: str, returned: always}
-user: {description: "The lab user by that description, or empty.", type: str, returned: always}
+recorded: {description: "Whether the manifest and its copy are there, can be read, and are the same.", type: bool,
+           returned: always}
+user: {description: "The lab user by that description, or empty where it names nobody.", type: str, returned: always}
 link: {description: "The target of the link, or empty.", type: str, returned: always}
-trees: {description: "SHA-1 of NAME/.complete, by name, of every tree in use that waits for no other.", type: dict,
-        returned: always}
+trees: {description: "SHA-1 of NAME/.complete, by name, of every tree in use that waits for no other, and whose files
+        are those that were described, as far as a glance tells.", type: dict, returned: always}
 deferred: {description: "What the deferrals were asked for, by component, of those that are to be left alone for a
            while yet.", type: dict, returned: always}
 network: {description: "Stands for the host's way out: its default routes, name servers and proxies.", type: str,
@@ -44,7 +46,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.rumplab_lab.files import fingerprints, moment, program
+from ansible.module_utils.rumplab_lab.files import account_of, fingerprints, moment, program
 
 PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
 
@@ -62,7 +64,9 @@ def recorded_user(path: str) -> str:
     """Return whom a lab's description names, or nothing where there is none to read."""
     try:
         with open(path, encoding="utf-8") as stream:
-            return str(json.load(stream)["user"])
+            user = str(json.load(stream)["user"])
+        # A description that was damaged names nobody.
+        return user if account_of(user) else ""
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 
@@ -134,6 +138,30 @@ def content(path: str) -> str:
         return ""
 
 
+def is_sound(described: dict[str, Any]) -> bool:
+    """True when a tree is described, is the one that is wanted, and its files are still those that were described."""
+    try:
+        marks = described["fingerprints"]
+        files = {name: described["paths"][name] for name in marks}
+        there = all(os.path.exists(path) for path in described["paths"].values())
+        return described["state"] == "installed" and not waits(described) and there and fingerprints(files) == marks
+    except (OSError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def is_recorded(prefix: str) -> bool:
+    """True when the manifest and its copy are whole and the same."""
+    texts = []
+    for directory in ("var", "etc"):
+        try:
+            with open(os.path.join(prefix, directory, "manifest.json"), encoding="utf-8") as stream:
+                texts.append(stream.read())
+            json.loads(texts[-1])["entries"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+    return texts[0] == texts[1]
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
@@ -151,8 +179,9 @@ def main() -> None:
         prefix=prefix,
         description=checksum(os.path.join(prefix, "etc", "rumplab.json")),
         user=recorded_user(os.path.join(prefix, "etc", "rumplab.json")),
+        recorded=is_recorded(prefix),
         link=os.readlink(link) if os.path.islink(link) else "",
-        trees={name: stamp for name, stamp in trees.items() if stamp and not waits(described.get(name, {}))},
+        trees={name: stamp for name, stamp in trees.items() if stamp and is_sound(described.get(name, {}))},
         components={name: one["request"] for name, one in described.items() if one.get("request") and is_intact(one)},
     )
 

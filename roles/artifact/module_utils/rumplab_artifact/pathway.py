@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import time
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +21,10 @@ from typing import Any
 
 from . import apt, built, edits, fetch, git, host, package, relocate
 from .build import require_space, run_recipe
+from .credentials import hide
 from .errors import Broken, Unreachable
 from .lock import Lock
+from .members import declared
 from .store import PROVENANCE, USES, Store, remove_tree, write_json
 from .unpack import unpack, unpack_over
 
@@ -29,8 +32,8 @@ Request = Mapping[str, Any]
 Answer = dict[str, Any]
 # Without a hyphen, so that no artefact's trees can be taken for another's.
 NAME = re.compile(r"[a-z][a-z0-9_]*")
-# Which candidate a cached checkout or file came from, and where that was.
-ORIGIN = (".git", "rumplab.json")
+# Which candidate what is cached of a commit, or a cached file, came from, and where that was.
+ORIGIN = ("rumplab.json",)
 
 
 def _note_of_origin(path: str) -> str:
@@ -111,7 +114,7 @@ def _fetch(
 def _cached(request: Request, store: Store, pin: Mapping[str, Any]) -> str | None:
     path = os.path.join(store.cache, file_name(pin, request["name"]))
     if pin.get("git"):
-        return path if git.is_checkout(path, pin["commit"], bool(pin.get("submodules"))) else None
+        return path if git.is_whole(path, pin["commit"], bool(pin.get("submodules"))) else None
     return path if fetch.is_cached(path, pin) else None
 
 
@@ -162,7 +165,7 @@ def _open(work: str, path: str, member: str = "") -> str:
     """Make a pristine source of a checkout, an archive, or the archive that is the `member` of one."""
     directory = os.path.join(work, "source")
     if os.path.isdir(path):
-        shutil.copytree(path, directory, symlinks=True, ignore=shutil.ignore_patterns(".git"))
+        git.check_out(path, directory)
         return directory
     if not member:
         return unpack(path, directory)
@@ -356,6 +359,16 @@ def _provenance(request: Request, source: Source, lacking: str) -> Answer:
     }
 
 
+def fingerprints(paths: Mapping[str, str]) -> dict[str, str]:
+    """Return size and time of change, by logical name, of those that are files: no-op runs look there."""
+    found = {}
+    for name, path in paths.items():
+        status = os.stat(path)
+        if stat.S_ISREG(status.st_mode):
+            found[name] = f"{status.st_size} {status.st_mtime_ns}"
+    return found
+
+
 def _use(request: Request, store: Store, tree: str) -> Answer:
     """Describe the tree, make it the one in use, and prune what is older than the previous one."""
     name = request["name"]
@@ -363,7 +376,10 @@ def _use(request: Request, store: Store, tree: str) -> Answer:
     # A path may be the tree itself, ".".
     paths = {key: os.path.normpath(os.path.join(store.prefix, name, path)) for key, path in request["paths"].items()}
     stamp = store.stamp_of(tree)
-    descriptor = _descriptor(request, state="installed", stamp=stamp, tree=tree, paths=paths, **provenance)
+    marks = fingerprints({key: os.path.join(tree, path) for key, path in request["paths"].items()})
+    descriptor = _descriptor(
+        request, state="installed", stamp=stamp, tree=tree, paths=paths, fingerprints=marks, **provenance
+    )
     described = store.describe(name, descriptor)
     switched = store.switch(name, tree)
     removed = store.prune(name, request["generations"])
@@ -391,6 +407,7 @@ def _deferral(request: Request) -> Answer:
 
 def _defer(request: Request, store: Store, reason: str) -> Answer:
     name = request["name"]
+    reason = hide("; ".join([*store.losses(), reason]))
     if request["strict"]:
         raise Broken(
             f"{name} {request['version']} can't be had, and rumplab_strict allows neither a substitute nor a "
@@ -502,7 +519,7 @@ def _provide_locked(request: Request, store: Store, opener: fetch.Opener) -> Ans
     kinds = _kinds(request)
     for kind in kinds if not request["retry"] else kinds[:1]:
         tree = store.find(name, request["stamps"][kind])
-        if tree:
+        if tree and store.examine(tree, request["paths"]):
             return _use(request, store, tree)
     if request["only"] == "source":
         return _source_at_hand(request, store, opener)
@@ -523,11 +540,12 @@ def provide(request: Request, opener: fetch.Opener) -> Answer:
             raise Broken("a name is lower-case letters, digits and _: a tree's name ends in -VERSION-STAMP")
         store.ready()
         lock = os.path.join(store.locks, f"{request['name']}.lock")
-        with Lock(lock, request["lock_wait"], f"providing {request['name']}") as held:
+        purpose = f"providing {request['name']}"
+        with Lock(lock, request["lock_wait"], purpose) as held, declared(request["space"]):
             answer = _provide_locked(request, store, opener)
         return {**answer, "waited": round(held.waited, 1)}
     except Broken as error:
-        return {"failed": True, "msg": f"{request['name']}: {error}", "log": error.log}
+        return {"failed": True, "msg": hide(f"{request['name']}: {error}"), "log": error.log}
     except OSError as error:
         place = error.filename or request["prefix"]
         remedies = {
