@@ -41,7 +41,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.rumplab_lab import entries
-from ansible.module_utils.rumplab_lab.files import missing_parents, read_json
+from ansible.module_utils.rumplab_lab.files import make_directory, missing_parents, read_json
 from ansible.module_utils.rumplab_lab.record import Entry, record
 
 
@@ -65,7 +65,7 @@ def present(params: Mapping[str, Any], check: bool) -> list[Entry]:
         new = [{"kind": "path", "name": parent} for parent in parents] + entries.entries(change, manifest)
         record(params["manifest"], new, params["user"])
         for parent in parents:
-            os.mkdir(parent, 0o755)
+            make_directory(parent)
         entries.make(change, manifest)
     return done
 

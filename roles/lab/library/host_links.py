@@ -36,7 +36,7 @@ import os
 from collections.abc import Mapping
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.rumplab_lab.files import missing_parents
+from ansible.module_utils.rumplab_lab.files import make_directory, missing_parents
 from ansible.module_utils.rumplab_lab.record import record
 
 
@@ -76,7 +76,7 @@ def main() -> None:
         if made and not module.check_mode:
             record(params["manifest"], [{"kind": "path", "name": path} for path in made], params["user"])
             for parent in parents:
-                os.mkdir(parent, 0o755)
+                make_directory(parent)
             for link, wanted in wrong:
                 if os.path.islink(link):
                     os.unlink(link)

@@ -48,6 +48,12 @@ def missing_parents(path: str) -> list[str]:
     return missing
 
 
+def make_directory(path: str) -> None:
+    """Make a directory that every user of the host may read, whatever the umask of whoever runs the play."""
+    os.mkdir(path)
+    os.chmod(path, 0o755)
+
+
 def write_json(path: str, content: Any, user: str) -> None:
     """Write JSON by way of a temporary file and a rename; root gives the file to `user`, once there is one."""
     descriptor, fresh = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")

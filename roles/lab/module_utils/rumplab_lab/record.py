@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from .files import missing_parents, read_json, write_json
+from .files import make_directory, missing_parents, read_json, write_json
 from .packages import automatic, installed
 
 Entry = dict[str, Any]
@@ -38,7 +38,7 @@ def make_room(path: str, check: bool = False) -> list[Entry]:
     entries = []
     for directory in missing_parents(path):
         if not check:
-            os.mkdir(directory, 0o755)
+            make_directory(directory)
         if directory == prefix:
             entries.append({"kind": "prefix", "name": directory})
         elif not directory.startswith(prefix + os.sep):
