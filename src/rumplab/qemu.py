@@ -76,13 +76,13 @@ def boot_argv(spec: Spec) -> list[str]:
 def foreground_argv(log: str) -> list[str]:
     """Serial console and QEMU's monitor (Ctrl-A c) share the terminal; the console is logged too."""
     chardev = f"stdio,id=console,mux=on,signal=off,logfile={value(log)}"
-    return ["-chardev", chardev, "-serial", "chardev:console", "-mon", "chardev=console,mode=readline"]
+    return ["-chardev", chardev, "-serial", "chardev:console", "-monitor", "chardev:console"]
 
 
 def terminal_argv() -> list[str]:
     """The same without a log: what a user pastes."""
     return ["-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console",
-            "-mon", "chardev=console,mode=readline"]  # fmt: skip
+            "-monitor", "chardev:console"]  # fmt: skip
 
 
 def detached_argv(log: str) -> list[str]:
@@ -93,4 +93,4 @@ def detached_argv(log: str) -> list[str]:
 def control_argv(socket: str) -> list[str]:
     """The control socket, which ps and stop use."""
     return ["-chardev", f"socket,id=control,path={value(socket)},server=on,wait=off",
-            "-mon", "chardev=control,mode=control"]  # fmt: skip
+            "-qmp", "chardev:control"]  # fmt: skip

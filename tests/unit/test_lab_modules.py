@@ -105,6 +105,16 @@ def test_the_first_entry_makes_the_prefix_and_enters_it(tmp_path: Path) -> None:
     assert record.record(path, [{"kind": "user", "name": "x"}], USER) == []
 
 
+def test_no_umask_keeps_other_users_out_of_what_is_made_for_the_lab(tmp_path: Path) -> None:
+    old = os.umask(0o077)
+    try:
+        record.record(str(tmp_path / "a" / "b" / "var" / "manifest.json"), [], USER)
+    finally:
+        os.umask(old)
+    made = (tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "var")
+    assert {path.stat().st_mode & 0o777 for path in made} == {0o755}
+
+
 def test_check_mode_tells_and_makes_nothing(tmp_path: Path) -> None:
     path = str(tmp_path / "p" / "var" / "manifest.json")
     assert record.record(path, [], USER, check=True) == [{"kind": "prefix", "name": str(tmp_path / "p")}]
