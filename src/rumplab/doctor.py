@@ -38,6 +38,9 @@ BRIDGE_HELPERS = (
 )
 # What each component's tools print their version with; those not named here are only looked for.
 VERSION_ARGUMENTS = {
+    "gcc": "--version",
+    "g++": "--version",
+    "cpp": "--version",
     "gdb": "--version",
     "qemu-system-x86_64": "--version",
     "qemu-img": "--version",

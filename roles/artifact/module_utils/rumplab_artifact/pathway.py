@@ -103,7 +103,7 @@ def _fetch(
             _fetch_bundles(request, path, opener)
         else:
             git.fetch_commit(origin, pin, path)
-    elif "://" in origin:
+    elif origin.startswith(apt.SCHEME) or "://" in origin:
         fetch.fetch_url(origin, pin, path, opener, request["fetch_timeout"])
     else:
         fetch.fetch_copy(origin, pin, path)
