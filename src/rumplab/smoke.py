@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from rumplab import config, disks, logs, output, process, qemu, stop, verified
+from rumplab import config, consoles, disks, logs, output, process, qemu, stop, verified
 from rumplab.config import Lab
 from rumplab.errors import NotProvisioned, RumplabError
 from rumplab.machines import Machines, open_machines
@@ -70,6 +70,7 @@ class Loop:
     disk: str | None = None
     place: str = ""
     device: str = ""
+    console: str = ""
     steps: list[dict[str, object]] = field(default_factory=list)
 
     @property
@@ -161,12 +162,15 @@ def attach(loop: Loop) -> str:
 
 
 def finish(loop: Loop) -> str:
-    """Waits for the program's last line on the serial console."""
-    path, _ = logs.locate(loop.machines, loop.name)
+    """Waits for the program's last line on the machine's console."""
+    path, machine = logs.locate(loop.machines, loop.name)
+    if machine is None or machine.console != consoles.SERIAL:
+        raise RumplabError(f"{loop.name} has its console on the screen, or has ended; look into it with --keep")
     while DONE not in path.read_text(errors="replace"):
         loop.left()
         time.sleep(0.05)
-    return f"'{DONE}' on the serial console"
+    loop.console = machine.console
+    return f"'{DONE}' on the {machine.console} console (the machine has no VGA card)"
 
 
 ROW = "{:12} {:11} {:8} {}"
@@ -277,7 +281,8 @@ def run(args: argparse.Namespace) -> int:
             clean_up(loop, args.keep)
     seconds = time.monotonic() - began
     if args.json:
-        data = {"device": f"{loop.place} {loop.device}", "seconds": round(seconds, 3), "steps": loop.steps}
+        data = {"device": f"{loop.place} {loop.device}", "console": loop.console, "seconds": round(seconds, 3)}
+        data["steps"] = loop.steps
         print(output.as_json({**data, "disks": rows} if args.all else data))
     else:
         also = f" and {len(rows)} disk controllers," if rows else ","
