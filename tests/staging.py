@@ -99,7 +99,7 @@ def stage_environment(lab: Path) -> dict[str, str]:
 
 def boot(*arguments: str) -> tuple[int, str]:
     """Runs QEMU without acceleration until the program ends it. Returns exit status and serial output."""
-    argv = [QEMU, "-accel", "tcg", "-m", "128", "-display", "none", "-no-reboot", "-serial", "stdio"]
+    argv = [QEMU, "-accel", "tcg", "-m", "128", "-vga", "none", "-display", "none", "-no-reboot", "-serial", "stdio"]
     argv += ["-device", "isa-debug-exit,iobase=0xf4,iosize=4", *arguments]
     result = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=90, check=False)
     # QEMU's own failures, which it reports with status 1, are told apart from what the program says.

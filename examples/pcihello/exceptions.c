@@ -4,14 +4,14 @@
 /* The machine is left halted, so a debugger can still look at it. */
 void trap(struct trap_frame *frame)
 {
-	serial_string("exception ");
-	serial_hex(frame->vector, 2);
-	serial_string(" error ");
-	serial_hex(frame->error, 8);
-	serial_string(" rip ");
-	serial_hex(frame->rip, 16);
-	serial_string(" cr2 ");
-	serial_hex(fault_address(), 16);
-	serial_string(", halting\n");
+	console_string("exception ");
+	console_hex(frame->vector, 2);
+	console_string(" error ");
+	console_hex(frame->error, 8);
+	console_string(" rip ");
+	console_hex(frame->rip, 16);
+	console_string(" cr2 ");
+	console_hex(fault_address(), 16);
+	console_string(", halting\n");
 	halt();
 }

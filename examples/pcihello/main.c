@@ -16,10 +16,10 @@ static const void *physical(uint32_t address)
 
 static void print_command_line(const struct multiboot_info *info)
 {
-	serial_string("pcihello: command line: ");
+	console_string("pcihello: command line: ");
 	if (info->flags & MULTIBOOT_HAS_COMMAND_LINE)
-		serial_string(physical(info->command_line));
-	serial_character('\n');
+		console_string(physical(info->command_line));
+	console_character('\n');
 }
 
 static void print_modules(const struct multiboot_info *info)
@@ -31,15 +31,15 @@ static void print_modules(const struct multiboot_info *info)
 	for (uint32_t index = 0; index < info->module_count; index++) {
 		uint32_t size = modules[index].end - modules[index].start;
 
-		serial_string("pcihello: module ");
-		serial_decimal(index);
-		serial_string(": ");
-		serial_decimal(size);
-		serial_string(" bytes, ");
-		serial_string(physical(modules[index].string));
-		serial_character('\n');
-		serial_bytes(physical(modules[index].start), size);
-		serial_character('\n');
+		console_string("pcihello: module ");
+		console_decimal(index);
+		console_string(": ");
+		console_decimal(size);
+		console_string(" bytes, ");
+		console_string(physical(modules[index].string));
+		console_character('\n');
+		console_bytes(physical(modules[index].start), size);
+		console_character('\n');
 	}
 }
 
@@ -55,18 +55,18 @@ __attribute__((noinline, noclone)) void pci_device_found(unsigned int bus, unsig
 
 static void report(unsigned int bus, unsigned int device, unsigned int function, uint32_t id)
 {
-	serial_hex(bus, 2);
-	serial_character(':');
-	serial_hex(device, 2);
-	serial_character('.');
-	serial_hex(function, 1);
-	serial_character(' ');
-	serial_hex(id & 0xffff, 4);
-	serial_character(':');
-	serial_hex(id >> 16, 4);
-	serial_string(" class ");
-	serial_hex(pci_read(bus, device, function, PCI_CLASS) >> 8, 6);
-	serial_character('\n');
+	console_hex(bus, 2);
+	console_character(':');
+	console_hex(device, 2);
+	console_character('.');
+	console_hex(function, 1);
+	console_character(' ');
+	console_hex(id & 0xffff, 4);
+	console_character(':');
+	console_hex(id >> 16, 4);
+	console_string(" class ");
+	console_hex(pci_read(bus, device, function, PCI_CLASS) >> 8, 6);
+	console_character('\n');
 	pci_device_found(bus, device, function, id);
 }
 
@@ -74,15 +74,15 @@ void main(const struct multiboot_info *info);
 
 void main(const struct multiboot_info *info)
 {
-	serial_init();
+	console_init();
 	print_command_line(info);
 	print_modules(info);
 	unsigned int functions = pci_walk(0, report);
 
-	serial_string("pcihello: ");
-	serial_decimal(functions);
-	serial_string(" PCI functions\n");
-	serial_string("pcihello: done\n");
+	console_string("pcihello: ");
+	console_decimal(functions);
+	console_string(" PCI functions\n");
+	console_string("pcihello: done\n");
 	out8(DEBUG_EXIT_PORT, DEBUG_EXIT_DONE);
 	halt();
 }

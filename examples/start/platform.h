@@ -50,9 +50,18 @@ void traps_init(void);
 void serial_init(void);
 void serial_character(char character);
 void serial_string(const char *string);
-void serial_bytes(const char *bytes, uint64_t count);
-void serial_hex(uint64_t value, unsigned int digits);
-void serial_decimal(unsigned long value);
+
+/* vga.c: the text screen. display is the I/O address of its controller, which moves the cursor, or 0. */
+void vga_init(uint16_t display);
+void vga_character(char character);
+
+/* console.c: the serial port, or the screen where there is one. Before console_init() it is the serial port. */
+void console_init(void);
+void console_character(char character);
+void console_string(const char *string);
+void console_bytes(const char *bytes, uint64_t count);
+void console_hex(uint64_t value, unsigned int digits);
+void console_decimal(unsigned long value);
 
 /*
  * pci.c: one 32-bit word of a function's configuration space; offset is in bytes, a multiple of 4.

@@ -46,28 +46,3 @@ void serial_string(const char *string)
 	while (*string)
 		serial_character(*string++);
 }
-
-void serial_bytes(const char *bytes, uint64_t count)
-{
-	for (uint64_t index = 0; index < count; index++)
-		serial_character(bytes[index]);
-}
-
-void serial_hex(uint64_t value, unsigned int digits)
-{
-	while (digits-- > 0)
-		serial_character("0123456789abcdef"[value >> (4 * digits) & 15]);
-}
-
-void serial_decimal(unsigned long value)
-{
-	char digits[20];
-	unsigned int count = 0;
-
-	do {
-		digits[count++] = (char)('0' + value % 10);
-		value /= 10;
-	} while (value > 0);
-	while (count > 0)
-		serial_character(digits[--count]);
-}

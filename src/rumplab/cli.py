@@ -23,7 +23,7 @@ from rumplab.errors import RumplabError
 from rumplab.streams import OUTPUT, drop_output, prepare
 
 VERBS = (
-    *("status", "doctor", "build", "stage", "run", "ps", "logs", "stop"),
+    *("status", "doctor", "build", "stage", "run", "ps", "logs", "screen", "type", "stop"),
     *("debug", "guest", "ipkdb", "net", "export", "smoke"),
 )
 HIDDEN_VERBS = ("completion",)

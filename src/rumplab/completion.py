@@ -16,7 +16,7 @@ examples:
 """
 SHELLS = ("bash", "zsh")
 # Verbs whose first positional argument is a machine's name.
-NAMED = ("debug", "ipkdb", "logs", "stop")
+NAMED = ("debug", "ipkdb", "logs", "screen", "stop", "type")
 
 BASH = """\
 # Completion for rumplab.

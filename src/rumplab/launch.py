@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import termios
@@ -22,6 +23,7 @@ POLL_SECONDS = 0.002
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # With --snapshot, QEMU still wants nobody to write to the image, and says "shared".
 LOCKED = ('Failed to get "write" lock', 'Failed to get shared "write" lock')
+IMAGE_IN_USE = re.compile(r"Is another process using the image \[(.+)\]\?")
 # What QEMU says, and what to do about it.
 KNOWN_FAILURES = (
     ("Could not set up host forwarding rule", "a port of --forward is taken; use another"),
@@ -59,16 +61,17 @@ def terminal_restored() -> Iterator[None]:
             termios.tcsetattr(STDIN, termios.TCSADRAIN, settings)
 
 
-def foreground(machines: Machines, machine: Machine, argv: Sequence[str]) -> int:
-    """Runs QEMU on this terminal until it ends. Returns its status, or 128 plus the signal that ended it."""
+def foreground(machines: Machines, machine: Machine, argv: Sequence[str], passed: Sequence[int] = ()) -> int:
+    """Runs QEMU on this terminal until it ends, with the descriptors `passed`. Returns its status, or 128 plus the
+    signal that ended it."""
     with terminal_restored():
-        return _attend(machines, machine, argv)
+        return _attend(machines, machine, argv, passed)
 
 
-def _attend(machines: Machines, machine: Machine, argv: Sequence[str]) -> int:
+def _attend(machines: Machines, machine: Machine, argv: Sequence[str], passed: Sequence[int]) -> int:
     caught: list[int] = []
     try:
-        child = subprocess.Popen(argv, env=surroundings.of(surroundings.QEMU))
+        child = subprocess.Popen(argv, env=surroundings.of(surroundings.QEMU), pass_fds=passed)
     except OSError:
         machines.retire(machine)
         raise
@@ -90,8 +93,11 @@ def _attend(machines: Machines, machine: Machine, argv: Sequence[str]) -> int:
     return code
 
 
-def detached(machines: Machines, machine: Machine, argv: Sequence[str]) -> Machine | None:
-    """Starts QEMU on its own and waits until it answers. None when the guest has ended it by then."""
+def detached(
+    machines: Machines, machine: Machine, argv: Sequence[str], passed: Sequence[int] = ()
+) -> Machine | None:
+    """Starts QEMU on its own, with the descriptors `passed`, and waits until it answers. None when the guest has ended
+    it by then."""
     try:
         with machine.qemu_log.open("wb") as log:
             child = subprocess.Popen(
@@ -102,6 +108,7 @@ def detached(machines: Machines, machine: Machine, argv: Sequence[str]) -> Machi
                 start_new_session=True,
                 close_fds=True,
                 env=surroundings.of(surroundings.QEMU),
+                pass_fds=passed,
                 # Whoever can open one of its sockets has the machine.
                 umask=0o177,
             )
@@ -124,7 +131,7 @@ def _until_ready(machines: Machines, machine: Machine, child: subprocess.Popen[b
         code = child.poll()
         if code is not None:
             if code and not machine.serial_log.stat().st_size:
-                raise RumplabError(explain(code, machine.qemu_log.read_text(errors="replace"), machine.image))
+                raise RumplabError(explain(code, machine.qemu_log.read_text(errors="replace"), machine.files))
             machines.retire(machine)
             return None
         try:
@@ -140,11 +147,14 @@ def _until_ready(machines: Machines, machine: Machine, child: subprocess.Popen[b
     )
 
 
-def explain(code: int, log: str, image: str | None = None) -> str:
-    """A message for QEMU's early end, made from its exit status and what it printed."""
-    if image is not None and any(sign in log for sign in LOCKED):
-        holder = holders.of_file(image) or "another user's, or it has ended meanwhile"
-        return f"{image} is locked by a process that is none of your machines ({holder}); stop that first"
+def explain(code: int, log: str, files: Sequence[tuple[str, bool]] = ()) -> str:
+    """A message for QEMU's early end, made from its exit status and what it printed. `files` are Machine.files."""
+    locked = IMAGE_IN_USE.search(log)
+    if locked is not None or any(sign in log for sign in LOCKED):
+        # Older QEMU doesn't say which.
+        file = locked[1] if locked else next(iter(files), ("a disk's file", True))[0]
+        holder = holders.of_file(file) or "another user's, or it has ended meanwhile"
+        return f"{file} is locked by a process that is none of your machines ({holder}); stop that first"
     lines = log.strip().splitlines()
     for sign, remedy in KNOWN_FAILURES:
         # A helper's reason stands before what QEMU makes of it.

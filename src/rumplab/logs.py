@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rumplab import config
+from rumplab.consoles import VGA
 from rumplab.errors import RumplabError
-from rumplab.machines import Machine, Machines, check_name, open_machines
+from rumplab.machines import Machine, Machines, check_name, open_machines, read_record
 
 HELP = "print a machine's serial console"
 EPILOG = """\
-The console of a machine that has ended stays readable until its name is used again.
+The console of a machine that has ended stays readable until its name is used again. Where the console is the screen,
+see 'rumplab screen'; what the machine says on its serial port beside it is printed here all the same.
 
 examples:
   rumplab logs hello
@@ -46,8 +48,21 @@ def copy(log: BinaryIO, target: BinaryIO) -> None:
     target.flush()
 
 
+def elsewhere(path: Path, name: str, running: Machine | None) -> str | None:
+    """Where the console is, if it isn't the serial port whose log is at `path`."""
+    machine = running or read_record(path.parent)
+    if machine is None or machine.console != VGA:
+        return None
+    if running is None:
+        return f"the console was the screen of {name}, which has ended"
+    return f"the console is the screen: rumplab screen {name}"
+
+
 def run(args: argparse.Namespace) -> int:
     path, machine = locate(open_machines(config.load()), args.name)
+    place = elsewhere(path, args.name, machine)
+    if place is not None:
+        print(f"rumplab logs: {place}", file=sys.stderr)
     with path.open("rb") as log:
         copy(log, sys.stdout.buffer)
         while args.follow and machine is not None and machine.alive():

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from rumplab import locks, nics, ports, process
 from rumplab.config import SCHEMA, Lab
+from rumplab.disks import Disk
 from rumplab.errors import RumplabError, UsageError
 from rumplab.nics import Forward, Nic
 
@@ -37,6 +38,8 @@ ENDED_KEPT = 16
 class Machine:
     """A machine's record. `pid` and `token` name its process (see rumplab.process); `since` is UNIX time.
 
+    `snapshot` says that nothing is written to `image`; `drives` are further disks. `console` is "serial", where there
+    is no VGA card, or "vga"; it is empty for a guest, which has a card, and whose console is a serial port.
     `guest` says how ``rumplab guest start`` started it: "run", or "kgdb" or "ipkdb" where the kernel
     waits for a debugger.
     """
@@ -48,6 +51,8 @@ class Machine:
     program: str | None = None
     program_sha256: str | None = None
     snapshot: bool = False
+    drives: tuple[Disk, ...] = ()
+    console: str = ""
     nics: tuple[Nic, ...] = ()
     accel: str = ""
     guest: str = ""
@@ -77,6 +82,12 @@ class Machine:
     @property
     def socket(self) -> Path:
         return self.path / SOCKET
+
+    @property
+    def files(self) -> list[tuple[str, bool]]:
+        """The files that are its disks, each with whether it is written to."""
+        files = [(drive.file, drive.writes) for drive in self.drives]
+        return [(self.image, not self.snapshot), *files] if self.image else files
 
     @property
     def forwards(self) -> list[Forward]:
@@ -237,11 +248,7 @@ def check_free(wanted: Machine, others: list[Machine]) -> None:
         for forward in wanted.forwards:
             if uses(other, forward):
                 raise port_taken(forward.key, other, "--forward")
-        if wanted.image and other.image == wanted.image and not (wanted.snapshot and other.snapshot):
-            raise RumplabError(
-                f"{wanted.image} is in use by machine '{other.name}' (pid {other.pid}); stop it with"
-                f" 'rumplab stop {other.name}', or run both with --snapshot"
-            )
+        check_files(wanted, other)
     why = ports.refusal(wanted.gdb_port) if wanted.gdb_port else None
     if why:
         raise RumplabError(f"port {wanted.gdb_port} on 127.0.0.1 {why}; use another --gdb-port, or leave it out")
@@ -249,6 +256,18 @@ def check_free(wanted: Machine, others: list[Machine]) -> None:
         why = ports.refusal(forward.host, forward.protocol)
         if why:
             raise RumplabError(f"port {forward.key} on 127.0.0.1 {why}; forward another port of the host")
+
+
+def check_files(wanted: Machine, other: Machine) -> None:
+    """RumplabError when both machines have a file that one of them writes to."""
+    theirs = dict(other.files)
+    for file, writes in wanted.files:
+        if file in theirs and (writes or theirs[file]):
+            how = "--snapshot" if file == wanted.image else "snapshot of --drive, or --snapshot"
+            raise RumplabError(
+                f"{file} is in use by machine '{other.name}' (pid {other.pid}); stop it with"
+                f" 'rumplab stop {other.name}', or run both with {how}"
+            )
 
 
 def uses(machine: Machine, forward: Forward) -> bool:
@@ -299,7 +318,8 @@ def read_record(directory: Path) -> Machine | None:
         known = {item.name for item in fields(Machine)}
         machine = Machine(**{key: value for key, value in data.items() if key in known})
         cards = nics.from_data(data.get("nics", ()))
-        return replace(machine, directory=str(directory), argv=tuple(machine.argv), nics=cards)
+        drives = tuple(Disk(**drive) for drive in data.get("drives", ()))
+        return replace(machine, directory=str(directory), argv=tuple(machine.argv), nics=cards, drives=drives)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
 

@@ -16,12 +16,19 @@ SECTOR = 512
 
 @dataclass(frozen=True)
 class Media:
-    """A program (`format` is None) or a disk image of `format`, and the program in it, if known."""
+    """A program (`format` is None) or a disk image of `format`, and the program in it, if known. With `cd` it is a
+    CD's, which may be a disk's too (a hybrid)."""
 
     path: str
     format: str | None
     program: str | None
     program_sha256: str | None
+    cd: bool = False
+
+    @property
+    def staged(self) -> bool:
+        """Whether it is an image that ``rumplab stage`` made."""
+        return self.format is not None and self.program is not None
 
 
 def inspect(path: str) -> Media:
@@ -40,7 +47,8 @@ def inspect(path: str) -> Media:
     if len(head) < SECTOR and not head.startswith(recognise.DESCRIPTOR):
         raise RumplabError(f"{path} is neither an ELF program nor a disk image ({len(head)} bytes)")
     program, sha256 = sidecar(absolute)
-    return Media(absolute, recognise.format_of(absolute), program, sha256)
+    format = recognise.format_of(absolute)
+    return Media(absolute, format, program, sha256, format == recognise.RAW and recognise.is_cd(absolute))
 
 
 def sidecar(image: str) -> tuple[str | None, str | None]:

@@ -12,7 +12,8 @@ from rumplab.machines import Machine, open_machines
 
 HELP = "list the machines that are running"
 EPILOG = """\
-STATE is QEMU's: 'prelaunch' waits before the first instruction, 'paused' is held by a debugger.
+STATE is QEMU's: 'prelaunch' waits before the first instruction, 'paused' is held by a debugger. CONSOLE is 'serial'
+(see logs) or 'vga' (see screen).
 
 examples:
   rumplab ps
@@ -54,6 +55,7 @@ def row(machine: Machine, now: float) -> list[str]:
         str(machine.pid),
         f"127.0.0.1:{machine.gdb_port}",
         machine.accel,
+        machine.console or "serial",
         age(max(now - machine.since, 0)),
         machine.image or machine.program or "",
     ]
@@ -65,5 +67,5 @@ def run(args: argparse.Namespace) -> int:
         print(output.as_json([described(machine) for machine in machines]))
         return 0
     rows = [row(machine, time.time()) for machine in machines]
-    print(output.table(["NAME", "STATE", "PID", "GDB", "ACCEL", "AGE", "BOOTED FROM"], rows))
+    print(output.table(["NAME", "STATE", "PID", "GDB", "ACCEL", "CONSOLE", "AGE", "BOOTED FROM"], rows))
     return 0

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rumplab import disks, nics
+from rumplab.disks import Disk
 from rumplab.errors import UsageError
 from rumplab.nics import Link, Nic
 
@@ -19,7 +20,8 @@ EXIT_PORT = 0xF4
 
 @dataclass(frozen=True)
 class Spec:
-    """What the machine is to be. Exactly one of `image` and `program` is a path. `link` is for the bridge."""
+    """What the machine is to be. Exactly one of `image` and `program` is a path. `link` is for the bridge, `initrd` a
+    program's module, `drives` are further disks. `display` shows the VGA card, where there is one."""
 
     qemu: str
     gdb_port: int
@@ -29,14 +31,25 @@ class Spec:
     image_format: str = "raw"
     program: str | None = None
     arguments: str | None = None
-    disk: str = "virtio"
+    initrd: str | None = None
+    disk: str = disks.DEFAULT
     snapshot: bool = False
+    drives: tuple[Disk, ...] = ()
+    vga: bool = True
+    display: str = "none"
     nics: tuple[Nic, ...] = (Nic(),)
     link: Link | None = None
     pci_bridge: bool = True
     wait: bool = False
     exit_device: bool = False
     extra: tuple[str, ...] = ()
+
+    @property
+    def disks(self) -> tuple[Disk, ...]:
+        """All disks, the one that boots first."""
+        if self.image is None:
+            return self.drives
+        return (Disk(self.image, self.image_format, self.disk, self.snapshot), *self.drives)
 
 
 def check_extra(extra: Sequence[str]) -> None:
@@ -52,7 +65,8 @@ def value(text: str) -> str:
 
 def machine_argv(spec: Spec) -> list[str]:
     """The machine itself: board, devices, debug stub, what it boots."""
-    argv = [spec.qemu, "-machine", f"pc,accel={spec.accel}", "-m", spec.memory, "-display", "none"]
+    argv = [spec.qemu, "-machine", f"pc,accel={spec.accel}", "-m", spec.memory, "-display", spec.display]
+    argv += [] if spec.vga else ["-vga", "none"]
     argv += nics.argv(spec.nics, spec.link, spec.pci_bridge)
     argv += ["-gdb", f"tcp:127.0.0.1:{spec.gdb_port}"]
     if spec.wait:
@@ -63,14 +77,13 @@ def machine_argv(spec: Spec) -> list[str]:
 
 
 def boot_argv(spec: Spec) -> list[str]:
-    """What the machine boots: a program by QEMU's own loader, or a disk."""
+    """What the machine boots, a program by QEMU's own loader or a disk, and its disks."""
+    argv = []
     if spec.program is not None:
-        append = ["-append", spec.arguments] if spec.arguments else []
-        return ["-kernel", spec.program, *append]
-    drive = f"file={value(spec.image or '')},format={spec.image_format},id={disks.DRIVE}"
-    if spec.snapshot:
-        drive += ",snapshot=on"
-    return ["-drive", f"{drive},if=none", *disks.argv(spec.disk)]
+        argv += ["-kernel", spec.program]
+        argv += ["-append", spec.arguments] if spec.arguments else []
+        argv += ["-initrd", spec.initrd] if spec.initrd else []
+    return argv + disks.argv(spec.disks, boots=spec.image is not None)
 
 
 def foreground_argv(log: str) -> list[str]:
@@ -83,6 +96,11 @@ def terminal_argv() -> list[str]:
     """The same without a log: what a user pastes."""
     return ["-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console",
             "-monitor", "chardev:console"]  # fmt: skip
+
+
+def screen_argv(log: str) -> list[str]:
+    """The curses display has the terminal, QEMU's monitor is its second screen, the serial port goes to a file."""
+    return [*detached_argv(log), "-monitor", "vc"]
 
 
 def detached_argv(log: str) -> list[str]:

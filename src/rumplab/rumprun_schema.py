@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Union
 
-SCHEMAS = ("new", "old")
 SOURCES = ("blk", "kernfs", "tmpfs")
 FAMILIES = {4: "inet", 6: "inet6"}
 METHODS = {"dhcp": "inet", "auto": "inet6"}

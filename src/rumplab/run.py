@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import shlex
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from rumplab import accel, attachment, config, disks, launch, macs, media, netoptions, nics, ports, qemu
+from rumplab import (
+    accel,
+    attachment,
+    config,
+    consoles,
+    disks,
+    driveoptions,
+    launch,
+    macs,
+    media,
+    netoptions,
+    nics,
+    ports,
+    qemu,
+    rumprunconfig,
+)
+from rumplab.disks import Disk
 from rumplab.errors import RumplabError, UsageError
 from rumplab.image import multiboot, recognise
 from rumplab.machines import Machine, Machines, addressed, base_name, check_name, open_machines
@@ -18,15 +36,21 @@ from rumplab.streams import script
 
 HELP = "boot an image or a program in QEMU, with a debug stub"
 EPILOG = """\
-The machine: a PC with an e1000 (54:54:00:55:55:55) behind a PCI bridge, user network 192.168.76.0/24, serial
-console on this terminal (Ctrl-A x ends QEMU, Ctrl-A c is its monitor), debug stub on 127.0.0.1.
-Options change each part of it.
+The machine: a PC with an e1000 (54:54:00:55:55:55) behind a PCI bridge, user network 192.168.76.0/24, debug stub on
+127.0.0.1. Options change each part of it.
+
+Its console is the serial port, on this terminal (Ctrl-A x ends QEMU, Ctrl-A c is its monitor), and there is no VGA
+card: programs and staged images. Any other image, and a CD, has its console on the screen of a VGA card, on this
+terminal too (Alt-2 is QEMU's monitor, where 'quit' ends it; Alt-1 leads back). --console chooses.
 
 examples:
   rumplab run hello.img                       on this terminal
   rumplab run hello.img --wait --detach       in the background, stopped before its first instruction
   rumplab run hello.bin --args '{"cmdline": "hello"}'
   rumplab run hello.img --disk mpt --nic virtio --no-pci-bridge
+  rumplab run hello.img --console vga --detach     with a screen: see 'rumplab screen' and 'rumplab type'
+  rumplab run hello.bin --drive data.img --config hello.yml    with a disk, and what rumprun is to mount
+  rumplab run hello.img --drive a.img,disk=mpt --drive b.qcow2,snapshot
   rumplab run hello.img --forward 8080:80     the guest's port 80 on 127.0.0.1:8080
   rumplab run hello.img --net bridge --nic e1000 --nic e1000,net=user
   rumplab run hello.img --dry-run             print the command instead
@@ -52,9 +76,23 @@ def port(text: str) -> int:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "rumplab run IMAGE|PROGRAM [OPTION…] [-- QEMU-ARGUMENT…]"
     parser.add_argument(
-        "image", metavar="IMAGE|PROGRAM", help="a disk image, or an ELF program to boot directly"
+        "image", metavar="IMAGE|PROGRAM", help="a disk or CD image, or an ELF program to boot directly"
     )
     parser.add_argument("--args", metavar="STRING", help="a PROGRAM's command line (an image has its own)")
+    parser.add_argument(
+        "--config", metavar="FILE.yml", type=Path, help="rumprun's configuration, for a PROGRAM (see stage --rumprun)"
+    )
+    parser.add_argument(
+        "--rumprun-schema",
+        choices=rumprunconfig.SCHEMAS,
+        help="which JSON to make of it: rumprun's newer (the default) or older one",
+    )
+    parser.add_argument(
+        "--console",
+        choices=consoles.CHOICES,
+        default=consoles.AUTO,
+        help="serial: without a VGA card; vga: the screen of one; auto, the default: by what boots",
+    )
     parser.add_argument(
         "--wait", action="store_true", help="stop before the first instruction, for a debugger"
     )
@@ -62,7 +100,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="the machine's name (default: made from the file's)")
     parser.add_argument("--memory", type=memory, default="128M", metavar="SIZE", help="default: %(default)s")
     parser.add_argument("--disk", choices=disks.CHOICES, help="an IMAGE's controller (default: virtio)")
-    parser.add_argument("--snapshot", action="store_true", help="throw writes to the image away")
+    driveoptions.add_arguments(parser)
+    parser.add_argument("--snapshot", action="store_true", help="throw writes to all disks away")
     parser.add_argument(
         "--accel",
         choices=accel.ACCELS,
@@ -82,34 +121,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     netoptions.add_arguments(parser)
 
 
-def make_spec(args: argparse.Namespace, found: media.Media, emulator: str, accelerator: str) -> qemu.Spec:
+def further_disks(args: argparse.Namespace) -> tuple[Disk, ...]:
+    """What --drive asks for."""
+    found = (driveoptions.disk(wanted) for wanted in args.drive)
+    return tuple(replace(disk, snapshot=disk.snapshot or args.snapshot) for disk in found)
+
+
+def make_spec(args: argparse.Namespace, found: media.Media, emulator: str, drives: tuple[Disk, ...] = ()) -> qemu.Spec:
     """The machine that the command line asks for, without a debug port yet. UsageError for contradictions."""
     is_program = found.format is None
-    if is_program and (args.snapshot or args.disk not in (None, disks.NONE)):
+    if is_program and (args.disk not in (None, disks.NONE) or (args.snapshot and not drives)):
         raise UsageError(
-            f"{args.image} is a program and has no disk; make an image of it with 'rumplab stage'"
+            f"{args.image} is a program and has no disk; give it one with --drive FILE, or make an image of it with"
+            " 'rumplab stage'"
         )
     if not is_program and args.disk == disks.NONE:
         raise UsageError(f"{args.image} is a disk image: --disk none would leave nothing to boot")
     if not is_program and args.args is not None:
         raise UsageError("--args is for a program; an image's command line is set by 'rumplab stage --args'")
+    if not is_program and args.config is not None:
+        raise UsageError("--config is for a program; an image's configuration is set by 'rumplab stage --rumprun'")
+    if args.config is None and args.rumprun_schema is not None:
+        raise UsageError("--rumprun-schema is for --config FILE.yml, which is missing")
     check_boots(args, found)
-    return qemu.Spec(
+    spec = qemu.Spec(
         qemu=emulator,
         gdb_port=args.gdb_port or 0,
-        accel=accelerator,
+        accel=args.accel,
         memory=args.memory,
-        image=None if is_program else found.path,
+        image=None if is_program else os.path.realpath(found.path),
         image_format=found.format or "raw",
         program=found.path if is_program else None,
         arguments=args.args,
-        disk=args.disk or "virtio",
+        disk=args.disk or (disks.CDROM if found.cd else disks.DEFAULT),
         snapshot=args.snapshot,
+        drives=drives,
+        vga=consoles.choose(args.console, found) == consoles.VGA,
         pci_bridge=not args.no_pci_bridge,
         wait=args.wait,
         exit_device=args.exit_device,
         extra=tuple(args.extra),
     )
+    disks.check(spec.disks)
+    return spec
 
 
 def check_boots(args: argparse.Namespace, found: media.Media) -> None:
@@ -147,25 +201,28 @@ def wanted(args: argparse.Namespace, spec: qemu.Spec, found: media.Media) -> Mac
         name=args.name or base_name(found.path),
         directory="",
         gdb_port=spec.gdb_port,
-        image=str(Path(spec.image).resolve()) if spec.image else None,
+        image=spec.image,
         program=program,
         program_sha256=digest,
-        snapshot=spec.snapshot,
+        snapshot=any(not disk.writes for disk in spec.disks[:1]) if spec.image else False,
+        drives=spec.drives,
+        console=consoles.VGA if spec.vga else consoles.SERIAL,
         nics=spec.nics,
         accel=spec.accel,
     )
 
 
-def command(spec: qemu.Spec, detach: bool) -> str:
-    """The QEMU command as a line for a shell. It stands alone: no record, no control socket."""
+def command(spec: qemu.Spec, detach: bool, module: tuple[str, bytes] | None = None) -> str:
+    """The QEMU command as a line for a shell, behind one that makes the file `module` if the program gets one. It
+    stands alone: no record, no control socket."""
+    log = f"{Path(spec.image or spec.program or '').name}.serial.log"
     argv = qemu.machine_argv(spec)
-    argv += (
-        ["-serial", f"file:{Path(spec.image or spec.program or '').name}.serial.log", "-daemonize"]
-        if detach
-        else []
-    )
-    argv += [] if detach else qemu.terminal_argv()
-    return shlex.join([*argv, *spec.extra])
+    if detach:
+        argv += ["-serial", f"file:{log}", "-daemonize"]
+    else:
+        argv += qemu.screen_argv(log) if spec.vga else qemu.terminal_argv()
+    line = shlex.join([*argv, *spec.extra])
+    return line if module is None else f"printf %s {shlex.quote(module[1].decode())} >{shlex.quote(module[0])}\n{line}"
 
 
 def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
@@ -177,53 +234,106 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     if args.name is not None:
         check_name(args.name)
     found = media.inspect(args.image)
+    if found.cd and args.disk is not None:
+        # A hybrid is a disk's image, too.
+        found = replace(found, cd=False)
+    spec = make_spec(args, found, emulator, further_disks(args))
+    module = rumprunconfig.make(args.config, args.rumprun_schema, lab, "--config") if args.config else None
+    if spec.vga and not args.detach:
+        spec = replace(spec, display=consoles.CURSES)
+        if not args.dry_run:
+            consoles.check_terminal(emulator, lab.provision)
     bridged = any(card.net == nics.BRIDGE for card in cards)
     way = attachment.find(lab, args.vmnet, platform) if bridged else None
     # Before the accelerators are tried, which may take seconds.
     if way and not args.dry_run:
         attachment.check(way, os.geteuid())
     machines = open_machines(lab)
-    spec = replace(make_spec(args, found, emulator, args.accel), nics=cards, link=way.link if way else None)
+    spec = replace(spec, nics=cards, link=way.link if way else None)
+    record = wanted(args, spec, found)
     if spec.accel == "auto":
         spec = replace(spec, accel=accel.decide(emulator, component.version, machines.root).chosen)
-    record = wanted(args, spec, found)
+        record = replace(record, accel=spec.accel)
     seen = macs.learned(way.bridge) if way and way.bridge else frozenset()
     if args.dry_run:
         cards = addressed(cards, record.name, machines.all(), seen)
+        file = f"{record.name}.config.json"
         spec = replace(spec, nics=cards, gdb_port=spec.gdb_port or ports.free(record.tcp_ports))
-        script(command(spec, args.detach) + "\n")
+        spec = replace(spec, initrd=f"./{file}" if module else None)
+        say_disks(spec)
+        script(command(spec, args.detach, (file, module) if module else None) + "\n")
         return 0
     machine = machines.claim(record, numbered=args.name is None, seen_macs=seen)
     spec = replace(spec, gdb_port=machine.gdb_port, nics=machine.nics)
-    console = qemu.detached_argv if args.detach else qemu.foreground_argv
-    argv = [
-        *qemu.machine_argv(spec),
-        *console(str(machine.serial_log)),
-        *qemu.control_argv(str(machine.socket)),
-    ]
-    argv += spec.extra
-    return start_detached(machines, machine, argv) if args.detach else start(machines, machine, argv, args)
+    say_disks(spec)
+    with module_file(module) as descriptor:
+        spec = replace(spec, initrd=f"/dev/fd/{descriptor}" if descriptor is not None else None)
+        argv = [
+            *qemu.machine_argv(spec),
+            *ports_argv(spec, str(machine.serial_log), args.detach),
+            *qemu.control_argv(str(machine.socket)),
+            *spec.extra,
+        ]
+        passed = () if descriptor is None else (descriptor,)
+        if args.detach:
+            return start_detached(machines, machine, argv, passed)
+        return start(machines, machine, argv, passed, args)
 
 
-def start_detached(machines: Machines, machine: Machine, argv: list[str]) -> int:
-    running = launch.detached(machines, machine, argv)
+def ports_argv(spec: qemu.Spec, log: str, detach: bool) -> list[str]:
+    """The serial port, and QEMU's monitor where it is for people."""
+    if detach:
+        return qemu.detached_argv(log)
+    return qemu.screen_argv(log) if spec.vga else qemu.foreground_argv(log)
+
+
+@contextlib.contextmanager
+def module_file(content: bytes | None) -> Iterator[int | None]:
+    """A file that has `content` and no name, as a descriptor. QEMU takes the path of a module apart at commas and
+    blanks, and the record's directory may have either."""
+    if content is None:
+        yield None
+        return
+    # Only here: few starts need it.
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        yield file.fileno()
+
+
+def say_disks(spec: qemu.Spec) -> None:
+    """Names the disks in the guest's order where there is more than the one that boots."""
+    if not spec.drives:
+        return
+    for name, disk in sorted(zip(disks.names(spec.disks), spec.disks)):
+        print(f"rumplab: disk {name}: {disk.file} ({disk.controller})", file=sys.stderr)
+
+
+def start_detached(machines: Machines, machine: Machine, argv: list[str], passed: tuple[int, ...]) -> int:
+    running = launch.detached(machines, machine, argv, passed)
     if running is None:
         print(f"{machine.name} has run and ended; read its console with: rumplab logs {machine.name}")
         return 0
     print(
-        f"{running.name} runs (pid {running.pid}, {running.accel}, debug stub 127.0.0.1:{running.gdb_port});"
-        f" stop it with: rumplab stop {running.name}"
+        f"{running.name} runs (pid {running.pid}, {running.accel}, console {running.console}, debug stub"
+        f" 127.0.0.1:{running.gdb_port}); stop it with: rumplab stop {running.name}"
     )
+    if running.console == consoles.VGA:
+        print(f"its console is the screen: rumplab screen {running.name}")
     return 0
 
 
-def start(machines: Machines, machine: Machine, argv: list[str], args: argparse.Namespace) -> int:
+def start(
+    machines: Machines, machine: Machine, argv: list[str], passed: tuple[int, ...], args: argparse.Namespace
+) -> int:
     print(
-        f"rumplab: {machine.name}: debug stub on 127.0.0.1:{machine.gdb_port};"
+        f"rumplab: {machine.name}: console {machine.console}, debug stub on 127.0.0.1:{machine.gdb_port};"
         f" attach with: rumplab debug {machine.name}",
         file=sys.stderr,
     )
-    code = launch.foreground(machines, machine, argv)
+    code = launch.foreground(machines, machine, argv, passed)
     if code and not args.exit_device and code < 128:
         raise RumplabError(f"QEMU ended with status {code}; what it said stands above")
     return code

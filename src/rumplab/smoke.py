@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from rumplab import config, disks, logs, output, process, qemu, stop, surroundings, verified
+from rumplab import config, consoles, disks, logs, output, process, qemu, stop, surroundings, verified
 from rumplab.config import Lab
 from rumplab.durations import seconds
 from rumplab.errors import NotProvisioned, RumplabError
@@ -72,6 +72,7 @@ class Loop:
     disk: str | None = None
     place: str = ""
     device: str = ""
+    console: str = ""
     steps: list[dict[str, object]] = field(default_factory=list)
 
     @property
@@ -177,12 +178,15 @@ def attach(loop: Loop) -> str:
 
 
 def finish(loop: Loop) -> str:
-    """Waits for the program's last line on the serial console."""
-    path, _ = logs.locate(loop.machines, loop.name)
+    """Waits for the program's last line on the machine's console."""
+    path, machine = logs.locate(loop.machines, loop.name)
+    if machine is None or machine.console != consoles.SERIAL:
+        raise RumplabError(f"{loop.name} has its console on the screen, or has ended; look into it with --keep")
     while DONE not in path.read_text(errors="replace"):
         loop.left()
         time.sleep(0.05)
-    return f"'{DONE}' on the serial console"
+    loop.console = machine.console
+    return f"'{DONE}' on the {machine.console} console (the machine has no VGA card)"
 
 
 ROW = "{:12} {:11} {:8} {}"
@@ -294,7 +298,8 @@ def run(args: argparse.Namespace) -> int:
             clean_up(loop, args.keep)
     seconds = time.monotonic() - began
     if args.json:
-        data = {"device": f"{loop.place} {loop.device}", "seconds": round(seconds, 3), "steps": loop.steps}
+        data = {"device": f"{loop.place} {loop.device}", "console": loop.console, "seconds": round(seconds, 3)}
+        data["steps"] = loop.steps
         print(output.as_json({**data, "disks": rows} if args.all else data))
     else:
         also = f" and {len(rows)} disk controllers," if rows else ","

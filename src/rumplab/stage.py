@@ -10,15 +10,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from rumplab import config, container
+from rumplab import config, container, rumprunconfig
 from rumplab.digest import sha256
-from rumplab.errors import NotProvisioned, RumplabError, UsageError
+from rumplab.errors import RumplabError, UsageError
 from rumplab.image import formats, grub, layout, volume
 from rumplab.image.multiboot import check_program
 from rumplab.image.recipe import Partition, Recipe, recipe, shell
 from rumplab.image.volume import Volume
 from rumplab.image.writer import write_image
-from rumplab.rumprun_schema import SCHEMAS
+from rumplab.rumprunconfig import SCHEMAS
 from rumplab.streams import script
 
 HELP = "make a bootable disk image of a unikernel, without root"
@@ -172,20 +172,7 @@ def chosen_configuration(args: argparse.Namespace) -> bytes | None:
         return None if args.config is None else read_configuration(args.config)
     if args.config is not None:
         raise UsageError("--config and --rumprun both give the configuration; leave one out")
-    return rumprun_configuration(args.rumprun, args.rumprun_schema or SCHEMAS[0])
-
-
-def rumprun_configuration(path: Path, kind: str) -> bytes:
-    """rumprun's JSON made of the YAML file `path`. NotProvisioned when there is no YAML reader."""
-    try:
-        # Only here: loading it takes longer than the rest of the tool.
-        from rumplab import rumprun
-    except ImportError as error:
-        raise NotProvisioned(
-            "the runtime tool has no PyYAML, which --rumprun needs; provision it: "
-            f"{config.load().provision} --tags lab"
-        ) from error
-    return rumprun.configuration(path, kind)
+    return rumprunconfig.make(args.rumprun, args.rumprun_schema, config.load(), "--rumprun")
 
 
 def choose_content(arguments: str | None, configuration: bytes | None) -> Content:

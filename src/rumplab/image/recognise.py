@@ -149,5 +149,11 @@ def boots(path: str) -> bool:
     with regular.opened(path) as stream:
         if stream.read(SECTOR)[-2:] == b"\x55\xaa":
             return True
+    return is_cd(path)
+
+
+def is_cd(path: str) -> bool:
+    """Whether it has ISO 9660's first descriptor where that is; it may be a disk's too (a hybrid)."""
+    with regular.opened(path) as stream:
         stream.seek(CD_AT)
         return stream.read(len(CD)) == CD

@@ -1,0 +1,142 @@
+"""A VGA card's text screen, from the guest's memory and a picture of the screen. Nothing here runs anything.
+
+The memory says which characters there are, the picture whether there are any, and which part of the memory is shown:
+kernels scroll by moving its start, which only the card's registers say, and reading these would disturb the guest.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+# 32 KiB of cells, each a character and its colours.
+ADDRESS = 0xB8000
+SIZE = 0x8000
+WORDS = SIZE // 4
+# The BIOS's words on it: the mode, and the number of the last row.
+BIOS_MODE, BIOS_LAST_ROW = 0x449, 0x484
+BIOS_TEXT_MODES = (0, 1, 2, 3, 7)
+ROWS = 25
+LAST_ROWS = (24, 42, 49)
+HEIGHT = 400
+# The pictures of text modes: their width, and how wide a character is. The narrow one is a picture of graphics, too.
+WIDTHS = {720: 9, 640: 8, 360: 9, 320: 8}
+AMBIGUOUS = (640, 320)
+# Code page 437 has pictures where ASCII has control characters.
+PICTURES = "\0☺☻♥♦♣♠•◘○◙♂♀♪♫☼►◄↕‼¶§▬↨↑↓→←∟↔▲▼"
+EMPTY = (0x00, 0x20, 0xFF)
+
+
+def characters() -> str:
+    """Code page 437, as the card draws it; what it draws as nothing is a blank."""
+    shown = PICTURES + bytes(range(0x20, 0x7F)).decode("ascii") + "⌂" + bytes(range(0x80, 0x100)).decode("cp437")
+    return "".join(" " if number in EMPTY else character for number, character in enumerate(shown))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Three bytes a pixel: red, green, blue."""
+
+    width: int
+    height: int
+    pixels: bytes
+
+
+def read_ppm(content: bytes) -> Picture:
+    """The picture in a binary PPM file, as QEMU writes it. ValueError if it is something else."""
+    fields = content.split(maxsplit=4)
+    if len(fields) < 4 or fields[0] != b"P6" or fields[3] != b"255":
+        raise ValueError("not a PPM picture")
+    width, height = int(fields[1]), int(fields[2])
+    size = 3 * width * height
+    # One blank ends the header, and the first pixel may look like another.
+    start = len(content) - size
+    if start < len("P6 1 1 255 ") or content[:start].split() != [b"P6", fields[1], fields[2], b"255"]:
+        raise ValueError("not the whole of a PPM picture")
+    return Picture(width, height, content[start:])
+
+
+def png(picture: Picture) -> bytes:
+    """The picture as a PNG file (ISO 15948): its lines without a filter, compressed."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    row = 3 * picture.width
+    lines = b"".join(b"\0" + picture.pixels[at : at + row] for at in range(0, len(picture.pixels), row))
+    header = struct.pack(">IIBBBBB", picture.width, picture.height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A text screen: cells, and pixels a cell."""
+
+    columns: int
+    rows: int
+    width: int
+    height: int
+
+
+def layout(picture: Picture, bios_mode: int, bios_last_row: int) -> Layout | None:
+    """How the picture is made of characters; None if it is one of graphics."""
+    width = WIDTHS.get(picture.width)
+    if width is None or picture.height != HEIGHT:
+        return None
+    if picture.width in AMBIGUOUS and bios_mode not in BIOS_TEXT_MODES:
+        return None
+    rows = bios_last_row + 1 if bios_last_row in LAST_ROWS else ROWS
+    return Layout(picture.width // width, rows, width, picture.height // rows)
+
+
+def text(memory: bytes, picture: Picture, shape: Layout) -> list[str]:
+    """The rows of the screen, without blanks at their ends. `memory` begins at ADDRESS."""
+    first = start(memory, picture, shape)
+    shown = characters()
+    lines = []
+    for row in range(first, first + shape.rows):
+        cells = memory[2 * row * shape.columns : 2 * (row + 1) * shape.columns : 2]
+        lines.append("".join(shown[cell] for cell in cells).rstrip())
+    return lines
+
+
+def start(memory: bytes, picture: Picture, shape: Layout) -> int:
+    """The row of the memory that is shown at the top: the one from which its empty cells fit best with the picture's.
+
+    The first row if another doesn't fit better: a guest may have written since the picture was made.
+    """
+    drawn = ink(picture, shape)
+    written = [
+        _bits(memory[at] not in EMPTY for at in range(2 * row * shape.columns, 2 * (row + 1) * shape.columns, 2))
+        for row in range(len(memory) // (2 * shape.columns))
+    ]
+
+    def misfits(first: int) -> int:
+        return sum(bin(a ^ b).count("1") for a, b in zip(drawn, written[first : first + shape.rows]))
+
+    return min(range(len(written) - shape.rows + 1), key=misfits)
+
+
+def ink(picture: Picture, shape: Layout) -> list[int]:
+    """For each row of cells, a bit for each cell in which not all pixels are the same, the leftmost the highest."""
+    line, cell = 3 * picture.width, 3 * shape.width
+    rows = []
+    for row in range(shape.rows):
+        starts = range(row * shape.height * line, (row + 1) * shape.height * line, line)
+        lines = [picture.pixels[at : at + line] for at in starts]
+        rows.append(_bits(_drawn([one[at : at + cell] for one in lines]) for at in range(0, line, cell)))
+    return rows
+
+
+def _drawn(parts: Sequence[bytes]) -> bool:
+    """Whether the lines `parts` of a cell have more than one colour."""
+    return any(part != parts[0] for part in parts) or parts[0] != parts[0][:3] * (len(parts[0]) // 3)
+
+
+def _bits(values: Iterable[bool]) -> int:
+    number = 0
+    for value in values:
+        number = number << 1 | value
+    return number
