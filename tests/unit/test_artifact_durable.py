@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.upstream.support import OTHER, ROLE, STAMP, needs_root, opener, request
+from fixtures.upstream.support import OTHER, ROLE, STAMP, opener, request
+from staging import needs_root
 
 from roles.artifact.module_utils.rumplab_artifact import durable, inventory
 from roles.artifact.module_utils.rumplab_artifact.pathway import provide

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.upstream.support import NOBODY, gone, needs_root, opener, request, until
+from fixtures.upstream.support import NOBODY, gone, opener, request, until
+from staging import needs_root
 
 from roles.artifact.module_utils.rumplab_artifact import processes
 from roles.artifact.module_utils.rumplab_artifact.lock import Lock, is_alive

@@ -110,7 +110,7 @@ def test_a_locked_file_is_named_as_qemu_names_it() -> None:
 def test_every_kind_at_once_is_found_by_a_program(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
     files = [blank(tmp_path / f"{number}, ü.img") for number in range(9)]
     kinds = ("mpt", "ide", "ide", "ide", "lsi", "mpt", "nvme", "virtio", "virtio-scsi")
-    words = [f"{str(file).replace(',', ',,')},disk={kind}" for file, kind in zip(files, kinds)]
+    words = [f"{str(file).replace(',', ',,')},disk={kind}" for file, kind in zip(files, kinds, strict=True)]
     result = detach(lab, pcihello, *(word for drive in words for word in ("--drive", drive)))
     assert result.returncode == 0, result.stderr
     assert f"rumplab: disk sd1: {files[5]} (mpt)" in result.stderr
@@ -140,10 +140,8 @@ def test_a_drive_that_another_process_has_locked_is_refused_with_it(
 ) -> None:
     data = blank(tmp_path / "data.img")
     # QEMU's own locks are on bytes of the file, so it takes a QEMU to hold them.
-    emulator = subprocess.Popen(
-        ["qemu-system-x86_64", "-S", "-display", "none", "-accel", "tcg", "-drive", f"file={data},format=raw,if=virtio"],
-        stdin=subprocess.DEVNULL,
-    )
+    argv = ["qemu-system-x86_64", "-S", "-display", "none", "-accel", "tcg"]
+    emulator = subprocess.Popen([*argv, "-drive", f"file={data},format=raw,if=virtio"], stdin=subprocess.DEVNULL)
     try:
         until(lambda: str(data) in "".join(map(str, opened(emulator.pid))))
         refused = detach(lab, pcihello, "--drive", data)
@@ -200,15 +198,15 @@ CONFIG = "rc: [{bin: hello, args: [one]}]\nmount: {/data: {source: blk, path: /d
 def test_a_programs_configuration_is_its_module(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
     config = tmp_path / "hello, world.yml"
     config.write_text(CONFIG, encoding="utf-8")
-    result = lab.tool("run", pcihello, "--exit-device", "--accel", "tcg", "--config", config)
+    words = ("run", pcihello, "--exit-device", "--accel", "tcg", "--config", config)
+    result = lab.tool(*words)
     assert '"/dev/ld0e"' in result.stdout, result.stderr
     assert re.search(r"^pcihello: module 0: \d+ bytes, ", result.stdout, re.M)
-    older = lab.tool(*("run", pcihello, "--exit-device", "--accel", "tcg"), "--config", config, "--rumprun-schema", "old")
+    older = lab.tool(*words, "--rumprun-schema", "old")
     assert '"cmdline"' in older.stdout, older.stderr
-    printed = lab.tool("run", pcihello, "--exit-device", "--accel", "tcg", "--config", config, "--dry-run")
-    ran = subprocess.run(
-        ["sh", "-c", printed.stdout], cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
-    )
+    printed = lab.tool(*words, "--dry-run")
+    line = ["sh", "-c", printed.stdout]
+    ran = subprocess.run(line, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
     assert b'"/dev/ld0e"' in ran.stdout, ran.stderr
 
 

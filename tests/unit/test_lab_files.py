@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.upstream.support import NOBODY, needs_root, until
+from fixtures.upstream.support import NOBODY, until
+from staging import needs_root
 from unit.test_lab_modules import load, package
 
 pytest_plugins = ["fixtures.upstream.served"]

@@ -75,7 +75,7 @@ def in_use(image: str, machines: Machines) -> str:
     """Who holds the lock of `image`, if it is one of the lab's machines, and how to end that."""
     real = os.path.realpath(image)
     for machine in machines.all():
-        if machine.image == real and not machine.snapshot:
+        if (real, True) in machine.files:
             return (
                 f"{image} is in use by machine '{machine.name}' (pid {machine.pid}); stop it with:"
                 f" rumplab stop {machine.name}"
