@@ -16,7 +16,7 @@ HERE = Path(__file__).resolve().parent.parent
 PLAYBOOKS = HERE.parent.parent / "playbooks"
 
 # What a package manager, Ansible and the C library write for themselves: logs, caches and their indexes.
-LEFT = (
+LEFT: tuple[str, ...] = (
     r"/var/lib/apt/(lists|periodic|extended_states).*",
     r"/var/cache/(apt|debconf|ldconfig|fontconfig|man)(/.*)?",
     r"/var/lib/dpkg/(status|available|status-old|diversions|statoverride|lock|triggers).*",

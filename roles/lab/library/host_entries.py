@@ -34,7 +34,6 @@ done: {description: "What was made or taken back, as kind and name.", type: list
 kept: {description: "Files that somebody has changed since, which stay.", type: list, returned: success}
 """
 
-import os
 import subprocess
 from collections.abc import Mapping
 from typing import Any
