@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
@@ -12,8 +11,6 @@ from pathlib import Path
 import pytest
 from testinfra.host import Host
 
-TESTING = os.environ.get("RUMPLAB_DEBIAN") == "testing"
-elsewhere = pytest.mark.skipif(TESTING, reason="on Debian testing, only whether it starts there")
 # The cheap part: the foundation, and one component of packages.
 ARGUMENTS = "$RUMPLAB_CACHE --tags lab,rump_stager,verify"
 BAD = "/opt/pythons/broken:/opt/pythons/hangs:/opt/pythons/noisy:/opt/pythons/shim"
@@ -103,7 +100,7 @@ def test_a_check_run_goes_by_the_systems_own_python_and_promises_no_more(box: Bo
     assert box.run("test ! -e /opt/rumplab").returncode == 0
 
 
-@elsewhere
+@pytest.mark.stable
 def test_the_first_run_on_a_box_where_everything_is_in_the_way(box: Box) -> None:
     box.run("rm -rf .venv")
     done = box.run(
@@ -143,7 +140,7 @@ CIRCUMSTANCES: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 
-@elsewhere
+@pytest.mark.stable
 @pytest.mark.parametrize("circumstances", CIRCUMSTANCES)
 def test_nothing_is_left_to_do(box: Box, circumstances: str) -> None:
     command, environment = CIRCUMSTANCES[circumstances]
@@ -152,7 +149,7 @@ def test_nothing_is_left_to_do(box: Box, circumstances: str) -> None:
     assert "Python: /usr/bin/python3 3." in done.stdout
 
 
-@elsewhere
+@pytest.mark.stable
 def test_nothing_is_left_to_do_for_another_ansible(box: Box) -> None:
     """As pipx makes it: an environment elsewhere, with ansible-core and the collections that requirements.yml names."""
     # Galaxy isn't to be had in most places where this runs: the same collections come out of the package's archive.
@@ -181,7 +178,7 @@ def listing(box: Box, prefix: str) -> list[str]:
     return sorted({re.sub(r"-[0-9a-f]{12}(?=[/ ])", "-STAMP", line) for line in done.stdout.splitlines()})
 
 
-@elsewhere
+@pytest.mark.stable
 def test_no_umask_makes_another_lab(box: Box) -> None:
     found = {}
     for mask in ("022", "077", "027"):
@@ -195,7 +192,7 @@ def test_no_umask_makes_another_lab(box: Box) -> None:
     assert found["027"] == found["022"]
 
 
-@elsewhere
+@pytest.mark.stable
 def test_with_sudo_and_as_a_user_who_may_call_it(box: Box) -> None:
     own = f"{ARGUMENTS} -e rumplab_prefix=/opt/alice -e lab_host_directory=/opt/alice-host"
     first = box.run(f'sudo -n --preserve-env=PIP_CERT ./provision {own}', "alice", HOME="/home/alice")
@@ -206,7 +203,7 @@ def test_with_sudo_and_as_a_user_who_may_call_it(box: Box) -> None:
         assert outcome(done) == "changed=0 failed=0", done.stdout
 
 
-@elsewhere
+@pytest.mark.stable
 def test_a_python_that_somebody_names_is_taken(box: Box) -> None:
     own = f"{ARGUMENTS} -e rumplab_prefix=/opt/named -e lab_host_directory=/opt/named-host"
     done = box.run(f"./provision {own} -e ansible_python_interpreter=/opt/pythons/pyenv/versions/3/bin/python3")
@@ -214,7 +211,7 @@ def test_a_python_that_somebody_names_is_taken(box: Box) -> None:
     assert "Python: /opt/pythons/pyenv/versions/3/bin/python3 3." in done.stdout
 
 
-@elsewhere
+@pytest.mark.stable
 def test_a_host_without_a_python_that_does_is_told_what_was_tried(box: Box) -> None:
     table = "roles/host/files/pythons.txt"
     pythons = "/opt/pythons/broken/python3 /opt/pythons/pyenv/shims/python3 /opt/pythons/foreign/bin/python3"
@@ -234,7 +231,7 @@ def test_a_host_without_a_python_that_does_is_told_what_was_tried(box: Box) -> N
     assert "Traceback" not in said
 
 
-@elsewhere
+@pytest.mark.stable
 def test_an_inventory_of_ones_own_has_every_default_and_an_inventory_without_labs_is_refused(box: Box) -> None:
     written = "printf 'all:\\n  vars: {rumplab_prefix: /opt/rumplab}\\n  children: {%s: {hosts: {localhost: " \
               "{ansible_connection: local}}}}\\n' >/tmp/hosts.yml"
@@ -245,14 +242,14 @@ def test_an_inventory_of_ones_own_has_every_default_and_an_inventory_without_lab
     assert "none in the group lab" in re.sub(r"\s+", " ", refused.stdout)
 
 
-@elsewhere
+@pytest.mark.stable
 def test_uninstalling_from_another_directory_leaves_nothing(box: Box) -> None:
     done = box.run("cd /; '/srv/a lab/.venv/bin/ansible-playbook' '/srv/a lab/playbooks/uninstall.yml'")
     assert outcome(done).endswith("failed=0")
     assert box.run("test ! -e /opt/rumplab").returncode == 0
 
 
-@pytest.mark.skipif(not os.environ.get("RUMPLAB_TEST_ALL"), reason="./test --all only: the whole of site.yml")
+@pytest.mark.whole
 def test_the_whole_of_it_and_again(box: Box) -> None:
     done = box.run("./provision $RUMPLAB_CACHE", "root", 1500, PATH=f"{BAD}:{PATH}")
     assert outcome(done).endswith("failed=0")
