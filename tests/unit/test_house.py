@@ -167,3 +167,11 @@ def test_collections_are_those_of_the_package() -> None:
         )
         version = json.loads(manifest.read_text("utf-8"))["collection_info"]["version"]
         assert version in SpecifierSet(collection["version"]), collection["name"]
+
+
+def test_no_example_has_a_source_of_the_name_of_a_shared_one() -> None:
+    """make would take the shared one, and both go to one directory for the debugger."""
+    shared = {path.name for path in (ROOT / "examples" / "start").glob("*.[chS]")}
+    own = [path for path in (ROOT / "examples").glob("*/*.[chS]") if path.parent.name != "start"]
+    assert shared and own
+    assert not [path.name for path in own if path.name in shared]
