@@ -20,11 +20,11 @@ SLOW_HARDWARE = 'case "$3" in *tcg) ;; *) sleep 0.5 ;; esac; echo x >> "$0.runs"
 SLOW_TCG = 'case "$3" in *tcg) sleep 0.5 ;; esac; echo x >> "$0.runs"; exec "$0.guest"'
 HUNG_HARDWARE = 'case "$3" in *tcg) exec "$0.guest" ;; *) exec sleep 60 ;; esac'
 WORK = 'exec "$0.guest"'
-# A guest behind a debug stub on standard input and output, which is told which packets it refuses, and whether it
-# stops where it should.
+# A guest behind a debug stub on standard input and output: its arguments are the beginning of the packets that it
+# refuses, and whether it stops where it should.
 GUEST = f"""\
 import os, sys
-refused, stops = os.environ.get("REFUSED", "-"), "PASSES" not in os.environ
+refused, stops = sys.argv[1] if sys.argv[1:] else "-", "passes" not in sys.argv
 buffer, waiting = b"", 0
 while True:
     more = os.read(0, 4096)
@@ -100,22 +100,17 @@ def test_success(tmp_path: Path) -> None:
     assert accel.probe(fake(tmp_path, WORK), "tcg").works
 
 
-def test_an_accelerator_that_runs_a_guest_and_refuses_to_debug_it_is_not_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    emulator = fake(tmp_path, WORK)
+def test_an_accelerator_that_runs_a_guest_and_refuses_to_debug_it_is_not_taken(tmp_path: Path) -> None:
     for kind, named in (("Z1", "hardware"), ("Z0", "software")):
-        monkeypatch.setenv("REFUSED", kind)
-        result = accel.probe(emulator, "kvm")
+        result = accel.probe(fake(tmp_path, f"{WORK} {kind}"), "kvm")
         assert (result.works, result.detail) == (
             False,
             f"runs a guest and can't debug it: a {named} breakpoint is refused (E22)",
         )
 
 
-def test_a_breakpoint_that_is_passed_by_is_not_debugging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PASSES", "1")
-    result = accel.probe(fake(tmp_path, WORK), "kvm")
+def test_a_breakpoint_that_is_passed_by_is_not_debugging(tmp_path: Path) -> None:
+    result = accel.probe(fake(tmp_path, f"{WORK} - passes"), "kvm")
     assert not result.works
     assert result.detail == "runs a guest and can't debug it: QEMU ended before a hardware breakpoint was hit"
 

@@ -157,6 +157,7 @@ def invocations(place: Path, helps: bool = True) -> list[list[str]]:
         ["stage", "p.bin", "-o", f"{own}3.img", "--format", "qcow2"],
         ["run", odd, "--accel", "tcg", "--dry-run"],
         ["run", str(place / "absent")],
+        *(["screen", "nobody"], ["type", "nobody", "x"], ["type", "nobody", "--key", "ret"]),
         *(["logs", "nobody"], ["stop", "--all"], ["stop", "nobody"], ["debug"], ["debug", "nobody", "main"]),
         ["debug", "--vmware", str(place / "www")],
         ["export", image, "--vmware", str(place / f"{own}.vm"), "--json"],

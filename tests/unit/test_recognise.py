@@ -81,7 +81,7 @@ def test_a_vmdk_of_any_kind_is_exported(lab: LabPrefix, pcihello: Path, tmp_path
     assert result.returncode == 0, result.stderr
     argv = [qemu_img, "compare", str(tmp_path / "vm" / "disk.vmdk"), str(raw)]
     subprocess.run(argv, timeout=60, check=True, capture_output=True)
-    machine = started(lab, disk, "--snapshot")
+    machine = started(lab, disk, "--snapshot", "--console", "serial")
     until(lambda: DONE in Path(machine["directory"], "serial.log").read_text())
     assert disk.read_bytes() == before
 
