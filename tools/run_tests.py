@@ -340,8 +340,11 @@ def prepare_cache(cache: Path, certificates: Path = Path("/usr/local/share/ca-ce
     (cache / "built").mkdir(parents=True, exist_ok=True)
     # Each container's lab user puts its own trees there; the sticky bit keeps them apart.
     (cache / "built").chmod(0o1777)
-    shutil.rmtree(cache / "certificates", ignore_errors=True)
-    (cache / "certificates").mkdir()
+    # The directory stays: the containers of another run may have it mounted.
+    (cache / "certificates").mkdir(exist_ok=True)
+    for old in (cache / "certificates").iterdir():
+        if not (certificates / old.name).exists():
+            old.unlink()
     for certificate in certificates.glob("*.crt"):
         shutil.copy(certificate, cache / "certificates")
 

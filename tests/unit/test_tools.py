@@ -360,7 +360,9 @@ def test_certificates_of_the_host_are_copied_anew(tmp_path: Path) -> None:
     (theirs / "a.crt").write_text("a")
     run_tests.prepare_cache(cache, theirs)
     (theirs / "a.crt").rename(theirs / "b.crt")
+    mounted = (cache / "certificates").stat().st_ino
     run_tests.prepare_cache(cache, theirs)
+    assert (cache / "certificates").stat().st_ino == mounted, "a container of another run would see nothing"
     assert [path.name for path in (cache / "certificates").iterdir()] == ["b.crt"]
     assert (cache / "built").is_dir()
 
