@@ -9,14 +9,14 @@ import shlex
 import pytest
 from darwin.mac import PREFIX, VMNET, calls, formulae, installs, rumplab, shellcheck
 from testinfra.host import Host
-from unit.standin import PROGRAM
+from unit.test_image_multiboot import header, placed
 
 
 @pytest.fixture
 def program(host: Host) -> str:
     """What `run` takes for a program that boots."""
     path = "/tmp/hello ü.bin"
-    host.check_output("printf %s | base64 -d >%s", base64.b64encode(PROGRAM).decode(), path)
+    host.check_output("printf %s | base64 -d >%s", base64.b64encode(placed(header(), 64)).decode(), path)
     return path
 
 
