@@ -153,6 +153,6 @@ def test_its_licences_are_in_the_tree(lab: Lab) -> None:
 
 
 def test_status_names_it(host: Any) -> None:
-    report = json.loads(host.check_output("runuser -u rumplab -- rumplab status --json"))
+    report = json.loads(host.check_output(f"runuser -u rumplab -- {PREFIX}/rumplab/bin/rumplab status --json"))
     (row,) = [row for row in report["components"] if row["name"] == "gcc"]
     assert (row["state"], row["version"]) == ("installed", "9.3.0")

@@ -8,6 +8,8 @@ import pytest
 from fixtures.upstream.driving import PREFIX, Lab
 
 USER = "runuser -u rumplab --"
+# By its own path: the rows of other tests, in prefixes of their own, take the name in PATH over.
+RUMPLAB = f"{PREFIX}/rumplab/bin/rumplab"
 C = '#include <stdio.h>\nint main(void) { puts("hello by " __VERSION__); return 0; }\n'
 GO = 'package main\n\nfunc main() {\n\tprintln("hello from Go")\n}\n'
 
@@ -36,8 +38,8 @@ def test_a_program_is_built_staged_and_run(lab: Lab, host: Any, source: str, tex
     user = f"{USER} env HOME={work} GOPATH={work}/go"
     wanted = source if source.endswith(".c") else "app"
     for command in (f"build {wanted} -o hello.bin", "stage hello.bin -o hello.img"):
-        done = host.run(f"cd {work} && {user} timeout 240 rumplab {command}")
+        done = host.run(f"cd {work} && {user} timeout 240 {RUMPLAB} {command}")
         assert done.rc == 0, done.stdout + done.stderr
-    ran = host.run(f"cd {work} && {user} timeout 90 rumplab run hello.img --accel tcg --exit-device")
+    ran = host.run(f"cd {work} && {user} timeout 90 {RUMPLAB} run hello.img --accel tcg --exit-device")
     assert said in ran.stdout, ran.stdout + ran.stderr
     lab.sh('rm -r "$1"', work)
