@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,3 +38,26 @@ def temporary_directory(directory: Path) -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def work_directory(prefix: str) -> Iterator[Path]:
+    """A directory for temporary files, private and empty, removed at the end.
+
+    A signal that comes while it is made or removed waits until that is done: else nobody would remove it.
+    """
+    # Only here: it takes long to load.
+    import tempfile
+
+    ending = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ending)
+    try:
+        path = Path(tempfile.mkdtemp(prefix=prefix))
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            yield path
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, ending)
+            shutil.rmtree(path, ignore_errors=True)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

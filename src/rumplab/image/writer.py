@@ -22,7 +22,7 @@ from rumplab.image.recipe import Recipe
 from rumplab.image.step import Step
 from rumplab.output import own_lines, shortened
 from rumplab.process import interruptible
-from rumplab.temporary import temporary_directory, temporary_file
+from rumplab.temporary import temporary_directory, temporary_file, work_directory
 
 SIDECAR_SUFFIX = ".rumplab.json"
 VERSION_LINE = re.compile(r"\S+ [0-9]+\.[0-9]+.*\([^)]*\)\s*")
@@ -48,7 +48,7 @@ def write_image(recipe: Recipe, output: Path, needed: int, describe: Callable[[]
         stack.enter_context(interruptible())
         image = stack.enter_context(temporary_file(output.parent))
         description = stack.enter_context(temporary_file(output.parent))
-        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rumplab-stage-")))
+        work = stack.enter_context(work_directory("rumplab-stage-"))
         runner = Runner(work, recipe.environment, output.parent, needed)
         lay_out(recipe, work, image)
         result = image
