@@ -135,34 +135,34 @@ def test_dry_run_prints_a_shell_line(empty_lab: LabPrefix, store: Machines, tmp_
 @pytest.mark.parametrize("place", ["pci_device_fnd", "pci_device_found if buss == 1", "main.c:99999"])
 def test_a_breakpoint_that_cannot_be_set_leaves_the_machine_held(lab: LabPrefix, pcihello: Path, place: str) -> None:
     machine = started(lab, pcihello, "--wait", "--name", "typo")
-    result = lab.tool("debug", "typo", place, "--batch", "--ex", "print 40 + 2", timeout=30)
+    result = lab.tool("debug", "typo", place, "--batch", "--ex", "print 111111 * 8", timeout=30)
     assert result.returncode == 1, result.stdout
-    assert "42" not in result.stdout
+    assert "888888" not in result.stdout
     assert re.search("not defined|No symbol|No line|no line", result.stderr)
     assert qmp.execute(Path(machine["directory"], "qmp.sock"), "query-status")["status"] == "prelaunch"
     assert Path(machine["directory"], "serial.log").read_bytes() == b""
     # And with a place that there is, the same machine goes on to it.
-    result = lab.tool("debug", "typo", "pci_device_found", "--batch", "--ex", "print 40 + 2", timeout=30)
-    assert (result.returncode, "42" in result.stdout) == (0, True), result.stderr
+    result = lab.tool("debug", "typo", "pci_device_found", "--batch", "--ex", "print 111111 * 8", timeout=30)
+    assert (result.returncode, "888888" in result.stdout) == (0, True), result.stderr
 
 
 def test_a_machine_that_ends_before_the_place_is_told_by_the_status(lab: LabPrefix, pcihello: Path) -> None:
     machine = started(lab, pcihello, "--wait", "--name", "ends")
-    session = lab.start("debug", "ends", "pci_device_found if bus == 99", "--batch", "--ex", "print 40 + 2")
+    session = lab.start("debug", "ends", "pci_device_found if bus == 99", "--batch", "--ex", "print 111111 * 8")
     until(lambda: "done" in Path(machine["directory"], "serial.log").read_text())
     assert lab.tool("stop", "ends").returncode == 0
     said, complaint = session.communicate(timeout=30)
     assert session.returncode == 1, complaint
-    assert "42" not in said
+    assert "888888" not in said
 
 
 def test_a_stub_that_does_not_answer_is_told_by_the_status(lab: LabPrefix, pcihello: Path) -> None:
     """GDB's own commands, since the tool asks QEMU first."""
     session = replace(SESSION, gdb=host_tool("gdb"), gdbinit=None, program=None, port=ports.free(), batch=True)
-    argv = debug.gdb_argv(replace(session, commands=("print 40 + 2",)))
+    argv = debug.gdb_argv(replace(session, commands=("print 111111 * 8",)))
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
-    assert "42" not in done.stdout
+    assert "888888" not in done.stdout
 
 
 @pytest.mark.parametrize("mine", [True, False])
