@@ -9,7 +9,6 @@ other, without ccache. Expect twice the time of a build, and 2 GiB in the direct
 from __future__ import annotations
 
 import hashlib
-import importlib
 import os
 import re
 import subprocess
@@ -21,8 +20,13 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "roles/artifact/module_utils"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from fixtures.upstream.support import ROOT, opener, request
+
+from roles.artifact.module_utils.rumplab_artifact.pathway import provide
+
 LIMIT = 7200
 
 
@@ -38,34 +42,23 @@ def load_recipe() -> dict[str, Any]:
 
 def by_the_role(tarball: Path, directory: Path, variables: dict[str, Any]) -> float:
     """Return the seconds that the role's own code takes from the archive to the installed tree."""
-    request = {
-        "name": "gdb",
-        "version": "0",
-        "licence": "GPL-3.0-or-later",
-        "prefix": str(directory),
-        "source": {"urls": [tarball.name], "sha256": hashlib.sha256(tarball.read_bytes()).hexdigest()},
-        "substitute": {},
-        "edits": variables["__gdb_edits"],
-        "build": variables["__gdb_build"],
-        "files": variables["__gdb_files"],
-        "paths": variables["__gdb_paths"],
-        "stamps": {"upstream": "0" * 64},
-        "mirror": str(tarball.parent),
-        "candidates": ["mirror"],
-        "strict": True,
-        "retry": False,
-        "built_cache": "",
-        "generations": 1,
-        "jobs": 0,
-        "lock_wait": 0,
-        "fetch_timeout": 30,
-        "build_timeout": LIMIT,
-        "space": 0,
-        "blocked": "",
-        "only": "",
-    }
+    wanted = request(
+        directory,
+        {"urls": [tarball.name], "sha256": hashlib.sha256(tarball.read_bytes()).hexdigest()},
+        name="gdb",
+        version="0",
+        edits=variables["__gdb_edits"],
+        build=variables["__gdb_build"],
+        files=variables["__gdb_files"],
+        paths=variables["__gdb_paths"],
+        mirror=str(tarball.parent),
+        candidates=["mirror"],
+        strict=True,
+        jobs=0,
+        build_timeout=LIMIT,
+    )
     start = time.monotonic()
-    answer = importlib.import_module("rumplab_artifact.pathway").provide(request, None)
+    answer = provide(wanted, opener)
     if answer.get("failed"):
         sys.exit(answer["msg"])
     return time.monotonic() - start

@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 
-from staging import KGDB_EXAMPLE, build  # noqa: E402
+from demos import KGDB_EXAMPLE, build  # noqa: E402
 from unit.labfixture import LabPrefix, make_lab  # noqa: E402
 
 ROUNDS = 5

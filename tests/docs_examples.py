@@ -7,19 +7,31 @@
 Inside a block, `$ ` starts a command and `> ` continues it; what follows is its output. `…` alone on a line
 stands for any number of lines, within a line for any text. A last line `[exit N]` says that the command ends
 with N, not 0. A command without output may print anything. The commands of a block share one shell.
+
+Run as a program, it looks at the pages without running anything: for headings that a page has twice, and for examples
+that would never end, because they read what nobody types or a document without its last line.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
-from collections.abc import Callable
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 ENVIRONMENTS = ("host", "lab")
 MARKER = re.compile(r"<!-- (?:run: (?P<env>\S+)|skip: (?P<reason>\S.*?)) -->$")
 EXIT = re.compile(r"\[exit (\d+)\]$")
+FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+HEADING = re.compile(r" {0,3}(#{1,6})[ \t]+(.*?)[ \t]*#*$")
+HERE = re.compile(r"<<(-?)[ \t]*(['\"]?)(\w+)\2")
+# They read what is typed, unless they are told a file.
+READERS = {"cat", "tee", "sort", "wc", "tac", "sh", "bash", "dash", "zsh", "python", "python3", "gdb"}
 
 
 class BadExample(Exception):
@@ -151,3 +163,109 @@ def all_examples(root: Path) -> list[Example]:
     return [
         example for path in documents(root) for example in examples(path, path.relative_to(root).as_posix())
     ]
+
+
+def headings(text: str) -> Iterator[tuple[int, str]]:
+    """Line number and text of each heading, with those above it: two chapters may have a section of the same name."""
+    fence = ""
+    above: list[str] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        mark = FENCE.match(line)
+        if fence:
+            fence = "" if mark and mark[1].startswith(fence) else fence
+        elif mark:
+            fence = mark[1]
+        elif found := HEADING.match(line):
+            above = [*above[: len(found[1]) - 1], found[2]]
+            yield number, " / ".join(above)
+
+
+def doubled_headings(text: str) -> list[str]:
+    """What is said of headings that a page has twice."""
+    counted = Counter(title for _, title in headings(text))
+    seen: set[str] = set()
+    faults = []
+    for number, title in headings(text):
+        if title in seen:
+            faults.append(f"{number}: the heading `{title}` stands here {counted[title]} times")
+        seen.add(title)
+    return faults
+
+
+def simple_commands(command: str) -> Iterator[tuple[list[str], bool]]:
+    """The words of each simple command of a command line, and whether a pipe feeds it."""
+    lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    words: list[str] = []
+    fed = False
+    for word in lexer:
+        if set(word) <= set("();|&") and word:
+            yield words, fed
+            words, fed = [], word == "|"
+        else:
+            words.append(word)
+    yield words, fed
+
+
+def reads_the_terminal(words: list[str]) -> bool:
+    """Whether a simple command, which no pipe feeds, waits for what is typed."""
+    while words and re.match(r"\w+=", words[0]):
+        words = words[1:]
+    if not words or words[0].rpartition("/")[2] not in READERS or any("<" in word for word in words):
+        return False
+    operands: list[str] = []
+    for before, word in itertools.pairwise(words):
+        if not (re.fullmatch(r"\d*[<>]+&?", before) or re.match(r"\d*[<>]", word)):
+            operands.append(word)
+    if words[0].rpartition("/")[2] == "tee":
+        return True
+    # An option may take its program along, as -c does; `-` alone is standard input.
+    return all(operand == "-" for operand in operands)
+
+
+def endless(command: str) -> str:
+    """Why a command of an example would never end, or nothing."""
+    lines = command.splitlines()
+    for number, line in enumerate(lines):
+        for dash, _, word in HERE.findall(line):
+            rest = [other.lstrip("\t") if dash else other for other in lines[number + 1 :]]
+            if word not in rest:
+                return f"its document has no last line `{word}`"
+    if any("<<" in line for line in lines):
+        # What follows is the document.
+        command = lines[0]
+    try:
+        parts = list(simple_commands(command))
+    except ValueError as error:
+        return f"the shell would wait for more of it ({error})"
+    for words, fed in parts:
+        if not fed and reads_the_terminal(words):
+            return f"`{' '.join(words)}` waits for input"
+    return ""
+
+
+def faults(root: Path) -> list[str]:
+    """What is wrong with the pages as they stand."""
+    found = []
+    for path in documents(root):
+        name = path.relative_to(root).as_posix()
+        found += [f"{name}:{fault}" for fault in doubled_headings(path.read_text("utf-8"))]
+        try:
+            shown = examples(path, name)
+        except BadExample as error:
+            found.append(str(error))
+            continue
+        for example in shown:
+            reasons = filter(None, map(endless, example.commands))
+            found += [f"{example.name}: an example that never ends: {reason}" for reason in reasons]
+    return found
+
+
+def main() -> int:
+    found = faults(Path(__file__).resolve().parents[1])
+    print("\n".join(found) or "no heading stands twice, and every example ends")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

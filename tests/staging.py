@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from demos import EXAMPLE as EXAMPLE
+from demos import EXAMPLES as EXAMPLES
+from demos import IPKDB_EXAMPLE as IPKDB_EXAMPLE
+from demos import KGDB_EXAMPLE as KGDB_EXAMPLE
+from demos import ROOT as ROOT
+from demos import build as build
 
-ROOT = Path(__file__).resolve().parent.parent
-EXAMPLES = ROOT / "examples"
-EXAMPLE = EXAMPLES / "pcihello"
-KGDB_EXAMPLE = EXAMPLES / "kgdb"
-IPKDB_EXAMPLE = EXAMPLES / "ipkdb"
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 COMMANDS = ("sfdisk", "mke2fs", "debugfs", "grub-mkimage")
 GRUB_MODULES = Path("/usr/lib/grub/i386-pc")
@@ -26,6 +27,7 @@ QEMU = "qemu-system-x86_64"
 DONE = 33
 
 needs_qemu = pytest.mark.skipif(shutil.which(QEMU) is None, reason=f"{QEMU} is not installed")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give it up or to mount")
 needs_compiler = pytest.mark.skipif(
     shutil.which("gcc") is None or shutil.which("make") is None, reason="gcc or make is not installed"
 )
@@ -57,15 +59,6 @@ def in_user_name_space(
     if "unshare: " in result.stdout:
         pytest.skip("this host allows no user name spaces")
     return result.returncode, result.stdout
-
-
-def build(source: Path, output: Path, *variables: str) -> Path:
-    """Builds the example that lies in `source` to `output`, with its objects beside the output."""
-    objects = output.with_suffix(".obj")
-    argv = ["make", "-s", "-C", str(source), f"OUT={output}", f"OBJ={objects}", *variables]
-    result = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
-    assert result.returncode == 0, result.stderr
-    return output
 
 
 def copy_example(destination: Path) -> Path:

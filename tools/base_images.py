@@ -3,11 +3,14 @@
 The builder images (playbooks/images.yml) start from them too. rumplab/debian:RELEASE is a fresh Debian with
 Python 3 and nothing else. On a Debian host it is made by debootstrap from the mirror of the host's own apt;
 elsewhere from the image debian:RELEASE of the registry that the Docker engine is set up for. A label holds the
-hash of the recipe: an image is remade only when that changes.
+hash of the recipe: an image is remade only when that changes. RELEASE may be `testing`, which moves: its codename is
+what the mirror says it is, and its image is remade once a month.
 """
 
 from __future__ import annotations
 
+import contextlib
+import email.utils
 import hashlib
 import json
 import re
@@ -24,6 +27,8 @@ from pathlib import Path
 from host import Failed, as_root, os_release, run
 
 CODENAMES = {"11": "bullseye", "12": "bookworm", "13": "trixie"}
+TESTING = "testing"
+RELEASES = (*CODENAMES, TESTING)
 # What the images hold is for x86-64; an engine on another processor emulates it, if it can.
 PLATFORM = "linux/amd64"
 INCLUDE = ("python3",)
@@ -59,6 +64,8 @@ class Recipe:
     sources: tuple[Source, ...]
     settings: tuple[str, ...]
     include: tuple[str, ...] = INCLUDE
+    # The month of a release that moves.
+    edition: str = ""
 
     def digest(self) -> str:
         made_by = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
@@ -113,7 +120,7 @@ def host_sources(etc_apt: Path = Path("/etc/apt")) -> list[Source]:
 
 
 def sources_for(
-    release: str, host_codename: str, sources: Iterable[Source], offers: Callable[[Source], bool]
+    codename: str, host_codename: str, sources: Iterable[Source], offers: Callable[[Source], bool]
 ) -> tuple[Source, ...]:
     """Translate the host's Debian sources into those of another release, as far as the mirror offers them.
 
@@ -123,10 +130,36 @@ def sources_for(
     for part in ("", "-updates", "-security"):
         for source in sources:
             if source.suite == host_codename + part and "main" in source.components:
-                target = Source(source.uri, CODENAMES[release] + part, ("main",))
+                target = Source(source.uri, codename + part, ("main",))
                 if part not in wanted and offers(target):
                     wanted[part] = target
     return tuple(wanted.values()) if "" in wanted else ()
+
+
+def parse_release(text: str) -> tuple[str, str]:
+    """Return the codename and the month (2026-11) that a Release file states; nothing for what it doesn't."""
+    codename = re.search(r"^Codename: ([a-z]+)\s*$", text, re.MULTILINE)
+    date = re.search(r"^Date: (.+)$", text, re.MULTILINE)
+    month = ""
+    if date:
+        with contextlib.suppress(ValueError):
+            month = email.utils.parsedate_to_datetime(date[1]).strftime("%Y-%m")
+    return (codename[1] if codename else "", month)
+
+
+def testing_of(host_codename: str, sources: Iterable[Source]) -> tuple[str, str]:
+    """Return what the release `testing` is called today by the host's mirror, and its month; ("", "") for none."""
+    for source in sources:
+        if source.suite != host_codename or not source.uri.startswith(("http://", "https://")):
+            continue
+        try:
+            with urllib.request.urlopen(f"{source.uri}/dists/{TESTING}/InRelease", timeout=20) as answer:
+                codename, month = parse_release(answer.read(4096).decode("utf-8", "replace"))
+        except OSError:
+            continue
+        if codename:
+            return codename, month
+    return "", ""
 
 
 def offered(source: Source) -> bool:
@@ -149,7 +182,7 @@ def host_settings() -> tuple[str, ...]:
 
 
 def debootstrap_argv(recipe: Recipe, tree: Path) -> list[str]:
-    codename = CODENAMES[recipe.release]
+    codename = recipe.sources[0].suite
     argv = ["debootstrap", "--variant=minbase", f"--include={','.join(recipe.include)}"]
     argv += [codename, str(tree), recipe.sources[0].uri]
     scripts = Path("/usr/share/debootstrap/scripts")
@@ -227,10 +260,15 @@ def ensure(release: str, say: Callable[[str], None]) -> str:
     host = os_release()
     sources: tuple[Source, ...] = ()
     settings: tuple[str, ...] = ()
+    edition = ""
     if host.get("ID") == "debian" and shutil.which("debootstrap"):
-        sources = sources_for(release, host.get("VERSION_CODENAME", ""), host_sources(), offered)
+        own, codename = host.get("VERSION_CODENAME", ""), CODENAMES.get(release, "")
+        if release == TESTING:
+            codename, edition = testing_of(own, host_sources())
+        if codename:
+            sources = sources_for(codename, own, host_sources(), offered)
         settings = host_settings()
-    recipe = Recipe(release, sources, settings)
+    recipe = Recipe(release, sources, settings, edition=edition)
     made_by = label_of(image)
     if made_by == recipe.digest():
         return image
@@ -246,9 +284,9 @@ def ensure(release: str, say: Callable[[str], None]) -> str:
 
 
 def main(releases: list[str]) -> int:
-    unknown = [release for release in releases if release not in CODENAMES]
+    unknown = [release for release in releases if release not in RELEASES]
     if unknown or not releases:
-        print(f"usage: base_images.py RELEASE...   releases: {' '.join(CODENAMES)}", file=sys.stderr)
+        print(f"usage: base_images.py RELEASE...   releases: {' '.join(RELEASES)}", file=sys.stderr)
         return 2
     try:
         for release in releases:

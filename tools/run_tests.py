@@ -1,7 +1,8 @@
 """Run the parts of the test suite one after the other and add them up: what ./test starts.
 
 A failing part doesn't stop the later ones. Each part's output goes to build/test-logs/NAME.log; the end of it
-is shown when the part fails. The last line is the total, alone: `N passed, N failed, N skipped`.
+is shown when the part fails. The last lines say what was skipped and why, and the very last one is the total, alone:
+`N passed, N failed, N skipped`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -30,10 +32,13 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv" / "bin"
 LOGS = ROOT / "build" / "test-logs"
 HEARTBEAT = 60.0
+LOOK = 2.0
 MINUTE = 60.0
 LANES = 2
-# The releases of Debian that scenarios run on; the first one is every scenario's.
-RELEASES = ("12", "13")
+# The releases of Debian that a scenario runs on, where these aren't just the usual one; then those that --all adds.
+USUAL = "12"
+RELEASES: dict[str, tuple[str, ...]] = {"default": (USUAL, "13"), "boxes": (USUAL, base_images.TESTING)}
+MORE_RELEASES: dict[str, tuple[str, ...]] = {"default": (base_images.TESTING,)}
 RUNNING: set[subprocess.Popen[bytes]] = set()
 SHELL = re.compile(rb"#!\s*(?:/usr/bin/env\s+)?(?:/bin/)?(?:sh|bash|dash)\b|# shellcheck shell=")
 ERROR = re.compile(r"^(?:\[ERROR\]|fatal:|failed:|CRITICAL Ansible|=+ (?:FAILURES|ERRORS) =+$)")
@@ -43,11 +48,12 @@ KEPT = {".ci", ".config"}
 
 @dataclass(frozen=True)
 class Part:
-    """One command of the suite. `junit` marks a part that leaves a JUnit file to count tests from."""
+    """One command of the suite. `junit` marks a part that leaves a JUnit file to count tests from, `release` one that
+    runs after there is a Docker engine and the image of that release. `silence` is a Patience's."""
 
     name: str
     argv: tuple[str, ...]
-    limit: float
+    silence: float
     group: str
     junit: bool = False
     release: str = ""
@@ -62,6 +68,30 @@ class Result:
     passed: int
     failed: int
     skipped: int
+    reasons: tuple[str, ...] = ()
+
+
+class Patience:
+    """Tells a part that hangs from one that is slow: by how long it says nothing, in seconds of a machine of its own.
+
+    Where a machine has more to do than its cores can, everything takes that much longer, so that a second counts for as
+    much less. What talks on and on is given up on too, but only after `TALKING` times that long.
+    """
+
+    TALKING = 8
+
+    def __init__(self, silence: float, cores: int) -> None:
+        self.silence, self.cores = silence, cores
+        self.silent = self.whole = 0.0
+        self.size = 0
+
+    def is_over(self, seconds: float, load: float, size: int) -> bool:
+        """Take note of `seconds` that have passed at that load, and of the size of the log by now."""
+        own = seconds * min(1.0, self.cores / max(load, 0.01))
+        self.silent = 0.0 if size != self.size else self.silent + own
+        self.whole += own
+        self.size = size
+        return self.silent > self.silence or self.whole > self.TALKING * self.silence
 
 
 def sources(root: Path) -> Iterator[Path]:
@@ -93,11 +123,17 @@ def lint_parts(root: Path) -> list[Part]:
         part("ruff", str(BIN / "ruff"), "check", "."),
         part("mypy", str(BIN / "mypy"), *python),
         part("shellcheck", "shellcheck", "--external-sources", *shell),
+        part("docs", str(BIN / "python"), "tests/docs_examples.py"),
     ]
 
 
-def unit_part() -> Part:
-    return Part("unit", (str(BIN / "pytest"), "tests/unit"), 25 * MINUTE, "unit", junit=True)
+def unit_parts() -> list[Part]:
+    """The unit tests, and those of them that need an engine with an image in it, which come after it is made."""
+    pytest = (str(BIN / "pytest"), "tests/unit", "-m")
+    return [
+        Part("unit", (*pytest, "not engine"), 10 * MINUTE, "unit", junit=True),
+        Part("engine", (*pytest, "engine"), 10 * MINUTE, "unit", junit=True, release=USUAL),
+    ]
 
 
 def upstream_parts() -> list[Part]:
@@ -110,23 +146,21 @@ def upstream_parts() -> list[Part]:
 
 
 def scenario_part(name: str, release: str) -> Part:
-    """A Molecule scenario on a release of Debian. The first release has the plain name."""
-    label = name if release == RELEASES[0] else f"{name}-{release}"
+    """A Molecule scenario on a release of Debian. The usual one, or a scenario's only one, has the plain name."""
+    label = name if release == RELEASES.get(name, (USUAL,))[0] else f"{name}-{release}"
     argv = (str(BIN / "molecule"), "test", "--scenario-name", name)
-    return Part(label, argv, 30 * MINUTE, "molecule", True, release, {"RUMPLAB_DEBIAN": release})
+    return Part(label, argv, 20 * MINUTE, "molecule", True, release, {"RUMPLAB_DEBIAN": release})
 
 
-def molecule_parts(root: Path) -> list[Part]:
-    """Every scenario on the first release, `default` on the others too."""
-    first, *others = RELEASES
+def molecule_parts(root: Path, everything: bool = False) -> list[Part]:
+    """Every scenario, on each of its releases."""
     names = sorted(path.parent.name for path in (root / "molecule").glob("*/molecule.yml"))
+    # The longest first, so that nothing long is left for one lane alone.
     names.sort(key=lambda name: name != "default")
     return [
-        part
+        scenario_part(name, release)
         for name in names
-        for part in [
-            scenario_part(name, release) for release in (first, *(others if name == "default" else ()))
-        ]
+        for release in RELEASES.get(name, (USUAL,)) + (MORE_RELEASES.get(name, ()) if everything else ())
     ]
 
 
@@ -138,7 +172,7 @@ def choose(parts: list[Part], names: list[str], fast: bool) -> list[Part]:
         raise host.Failed(f"no part is called {' or '.join(unknown)}; ./test --list names them")
     if names:
         parts = [part for part in parts if part.name in names or part.group in names]
-    return [part for part in parts if not (fast and part.group == "molecule")]
+    return [part for part in parts if not (fast and part.release)]
 
 
 def count(junit: Path) -> tuple[int, int, int]:
@@ -156,12 +190,21 @@ def count(junit: Path) -> tuple[int, int, int]:
     return passed, failed, skipped
 
 
+def reasons(junit: Path) -> tuple[str, ...]:
+    """Why tests of a JUnit file were skipped, each reason with its number of tests."""
+    if not junit.is_file():
+        return ()
+    skipped = ElementTree.parse(junit).getroot().iter("skipped")
+    counted = Counter(" ".join((one.get("message") or "no reason given").split()) for one in skipped)
+    return tuple(f"{number} x {reason}" for reason, number in counted.items())
+
+
 def add_up(part: Part, ok: bool, seconds: float, junit: Path) -> Result:
     """A tool or a scenario counts as one, tests one each; a pytest run counts only as its tests."""
     passed, failed, skipped = count(junit) if part.junit else (0, 0, 0)
     if part.group != "unit" or not passed + failed + skipped or (not ok and not failed):
         passed, failed = passed + ok, failed + (not ok)
-    return Result(part.name, ok, seconds, passed, failed, skipped)
+    return Result(part.name, ok, seconds, passed, failed, skipped, reasons(junit) if part.junit else ())
 
 
 def say(text: str) -> None:
@@ -179,19 +222,23 @@ def excerpt(log: str, before: int = 5, after: int = 45, end: int = 15) -> str:
     return "\n".join("    " + line for line in [*shown, *lines[left:]])
 
 
-def wait(process: subprocess.Popen[bytes], name: str, limit: float) -> bool:
-    """Wait for the end, saying every minute that it goes on; at the limit end the whole process group."""
-    started = time.monotonic()
+def wait(process: subprocess.Popen[bytes], name: str, silence: float, log: Path) -> bool:
+    """Wait for the end, saying every minute that it goes on; end the whole process group of one that hangs."""
+    started = looked = said = time.monotonic()
+    patience = Patience(silence, os.cpu_count() or 1)
     try:
         while True:
-            left = limit - (time.monotonic() - started)
             try:
-                return process.wait(min(HEARTBEAT, max(left, 0.1))) == 0
+                return process.wait(min(LOOK, silence)) == 0
             except subprocess.TimeoutExpired:
-                if left <= 0:
-                    say(f"{name}: no end after {limit / MINUTE:.0f} min; ended")
+                now = time.monotonic()
+                if patience.is_over(now - looked, os.getloadavg()[0], log.stat().st_size):
+                    say(f"{name}: hangs (no word for {silence / MINUTE:.0f} min of a machine of its own); ended")
                     return False
-                say(f"{name}: {(time.monotonic() - started) / MINUTE:.0f} min")
+                looked = now
+                if now - said >= HEARTBEAT:
+                    said = now
+                    say(f"{name}: {(now - started) / MINUTE:.0f} min")
     finally:
         if process.poll() is None:
             end_group(process)
@@ -227,7 +274,7 @@ def execute(part: Part, environment: dict[str, str]) -> Result:
                 start_new_session=True,
             )
             RUNNING.add(process)
-            ok = wait(process, part.name, part.limit)
+            ok = wait(process, part.name, part.silence, log)
             RUNNING.discard(process)
     except FileNotFoundError as missing:
         log.write_text(f"{missing.filename} is not installed\n", "utf-8")
@@ -258,15 +305,24 @@ def take_away(part: Part, environment: dict[str, str]) -> None:
         )
 
 
-def side_by_side(parts: list[Part], run: Callable[[Part], Result], lanes: int = LANES) -> list[Result]:
+def side_by_side(
+    parts: list[Part], run: Callable[[Part], Result], prepare: Callable[[], None] = lambda: None, lanes: int = LANES
+) -> list[Result]:
     """Run parts in their order, a few at a time; an interruption ends those that run and starts no more.
 
-    A scenario mostly waits for its container and for Ansible, so that two of them hardly slow each other down.
+    Those that need nothing begin while `prepare` makes what the others need. Most parts wait for a container, a guest
+    or Ansible most of the time, so that two of them hardly slow each other down.
     """
     with ThreadPoolExecutor(lanes) as pool:
-        futures = [pool.submit(run, part) for part in parts]
+        early = [pool.submit(run, part) for part in parts if not part.release]
         try:
-            return [future.result() for future in futures]
+            prepare()
+            late = [pool.submit(run, part) for part in parts if part.release]
+            return [future.result() for future in early + late]
+        except host.Failed as failure:
+            say(str(failure))
+            done = [future.result() for future in early]
+            return done + [Result(part.name, False, 0.0, 0, 1, 0) for part in parts if part.release]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list(RUNNING):
@@ -284,8 +340,11 @@ def prepare_cache(cache: Path, certificates: Path = Path("/usr/local/share/ca-ce
     (cache / "built").mkdir(parents=True, exist_ok=True)
     # Each container's lab user puts its own trees there; the sticky bit keeps them apart.
     (cache / "built").chmod(0o1777)
-    shutil.rmtree(cache / "certificates", ignore_errors=True)
-    (cache / "certificates").mkdir()
+    # The directory stays: the containers of another run may have it mounted.
+    (cache / "certificates").mkdir(exist_ok=True)
+    for old in (cache / "certificates").iterdir():
+        if not (certificates / old.name).exists():
+            old.unlink()
     for certificate in certificates.glob("*.crt"):
         shutil.copy(certificate, cache / "certificates")
 
@@ -301,11 +360,14 @@ def venv_for_ansible(root: Path, cache: Path) -> Path:
     return link
 
 
-def test_environment(cache: Path) -> dict[str, str]:
+def test_environment(cache: Path, everything: bool = False) -> dict[str, str]:
     plain = {"NO_COLOR": "1", "PY_COLORS": "0", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
     return {
         **os.environ,
         **plain,
+        # What is said stands in the log when it is said: silence is how a part that hangs is told.
+        "PYTHONUNBUFFERED": "1",
+        **({"RUMPLAB_TEST_ALL": "1"} if everything else {}),
         "PATH": os.pathsep.join([str(BIN), os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]),
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "RUMPLAB_TEST_CACHE": str(cache),
@@ -320,38 +382,41 @@ def docker_host(environment: dict[str, str]) -> dict[str, str]:
     return {"DOCKER_HOST": done.stdout.strip()} if done.stdout.strip() else {}
 
 
-def run_all(parts: list[Part]) -> list[Result]:
+def run_all(parts: list[Part], everything: bool) -> list[Result]:
     cache = Path(os.environ.get("RUMPLAB_TEST_CACHE") or Path.home() / ".cache" / "rumplab-test").resolve()
     LOGS.mkdir(parents=True, exist_ok=True)
-    environment = test_environment(cache)
+    environment = test_environment(cache, everything)
     try:
         host.install_packages(host.UNIT_PACKAGES, say)
     except host.Failed as failure:
         say(str(failure))
         return [Result("preparation", False, 0.0, 0, 1, 0)]
-    scenarios = [part for part in parts if part.group == "molecule"]
-    results = [execute(part, environment) for part in parts if part.group != "molecule"]
-    if not scenarios:
-        return results
-    try:
-        prepare_cache(cache)
-        environment["RUMPLAB_TEST_PYTHON"] = str(venv_for_ansible(ROOT, cache) / "bin" / "python")
-        host.install_packages(host.IMAGE_PACKAGES, say)
-        with host.Engine(LOGS, say):
+    results = [execute(part, environment) for part in parts if part.group == "lint"]
+    others = [part for part in parts if part.group != "lint"]
+    with contextlib.ExitStack() as stack:
+
+        def prepare() -> None:
+            """Make what containers are made of, for whoever needs one."""
+            releases = list(dict.fromkeys(part.release for part in others if part.release))
+            if not releases:
+                return
+            prepare_cache(cache)
+            environment["RUMPLAB_TEST_PYTHON"] = str(venv_for_ansible(ROOT, cache) / "bin" / "python")
+            host.install_packages(host.IMAGE_PACKAGES, say)
+            stack.enter_context(host.Engine(LOGS, say))
             environment.update(docker_host(environment))
-            for release in dict.fromkeys(part.release for part in scenarios):
+            for release in releases:
                 base_images.ensure(release, say)
-            own = [replace(part, environment={**part.environment, **own_directory(part, cache)}) for part in scenarios]
-            results += side_by_side(own, lambda part: execute(part, environment))
-    except host.Failed as failure:
-        say(str(failure))
-        done = {result.name for result in results}
-        results += [Result(part.name, False, 0.0, 0, 1, 0) for part in scenarios if part.name not in done]
-    return results
+
+        def run(part: Part) -> Result:
+            more = own_directory(part, cache) if part.group == "molecule" else {}
+            return execute(replace(part, environment={**part.environment, **more}), dict(environment))
+
+        return results + side_by_side(others, run, prepare)
 
 
 def report(results: list[Result]) -> str:
-    """The table and, as its last line, the totals."""
+    """The table, what was skipped and why, and, as its last line, the totals."""
     width = max((len(result.name) for result in results), default=4)
     rows = [f"{'part':<{width}}  result  {'passed':>6} {'failed':>6} {'skipped':>7} {'seconds':>8}"]
     for r in results:
@@ -362,7 +427,9 @@ def report(results: list[Result]) -> str:
     passed, failed, skipped = (
         sum(getattr(r, name) for r in results) for name in ("passed", "failed", "skipped")
     )
-    return "\n".join(["", *rows, "", f"{passed} passed, {failed} failed, {skipped} skipped"])
+    skips = [f"skipped in {r.name}: {reason}" for r in results for reason in r.reasons]
+    totals = f"{passed} passed, {failed} failed, {skipped} skipped"
+    return "\n".join(["", *rows, "", *skips, *([""] if skips else []), totals])
 
 
 def main(argv: list[str]) -> int:
@@ -370,18 +437,23 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "parts", nargs="*", metavar="PART", help="a part or a group of --list; all unless given"
     )
-    parser.add_argument("--fast", action="store_true", help="without the Molecule scenarios")
+    parser.add_argument("--fast", action="store_true", help="without what needs a container")
+    parser.add_argument(
+        "--all", action="store_true", help="also what only repeats, and `default` on a further release; hours"
+    )
     parser.add_argument("--list", action="store_true", help="name the parts and their groups, run nothing")
     arguments = parser.parse_args(argv)
     # Ended like this, it takes along what it started: tests, containers, an engine of its own.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # A shell starts what it puts in the background with SIGINT ignored, and tests that send one would wait for ever.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        every = [*lint_parts(ROOT), unit_part(), *upstream_parts(), *molecule_parts(ROOT)]
+        every = [*lint_parts(ROOT), *unit_parts(), *upstream_parts(), *molecule_parts(ROOT, arguments.all)]
         parts = choose(every, arguments.parts, arguments.fast)
         if arguments.list:
             print("\n".join(f"{part.group:<9} {part.name}" for part in parts))
             return 0
-        results = run_all(parts)
+        results = run_all(parts, arguments.all)
     except host.Failed as failure:
         print(f"./test: {failure}", file=sys.stderr)
         return 1

@@ -1,6 +1,7 @@
 # shellcheck shell=sh
 # Sourced by provision and test, from the root of the checkout, with `me` set to the caller's name.
-# `venv_ready LOCK` leaves in .venv a virtual environment that holds what LOCK names.
+# `venv_ready LOCK` leaves in .venv a virtual environment that holds what LOCK names. Sourcing this settles the
+# environment variables, the umask and HOME, too.
 
 # shellcheck disable=SC2154  # me: the caller sets it
 say() { printf '%s: %s\n' "$me" "$*" >&2; }
@@ -13,19 +14,52 @@ venv_current() {
         IFS= read -r venv_location <.venv/locks/location && [ "$venv_location" = "$(pwd -P)" ]
 } 2>/dev/null
 
-# The controller of ansible-core 2.19 runs on Python 3.11, 3.12 and 3.13. The host's default goes first: its
-# archive has what completes it.
+# shellcheck source=roles/host/files/pythons.sh
+. roles/host/files/pythons.sh
+
+# What disturbs a Python that isn't the one it was set for: PYTHONHOME, PYTHONPATH, PYTHONINSPECT, PYTHONWARNINGS...
+for variable in $(env | sed -n 's/^\(PYTHON[A-Z]*\)=.*/\1/p'); do unset "$variable"; done
+
+# Whoever runs this may be stricter with new files than a lab can be, which serves every user of the host.
+umask 022
+
+# An account without a directory of its own: pip and Ansible keep theirs beside .venv.
+if [ ! -d "${HOME-}" ] || [ ! -w "${HOME-}" ]; then
+    mkdir -p .ansible/home 2>/dev/null || true
+    HOME=$(pwd -P)/.ansible/home
+    export HOME
+fi
+
+# What the locks are made for; a later Python may do as well.
+oldest=11 newest=14
+
+# The system's own Pythons go first, then those on PATH, where shims and environments are. Sets python_verdict.
 find_python() {
-    for candidate in python3 python3.13 python3.12 python3.11; do
-        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
-            python=$candidate
-            return 0
-        fi
+    python_tried=''
+    # shellcheck disable=SC2046  # one word a path
+    set -- $(system_pythons "$(cat roles/host/files/pythons.txt)" "$(system_family)" | sed 's/^[^ ]* //')
+    usual_ifs=$IFS
+    IFS=:
+    set -f
+    for directory in $PATH; do
+        for name in python3 python3.14 python3.13 python3.12 python3.11; do
+            case ":$*:" in
+                *":$directory/$name:"*) ;;
+                *) [ ! -x "$directory/$name" ] || set -- "$@" "$directory/$name" ;;
+            esac
+        done
     done
-    return 1
+    set +f
+    IFS=$usual_ifs
+    choose_python "$oldest" "$newest" ensurepip+venv any "$@"
 }
 
-python_makes_venvs() { find_python && "$python" -c 'import ensurepip, venv' 2>/dev/null; }
+# Leaves the controller's Python in `python`: a good one, else one that is newer than any that was tried.
+python_makes_venvs() {
+    find_python && return 0
+    [ "$python_verdict" = newer ] || return 1
+    say "$python is Python $python_version, and 3.$newest is the latest that this was tried with: going on with it"
+}
 
 as_root() {
     if [ "$(id -u)" = 0 ]; then
@@ -71,18 +105,18 @@ apt_install() {
 }
 
 install_python() {
+    wanted="needs Python 3.$oldest to 3.$newest with its venv and ensurepip modules"
     if command -v apt-get >/dev/null; then
         bootstrapped=$(debian_install python3 python3-venv) || exit 1
     elif [ "$(uname -s)" = Darwin ] && command -v brew >/dev/null; then
-        bootstrapped=$(homebrew_install python@3.12) || exit 1
-        PATH="$(brew --prefix python@3.12)/bin:$PATH"
+        bootstrapped=$(homebrew_install "python@3.$newest") || exit 1
+        PATH="$(brew --prefix "python@3.$newest")/bin:$PATH"
     elif [ "$(uname -s)" = Darwin ]; then
-        die "needs Python 3.11 to 3.13: install Homebrew, or a Python from python.org, and start again"
+        die "$wanted: install Homebrew, or a Python from python.org, and start again"
     else
-        die "needs Python 3.11 to 3.13 with its venv module: install one with this host's package manager"
+        die "$wanted: install one with this host's package manager. Tried:$newline$python_tried"
     fi
-    python_makes_venvs || die "needs Python 3.11 to 3.13 with its venv and ensurepip modules; found" \
-        "$(python3 --version 2>&1 || true). Put a newer python3.N on PATH"
+    python_makes_venvs || die "$wanted. Install one, or put its python3.N on PATH. Tried:$newline$python_tried"
 }
 
 venv_ready() {

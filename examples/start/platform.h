@@ -55,7 +55,7 @@ void serial_string(const char *string);
 void vga_init(uint16_t display);
 void vga_character(char character);
 
-/* console.c: the serial port, or the screen where there is one. Before console_init() it is the serial port. */
+/* output.c: the serial port, or the screen where there is one. Before console_init() it is the serial port. */
 void console_init(void);
 void console_character(char character);
 void console_string(const char *string);

@@ -35,15 +35,16 @@ $(OBJ)/boot.o: $(START)/boot.S $(HEADERS)
 	@mkdir -p $(OBJ)
 	$(CC) $(ALL_CFLAGS) -c -o $@ $(START)/boot.S
 
-$(OBJ)/%.o: $(START)/%.c $(HEADERS)
-	@mkdir -p $(OBJ)
-	$(CC) $(ALL_CFLAGS) -c -o $@ $<
-
+# An example's own source goes before one of the start of the same name.
 $(OBJ)/%.o: %.c $(HEADERS)
 	@mkdir -p $(OBJ)
 	$(CC) $(ALL_CFLAGS) -c -o $@ $<
 
 $(OBJ)/%.o: %.S $(HEADERS)
+	@mkdir -p $(OBJ)
+	$(CC) $(ALL_CFLAGS) -c -o $@ $<
+
+$(OBJ)/%.o: $(START)/%.c $(HEADERS)
 	@mkdir -p $(OBJ)
 	$(CC) $(ALL_CFLAGS) -c -o $@ $<
 

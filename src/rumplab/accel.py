@@ -1,13 +1,16 @@
-"""Finds out which accelerator serves on this host, by running a guest in each, and remembers it.
+"""Finds out which accelerator serves on this host, by debugging a guest in each, and remembers it.
 
 That a device node opens proves nothing: nested and emulated KVMs open, then run a guest many times slower
-than QEMU's own translator, or never. So the probe times a known amount of guest work, bounded in seconds.
+than QEMU's own translator, or never; and there are some that run guests and let nobody debug them. So the probe
+stops a guest at breakpoints and times a known amount of its work, bounded in seconds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import subprocess
 import sys
 import time
@@ -15,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rumplab import qemu
+from rumplab import qemu, surroundings
 
 ACCELS = ("auto", "kvm", "hvf", "tcg")
 PROBE_SECONDS = 5.0
@@ -23,9 +26,16 @@ CACHE = ".accel.json"
 KVM = Path("/dev/kvm")
 ROM_SIZE = 0x10000
 RESET_VECTOR = 0xFFF0
+# Where the processor's addresses of the ROM begin as long as nothing but near jumps has been executed.
+CODE_BASE = 0xFFFF0000
 EXIT_VALUE = 0x2A
 # isa-debug-exit ends QEMU with (value << 1) | 1.
 EXIT_CODE = EXIT_VALUE << 1 | 1
+# What a remembered answer rests on; another number asks again.
+PROBE = 2
+# As GDB's protocol names them, and people.
+HARDWARE, SOFTWARE = "Z1", "Z0"
+KINDS = {HARDWARE: "hardware", SOFTWARE: "software"}
 
 
 @dataclass(frozen=True)
@@ -47,16 +57,22 @@ class Verdict:
     remembered: bool = False
 
 
+WORK = bytes.fromhex(
+    "bb8000"  # mov bx, 128
+    "b9ffff"  # outer: mov cx, 0xffff
+    "49"  # inner: dec cx
+    "75fd"  # jnz inner
+    "4b"  # dec bx
+    "75f7"  # jnz outer
+)
+END = bytes([0xB0, EXIT_VALUE, 0xE6, qemu.EXIT_PORT, 0xF4, 0xEB, 0xFD])  # mov al; out; hlt; jmp back
+# Where the guest is stopped, and how: before its work, and after it.
+STOPS = ((0, HARDWARE), (len(WORK), SOFTWARE))
+
+
 def rom() -> bytes:
     """A ROM of 64 KiB in place of the firmware: some 8 million decrements, then an exit by isa-debug-exit."""
-    code = bytes.fromhex(
-        "bb8000"  # mov bx, 128
-        "b9ffff"  # outer: mov cx, 0xffff
-        "49"  # inner: dec cx
-        "75fd"  # jnz inner
-        "4b"  # dec bx
-        "75f7"  # jnz outer
-    ) + bytes([0xB0, EXIT_VALUE, 0xE6, qemu.EXIT_PORT, 0xF4, 0xEB, 0xFD])  # mov al; out; hlt; jmp back
+    code = WORK + END
     jump = b"\xe9" + ((-(RESET_VECTOR + 3)) & 0xFFFF).to_bytes(2, "little")
     image = bytearray(ROM_SIZE)
     image[: len(code)] = code
@@ -65,14 +81,15 @@ def rom() -> bytes:
 
 
 def probe_argv(emulator: str, accel: str, rom_path: str) -> list[str]:
-    """A machine with nothing but the ROM and the exit device."""
+    """A machine with nothing but the ROM and the exit device, stopped, with its debug stub on QEMU's own standard
+    input and output, which nobody else can reach."""
     return [emulator, "-machine", f"pc,accel={accel}", "-m", "16", "-nodefaults", "-display", "none",
-            "-no-reboot", "-bios", rom_path,
+            "-no-reboot", "-bios", rom_path, "-S", "-gdb", "stdio",
             "-device", f"isa-debug-exit,iobase={qemu.EXIT_PORT:#x},iosize=0x4"]  # fmt: skip
 
 
 def probe(emulator: str, accel: str, seconds: float = PROBE_SECONDS) -> Result:
-    """Runs the ROM under `accel`. Returns after at most about `seconds`, even if QEMU can't be killed."""
+    """Debugs the ROM under `accel`. Returns after at most about `seconds`, even if QEMU can't be killed."""
     # Only here: most starts go by what is remembered, and it takes long to load.
     import tempfile
 
@@ -83,21 +100,89 @@ def probe(emulator: str, accel: str, seconds: float = PROBE_SECONDS) -> Result:
             began = time.monotonic()
             process = subprocess.Popen(
                 probe_argv(emulator, accel, str(path)),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
                 stderr=errors,
+                env=surroundings.of(surroundings.QEMU),
+                bufsize=0,
             )
             try:
-                code = process.wait(seconds)
-            except subprocess.TimeoutExpired:
+                missed = _debug(process, began + seconds)
+                code = process.wait(max(began + seconds - time.monotonic(), 0.01))
+            except (subprocess.TimeoutExpired, TimeoutError):
                 _abandon(process)
                 return Result(accel, False, seconds, f"did not finish within {seconds:.0f} s")
+            finally:
+                for stream in (process.stdin, process.stdout):
+                    if stream is not None:
+                        stream.close()
             took = time.monotonic() - began
             errors.seek(0)
             said = errors.read().decode(errors="replace").strip().splitlines()
-    if code == EXIT_CODE:
-        return Result(accel, True, took)
-    return Result(accel, False, took, said[-1] if said else f"QEMU ended with {code}")
+    if code != EXIT_CODE:
+        return Result(accel, False, took, said[-1] if said else f"QEMU ended with {code}")
+    if missed:
+        return Result(accel, False, took, f"runs a guest and can't debug it: {missed}")
+    return Result(accel, True, took)
+
+
+def _debug(process: subprocess.Popen[bytes], deadline: float) -> str:
+    """Stops the guest at STOPS by way of QEMU's stub and lets it go on to its end; what went wrong, if something did.
+    TimeoutError at `deadline`, on the clock of time.monotonic."""
+    missed = ""
+    for offset, kind in STOPS:
+        place = f"{CODE_BASE + offset:x}"
+        what = f"a {KINDS[kind]} breakpoint"
+        try:
+            answer = _ask(process, f"{kind},{place},1", deadline)
+            if answer != "OK":
+                missed = missed or f"{what} is refused ({answer or 'no answer'})"
+                continue
+            stopped = _ask(process, "c", deadline)
+            if not stopped.startswith(("T05", "S05")):
+                return missed or f"{what} is not hit"
+            _ask(process, f"{kind.lower()},{place},1", deadline)
+        except EOFError:
+            return missed or f"QEMU ended before {what} was hit"
+    # A guest that couldn't be stopped has ended by now.
+    with contextlib.suppress(EOFError):
+        _send(process, "c")
+    return missed
+
+
+def _send(process: subprocess.Popen[bytes], data: str) -> None:
+    """Sends a packet of GDB's remote protocol. EOFError when QEMU has ended."""
+    _write(process, f"${data}#{sum(data.encode()) & 0xFF:02x}".encode())
+
+
+def _write(process: subprocess.Popen[bytes], data: bytes) -> None:
+    if process.stdin is None:
+        raise ValueError("the probe has no pipe to QEMU")
+    try:
+        process.stdin.write(data)
+    except BrokenPipeError:
+        raise EOFError from None
+
+
+def _ask(process: subprocess.Popen[bytes], data: str, deadline: float) -> str:
+    """The answer to a packet; EOFError when QEMU has ended, TimeoutError at `deadline`."""
+    _send(process, data)
+    if process.stdout is None:
+        raise ValueError("the probe has no pipe from QEMU")
+    said = b""
+    while True:
+        # A packet ends with '#' and a checksum, which a pipe has no use for; a stop that nobody asked for has none.
+        _, start, rest = said.partition(b"$")
+        packet, end, checksum = rest.partition(b"#")
+        if start and end and len(checksum) >= 2:
+            _write(process, b"+")
+            return packet.decode("ascii", errors="replace")
+        if not select.select([process.stdout], [], [], max(deadline - time.monotonic(), 0))[0]:
+            raise TimeoutError
+        more = os.read(process.stdout.fileno(), 4096)
+        if not more:
+            raise EOFError
+        said += more
 
 
 def _abandon(process: subprocess.Popen[bytes]) -> None:
@@ -126,6 +211,7 @@ def key(emulator: str, version: str | None) -> dict[str, Any]:
     """What the remembered answer depends on."""
     kvm = os.stat(KVM).st_mtime_ns if KVM.exists() else None
     return {
+        "probe": PROBE,
         "qemu": [emulator, version, os.stat(emulator).st_mtime_ns],
         "kernel": os.uname().release,
         "kvm": [kvm, os.access(KVM, os.R_OK | os.W_OK)],

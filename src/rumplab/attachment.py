@@ -6,13 +6,12 @@ use it stand in ``etc/bridge.json`` below the prefix. docs/run.md says what is n
 
 from __future__ import annotations
 
-import getpass
 import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rumplab import nics
+from rumplab import accounts, nics
 from rumplab.config import Lab
 from rumplab.errors import NotProvisioned, RumplabError
 from rumplab.nics import Link
@@ -64,6 +63,5 @@ def check(way: Attachment, uid: int, index: Callable[[str], int] = socket.if_nam
         raise RumplabError(f"{way.bridge} is not up; bring it up: sudo rumplab net up") from error
     if not os.access(way.helper, os.X_OK):
         raise RumplabError(
-            f"{way.helper} is for members of group {way.group}; join it and log in again:"
-            f" sudo usermod -aG {way.group} {getpass.getuser()}"
+            f"{way.helper} is for members of group {way.group}; {accounts.joining(way.group)}"
         )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rumplab import __version__, config, container, output
+from rumplab import __version__, config, container, output, surroundings
 from rumplab.building import cprogram, golang, gopath, record, target
 from rumplab.building.recipe import Recipe, shell
 from rumplab.building.runner import DEPENDENCIES, Runner, deliver
@@ -20,6 +20,7 @@ from rumplab.building.target import Tools
 from rumplab.config import Lab
 from rumplab.errors import RumplabError, UsageError
 from rumplab.process import interruptible
+from rumplab.streams import script
 
 HELP = "make a unikernel of a Go or C program"
 EPILOG = """\
@@ -37,12 +38,7 @@ examples:
 SOURCES = (".go", *gopath.OTHER_SOURCES)
 BAKE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-# Settings of the environment that go and gcc heed, and that the recipe doesn't make itself.
-COUNTED = (
-    *("CGO_CPPFLAGS", "CGO_CXXFLAGS", "CGO_FFLAGS", "CGO_LDFLAGS"),
-    *("CPATH", "C_INCLUDE_PATH", "LIBRARY_PATH", "COMPILER_PATH", "GCC_EXEC_PREFIX", "READELF"),
-)
-# And those that the recipe is made of.
+# Settings of the environment that the recipe is made of.
 PASSED = (*cprogram.COMPILER_FLAGS, *cprogram.LINKER_FLAGS, "CGO_CFLAGS")
 
 
@@ -97,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     plan = c_plan(directory, only, tools, args.bake) if is_c else go_plan(directory, only, tools, args.bake)
     check_output(made, plan.inputs)
     if args.dry_run:
-        print(shell(plan.recipe, str(made)), end="")
+        script(shell(plan.recipe, str(made)))
         return 0
     with interruptible(), record.slot(made, os.environ) as slot:
         wanted = digest(plan, tools.stamps, os.environ)
@@ -121,7 +117,7 @@ def run_inside(args: argparse.Namespace, lab: Lab, component: str, directory: st
     places = os.pathsep.join(os.path.dirname(root.directory) for root in roots)
     # Two directories below the setting's value is where the cache is kept.
     settings = {"XDG_CACHE_HOME": str(cache.parent.parent), "GOPATH": places}
-    settings.update((name, os.environ[name]) for name in (*COUNTED, *PASSED) if name in os.environ)
+    settings.update((name, os.environ[name]) for name in (*surroundings.COMPILERS, *PASSED) if name in os.environ)
     environment = [f"{name}={value}" for name, value in settings.items()]
     return container.run_verb("build", args, lab, component, read, [str(made.parent), str(cache)], environment)
 
@@ -221,7 +217,7 @@ def digest(plan: Plan, stamps: tuple[str, ...], environment: Mapping[str, str]) 
 
 def settings(environment: Mapping[str, str]) -> dict[str, str]:
     """The settings of `environment` that change what the tools make."""
-    return {name: environment[name] for name in COUNTED if name in environment}
+    return {name: environment[name] for name in surroundings.COMPILERS if name in environment}
 
 
 def carry_out(

@@ -12,14 +12,15 @@ import contextlib
 import errno
 import gc
 import importlib
-import os
 import signal
 import sys
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 from rumplab import __version__
 from rumplab.errors import RumplabError
+from rumplab.streams import OUTPUT, drop_output, prepare
 
 VERBS = (
     *("status", "doctor", "build", "stage", "run", "ps", "logs", "screen", "type", "stop"),
@@ -45,9 +46,27 @@ def verb_module(verb: str) -> ModuleType:
     return importlib.import_module(f"rumplab.{verb}")
 
 
+class Parser(argparse.ArgumentParser):
+    """A verb's parser. A value that is empty, as an unset variable leaves it, is nobody's name: argparse would take it,
+    and `Path` makes the working directory of it. A value of two dashes is one: argparse loses it."""
+
+    # What may be said to be nothing.
+    MAY_BE_EMPTY = ("args", "append", "ex")
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        # A sub-verb's own parser looks at its words.
+        if "" in arg_strings and action.nargs != argparse.PARSER and action.dest not in self.MAY_BE_EMPTY:
+            raise argparse.ArgumentError(action, "is empty; is a variable unset?")
+        if action.option_strings and action.nargs is None and arg_strings == ["--"]:
+            value = self._get_value(action, "--")
+            self._check_value(action, value)
+            return value
+        return super()._get_values(action, arg_strings)
+
+
 def verb_parser(verb: str, module: ModuleType) -> argparse.ArgumentParser:
     """The argument parser of one verb."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"rumplab {verb}",
         description=module.HELP,
         epilog=module.EPILOG,
@@ -105,17 +124,15 @@ def dispatch(verb: str, arguments: list[str]) -> int:
         args = parser.parse_args(arguments)
     args.words, args.extra = arguments, extra
     code: int = module.run(args)
-    sys.stdout.flush()
     return code
 
 
 def complain(verb: str, message: str) -> None:
-    print(f"rumplab {verb}: {message}", file=sys.stderr)
+    print(f"{f'rumplab {verb}'.rstrip()}: {message}", file=sys.stderr)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point. Returns the exit code; see docs/architecture.md for what the codes mean."""
-    arguments = sys.argv[1:] if argv is None else argv
+def answer(arguments: list[str]) -> int:
+    """Does what the command line asks for; the exit code. Errors pass through."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(overview(), end="")
         return 0 if arguments else 2
@@ -126,8 +143,36 @@ def main(argv: list[str] | None = None) -> int:
     if verb not in VERBS + HIDDEN_VERBS:
         print(unknown(verb), file=sys.stderr)
         return 2
+    return dispatch(verb, arguments[1:])
+
+
+def said(arguments: list[str]) -> int:
+    """The same, once standard output has been written. argparse leaves by SystemExit after a --help."""
     try:
-        return dispatch(verb, arguments[1:])
+        code = answer(arguments)
+    except SystemExit as leaving:
+        if leaving.code == 0:
+            sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+    return code
+
+
+def program(arguments: list[str]) -> int:
+    """What the command `rumplab` is: `main` with the streams that the caller left."""
+    prepare()
+    # What __main__ has put off.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return main(arguments)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point. Returns the exit code; see docs/architecture.md for what the codes mean."""
+    arguments = sys.argv[1:] if argv is None else argv
+    verb = arguments[0] if arguments and not arguments[0].startswith("-") else ""
+    try:
+        return said(arguments)
     except RumplabError as error:
         complain(verb, str(error))
         return error.exit_code
@@ -135,10 +180,13 @@ def main(argv: list[str] | None = None) -> int:
         return 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader went away: that's not a failure to report, and the exit must not flush to it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         return 128 + signal.SIGPIPE
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         remedy = "; free some space there" if error.errno == errno.ENOSPC else ""
         complain(verb, f"{place}{error.strerror or error}{remedy}")
+        # What couldn't be written is still waiting, and would be tried again at the end.
+        if error.filename == OUTPUT:
+            drop_output()
         return 1

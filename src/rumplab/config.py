@@ -31,6 +31,8 @@ class Component:
     reason: str | None
     paths: dict[str, str]
     provision: str = field(default=DEFAULT_PROVISION, repr=False)
+    # When what couldn't be reached was tried, and until when that is remembered; empty where nothing is waited for.
+    deferral: dict[str, str] = field(default_factory=dict)
 
     @property
     def remedy(self) -> str:
@@ -96,7 +98,15 @@ class Lab:
             reason=data.get("reason"),
             paths=paths,
             provision=self.provision,
+            deferral=deferral(data.get("deferral")),
         )
+
+
+def deferral(found: Any) -> dict[str, str]:
+    """The times of a descriptor's deferral; nothing where it has none, as those of older labs."""
+    if not isinstance(found, dict) or not all(isinstance(found.get(key), str) for key in ("tried", "until")):
+        return {}
+    return {key: found[key] for key in ("tried", "until")}
 
 
 def tag(component: str) -> str:
@@ -120,6 +130,8 @@ def read_object(path: Path, remedy: str) -> dict[str, Any]:
             f"{path} is not JSON (line {error.lineno}, column {error.colno}: {error.msg});"
             f" write it again: {remedy}"
         ) from error
+    except (ValueError, RecursionError) as error:
+        raise RumplabError(f"{path} holds what no tool wrote ({error}); write it again: {remedy}") from error
     if not isinstance(data, dict):
         raise RumplabError(f"{path} does not hold a JSON object; write it again: {remedy}")
     if data.get("schema") != SCHEMA:

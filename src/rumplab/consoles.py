@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Mapping
 
+from rumplab import surroundings
 from rumplab.errors import NotProvisioned, RumplabError
 from rumplab.media import Media
 
@@ -57,6 +58,7 @@ def displays(emulator: str) -> list[str]:
             text=True,
             timeout=HELP_SECONDS,
             check=False,
+            env=surroundings.of(surroundings.QEMU),
         )
     except subprocess.TimeoutExpired as error:
         raise RumplabError(f"'{emulator} -display help' did not end within {HELP_SECONDS:.0f} s") from error

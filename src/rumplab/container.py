@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from rumplab import engine, images, mounts
+from rumplab import engine, images, mounts, surroundings
 from rumplab.config import Lab
 from rumplab.errors import NotProvisioned, RumplabError
 from rumplab.mounts import Mount
+from rumplab.streams import script
 
 OPTION = "--container"
 PLATFORM = "linux/amd64"
@@ -148,7 +149,7 @@ def run_verb(
     )
     argv = run_argv(container)
     if args.dry_run:
-        print(shlex.join(argv))
+        script(shlex.join(argv) + "\n")
         return 0
     return supervise(argv, container.name)
 
@@ -189,7 +190,9 @@ def _run(argv: Sequence[str], name: str, ending: Iterable[signal.Signals], **opt
     sys.stdout.flush()
     before = {number: signal.signal(number, leave) for number in ending}
     try:
-        process = subprocess.Popen([engine.program(), *argv[1:]], **options)
+        process = subprocess.Popen(
+            [engine.program(), *argv[1:]], env=surroundings.of(surroundings.DOCKER), **options
+        )
         try:
             started = True
             if received:

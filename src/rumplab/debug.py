@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from rumplab import config, container, gdbcall, images, mounts
@@ -14,7 +16,9 @@ from rumplab.container import Container
 from rumplab.engine import Image
 from rumplab.errors import RumplabError, UsageError
 from rumplab.gdbcall import COMPONENT, Session
+from rumplab.guest import attach
 from rumplab.machines import Machine, Machines, open_machines
+from rumplab.streams import script
 from rumplab.vmware.directory import open_export
 
 HELP = "attach the debugger to a machine, its symbols loaded"
@@ -66,10 +70,10 @@ def attach_commands(session: Session) -> list[str]:
         commands.append(f"file {gdbcall.gdb_quote(session.program)}")
     if session.sources is not None:
         commands.append(f"directory {gdbcall.gdb_quote(session.sources)}")
-    commands.append(f"target remote {session.remote}")
+    commands += gdbcall.attached(f"target remote {session.remote}")
     if session.location is not None:
         # A software breakpoint set before the loader has run would be overwritten by the program itself.
-        commands += [f"hbreak {session.location}", "continue"]
+        commands += gdbcall.run_to(session.location, "hbreak")
     return commands
 
 
@@ -139,14 +143,26 @@ def run(args: argparse.Namespace) -> int:
         batch=args.batch,
         extra=tuple(args.extra),
     )
-    if image is not None:
-        return run_inside(image, session, machine, args.dry_run)
-    argv = gdb_argv(session)
-    if args.dry_run:
-        print(shlex.join(argv))
-    else:
-        gdbcall.replace_process(argv, args.batch)
+    with the_stub(machine, args) as handle:
+        if image is not None:
+            return run_inside(image, session, machine, args.dry_run)
+        argv = gdb_argv(session)
+        if args.dry_run:
+            script(shlex.join(argv) + "\n")
+        else:
+            gdbcall.replace_process(argv, args.batch, handle)
     return 0
+
+
+@contextlib.contextmanager
+def the_stub(machine: Machine, args: argparse.Namespace) -> Iterator[int | None]:
+    """Holds the machine's debug stub, which is kept by the open file that it yields. RumplabError names whoever has it:
+    QEMU would let a second debugger wait, for ever and without a word. VMware's stub can't be asked."""
+    if args.vmware is not None or args.dry_run:
+        yield None
+        return
+    with attach.held(machine, attach.STUB, *attach.second_debugger(machine)) as handle:
+        yield handle
 
 
 def debugger_inside(image: Image) -> tuple[str, str]:
@@ -193,6 +209,6 @@ def run_inside(image: Image, session: Session, machine: Machine, dry_run: bool) 
     )
     argv = container.run_argv(box)
     if dry_run:
-        print(shlex.join(argv))
+        script(shlex.join(argv) + "\n")
         return 0
     return container.attend(argv, box.name, box.stdin)

@@ -5,7 +5,7 @@ Nothing here runs anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rumplab.errors import UsageError
@@ -13,14 +13,15 @@ from rumplab.errors import UsageError
 NONE = "none"
 DEFAULT = "virtio"
 CDROM = "cdrom"
-# The board's own controller has four places, and QEMU puts a CD drive on one.
+# The board's own controller, which CD drives are on too: two buses with two places each.
 IDE = "ide"
-IDE_PLACES = 3
+IDE_PLACES = 4
 
 
 @dataclass(frozen=True)
 class Controller:
-    """`device` is QEMU's device for a disk. With `host` it is a disk of that SCSI host adapter, which has `places`.
+    """`device` is QEMU's device for a disk. With `host` it is a disk of that SCSI host adapter. `places` is how many
+    disks it takes, 0 if each is a controller of its own.
 
     `id` is PCI's first dword: device, vendor. `netbsd` is what NetBSD calls the disks, less the number.
     """
@@ -39,7 +40,7 @@ class Controller:
 
 CONTROLLERS = {
     "virtio": Controller("virtio-blk-pci", 0x1001_1AF4, "ld"),
-    IDE: Controller("ide-hd", 0x7010_8086, "wd"),
+    IDE: Controller("ide-hd", 0x7010_8086, "wd", places=IDE_PLACES),
     "lsi": Controller("scsi-hd", 0x0012_1000, "sd", "lsi53c895a", 7),
     "mpt": Controller("scsi-hd", 0x0054_1000, "sd", "mptsas1068", 8),
     "virtio-scsi": Controller("scsi-hd", 0x1004_1AF4, "sd", "virtio-scsi-pci", 256),
@@ -58,6 +59,11 @@ class Disk:
     snapshot: bool = False
 
     @property
+    def bus(self) -> str:
+        """The one of CONTROLLERS that it is on."""
+        return IDE if self.controller == CDROM else self.controller
+
+    @property
     def writes(self) -> bool:
         """Whether the file is written to."""
         return not self.snapshot and self.controller != CDROM
@@ -70,10 +76,11 @@ def check(disks: Sequence[Disk]) -> None:
         if files.count(file) > 1:
             raise UsageError(f"{file} is given {files.count(file)} times; a machine can have it once")
     for name, controller in CONTROLLERS.items():
-        places = IDE_PLACES if name == IDE else controller.places
-        wanted = sum(disk.controller == name for disk in disks)
-        if places and wanted > places:
-            raise UsageError(f"controller {name} takes {places} disks, and these are {wanted}; use disk=… for others")
+        wanted = sum(disk.bus == name for disk in disks)
+        if controller.places and wanted > controller.places:
+            raise UsageError(
+                f"controller {name} takes {controller.places} disks, and these are {wanted}; use disk=… for others"
+            )
 
 
 def argv(disks: Sequence[Disk], boots: bool) -> list[str]:
@@ -81,24 +88,29 @@ def argv(disks: Sequence[Disk], boots: bool) -> list[str]:
     words: list[str] = []
     adapters: dict[str, str] = {}
     for number, disk in enumerate(disks):
-        words += ["-drive", drive(disk, f"disk{number}")]
+        name = f"disk{number}"
+        words += ["-drive", drive(disk, name)]
+        controller = CONTROLLERS[disk.bus]
+        if controller.host and disk.bus not in adapters:
+            adapters[disk.bus] = f"scsi{len(adapters)}"
+            words += ["-device", f"{controller.host},id={adapters[disk.bus]}"]
+        device = "ide-cd" if disk.controller == CDROM else controller.device
+        mates = [other for other in range(len(disks)) if disks[other].bus == disk.bus]
         # A disk that is alone is what the firmware tries first anyway.
         alone = len(disks) == 1 and disk.controller != CDROM
         last = ",bootindex=0" if boots and number == 0 and not alone else ""
-        if disk.controller == CDROM:
-            words += ["-device", f"ide-cd,drive=disk{number}{last}"]
-            continue
-        controller = CONTROLLERS[disk.controller]
-        place = ""
-        if controller.host:
-            if disk.controller not in adapters:
-                adapters[disk.controller] = f"scsi{len(adapters)}"
-                words += ["-device", f"{controller.host},id={adapters[disk.controller]}"]
-            place = f",bus={adapters[disk.controller]}.0"
-        if disk.controller == "nvme":
-            place = ",serial=rumplab" + (str(number) if number else "")
-        words += ["-device", f"{controller.device},drive=disk{number}{place}{last}"]
+        words += ["-device", f"{device},drive={name}{place(disk.bus, mates.index(number), len(mates), adapters)}{last}"]
     return words
+
+
+def place(bus: str, at: int, count: int, adapters: Mapping[str, str]) -> str:
+    """The options of -device that say where on its controller the disk `at` of `count` is."""
+    if bus in adapters:
+        return f",bus={adapters[bus]}.0"
+    if bus == "nvme":
+        return f",serial=rumplab{at or ''}"
+    # Left to itself, QEMU fills one bus of the board's controller, the second, and then fails.
+    return f",bus=ide.{at // 2},unit={at % 2}" if bus == IDE and count > 1 else ""
 
 
 def drive(disk: Disk, name: str) -> str:

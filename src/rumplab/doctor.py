@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import grp
 import os
 import platform
 import shutil
@@ -13,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rumplab import accel, config, images, output, ports
+from rumplab import accel, accounts, config, images, output, ports, surroundings
 from rumplab.config import Lab
 from rumplab.errors import RumplabError
 from rumplab.machines import open_machines
@@ -39,6 +38,9 @@ BRIDGE_HELPERS = (
 )
 # What each component's tools print their version with; those not named here are only looked for.
 VERSION_ARGUMENTS = {
+    "gcc": "--version",
+    "g++": "--version",
+    "cpp": "--version",
     "gdb": "--version",
     "qemu-system-x86_64": "--version",
     "qemu-img": "--version",
@@ -78,10 +80,11 @@ def first_line(argv: list[str]) -> str:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        env=surroundings.of(surroundings.TOOL),
         timeout=TOOL_SECONDS,
         check=True,
     )
-    lines = result.stdout.decode(errors="replace").strip().splitlines()
+    lines = [line for line in output.own_lines(result.stdout.decode(errors="replace")) if line.strip()]
     return lines[0] if lines else "prints no version"
 
 
@@ -138,8 +141,7 @@ def describe(result: accel.Result, chosen: str) -> Check:
 
 def accelerator_remedy(name: str) -> str:
     if name == "kvm" and not os.access(accel.KVM, os.R_OK | os.W_OK):
-        group = grp.getgrgid(accel.KVM.stat().st_gid).gr_name if accel.KVM.exists() else "kvm"
-        return f"let your account open {accel.KVM}: sudo usermod -aG {group} $USER, then log in again"
+        return accounts.opening(accel.KVM, "kvm") if accel.KVM.exists() else "load KVM's module, as root: modprobe kvm"
     if name == "tcg":
         return "provision QEMU again: ./provision --tags qemu"
     return "nothing to do; --accel auto avoids it"

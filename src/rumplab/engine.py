@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from rumplab import surroundings
 from rumplab.errors import RumplabError
 
 DOCKER = "docker"
@@ -64,6 +65,7 @@ def ask(*words: str, seconds: float = ANSWER_SECONDS) -> subprocess.CompletedPro
             errors="replace",
             timeout=seconds,
             check=False,
+            env=surroundings.of(surroundings.DOCKER),
             # A terminal's Ctrl-C is this process's to deal with.
             start_new_session=True,
         )

@@ -18,7 +18,7 @@ from pathlib import Path
 from rumplab import config, media
 from rumplab.digest import sha256
 from rumplab.errors import RumplabError, UsageError
-from rumplab.image import disk, formats, recorded, vmdk
+from rumplab.image import disk, formats, recognise, recorded, vmdk
 from rumplab.machines import open_machines
 from rumplab.process import interruptible
 from rumplab.vmware import directory as layout
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--vmware", metavar="DIR", type=Path, required=True, help="the directory to make")
     parser.add_argument("--force", action="store_true", help="replace an earlier export")
-    parser.add_argument("--format", choices=media.FORMATS, help="of IMAGE (default: as on record; see docs/run.md)")
+    parser.add_argument("--format", choices=recognise.FORMATS, help="of IMAGE (default: as on record; see docs/run.md)")
     parser.add_argument("--allow-backing", action="store_true", help="take an IMAGE that names other files")
     parser.add_argument(
         "--port", type=port, default=vmx.PORT, help="of the debug stub, on 127.0.0.1 (default: %(default)s)"
@@ -88,10 +88,10 @@ def run(args: argparse.Namespace) -> int:
     started = time.monotonic()
     lab = config.load()
     qemu_img = lab.component("qemu").path("qemu-img")
-    found = media.inspect(args.image)
-    if found.format is None:
+    found = recorded.settle(lab, args.image, args.format, args.allow_backing)
+    kind = found.format
+    if kind is None:
         raise UsageError(f"{args.image} is a program; make an image of it first with 'rumplab stage'")
-    kind = recorded.settle(lab, found.path, found.format, args.format, args.allow_backing)
     target = Path(os.path.abspath(args.vmware))
     check_target(target, Path(found.path), args.force)
     machine = virtual_machine(args, target)

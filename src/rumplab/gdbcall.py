@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from rumplab import wire
+from rumplab import surroundings, wire
 from rumplab.config import Lab
 from rumplab.digest import sha256
 from rumplab.errors import RumplabError, UsageError
@@ -22,6 +22,9 @@ COMPONENT = "gdb"
 TAKES_SOCKETS = (8, 3)
 VERSION = re.compile(r"(\d+)\.(\d+)")
 # A place as GDB's linespecs have it: a function, FILE:LINE or *ADDRESS, maybe with a condition.
+# What GDB can tell of a machine that it is attached to and that is stopped, and of no other.
+STOPPED = "$pc == $pc"
+FLAG = "rumplab_held"
 LOCATION = re.compile(r"[^\x00-\x1f]+")
 
 
@@ -63,6 +66,42 @@ def command_line(session: Session, attach: Iterable[str]) -> list[str]:
     for script in session.scripts:
         argv += ["-x", script]
     return [*argv, *session.extra]
+
+
+def either(flag: str, none: str, one: str, rest: str = "") -> str:
+    """The GDB command `none` while the convenience variable `flag` is 0, and `one` when it is 1, words of one length,
+    with `rest` behind. GDB's `if` takes lines that no command line has; without Python, arithmetic has to do."""
+    letters = [f"{ord(no)} + {ord(yes) - ord(no)} * ${flag}" for no, yes in zip(none, one)]
+    return f'eval "{"%c" * len(none)}{rest}", {", ".join(letters)}'
+
+
+def go_on_if(fact: str, held: bool) -> list[str]:
+    """Commands that end GDB, with status 1, unless the expression `fact` can be evaluated and is true. The machine
+    stays where it is: with `held`, it is left without being told to run. Each `-ex` is run whatever became of the one
+    before it."""
+    # GDB's `stop` does nothing: it is there for hooks.
+    leave = [either(FLAG, "disc", "stop")] if held else []
+    return [f"set ${FLAG} = 0", f"set ${FLAG} = {fact}", *leave, either(FLAG, "quit", "stop", " 1")]
+
+
+def attached(connect: str) -> list[str]:
+    """The commands that attach, by `connect`, or end GDB."""
+    return [connect, *go_on_if(STOPPED, held=False)]
+
+
+def run_to(location: str, how: str) -> list[str]:
+    """The commands that set a breakpoint, by GDB's command `how`, and go on to it; they end GDB where there is none to
+    set, or when the machine has ended before."""
+    return [
+        # A breakpoint for a library that may yet be loaded would never be met.
+        "set breakpoint pending off",
+        "set $bpnum = 0",
+        f"{how} {location}",
+        *go_on_if("$bpnum != 0", held=True),
+        "set breakpoint pending auto",
+        "continue",
+        *go_on_if(STOPPED, held=False),
+    ]
 
 
 def gdb_quote(path: str) -> str:
@@ -121,9 +160,12 @@ def checked_location(location: str | None) -> str | None:
     return location
 
 
-def replace_process(argv: list[str], batch: bool) -> NoReturn:
-    """GDB takes this process's place, so that Ctrl-C and a caller's signals reach it alone."""
+def replace_process(argv: list[str], batch: bool, lock: int | None) -> NoReturn:
+    """GDB takes this process's place, so that Ctrl-C and a caller's signals reach it alone. It holds `lock` from then
+    on, since it has the file open, and drops it however it ends."""
     sys.stdout.flush()
+    if lock is not None:
+        os.set_inheritable(lock, True)
     if batch:
-        os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
-    os.execv(argv[0], argv)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.execve(argv[0], argv, surroundings.of(surroundings.GDB))

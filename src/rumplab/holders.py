@@ -15,7 +15,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 PROC = Path("/proc")
-LISTEN = "0A"
+ESTABLISHED, LISTEN = "01", "0A"
 SOCKET = re.compile(r"socket:\[(\d+)\]")
 
 
@@ -31,6 +31,13 @@ def of_peer(host: str, port: int, proc: Path = PROC) -> str | None:
     number = int.from_bytes(IPv4Address(host).packed, sys.byteorder)
     peer = f"{number:08X}:{port:04X}"
     inodes = {words[9] for words in _rows(proc / "net" / "udp") if words[2] == peer}
+    return _of_inodes(inodes, proc)
+
+
+def of_connection(port: int, proc: Path = PROC) -> str | None:
+    """The process whose end of a TCP connection within this host has `port`, as ``NAME, pid N``."""
+    rows = _rows(proc / "net" / "tcp")
+    inodes = {words[9] for words in rows if words[3] == ESTABLISHED and _port(words[1]) == port}
     return _of_inodes(inodes, proc)
 
 
@@ -77,8 +84,13 @@ def _sockets(table: Path, port: int) -> Iterator[str]:
     """The inodes of the sockets in `table`, one of /proc/net's, that have the local port `port`."""
     for words in _rows(table):
         local, state, inode = words[1], words[3], words[9]
-        if int(local.rpartition(":")[2], 16) == port and (state == LISTEN or table.name.startswith("udp")):
+        if _port(local) == port and (state == LISTEN or table.name.startswith("udp")):
             yield inode
+
+
+def _port(address: str) -> int:
+    """The port in an address as the tables have it."""
+    return int(address.rpartition(":")[2], 16)
 
 
 def _rows(table: Path) -> Iterator[list[str]]:

@@ -170,12 +170,15 @@ def run_decode(args: argparse.Namespace) -> int:
     except UsageError:
         # A capture can be read without the key; its HMACs are then said to be unchecked.
         known = None
-    found = decode.read(Path(args.file), known)
+    capture = decode.read(Path(args.file), known)
+    found, unread = capture.lines, capture.unread
     if args.json:
         print(output.as_json([line.as_data() for line in found]))
-    else:
+    elif found or not unread:
         print("\n".join(decode.as_text(found)) or f"no IPKDB in {args.file}")
-    return 1 if any(line.hmac == decode.BAD for line in found) else 0
+    for why, count in unread.items():
+        print(f"rumplab ipkdb: {args.file}: {count} record{'s' if count > 1 else ''} {why}", file=sys.stderr)
+    return 1 if unread or any(line.hmac == decode.BAD for line in found) else 0
 
 
 async def checked(plan: Plan, oversized: bool) -> tuple[list[check.Row], bool]:

@@ -20,7 +20,7 @@ from dataclasses import replace
 from types import FrameType
 from typing import Any
 
-from rumplab import holders, process, qmp
+from rumplab import holders, process, qmp, surroundings
 from rumplab.errors import RumplabError
 from rumplab.machines import Machine, Machines
 
@@ -61,7 +61,12 @@ def started(
             raise OSError(number, os.strerror(number), argv[0])
         with gate() as (behind, way):
             wait = (WAIT if behind <= LAST_DESCRIPTOR else WAIT_HIGH).format(gate=behind, shut=SHUT)
-            child = subprocess.Popen([SHELL, "-c", wait, "rumplab", *argv], pass_fds=(behind, *passed), **options)
+            child = subprocess.Popen(
+                [SHELL, "-c", wait, "rumplab", *argv],
+                env=surroundings.of(surroundings.QEMU),
+                pass_fds=(behind, *passed),
+                **options,
+            )
             token = process.started(child.pid)
             if token is None:
                 raise RumplabError("the process that was to become QEMU was ended; try again")

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from rumplab import config
 from rumplab.consoles import VGA
 from rumplab.errors import RumplabError
-from rumplab.machines import Machine, Machines, open_machines, read_record
+from rumplab.machines import Machine, Machines, check_name, open_machines, read_record
 
 HELP = "print a machine's serial console"
 EPILOG = """\
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def locate(machines: Machines, name: str) -> tuple[Path, Machine | None]:
     """The log of `name` and, if it is running, its record. RumplabError when there was no such machine."""
+    check_name(name)
     for machine in machines.all():
         if machine.name == name:
             return machine.serial_log, machine

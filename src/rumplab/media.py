@@ -6,14 +6,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from rumplab import regular
 from rumplab.config import read_object, text
 from rumplab.errors import RumplabError
+from rumplab.image import recognise
 
 SECTOR = 512
-MAGICS = {b"QFI\xfb": "qcow2", b"KDMV": "vmdk"}
-FORMATS = ("raw", *MAGICS.values())
-# ISO 9660: the first volume descriptor, in the 17th sector of 2048 bytes, and what it says after a byte for its kind.
-ISO_AT, ISO_MAGIC = 16 * 2048 + 1, b"CD001"
 
 
 @dataclass(frozen=True)
@@ -33,25 +31,25 @@ class Media:
         return self.format is not None and self.program is not None
 
 
-def inspect(path: str) -> Media:
-    """Looks at the file. RumplabError when it is neither a program nor an image; `path` becomes absolute."""
+def inspect(path: str, format: str | None = None) -> Media:
+    """Looks at the file. RumplabError when it is neither a program nor an image; `path` becomes absolute. With `format`
+    it is a disk image of that, whatever its bytes say by now."""
     # An absolute path also keeps QEMU from taking what stands before a colon for a protocol.
     absolute = os.path.abspath(path)
     try:
-        with open(absolute, "rb") as handle:
+        with regular.opened(absolute) as handle:
             head = handle.read(SECTOR)
-            handle.seek(ISO_AT)
-            cd = handle.read(len(ISO_MAGIC)) == ISO_MAGIC
     except OSError as error:
         raise RumplabError(
             f"cannot read {path}: {error.strerror}; give an image made by 'rumplab stage', or a program"
         ) from error
-    if head.startswith(b"\x7fELF"):
+    if format is None and head.startswith(b"\x7fELF"):
         return Media(absolute, None, absolute, None)
-    if len(head) < SECTOR:
+    if len(head) < SECTOR and not head.startswith(recognise.DESCRIPTOR):
         raise RumplabError(f"{path} is neither an ELF program nor a disk image ({len(head)} bytes)")
     program, sha256 = sidecar(absolute)
-    return Media(absolute, MAGICS.get(head[:4], "raw"), program, sha256, cd and head[:4] not in MAGICS)
+    format = format or recognise.format_of(absolute)
+    return Media(absolute, format, program, sha256, format == recognise.RAW and recognise.is_cd(absolute))
 
 
 def sidecar(image: str) -> tuple[str | None, str | None]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rumplab import config, output
+from rumplab import config, output, streams
 from rumplab.config import Lab
 from rumplab.errors import RumplabError, UsageError
 from rumplab.network import dhcp, plan, ports, record, report, seen, settings
@@ -121,7 +121,7 @@ def up(lab: Lab, dry_run: bool) -> int:
     wanted, tools = settings.load(lab), tools_of(lab, serving=True)
     if dry_run:
         make = Run(("mkdir", "-p", "-m", "755", str(tools.directory)))
-        print(script([make, *prepare_up(wanted, tools)[3]]), end="")
+        streams.script(script([make, *prepare_up(wanted, tools)[3]]))
         return 0
     require_root("up", os.geteuid())
     with record.locked(tools.directory):
@@ -160,7 +160,7 @@ def prepare_down(lab: Lab, tools: Tools, force: bool) -> tuple[Settings, list[St
 def down(lab: Lab, force: bool, dry_run: bool) -> int:
     tools = tools_of(lab)
     if dry_run:
-        print(script(prepare_down(lab, tools, force)[1]), end="")
+        streams.script(script(prepare_down(lab, tools, force)[1]))
         return 0
     require_root("down", os.geteuid())
     with record.locked(tools.directory):

@@ -99,8 +99,13 @@ def on_bridge(cards: Iterable[Nic]) -> list[str]:
 
 
 def from_data(data: Iterable[dict[str, Any]]) -> tuple[Nic, ...]:
-    """Cards from what dataclasses.asdict made of them; what a newer tool may add is left out."""
+    """Cards from what dataclasses.asdict made of them; what a newer tool may add is left out.
+    ValueError for what is no card."""
     known = {item.name for item in fields(Nic)}
+    data = list(data)
+    for item in data:
+        if item.get("model", "e1000") not in MODELS or item.get("net", USER) not in NETWORKS:
+            raise ValueError(f"a network card that isn't known: {item}")
     return tuple(
         Nic(
             **{key: value for key, value in item.items() if key in known - {"forwards"}},

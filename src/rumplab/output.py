@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+LOADER = re.compile(r"ERROR: ld\.so: .*: ignored\.$")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -17,8 +21,18 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def as_json(data: Any) -> str:
-    """`data` as JSON text for another program."""
-    return json.dumps(data, indent=2, ensure_ascii=False)
+    """`data` as JSON text for another program, in ASCII where it holds what standard output can't say."""
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return json.dumps(data, indent=2)
+    return text
+
+
+def own_lines(said: str) -> list[str]:
+    """The lines that a program has said itself: not those of the loader, which tells what it passes over."""
+    return [line for line in said.splitlines() if not LOADER.match(line)]
 
 
 def shortened(said: str, most: int, remedy: str = "") -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 PROC = Path("/proc/self")
-CALL = "import sys; sys.path.insert(0, sys.argv[1]); from rumplab.cli import main; sys.exit(main(sys.argv[2:]))"
+CALL = "import sys; sys.path.insert(0, sys.argv.pop(1)); import rumplab.__main__"
 
 
 def itself(*arguments: str) -> list[str]:
@@ -45,8 +45,15 @@ def _started_ps(pid: int) -> str | None:
     # Only here: Linux does without, and it takes long to load.
     import subprocess
 
+    from rumplab import surroundings
+
     result = subprocess.run(
-        ["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, timeout=5, check=False
+        ["ps", "-o", "stat=,lstart=", "-p", str(pid)],
+        capture_output=True,
+        text=True,
+        env=surroundings.of(surroundings.TOOL),
+        timeout=5,
+        check=False,
     )
     state, _, token = result.stdout.strip().partition(" ")
     return token.strip() if token and not state.startswith("Z") else None

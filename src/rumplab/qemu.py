@@ -6,10 +6,12 @@ a debug stub that only its user can reach.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rumplab import disks, nics, ports
 from rumplab.disks import Disk
+from rumplab.errors import UsageError
 from rumplab.nics import Link, Nic
 
 E1000_ID = 0x100E8086
@@ -53,6 +55,12 @@ class Spec:
         return (Disk(self.image, self.image_format, self.disk, self.snapshot), *self.drives)
 
 
+def check_extra(extra: Sequence[str]) -> None:
+    """UsageError for an argument that would part QEMU from the process that is on record."""
+    if any(word.lstrip("-") == "daemonize" for word in extra):
+        raise UsageError("-daemonize would leave QEMU unknown to ps and stop; use --detach instead")
+
+
 def value(text: str) -> str:
     """`text` as the value of a QEMU option, where a comma would end it."""
     return text.replace(",", ",,")
@@ -94,13 +102,13 @@ def boot_argv(spec: Spec) -> list[str]:
 def foreground_argv(log: str) -> list[str]:
     """Serial console and QEMU's monitor (Ctrl-A c) share the terminal; the console is logged too."""
     chardev = f"stdio,id=console,mux=on,signal=off,logfile={value(log)}"
-    return ["-chardev", chardev, "-serial", "chardev:console", "-mon", "chardev=console,mode=readline"]
+    return ["-chardev", chardev, "-serial", "chardev:console", "-monitor", "chardev:console"]
 
 
 def terminal_argv() -> list[str]:
     """The same without a log: what a user pastes."""
     return ["-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console",
-            "-mon", "chardev=console,mode=readline"]  # fmt: skip
+            "-monitor", "chardev:console"]  # fmt: skip
 
 
 def screen_argv(log: str) -> list[str]:
@@ -116,4 +124,4 @@ def detached_argv(log: str) -> list[str]:
 def control_argv(socket: str) -> list[str]:
     """The control socket, which ps and stop use."""
     return ["-chardev", f"socket,id=control,path={value(socket)},server=on,wait=off",
-            "-mon", "chardev=control,mode=control"]  # fmt: skip
+            "-qmp", "chardev:control"]  # fmt: skip

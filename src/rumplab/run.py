@@ -32,8 +32,9 @@ from rumplab import (
 from rumplab.config import Lab
 from rumplab.disks import Disk
 from rumplab.errors import RumplabError, UsageError
-from rumplab.image import recorded
+from rumplab.image import multiboot, recognise, recorded
 from rumplab.machines import Machine, Machines, addressed, base_name, check_name, open_machines
+from rumplab.streams import script
 
 HELP = "boot an image or a program in QEMU, with a debug stub"
 EPILOG = """\
@@ -103,7 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--disk", choices=disks.CHOICES, help="an IMAGE's controller (default: virtio)")
     driveoptions.add_arguments(parser)
     parser.add_argument(
-        "--format", choices=media.FORMATS, help="of an IMAGE (default: as on record; see docs/run.md)"
+        "--format", choices=recognise.FORMATS, help="of an IMAGE (default: as on record; see docs/run.md)"
     )
     parser.add_argument(
         "--allow-backing", action="store_true", help="take disks that name other files, as a qcow2 over another disk"
@@ -153,6 +154,7 @@ def make_spec(args: argparse.Namespace, found: media.Media, emulator: str, drive
         raise UsageError("--config is for a program; an image's configuration is set by 'rumplab stage --rumprun'")
     if args.config is None and args.rumprun_schema is not None:
         raise UsageError("--rumprun-schema is for --config FILE.yml, which is missing")
+    check_boots(args, found)
     spec = qemu.Spec(
         qemu=emulator,
         gdb_port=args.gdb_port or 0,
@@ -173,6 +175,22 @@ def make_spec(args: argparse.Namespace, found: media.Media, emulator: str, drive
     )
     disks.check(spec.disks)
     return spec
+
+
+def check_boots(args: argparse.Namespace, found: media.Media) -> None:
+    """RumplabError for what can't boot, in words that QEMU and a BIOS don't have. More arguments for QEMU may change
+    what boots."""
+    if args.extra:
+        return
+    if found.format is None:
+        problem = multiboot.direct_problem(found.path)
+        if problem:
+            raise RumplabError(f"{args.image} {problem}")
+    elif found.format == recognise.RAW and not recognise.boots(found.path):
+        raise RumplabError(
+            f"{args.image} has no boot sector (55 AA at its end), so that no BIOS boots it; 'rumplab stage' makes an"
+            " image that boots"
+        )
 
 
 def symbols(args: argparse.Namespace, found: media.Media) -> tuple[str | None, str | None]:
@@ -209,6 +227,8 @@ def command(spec: qemu.Spec, detach: bool, module: tuple[str, bytes] | None = No
     """The QEMU command as a line for a shell, behind one that makes the file `module` if the program gets one. It
     stands alone: no record, no control socket."""
     log = f"{Path(spec.image or spec.program or '').name}.serial.log"
+    if detach and spec.sandbox:
+        spec = replace(spec, sandbox=sandbox.SPAWNING)
     argv = qemu.machine_argv(spec)
     if detach:
         argv += ["-serial", f"file:{log}", "-daemonize"]
@@ -220,20 +240,16 @@ def command(spec: qemu.Spec, detach: bool, module: tuple[str, bytes] | None = No
 
 def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     cards = netoptions.cards(args, platform)
+    qemu.check_extra(args.extra)
     lab = config.load()
     component = lab.component("qemu")
     emulator = component.path("qemu-system-x86_64")
     if args.name is not None:
         check_name(args.name)
-    found = media.inspect(args.image)
+    found = recorded.settle(lab, args.image, args.format, args.allow_backing)
     if found.cd and args.disk is not None:
         # A hybrid is a disk's image, too.
         found = replace(found, cd=False)
-    if found.format is None and args.format is not None:
-        raise UsageError(f"{args.image} is a program; --format is for a disk image")
-    if found.format is not None:
-        kind = recorded.settle(lab, found.path, found.format, args.format, args.allow_backing)
-        found = replace(found, format=kind)
     spec = make_spec(args, found, emulator, further_disks(args, lab))
     module = rumprunconfig.make(args.config, args.rumprun_schema, lab, "--config") if args.config else None
     if spec.vga and not args.detach:
@@ -263,7 +279,7 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
         spec = replace(spec, nics=cards, stub=f"{record.name}.gdb.sock")
         spec = replace(spec, initrd=f"./{file}" if module else None)
         say_disks(spec)
-        print(command(spec, args.detach, (file, module) if module else None))
+        script(command(spec, args.detach, (file, module) if module else None) + "\n")
         return 0
     machine = machines.claim(record, numbered=args.name is None, seen_macs=seen)
     spec = replace(spec, stub=machine.stub, nics=machine.nics)

@@ -20,8 +20,9 @@ CACHE = ".sandbox.json"
 SECONDS = 10.0
 # No old system call, no other user, no other program, no other priority.
 CLOSED = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
-# QEMU runs qemu-bridge-helper, which is root's: it is a program, and has another user's rights.
-WITH_HELPER = "on,obsolete=deny,resourcecontrol=deny"
+# QEMU runs qemu-bridge-helper, which is root's: it is a program, and has another user's rights. And a QEMU that goes to
+# the background by itself makes a process.
+SPAWNING = "on,obsolete=deny,resourcecontrol=deny"
 
 
 def choose(
@@ -37,7 +38,7 @@ def choose(
     own = any(word.lstrip("-") == "sandbox" for word in extra)
     if own or not platform.startswith("linux") or not supported(emulator, version, directory):
         return None
-    return WITH_HELPER if link is not None and link.spawns else CLOSED
+    return SPAWNING if link is not None and link.spawns else CLOSED
 
 
 def supported(emulator: str, version: str | None, directory: Path) -> bool:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,10 @@ POLL_SECONDS = 0.3
 ANSWER_SECONDS = 10.0
 PICTURE = "screen.ppm"
 TO_THE_TOP, TO_LINE_END, TO_SCREEN_END = "\x1b[H", "\x1b[K", "\x1b[J"
-# What QEMU says to 'screendump' without a card.
+# What QEMU says to 'screendump' without anything that could be shown.
 NO_CARD = "no console"
+# PCI's class of displays.
+DISPLAYS = 0x03
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ def look(machine: Machine) -> Screen:
                 )
             session.execute("screendump", {"filename": str(path)})
             picture = vgatext.read_ppm(path.read_bytes())
+            cards = session.execute("query-pci")
             memory = words(session.monitor(f"xp /{vgatext.WORDS}xw {vgatext.ADDRESS:#x}"))
             bios = [
                 words(session.monitor(f"xp /1xb {address:#x}"), 1)[0]
@@ -104,9 +108,21 @@ def look(machine: Machine) -> Screen:
         with contextlib.suppress(OSError):
             path.unlink()
     shape = vgatext.layout(picture, *bios)
+    if shape is None and not has_display(cards):
+        # QEMU has shown a console of its own.
+        raise no_screen(machine)
     if shape is None:
         return Screen(picture, None, None)
     return Screen(picture, shape.columns, tuple(vgatext.text(memory, picture, shape)))
+
+
+def has_display(buses: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether one of PCI's `buses`, as query-pci lists them, has a display on it, or behind a bridge."""
+    devices = [device for bus in buses for device in bus.get("devices", ())]
+    if any(device["class_info"]["class"] >> 8 == DISPLAYS for device in devices):
+        return True
+    behind = [device["pci_bridge"] for device in devices if "pci_bridge" in device]
+    return bool(behind) and has_display(behind)
 
 
 def words(said: str, size: int = 4) -> bytes:

@@ -18,8 +18,9 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from rumplab import config, disks, logs, output, process, qemu, stop, verified
+from rumplab import config, consoles, disks, logs, output, process, qemu, stop, surroundings, verified
 from rumplab.config import Lab
+from rumplab.durations import seconds
 from rumplab.errors import NotProvisioned, RumplabError
 from rumplab.machines import Machines, open_machines
 
@@ -40,6 +41,7 @@ DEFAULT_SECONDS = 120
 # What --all adds, a controller.
 DISK_SECONDS = 60
 DONE = "pcihello: done"
+ENDING_SECONDS = 10
 # One line of our own, whatever the version of GDB prints around it.
 REPORT = 'printf "rumplab-found %02x:%02x.%x %08x\\n", bus, device, function, id'
 REPORTED = re.compile(r"^rumplab-found (\S+) (\S+)$", re.MULTILINE)
@@ -70,6 +72,7 @@ class Loop:
     disk: str | None = None
     place: str = ""
     device: str = ""
+    console: str = ""
     steps: list[dict[str, object]] = field(default_factory=list)
 
     @property
@@ -91,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", action="store_true", help="leave machine and image, and say where")
     parser.add_argument(
         "--timeout",
-        type=int,
+        type=seconds,
         metavar="SECONDS",
         help=f"for all of it (default: {DEFAULT_SECONDS}, and {DISK_SECONDS} more a controller)",
     )
@@ -112,22 +115,36 @@ def require(lab: Lab) -> str:
 
 def call(loop: Loop, *arguments: str) -> str:
     """Runs ``rumplab ARGUMENTS`` as a user would and returns its output; RumplabError with it on failure."""
-    try:
-        result = subprocess.run(
-            process.itself(*arguments),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=loop.left(),
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        said = (error.stdout or b"").decode(errors="replace")
-        raise RumplabError(f"'rumplab {arguments[0]}' did not end in time; it said:\n{said}") from error
-    said = result.stdout.decode(errors="replace")
-    if result.returncode:
-        raise RumplabError(f"'rumplab {arguments[0]}' failed ({result.returncode}); it said:\n{said}")
+    left = loop.left()
+    with subprocess.Popen(
+        process.itself(*arguments),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=surroundings.of(surroundings.ITSELF),
+    ) as child:
+        try:
+            told, _ = child.communicate(timeout=left)
+        except subprocess.TimeoutExpired as error:
+            said = ended(child).decode(errors="replace")
+            raise RumplabError(f"'rumplab {arguments[0]}' did not end in time; it said:\n{said}") from error
+        except BaseException:
+            ended(child)
+            raise
+    said = told.decode(errors="replace")
+    if child.returncode:
+        raise RumplabError(f"'rumplab {arguments[0]}' failed ({child.returncode}); it said:\n{said}")
     return said
+
+
+def ended(child: subprocess.Popen[bytes]) -> bytes:
+    """Ends a command of the tool so that it cleans up after itself; what it has said."""
+    child.terminate()
+    try:
+        return child.communicate(timeout=ENDING_SECONDS)[0]
+    except subprocess.TimeoutExpired:
+        child.kill()
+        return child.communicate()[0]
 
 
 def stage(loop: Loop) -> str:
@@ -161,12 +178,15 @@ def attach(loop: Loop) -> str:
 
 
 def finish(loop: Loop) -> str:
-    """Waits for the program's last line on the serial console."""
-    path, _ = logs.locate(loop.machines, loop.name)
+    """Waits for the program's last line on the machine's console."""
+    path, machine = logs.locate(loop.machines, loop.name)
+    if machine is None or machine.console != consoles.SERIAL:
+        raise RumplabError(f"{loop.name} has its console on the screen, or has ended; look into it with --keep")
     while DONE not in path.read_text(errors="replace"):
         loop.left()
         time.sleep(0.05)
-    return f"'{DONE}' on the serial console"
+    loop.console = machine.console
+    return f"'{DONE}' on the {machine.console} console (the machine has no VGA card)"
 
 
 ROW = "{:12} {:11} {:8} {}"
@@ -218,18 +238,19 @@ def every_disk(loop: Loop, quiet: bool, keep: bool) -> list[dict[str, object]]:
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Makes SIGTERM unwind the stack, so that what was started is taken away."""
+    """Makes SIGTERM and SIGHUP unwind the stack, so that what was started is taken away."""
 
     def unwind(number: int, _frame: FrameType | None) -> NoReturn:
         # A second one must not cut the cleaning up short.
         signal.signal(number, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
-    previous = signal.signal(signal.SIGTERM, unwind)
+    previous = {number: signal.signal(number, unwind) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def names(loop: Loop) -> list[str]:
@@ -277,7 +298,8 @@ def run(args: argparse.Namespace) -> int:
             clean_up(loop, args.keep)
     seconds = time.monotonic() - began
     if args.json:
-        data = {"device": f"{loop.place} {loop.device}", "seconds": round(seconds, 3), "steps": loop.steps}
+        data = {"device": f"{loop.place} {loop.device}", "console": loop.console, "seconds": round(seconds, 3)}
+        data["steps"] = loop.steps
         print(output.as_json({**data, "disks": rows} if args.all else data))
     else:
         also = f" and {len(rows)} disk controllers," if rows else ","

@@ -13,12 +13,13 @@ from pathlib import Path
 from rumplab import config, container, rumprunconfig
 from rumplab.digest import sha256
 from rumplab.errors import RumplabError, UsageError
-from rumplab.image import formats, grub, layout, volume
+from rumplab.image import formats, grub, layout, recognise, volume
 from rumplab.image.multiboot import check_program
 from rumplab.image.recipe import Partition, Recipe, recipe, shell
 from rumplab.image.volume import Volume
 from rumplab.image.writer import write_image
 from rumplab.rumprunconfig import SCHEMAS
+from rumplab.streams import script
 
 HELP = "make a bootable disk image of a unikernel, without root"
 EPILOG = """\
@@ -74,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a further ext2 partition with the content of DIR; repeatable, up to 3",
     )
     parser.add_argument(
-        "--format", choices=formats.FORMATS, default="raw", help="of the image (default: %(default)s)"
+        "--format", choices=recognise.FORMATS, default="raw", help="of the image (default: %(default)s)"
     )
     parser.add_argument("--size", help="MiB, or with suffix M or G (default: what it takes)")
     parser.add_argument("--force", action="store_true", help="overwrite IMAGE")
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     contents = content_sizes(program_size, content)
     made, size = plan(program, output, content, layout.image_size(contents), volumes, wanted, args.format)
     if args.dry_run:
-        print(shell(made, output), end="")
+        script(shell(made, output))
         return 0
 
     def describe() -> dict[str, object]:

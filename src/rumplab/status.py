@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 from typing import Any
 
 from rumplab import config, images, output, verified
@@ -47,9 +48,25 @@ def notes(components: list[Component]) -> list[str]:
 
 def remedy(component: Component) -> str:
     """What completes a component that isn't what was wanted."""
+    if component.deferral:
+        return f"to complete it: {component.remedy} (tried {since(component.deferral)})"
     if component.state == "installed":
         return f"to try for it again: {component.remedy} -e rumplab_retry=true"
     return f"to complete it: {component.remedy}"
+
+
+def since(deferral: dict[str, str]) -> str:
+    """When it was tried, and from when on a run that names no tags tries it again."""
+    return f"at {local(deferral['tried'])}; a run of everything tries again from {local(deferral['until'])}"
+
+
+def local(moment: str) -> str:
+    """A descriptor's time by this host's clock; as it stands if it isn't one."""
+    try:
+        there = datetime.datetime.strptime(moment, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=datetime.timezone.utc)
+    except ValueError:
+        return moment
+    return there.astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def image_lines(described: list[Described]) -> list[str]:
@@ -89,6 +106,8 @@ def as_data(lab: Lab, components: list[Component], described: list[Described], p
                 "state": component.state,
                 "stamp": component.stamp,
                 "reason": component.reason,
+                "tried": component.deferral.get("tried"),
+                "next_try": component.deferral.get("until"),
                 "paths": component.paths,
             }
             for component in components

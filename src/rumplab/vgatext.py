@@ -27,6 +27,10 @@ AMBIGUOUS = (640, 320)
 # Code page 437 has pictures where ASCII has control characters.
 PICTURES = "\0☺☻♥♦♣♠•◘○◙♂♀♪♫☼►◄↕‼¶§▬↨↑↓→←∟↔▲▼"
 EMPTY = (0x00, 0x20, 0xFF)
+# What fills its cell with one colour, as an empty one is filled.
+PLAIN = (*EMPTY, 0xDB)
+# Cells in which a picture may differ from the memory that it shows: the cursor's.
+TOLERANCE = 2
 
 
 def characters() -> str:
@@ -103,20 +107,20 @@ def text(memory: bytes, picture: Picture, shape: Layout) -> list[str]:
 
 
 def start(memory: bytes, picture: Picture, shape: Layout) -> int:
-    """The row of the memory that is shown at the top: the one from which its empty cells fit best with the picture's.
-
-    The first row if another doesn't fit better: a guest may have written since the picture was made.
+    """The row of the memory that is shown at the top: the one from which its empty cells are the picture's, as far as
+    TOLERANCE goes. It is the first row if none fits: the guest has written since the picture was made.
     """
     drawn = ink(picture, shape)
     written = [
-        _bits(memory[at] not in EMPTY for at in range(2 * row * shape.columns, 2 * (row + 1) * shape.columns, 2))
+        _bits(memory[at] not in PLAIN for at in range(2 * row * shape.columns, 2 * (row + 1) * shape.columns, 2))
         for row in range(len(memory) // (2 * shape.columns))
     ]
 
     def misfits(first: int) -> int:
         return sum(bin(a ^ b).count("1") for a, b in zip(drawn, written[first : first + shape.rows]))
 
-    return min(range(len(written) - shape.rows + 1), key=misfits)
+    best = min(range(len(written) - shape.rows + 1), key=misfits)
+    return best if misfits(best) <= TOLERANCE else 0
 
 
 def ink(picture: Picture, shape: Layout) -> list[int]:

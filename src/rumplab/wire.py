@@ -208,12 +208,15 @@ def run_command(command: Sequence[str]) -> None:
     """Runs the command that stops the guest, and shows what it says when it fails."""
     import subprocess
 
+    from rumplab import surroundings
+
     try:
         result = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            env=surroundings.of(surroundings.ITSELF),
             timeout=COMMAND_SECONDS,
             check=False,
         )

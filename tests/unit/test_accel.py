@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -13,18 +14,44 @@ from rumplab import accel
 from rumplab.accel import Result
 
 HANG = "exec sleep 60"
-WORK = f"exit {accel.EXIT_CODE}"
 FAIL = "echo 'first' >&2; echo 'could not initialise' >&2; exit 1"
 # Answers at once for tcg and only after a while for any other.
-SLOW_HARDWARE = f'case "$2" in *tcg) ;; *) sleep 0.5 ;; esac; echo x >> "$0.runs"; exit {accel.EXIT_CODE}'
-SLOW_TCG = f'case "$2" in *tcg) sleep 0.5 ;; esac; echo x >> "$0.runs"; exit {accel.EXIT_CODE}'
-HUNG_HARDWARE = f'case "$2" in *tcg) exit {accel.EXIT_CODE} ;; *) exec sleep 60 ;; esac'
+SLOW_HARDWARE = 'case "$3" in *tcg) ;; *) sleep 0.5 ;; esac; echo x >> "$0.runs"; exec "$0.guest"'
+SLOW_TCG = 'case "$3" in *tcg) sleep 0.5 ;; esac; echo x >> "$0.runs"; exec "$0.guest"'
+HUNG_HARDWARE = 'case "$3" in *tcg) exec "$0.guest" ;; *) exec sleep 60 ;; esac'
+WORK = 'exec "$0.guest"'
+# A guest behind a debug stub on standard input and output: its arguments are the beginning of the packets that it
+# refuses, and whether it stops where it should.
+GUEST = f"""\
+import os, sys
+refused, stops = sys.argv[1] if sys.argv[1:] else "-", "passes" not in sys.argv
+buffer, waiting = b"", 0
+while True:
+    more = os.read(0, 4096)
+    if not more:
+        break
+    buffer += more
+    while b"#" in buffer and len(buffer.partition(b"#")[2]) >= 2:
+        head, _, rest = buffer.partition(b"#")
+        packet, buffer = head.partition(b"$")[2].decode(), rest[2:]
+        answer = "E22" if packet.startswith(refused) else "OK"
+        if packet == "c":
+            if not waiting or not stops:
+                sys.exit({accel.EXIT_CODE})
+            answer = "T05thread:01;"
+        waiting = waiting + 1 if packet[0] == "Z" and answer == "OK" else waiting - (packet[0] == "z")
+        os.write(1, b"+$%s#%02x" % (answer.encode(), sum(answer.encode()) & 255))
+"""
 
 
 def fake(directory: Path, body: str) -> str:
     path = directory / "qemu"
-    path.write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
+    # What the bodies look at is the value of -machine.
+    path.write_text(f"#!/bin/sh\nset -- x \"$@\"\n{body}\n", encoding="utf-8")
     path.chmod(0o755)
+    guest = directory / "qemu.guest"
+    guest.write_text(f"#!{sys.executable} -IS\n{GUEST}", encoding="utf-8")
+    guest.chmod(0o755)
     return str(path)
 
 
@@ -71,6 +98,32 @@ def test_an_end_without_the_exit_is_a_failure(tmp_path: Path) -> None:
 
 def test_success(tmp_path: Path) -> None:
     assert accel.probe(fake(tmp_path, WORK), "tcg").works
+
+
+def test_an_accelerator_that_runs_a_guest_and_refuses_to_debug_it_is_not_taken(tmp_path: Path) -> None:
+    for kind, named in (("Z1", "hardware"), ("Z0", "software")):
+        result = accel.probe(fake(tmp_path, f"{WORK} {kind}"), "kvm")
+        assert (result.works, result.detail) == (
+            False,
+            f"runs a guest and can't debug it: a {named} breakpoint is refused (E22)",
+        )
+
+
+def test_a_breakpoint_that_is_passed_by_is_not_debugging(tmp_path: Path) -> None:
+    result = accel.probe(fake(tmp_path, f"{WORK} - passes"), "kvm")
+    assert not result.works
+    assert result.detail == "runs a guest and can't debug it: QEMU ended before a hardware breakpoint was hit"
+
+
+@pytest.mark.usefixtures("with_kvm")
+def test_what_an_older_probe_found_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    emulator = fake(tmp_path, SLOW_TCG)
+    monkeypatch.setattr(accel, "PROBE", accel.PROBE - 1)
+    accel.decide(emulator, "1", tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr(accel, "KVM", tmp_path / "kvm")
+    monkeypatch.setattr(accel.sys, "platform", "linux")
+    assert not accel.decide(emulator, "1", tmp_path).remembered
 
 
 @pytest.mark.parametrize(

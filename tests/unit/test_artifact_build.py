@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.upstream.support import gone, needs_root, until
+from fixtures.upstream.support import gone, until
+from staging import needs_root
 
 from roles.artifact.module_utils.rumplab_artifact.build import (
     build_environment,

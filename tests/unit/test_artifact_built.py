@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import tarfile
+import threading
 from pathlib import Path
 
 import pytest
-from fixtures.upstream.support import NOBODY, OTHER, STAMP, needs_root
+from fixtures.upstream.support import NOBODY, OTHER, STAMP
+from staging import needs_root
 
 from roles.artifact.module_utils.rumplab_artifact import built
 from roles.artifact.module_utils.rumplab_artifact.errors import Broken
@@ -79,3 +84,77 @@ def test_a_cache_that_is_full_leaves_nothing_half_made(small: Path, tmp_path: Pa
     with pytest.raises(OSError, match="No space left"):
         built.keep(str(small), "hello", STAMP, str(tmp_path / "tree"))
     assert os.listdir(small) == []
+
+
+@needs_root
+def test_no_link_and_no_second_name_stands_for_a_tree(cache: Path, tmp_path: Path) -> None:
+    os.symlink(f"hello-{STAMP}.tar", cache / f"hello-{OTHER}.tar")
+    with pytest.raises(Broken, match=f"hello-{OTHER}.tar is no file"):
+        built.restore(str(cache), "hello", OTHER, str(tmp_path / "back"))
+    (cache / f"hello-{OTHER}.tar").unlink()
+    os.link(cache / f"hello-{STAMP}.tar", cache / f"hello-{OTHER}.tar")
+    with pytest.raises(Broken, match=f"hello-{OTHER}.tar has another name"):
+        built.restore(str(cache), "hello", OTHER, str(tmp_path / "back"))
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_tree_under_the_name_of_another_is_built_anew(cache: Path, tmp_path: Path) -> None:
+    os.rename(cache / f"hello-{STAMP}.tar", cache / f"hello-{OTHER}.tar")
+    assert not built.has(str(cache), "hello", OTHER)
+    assert not built.restore(str(cache), "hello", OTHER, str(tmp_path / "back"))
+    # So is one that doesn't say what it is.
+    with tarfile.open(cache / f"hello-{STAMP}.tar", "w") as archive:
+        archive.add(tmp_path / "tree", arcname=".")
+    assert not built.has(str(cache), "hello", STAMP)
+    built.keep(str(cache), "hello", STAMP, str(tmp_path / "tree"))
+    assert built.has(str(cache), "hello", STAMP)
+
+
+@needs_root
+@pytest.mark.parametrize(("mode", "owner", "trusted"), [(0o1777, 0, True), (0o777, 0, False), (0o755, 1, False)])
+def test_a_directory_in_which_others_can_exchange_files_is_refused(
+    cache: Path, tmp_path: Path, mode: int, owner: int, trusted: bool
+) -> None:
+    cache.chmod(mode)
+    os.chown(cache, owner, -1)
+    if trusted:
+        assert built.restore(str(cache), "hello", STAMP, str(tmp_path / "back"))
+        return
+    with pytest.raises(Broken, match="somebody else"):
+        built.restore(str(cache), "hello", STAMP, str(tmp_path / "back"))
+
+
+@needs_root
+def test_a_file_that_is_exchanged_meanwhile_is_never_taken(cache: Path, tmp_path: Path) -> None:
+    evil = tmp_path / "evil.tar"
+    (tmp_path / "elsewhere/bin").mkdir(parents=True)
+    (tmp_path / "elsewhere/bin/hello").write_text("evil")
+    with tarfile.open(evil, "w", pax_headers={built.STAMP: f"hello {OTHER}"}, format=tarfile.PAX_FORMAT) as archive:
+        archive.add(tmp_path / "elsewhere", arcname=".")
+    os.chown(evil, NOBODY.pw_uid, -1)
+    name, good = cache / f"hello-{OTHER}.tar", cache / f"hello-{STAMP}.tar"
+    stop = threading.Event()
+
+    def exchange() -> None:
+        for target in itertools.cycle((good, evil)):
+            if stop.is_set():
+                return
+            os.symlink(target, cache / ".link")
+            os.rename(cache / ".link", name)
+
+    thread = threading.Thread(target=exchange)
+    thread.start()
+    try:
+        for _ in range(300):
+            with contextlib.suppress(Broken):
+                assert not built.restore(str(cache), "hello", OTHER, str(tmp_path / "back"))
+    finally:
+        stop.set()
+        thread.join(10)
+    assert not (tmp_path / "back").exists()
+
+
+def test_what_a_killed_run_was_keeping_is_swept(cache: Path, tmp_path: Path) -> None:
+    (cache / ".new-0123").write_text("half")
+    built.keep(str(cache), "hello", OTHER, str(tmp_path / "tree"))
+    assert sorted(os.listdir(cache)) == sorted([f"hello-{OTHER}.tar", f"hello-{STAMP}.tar"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fixtures.upstream import support
+from staging import needs_root
 
 from roles.artifact.module_utils.rumplab_artifact.edits import apply_edits, edit_text, edited
 from roles.artifact.module_utils.rumplab_artifact.errors import Broken
@@ -59,7 +60,7 @@ def test_edits_follow_each_other(tmp_path: Path) -> None:
     assert (tmp_path / "code.c").read_text() == "three"
 
 
-@support.needs_root
+@needs_root
 def test_a_read_only_file_is_edited_and_stays_read_only(public: Path) -> None:
     code = public / "code.c"
     code.write_text("old")

@@ -16,36 +16,102 @@ pytest_plugins = ["fixtures.upstream.served"]
 ABSENT = "1" * 40
 
 
+def checked_out(kept: Path) -> Path:
+    """Write what is kept of a commit into a directory beside it, and return that."""
+    directory = kept.with_name("out")
+    git.check_out(str(kept), str(directory))
+    return directory
+
+
 def test_a_commit_becomes_a_clean_checkout(upstreams: Upstreams, tmp_path: Path) -> None:
     commit, path = upstreams.pins["commit"], tmp_path / "got"
     git.fetch_commit(upstreams.git_url(), {"commit": commit}, str(path))
-    assert git.is_checkout(str(path), commit)
-    assert not git.is_checkout(str(path), ABSENT)
+    assert git.is_whole(str(path), commit)
+    assert not git.is_whole(str(path), ABSENT)
     assert os.listdir(tmp_path) == ["got"]
-    (path / "VERSION").write_text("touched")
-    assert not git.is_checkout(str(path), commit)
+    out = checked_out(path)
+    assert "VERSION" in os.listdir(out) and ".git" not in os.listdir(out)
+    assert sorted(os.listdir(tmp_path)) == ["got", "out"]
 
 
 def test_submodules_come_along_from_beside_their_parent(upstreams: Upstreams, tmp_path: Path) -> None:
     pin = {"commit": upstreams.pins["submodule"], "submodules": True}
     git.fetch_commit(upstreams.git_url("parent.git"), pin, str(tmp_path / "got"))
-    assert (tmp_path / "got/greetings/greeting.txt").read_text() == "good evening\n"
-    assert git.is_checkout(str(tmp_path / "got"), pin["commit"])
+    assert git.is_whole(str(tmp_path / "got"), pin["commit"], recursive=True)
+    assert (checked_out(tmp_path / "got") / "greetings/greeting.txt").read_text() == "good evening\n"
 
 
 def test_submodules_stay_away_unless_asked_for(upstreams: Upstreams, tmp_path: Path) -> None:
     pin = {"commit": upstreams.pins["submodule"]}
     git.fetch_commit(upstreams.git_url("parent.git"), pin, str(tmp_path / "got"))
-    assert os.listdir(tmp_path / "got/greetings") == []
+    assert os.listdir(checked_out(tmp_path / "got") / "greetings") == []
 
 
-def test_a_checkout_without_its_submodule_counts_as_none_where_the_submodule_changed(
+def packs(kept: Path) -> list[Path]:
+    return sorted((kept / "objects/pack").glob("*.pack"))
+
+
+def test_an_altered_object_counts_as_none(upstreams: Upstreams, tmp_path: Path) -> None:
+    commit, path = upstreams.pins["commit"], tmp_path / "got"
+    git.fetch_commit(upstreams.git_url(), {"commit": commit}, str(path))
+    pack = packs(path)[0]
+    content = bytearray(pack.read_bytes())
+    content[len(content) // 2] ^= 1
+    pack.chmod(0o644)
+    pack.write_bytes(content)
+    assert not git.is_whole(str(path), commit)
+    pack.unlink()
+    assert not git.is_whole(str(path), commit)
+
+
+@pytest.mark.parametrize("where", ["objects/ab/cdef", "objects/info/alternates"])
+def test_objects_from_elsewhere_than_the_packs_are_not_looked_at(
+    upstreams: Upstreams, tmp_path: Path, where: str
+) -> None:
+    commit, path = upstreams.pins["commit"], tmp_path / "got"
+    git.fetch_commit(upstreams.git_url(), {"commit": commit}, str(path))
+    (path / where).parent.mkdir(parents=True, exist_ok=True)
+    (path / where).write_text("/elsewhere\n")
+    assert not git.is_whole(str(path), commit)
+
+
+def test_what_somebody_put_into_the_cache_beside_the_objects_gets_into_no_build(
     upstreams: Upstreams, tmp_path: Path
 ) -> None:
-    pin = {"commit": upstreams.pins["submodule"], "submodules": True}
-    git.fetch_commit(upstreams.git_url("parent.git"), pin, str(tmp_path / "got"))
-    (tmp_path / "got/greetings/greeting.txt").write_text("touched")
-    assert not git.is_checkout(str(tmp_path / "got"), pin["commit"])
+    commit, path = upstreams.pins["commit"], tmp_path / "got"
+    git.fetch_commit(upstreams.git_url(), {"commit": commit}, str(path))
+    clean = checked_out(path)
+    names = sorted(os.listdir(clean))
+    touched = tmp_path / "touched"
+    (path / "config").write_text(f"[core]\n\tfsmonitor = touch {touched}\n[filter \"x\"]\n\tsmudge = touch {touched}\n")
+    (path / "info").mkdir()
+    (path / "info/attributes").write_text("* filter=x\n")
+    (path / "hooks").mkdir()
+    (path / "hooks/post-checkout").write_text(f"#!/bin/sh\ntouch {touched}\n")
+    (path / "hooks/post-checkout").chmod(0o755)
+    (path / "Makefile").write_text("all:\n\ttouch altered\n")
+    assert git.is_whole(str(path), commit)
+    again = tmp_path / "again"
+    git.check_out(str(path), str(again))
+    assert sorted(os.listdir(again)) == names
+    assert (again / "Makefile").read_bytes() == (clean / "Makefile").read_bytes()
+    assert not touched.exists()
+
+
+def test_a_checkout_of_an_older_release_of_the_lab_counts_as_none(upstreams: Upstreams, tmp_path: Path) -> None:
+    path = tmp_path / "got"
+    subprocess.run(["git", "clone", "-q", upstreams.git_url(), str(path)], check=True)
+    assert not git.is_whole(str(path), upstreams.pins["commit"])
+
+
+def test_no_submodule_goes_through_a_link_of_its_parents(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/sub").symlink_to(victim)
+    with pytest.raises(Broken, match="submodule sub: a link of its parent's leads elsewhere"):
+        git._write_out("/none", {}, ABSENT, str(tmp_path / "out"), "sub", True)
+    assert os.listdir(victim) == []
 
 
 def test_a_missing_commit_is_broken(upstreams: Upstreams, tmp_path: Path) -> None:
@@ -89,7 +155,7 @@ def test_a_bundle_serves_as_a_mirror(upstreams: Upstreams, tmp_path: Path) -> No
     commit = upstreams.pins["commit"]
     bundle = upstreams.directory / "mirror" / f"hello-{commit}.bundle"
     git.fetch_commit(str(bundle), {"commit": commit}, str(tmp_path / "got"))
-    assert git.is_checkout(str(tmp_path / "got"), commit)
+    assert git.is_whole(str(tmp_path / "got"), commit)
 
 
 def test_a_bundle_without_the_commit_is_broken(upstreams: Upstreams, tmp_path: Path) -> None:
@@ -107,7 +173,7 @@ def test_the_users_git_configuration_does_not_get_in(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("GIT_DIR", "/nonexistent")
     git.fetch_commit(upstreams.git_url(), {"commit": upstreams.pins["commit"]}, str(tmp_path / "got"))
-    assert b"\r" not in (tmp_path / "got/Makefile").read_bytes()
+    assert b"\r" not in (checked_out(tmp_path / "got") / "Makefile").read_bytes()
 
 
 def test_submodules_may_come_from_elsewhere_than_their_parent_says(upstreams: Upstreams, tmp_path: Path) -> None:
@@ -120,23 +186,26 @@ def test_submodules_may_come_from_elsewhere_than_their_parent_says(upstreams: Up
         git.fetch_commit(str(parent), pin, str(tmp_path / "got"))
     elsewhere = {"submodule_urls": {"greetings": upstreams.git_url("greetings.git")}}
     git.fetch_commit(str(parent), {**pin, **elsewhere}, str(tmp_path / "got"))
-    assert (tmp_path / "got/greetings/greeting.txt").exists()
     assert sorted(os.listdir(tmp_path)) == ["alone", "got"]
+    assert (checked_out(tmp_path / "got") / "greetings/greeting.txt").exists()
 
 
 def test_only_the_pinned_commit_of_a_submodule_is_fetched(upstreams: Upstreams, tmp_path: Path) -> None:
     pin = {"commit": upstreams.pins["submodule"], "submodules": True}
     git.fetch_commit(upstreams.git_url("parent.git"), pin, str(tmp_path / "got"))
-    for directory in (tmp_path / "got", tmp_path / "got/greetings"):
-        log = subprocess.run(["git", "rev-list", "--all", "HEAD"], cwd=directory, capture_output=True, text=True)
-        assert len(log.stdout.split()) == 1
+    commits = []
+    for pack in packs(tmp_path / "got"):
+        argv = ["git", "verify-pack", "--verbose", str(pack)]
+        said = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+        commits += [line.split()[0] for line in said.splitlines() if line.split()[1:2] == ["commit"]]
+    assert len(commits) == 2 and pin["commit"] in commits
 
 
-def test_a_checkout_that_lacks_a_submodule_counts_as_none(upstreams: Upstreams, tmp_path: Path) -> None:
+def test_what_lacks_a_submodule_counts_as_none(upstreams: Upstreams, tmp_path: Path) -> None:
     pin, got = {"commit": upstreams.pins["submodule"]}, tmp_path / "got"
     git.fetch_commit(upstreams.git_url("parent.git"), pin, str(got))
-    assert git.is_checkout(str(got), pin["commit"])
-    assert not git.is_checkout(str(got), pin["commit"], recursive=True)
+    assert git.is_whole(str(got), pin["commit"])
+    assert not git.is_whole(str(got), pin["commit"], recursive=True)
 
 
 def test_submodules_come_out_of_bundles_with_their_parent(upstreams: Upstreams, tmp_path: Path) -> None:
@@ -153,7 +222,7 @@ def test_submodules_come_out_of_bundles_with_their_parent(upstreams: Upstreams, 
     pin = {"commit": upstreams.pins["submodule"], "submodules": True}
     git.fetch_commit(bundle(pin["commit"]), pin, str(tmp_path / "got"), bundle)
     assert asked == ["parent", "greetings"]
-    assert git.is_checkout(str(tmp_path / "got"), pin["commit"], recursive=True)
+    assert git.is_whole(str(tmp_path / "got"), pin["commit"], recursive=True)
 
 
 def test_a_submodule_that_the_mirror_lacks_is_unreachable(upstreams: Upstreams, tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fixtures.upstream.support import OTHER, STAMP, Upstreams, opener, plugin, request
 
+from roles.artifact.module_utils.rumplab_artifact import package as package_module
 from roles.artifact.module_utils.rumplab_artifact.pathway import provide
 
 pytest_plugins = ["fixtures.upstream.served"]
@@ -88,3 +91,98 @@ def test_a_tree_that_is_built_already_needs_nothing(upstreams: Upstreams, tmp_pa
 def test_the_stamp_is_another_one_with_another_tool(needs: dict[str, str]) -> None:
     recipe = {"build": BUILD, "needs": {"tool": OTHER}}
     assert stamp({**recipe, "needs": needs}, {}) != stamp(recipe, {})
+
+
+@pytest.fixture
+def package(upstreams: Upstreams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A substitute that can be had."""
+
+    def fetch(substitute: dict[str, str], directory: str) -> tuple[str, str, str]:
+        os.makedirs(directory)
+        return str(upstreams.directory / "files/hello-1.1.tar"), "1.1", "package hello-source 1.1-2"
+
+    monkeypatch.setattr(package_module, "fetch_apt_source", fetch)
+
+
+SUBSTITUTE = {"apt_source": "hello-source", "member": "x", "build": request(Path(), {})["build"], "needs": {}}
+BOTH = {"candidates": ["upstream", "substitute"], "substitute": SUBSTITUTE, "paths": {}}
+
+
+def test_what_the_upstream_alone_needs_does_not_hold_up_a_substitute(
+    upstreams: Upstreams, tmp_path: Path, package: None
+) -> None:
+    before = len(upstreams.http.requests)
+    assert provide(user(tmp_path, upstreams, only="source", **BOTH), opener)["state"] == "fetched"
+    answer = provide(user(tmp_path, upstreams, **BOTH), opener)
+    assert (answer["state"], answer["source"], answer["version"]) == ("installed", "substitute", "1.1"), answer
+    assert "user 1.0 can't be built (it is built with tool, which can't be had" in answer["reason"]
+    # By its own recipe, and without asking for a source that couldn't be built.
+    assert os.access(tmp_path / "user/bin/hello", os.X_OK)
+    assert len(upstreams.http.requests) == before
+
+
+def test_with_what_it_needs_the_upstream_is_preferred(upstreams: Upstreams, tmp_path: Path, package: None) -> None:
+    provide(user(tmp_path, upstreams, **BOTH), opener)
+    provide(tool(tmp_path, upstreams), opener)
+    # What serves is left alone until somebody asks.
+    assert provide(user(tmp_path, upstreams, **BOTH), opener)["source"] == "substitute"
+    answer = provide(user(tmp_path, upstreams, retry=True, **BOTH), opener)
+    assert (answer["source"], answer["version"]) == ("upstream", "1.0"), answer
+    assert (tmp_path / "user/said").read_text() == "good morning\n"
+
+
+def test_a_strict_run_takes_no_substitute(upstreams: Upstreams, tmp_path: Path, package: None) -> None:
+    answer = provide(user(tmp_path, upstreams, strict=True, **BOTH), opener)
+    assert answer["failed"] and "built with tool" in answer["msg"]
+
+
+# Goes on using the other one, by a script and by a link.
+WRAPPER = """mkdir -p "$1/user/bin" && printf '#!/bin/sh\\nexec %s/bin/hello\\n' "$2" >"$1/user/bin/said" &&
+chmod 755 "$1/user/bin/said" && ln -s "$2/bin/hello" "$1/user/link"
+"""
+KEEPS = {
+    "build": {
+        "root": "user",
+        "relocate": True,
+        "commands": [{"argv": ["sh", "-c", WRAPPER, "sh", "@dest@", "@tool@"], "in": "build"}],
+    },
+    "paths": {"said": "bin/said"},
+}
+
+
+def says(path: Path) -> str:
+    return subprocess.run([str(path)], capture_output=True, text=True, timeout=20, check=True).stdout
+
+
+def test_a_tree_goes_on_using_the_other_one_in_the_store(upstreams: Upstreams, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir(mode=0o755)
+    kept = {"built_cache": str(cache), **KEEPS}
+    one, other = tmp_path / "one", tmp_path / "other"
+    compiler = provide(tool(one, upstreams), opener)["tree"]
+    provide(user(one, upstreams, **kept), opener)
+    assert f"exec {compiler}/bin/hello" in (one / "user/bin/said").read_text()
+    assert says(one / "user/bin/said") == says(one / "user/link") == "good morning\n"
+    # Out of the cache, below another prefix, it uses that one's; without it, it isn't taken.
+    nowhere = {**upstreams.pin(), "urls": [upstreams.http.url("404/hello-1.0.tar")]}
+    taker = {**user(other, upstreams, **kept), "source": nowhere}
+    deferred = provide(taker, opener)
+    assert deferred["state"] == "deferred" and "built with tool" in deferred["reason"]
+    provide(tool(other, upstreams), opener)
+    assert provide(taker, opener)["state"] == "installed"
+    shutil.rmtree(one)
+    assert says(other / "user/bin/said") == says(other / "user/link") == "good morning\n"
+
+
+def test_the_other_one_is_kept_for_as_long_as_it_is_used(upstreams: Upstreams, tmp_path: Path) -> None:
+    used = provide(tool(tmp_path, upstreams), opener)["tree"]
+    provide(user(tmp_path, upstreams, **KEEPS), opener)
+    for digit in "123":
+        answer = provide(tool(tmp_path, upstreams, stamps={"upstream": digit * 64}, generations=1), opener)
+        assert used not in answer["removed"]
+    assert says(tmp_path / "user/bin/said") == "good morning\n"
+    (tmp_path / "user").unlink()
+    for tree in (tmp_path / "store").glob("user-*"):
+        shutil.rmtree(tree)
+    last = provide(tool(tmp_path, upstreams, stamps={"upstream": "4" * 64}, generations=1), opener)
+    assert used in last["removed"]

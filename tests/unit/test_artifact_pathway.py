@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import subprocess
@@ -9,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.upstream.support import OTHER, STAMP, Upstreams, closed_port, needs_root, opener, request
+from fixtures.upstream.support import OTHER, STAMP, Upstreams, closed_port, opener, request
+from staging import needs_root
 
 from roles.artifact.module_utils.rumplab_artifact import git
 from roles.artifact.module_utils.rumplab_artifact.pathway import provide
@@ -146,6 +148,20 @@ def test_a_deferral_is_forgotten_when_what_is_in_use_is_wanted_again(upstreams: 
     assert provide(wanted, opener)["changed"] is False
 
 
+def test_a_deferral_says_what_was_asked_for_and_until_when_that_holds(upstreams: Upstreams, tmp_path: Path) -> None:
+    gone = {**upstreams.pin(), "urls": [f"http://127.0.0.1:{closed_port()}/hello-1.0.tar"]}
+    wanted = request(tmp_path, gone, request="asked", retry_after=60)
+    assert provide(wanted, opener)["state"] == "deferred"
+    kept = descriptor(tmp_path)["deferral"]
+    tried, until = (datetime.datetime.fromisoformat(kept[key]) for key in ("tried", "until"))
+    assert (kept["request"], until - tried) == ("asked", datetime.timedelta(seconds=60))
+    # Being tried once more is no change, but is told.
+    again = provide({**wanted, "request": "in other words"}, opener)
+    assert (again["changed"], descriptor(tmp_path)["deferral"]["request"]) == (False, "in other words")
+    assert provide(request(tmp_path, upstreams.pin()), opener)["state"] == "installed"
+    assert "deferral" not in descriptor(tmp_path)
+
+
 def git_pin(upstreams: Upstreams, port: int = 0) -> dict[str, Any]:
     """Return the pin of the repository, served there or at a port that nobody listens on."""
     url = f"git://127.0.0.1:{port}/hello.git" if port else upstreams.git_url()
@@ -225,7 +241,7 @@ def test_parts_that_are_at_hand_wait_in_the_cache_for_the_one_that_isnt(upstream
     wanted = request(tmp_path, {"parts": parts}, build=copying(), paths={})
     answer = provide(wanted, opener)
     assert answer["state"] == "deferred" and "404/hello-1.1.tar: HTTP 404" in answer["reason"], answer
-    assert os.listdir(tmp_path / "cache") == ["hello-1.0.tar"]
+    assert [name for name in os.listdir(tmp_path / "cache") if name[0] != "."] == ["hello-1.0.tar"]
     before = len(upstreams.http.requests)
     parts[1] = part(upstreams, "hello-1.1.tar")
     assert provide(wanted, opener)["state"] == "installed"
@@ -267,4 +283,4 @@ def test_files_of_one_name_share_neither_cache_nor_mirror_under_names_of_their_o
         stamps = {"upstream": str(index) * 64, "substitute": ""}
         answer = provide(request(prefix, pin, mirror=str(mirror), stamps=stamps), opener)
         assert (answer["state"], answer["source"]) == ("installed", "mirror" if name == "one" else "upstream"), answer
-    assert sorted(os.listdir(prefix / "cache")) == ["one-src.tar", "two-src.tar"]
+    assert sorted(name for name in os.listdir(prefix / "cache") if name[0] != ".") == ["one-src.tar", "two-src.tar"]

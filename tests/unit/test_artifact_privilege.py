@@ -8,7 +8,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from fixtures.upstream.support import NOBODY, needs_root
+from fixtures.upstream.support import NOBODY
+from staging import needs_root
 
 from roles.artifact.module_utils.rumplab_artifact.privilege import as_user
 

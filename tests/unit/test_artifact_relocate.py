@@ -33,8 +33,8 @@ def tree(tmp_path: Path) -> Path:
 
 
 def test_text_gets_the_place_where_the_tree_goes(tree: Path, tmp_path: Path) -> None:
-    kept = relocate.detach(str(tree))
-    assert kept == ["object"]
+    kept, used = relocate.detach(str(tree))
+    assert (kept, used) == (["object"], [])
     final = tmp_path / "final"
     assert os.fsencode(tree) + b"/" not in (tree / "bin/tool").read_bytes()
     shutil.move(tree, final)

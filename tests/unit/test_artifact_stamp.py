@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.upstream.support import NOBODY, needs_root, plugin
+from fixtures.upstream.support import NOBODY, plugin
+from staging import needs_root
 
 STAMP = plugin("filter_plugins/artifact_stamp.py")
 BUNDLE = plugin("lookup_plugins/source_bundle.py")
@@ -53,6 +54,12 @@ def test_stamps_are_those_of_earlier_versions() -> None:
     """A stamp that changes for no reason builds every host's tools anew."""
     assert stamp() == "4f6e1270ea5a5cd38dfc4e8df5a2e9703e40df947a5222795ae5b7f0a2ebf477"
     assert stamp(pin=GIT) == "67d1ecdc90498fdd4b24e94a981136751110c36cd567babcf11f98164b7d7be0"
+
+
+def test_what_it_is_built_with_is_part_of_it_as_it_has_always_been() -> None:
+    used = STAMP.artifact_stamp(RECIPE, PIN, ["go_bootstrap"], {"go_bootstrap": "1", "other": "2"})
+    assert used == stamp({**RECIPE, "needs": {"go_bootstrap": "1"}}) != stamp()
+    assert STAMP.artifact_stamp(RECIPE, PIN, [], {"other": "2"}) == stamp()
 
 
 def test_the_order_of_keys_is_no_part_of_it() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.upstream.support import NOBODY, needs_root
+from fixtures.upstream.support import NOBODY
+from staging import needs_root
 
 from roles.artifact.module_utils.rumplab_artifact.errors import Broken
 from roles.artifact.module_utils.rumplab_artifact.privilege import as_user
@@ -29,6 +30,7 @@ def store(tmp_path: Path) -> Store:
 def adopt(store: Store, name: str, version: str, stamp: str) -> str:
     made = os.path.join(store.work, "made")
     os.makedirs(os.path.join(made, "bin"))
+    Path(made, ".provenance.json").write_text("{}")
     tree = store.tree(name, version, stamp)
     store.adopt(made, tree, stamp)
     return tree
@@ -67,7 +69,7 @@ def test_a_half_made_tree_does_not_count_and_is_replaced(store: Store) -> None:
     os.makedirs(os.path.join(store.trees, ".hello-1.0-" + "a" * 12 + ".part/half"))
     assert store.find("hello", STAMPS[0]) is None
     tree = adopt(store, "hello", "1.0", STAMPS[0])
-    assert sorted(os.listdir(tree)) == [".complete", "bin"]
+    assert sorted(os.listdir(tree)) == [".complete", ".files.json", ".provenance.json", "bin"]
 
 
 def test_a_tree_is_adopted_from_another_file_system(store: Store) -> None:
@@ -76,6 +78,7 @@ def test_a_tree_is_adopted_from_another_file_system(store: Store) -> None:
         pytest.skip("/dev/shm is no other file system")
     other.mkdir()
     (other / "file").write_text("x")
+    (other / ".provenance.json").write_text("{}")
     (other / "link").symlink_to("file")
     try:
         tree = store.tree("hello", "1.0", STAMPS[0])

@@ -300,6 +300,33 @@ def test_what_is_missing_is_explained(
     assert remedy in result.stderr.splitlines()[-1]
 
 
+SPEAKS = """\
+case "${LANGUAGE:-${LC_ALL:-${LC_MESSAGES:-$LANG}}}" in
+C) echo 'main.c:1:10: fatal error: no/such.h: No such file or directory' >&2;;
+*) echo 'main.c:1:10: schwerwiegender Fehler: no/such.h: Datei oder Verzeichnis nicht gefunden' >&2;;
+esac
+exit 1"""
+
+
+@pytest.mark.parametrize("settings", [{"LC_ALL": "de_DE.UTF-8"}, {"LC_ALL": "", "LANG": "de_DE", "LANGUAGE": "de"}])
+def test_a_remedy_is_given_whatever_the_callers_language(
+    toolchain: Toolchain, hello: Path, settings: dict[str, str]
+) -> None:
+    toolchain.provide(compile_action=SPEAKS)
+    result = toolchain.build(hello, "-o", hello / "p", settings=settings)
+    assert result.returncode == 1
+    assert "there is no header no/such.h for the unikernel" in result.stderr.splitlines()[-1]
+
+
+def test_what_the_caller_set_for_other_programs_reaches_no_compiler(toolchain: Toolchain, hello: Path) -> None:
+    toolchain.provide(compile_action="env >&2; exit 1")
+    settings = {"LD_PRELOAD": "libnosuch.so.0", "MAKEFLAGS": "-j9", "GIT_DIR": "/x", "CPATH": "/mine"}
+    said = toolchain.build(hello, "-o", hello / "p", "-v", settings=settings).stderr
+    assert "\nCPATH=/mine\n" in said
+    for name in set(settings) - {"CPATH"}:
+        assert f"\n{name}=" not in said
+
+
 def test_a_bake_that_fails_is_named(toolchain: Toolchain, hello: Path) -> None:
     toolchain.provide(bake='for n in $(seq 100); do echo ">> ERROR: $n"; done; exit 3')
     result = toolchain.build(hello, "-o", hello / "p")

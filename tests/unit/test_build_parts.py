@@ -15,8 +15,8 @@ from unit.building import write
 from unit.labfixture import host_tool
 
 from rumplab.building import explain, golang, gopath, record
-from rumplab.building.recipe import WORK, quoted
-from rumplab.building.target import go_release, target
+from rumplab.building.recipe import WORK, generated, quoted
+from rumplab.building.target import Tools, go_release, target
 from rumplab.errors import RumplabError
 
 OWN = {"/w/gopath": "/srv/me/go", "/w/gopath/src/app": "/srv/me/app", "/w/local": ""}
@@ -40,6 +40,23 @@ OWN = {"/w/gopath": "/srv/me/go", "/w/gopath/src/app": "/srv/me/app", "/w/local"
 )
 def test_messages_name_the_users_files(said: str, meant: str) -> None:
     assert explain.own_words(said, "/w/gopath/src/app", OWN, {"x.c": "/srv/me/app/x.c"}) == meant
+
+
+def test_files_that_build_has_made_are_not_said_to_be_the_users(tmp_path: Path) -> None:
+    place = "gopath/src/app"
+    package = gopath.Package("app", "/srv/me/app", gopath.Root("", "/srv/me"), ())
+    target_of = target("/t/bin/x86_64-rumprun-netbsd-gcc")
+    tools = Tools(target_of, "/t/bin/rumprun-bake", (), (), "/go", "/goroot")
+    made = golang.recipe(golang.GoProgram((package,), (), "/srv/me"), tools, "hw_generic")
+    own = {theirs.replace(WORK, "/w"): users for theirs, users in made.own.items()}
+    assert own["/w/main.c"] == generated("main.c")
+    for said in (f"/w/{place}/{golang.CALLER}:9: main redeclared", "/w/main.c:12: undefined reference to `f'"):
+        meant = explain.own_words(said, "/w", own, {})
+        assert "which build adds)" in meant
+        assert "/srv/me" not in meant and "/w" not in meant
+    relative = made.relative["app"]
+    meant = explain.own_words(f"./{golang.CALLER}:9: main redeclared", f"/w/{place}", own, relative)
+    assert meant == f"({golang.CALLER}, which build adds):9: main redeclared"
 
 
 def test_paths_with_backslashes_in_messages() -> None:

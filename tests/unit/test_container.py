@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,10 @@ def has_image() -> bool:
         return False
 
 
-needs_engine = pytest.mark.skipif(not has_image(), reason=f"no Docker engine here has {BASE}")
+def needs_engine(test: Callable[..., None]) -> Any:
+    """Marks a test that ./test runs as its part `engine`, after the image is made."""
+    without = pytest.mark.skipif(not has_image(), reason=f"no Docker engine here has {BASE}")
+    return pytest.mark.engine(without(test))
 
 
 def test_the_command_line() -> None:

@@ -24,7 +24,7 @@ def plugin() -> ModuleType:
 
 
 def test_what_it_finds_can_be_imported(plugin: ModuleType, tmp_path: Path) -> None:
-    files = {**plugin.source_files("yaml"), **plugin.licence("yaml", "PyYAML")}
+    files = {**plugin.source_files("yaml", sys.path), **plugin.licence("yaml", "PyYAML", sys.path)}
     assert "Permission is hereby granted" in files["yaml/LICENSE"]
     for name, content in files.items():
         path = tmp_path / name
@@ -40,5 +40,13 @@ def test_what_it_finds_can_be_imported(plugin: ModuleType, tmp_path: Path) -> No
 
 def test_a_package_that_is_not_there(plugin: ModuleType) -> None:
     with pytest.raises(AnsibleError, match="the controller has no Python package no_such_package"):
-        plugin.source_files("no_such_package")
-    assert plugin.licence("yaml", "no-such-distribution") == {}
+        plugin.source_files("no_such_package", sys.path)
+    assert plugin.licence("yaml", "no-such-distribution", sys.path) == {}
+
+
+def test_the_checkouts_own_environment_goes_before_that_of_another_ansible(plugin: ModuleType, tmp_path: Path) -> None:
+    package = tmp_path / ".venv" / "lib" / "python3.99" / "site-packages" / "yaml"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("locked = True\n", "utf-8")
+    assert plugin.source_files("yaml", plugin.places(tmp_path)) == {"yaml/__init__.py": "locked = True\n"}
+    assert "yaml/nodes.py" in plugin.source_files("yaml", plugin.places(tmp_path / "elsewhere"))

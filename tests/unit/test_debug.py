@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import shlex
+import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from unit.labfixture import LabPrefix
+from unit.labfixture import LabPrefix, host_tool
+from unit.running import started, until
 
-from rumplab import config, debug, gdbcall
+from rumplab import config, debug, gdbcall, ports, qmp
 from rumplab.errors import RumplabError, UsageError
 from rumplab.gdbcall import Session
+from rumplab.guest import attach
 from rumplab.machines import Machine, Machines, open_machines
 
 SESSION = Session(gdb="/g", gdbinit="/i", remote="127.0.0.1:1234", program="/p")
@@ -44,9 +51,8 @@ def test_symbols_come_before_the_stub_and_the_breakpoint_after() -> None:
         "set architecture i386:x86-64",
         "set remotetimeout 10",
         'file "/p"',
-        "target remote 127.0.0.1:1234",
-        "hbreak main",
-        "continue",
+        *gdbcall.attached("target remote 127.0.0.1:1234"),
+        *gdbcall.run_to("main", "hbreak"),
         "bt",
     ]
 
@@ -124,6 +130,83 @@ def test_dry_run_prints_a_shell_line(empty_lab: LabPrefix, store: Machines, tmp_
     assert f'file "{program}"' in argv
     assert any(word.startswith("target remote | ") and machine.stub in word for word in argv)
     assert argv[-4:] == ["-ex", "p 1", "-x", "f"]
+
+
+@pytest.mark.parametrize("place", ["pci_device_fnd", "pci_device_found if buss == 1", "main.c:99999"])
+def test_a_breakpoint_that_cannot_be_set_leaves_the_machine_held(lab: LabPrefix, pcihello: Path, place: str) -> None:
+    machine = started(lab, pcihello, "--wait", "--name", "typo")
+    result = lab.tool("debug", "typo", place, "--batch", "--ex", "print 111111 * 8", timeout=30)
+    assert result.returncode == 1, result.stdout
+    assert "888888" not in result.stdout
+    assert re.search("not defined|No symbol|No line|no line", result.stderr)
+    assert qmp.execute(Path(machine["directory"], "qmp.sock"), "query-status")["status"] == "prelaunch"
+    assert Path(machine["directory"], "serial.log").read_bytes() == b""
+    # And with a place that there is, the same machine goes on to it.
+    result = lab.tool("debug", "typo", "pci_device_found", "--batch", "--ex", "print 111111 * 8", timeout=30)
+    assert (result.returncode, "888888" in result.stdout) == (0, True), result.stderr
+
+
+def test_a_machine_that_ends_before_the_place_is_told_by_the_status(lab: LabPrefix, pcihello: Path) -> None:
+    machine = started(lab, pcihello, "--wait", "--name", "ends")
+    session = lab.start("debug", "ends", "pci_device_found if bus == 99", "--batch", "--ex", "print 111111 * 8")
+    until(lambda: "done" in Path(machine["directory"], "serial.log").read_text())
+    assert lab.tool("stop", "ends").returncode == 0
+    said, complaint = session.communicate(timeout=30)
+    assert session.returncode == 1, complaint
+    assert "888888" not in said
+
+
+def test_a_stub_that_does_not_answer_is_told_by_the_status(lab: LabPrefix, pcihello: Path) -> None:
+    """GDB's own commands, since the tool asks QEMU first."""
+    nobody = f"{ports.LOOPBACK}:{ports.free()}"
+    session = replace(SESSION, gdb=host_tool("gdb"), gdbinit=None, program=None, remote=nobody, batch=True)
+    argv = debug.gdb_argv(replace(session, commands=("print 111111 * 8",)))
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "888888" not in done.stdout
+
+
+@pytest.mark.parametrize("mine", [True, False])
+def test_a_second_debugger_is_told_at_once_who_is_attached(lab: LabPrefix, pcihello: Path, mine: bool) -> None:
+    machine = started(lab, pcihello, "--wait", "--name", "two")
+    stub = f"target remote {machine['directory']}/gdb.sock"
+    argv = lab.argv("debug", "two") if mine else [host_tool("gdb"), "-q", "-nx", "-ex", stub]
+    with subprocess.Popen(
+        argv, env=lab.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as first:
+        assert first.stdin is not None
+        try:
+            machine_record = open_machines(config.load()).find("two")
+            until(lambda: attach.taken(machine_record, attach.STUB))
+            began = time.monotonic()
+            result = lab.tool("debug", "two", "--batch")
+            assert time.monotonic() - began < 5
+            assert result.returncode == 1
+            assert "another debugger is attached to two (" in result.stderr
+            assert f"pid {first.pid})" in result.stderr
+        finally:
+            first.communicate(b"detach\nquit\n", timeout=20)
+    assert lab.tool("debug", "two", "--batch").returncode == 0
+
+
+def test_a_machine_that_is_stopped_is_told_at_once(lab: LabPrefix, pcihello: Path) -> None:
+    machine = started(lab, pcihello, "--wait", "--name", "still")
+    os.kill(machine["pid"], signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        result = lab.tool("debug", "still", "--batch")
+        assert time.monotonic() - began < 10
+    finally:
+        os.kill(machine["pid"], signal.SIGCONT)
+    assert result.returncode == 1
+    assert "still doesn't answer" in result.stderr
+
+
+def test_a_choice_by_arithmetic_is_gdbs_whatever_the_letters() -> None:
+    command = gdbcall.either("flag", "quit", "stop", " 1")
+    for value, word in ((0, "quit"), (1, "stop")):
+        values = command.split('", ')[1].replace("$flag", str(value)).split(", ")
+        assert "".join(chr(eval(one)) for one in values) == word
 
 
 def test_what_is_refused(empty_lab: LabPrefix, store: Machines) -> None:

@@ -8,7 +8,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from docs_examples import BadExample, Example, all_examples, check, examples, matches
+from docs_examples import (
+    BadExample,
+    Example,
+    all_examples,
+    check,
+    doubled_headings,
+    endless,
+    examples,
+    faults,
+    matches,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -115,3 +125,60 @@ def test_script_survives_quoting(tmp_path: Path) -> None:
         tmp_path, f"<!-- run: host -->\n```console\n$ printf '%s\\n' {shlex.quote(text)}\n{text}\n```\n"
     )
     assert check(example, shell) == []
+
+
+def test_a_heading_that_stands_twice_is_named_with_its_line() -> None:
+    text = "# Page\n\n## One\n\n## Two\n\n```\n## One\n```\n\n## One\n"
+    assert doubled_headings(text) == ["11: the heading `Page / One` stands here 2 times"]
+
+
+def test_chapters_may_have_sections_of_the_same_name() -> None:
+    assert doubled_headings("# Page\n## One\n### Files\n## Two\n### Files\n") == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "cat > hello.c",
+        'cd "$(mktemp -d)" && cat > hello.c',
+        "cat >hello.c",
+        "cat -",
+        "true | true; sort",
+        "tee file",
+        "LANG=C python3",
+        "cat > f <<'END'\ntext",
+        "cat <<-END\n\ttext\nEND of it",
+        "echo 'no end",
+    ],
+)
+def test_a_command_that_waits_for_input_is_found(command: str) -> None:
+    assert endless(command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "cat hello.c",
+        "cat file > other",
+        "echo x | cat > other",
+        "ls | sort",
+        "cat > f <<'END'\ncat\nEND",
+        "cat <<-END\n\ttext\n\tEND",
+        "python3 -c 'print()'",
+        "sh <script",
+        "wc -l file 2>&1",
+        "rumplab run x --detach &",
+    ],
+)
+def test_a_command_that_ends_is_left_alone(command: str) -> None:
+    assert endless(command) == ""
+
+
+def test_pages_are_looked_at_as_they_stand(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_text("# A\n<!-- skip: no -->\n```console\n$ cat >x\n```\n# A\n", "utf-8")
+    found = faults(tmp_path)
+    assert found == [
+        "docs/a.md:6: the heading `A` stands here 2 times",
+        "docs/a.md:3: an example that never ends: `cat > x` waits for input",
+    ]

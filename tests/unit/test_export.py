@@ -156,12 +156,38 @@ def test_a_configuration_that_vmware_has_rewritten() -> None:
     found = vmx.parse(text, "x")
     assert found == {"debugstub.listen.guest64": "true", "name": 'a"b'}
     assert vmx.stub_port(found, "x") == vmx.PORT
-    with pytest.raises(RumplabError, match="line 2 is not key"):
-        vmx.parse('a = "b"\nnonsense\n', "x")
+    with pytest.raises(RumplabError, match=r"line 2 is to say: debugStub\.port\.guest64"):
+        vmx.parse('a = "b"\ndebugStub.port.guest64 8864\n', "x")
     with pytest.raises(RumplabError, match="has no debug stub; add: debugStub"):
         vmx.stub_port({}, "x")
     with pytest.raises(RumplabError, match="is '0'; give it a port"):
         vmx.stub_port({**found, "debugstub.port.guest64": "0"}, "x")
+
+
+ALREADY = 'debugStub.listen.guest64 = "TRUE"\ndebugStub.port.guest64 = "9001"\n'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ALREADY + 'monitor.debugOnStartGuest64 = "TRUE"   // at once\n',
+        ALREADY + 'debugStub.listen.guest64.remote = "TRUE\n',
+        ALREADY + 'guestinfo.my-key = "x"\n',
+        ALREADY + "nonsense\n= \n\"\n",
+        ALREADY.replace('"TRUE"', '"1"'),
+        ALREADY.replace('"TRUE"', "yes # on"),
+        ALREADY.replace('"TRUE"', '"TRUE   '),
+        ALREADY.replace('"9001"', "9001"),
+        ALREADY.replace("\n", "\r\n"),
+        "\ufeff" + ALREADY,
+        'displayName = "a\u2028b\x0cc\x85"\n' + ALREADY,
+        'displayName = "caf\udce9"\n' + ALREADY,
+    ],
+)
+def test_a_configuration_that_people_have_edited(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "machine.vmx"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    assert vmx.stub_port(vmx.read(path), "x") == 9001
 
 
 def test_readme_has_the_command_that_works(lab: LabPrefix, image: Path, tmp_path: Path) -> None:
@@ -374,7 +400,11 @@ def test_debug_attaches_to_an_export(lab: LabPrefix, image: Path, tmp_path: Path
     result = lab.tool("debug", "--vmware", target, "main", "--dry-run")
     assert result.returncode == 0, result.stderr
     assert f'file "{target / "program.elf"}"' in executed(result.stdout)
-    assert executed(result.stdout)[-3:] == ["target remote 127.0.0.1:9002", "hbreak main", "continue"]
+    assert [one for one in executed(result.stdout) if one.startswith(("target", "hbreak", "continue"))] == [
+        "target remote 127.0.0.1:9002",
+        "hbreak main",
+        "continue",
+    ]
     text = (target / "machine.vmx").read_text()
     (target / "machine.vmx").write_text(text.replace('"9002"', '"9003"'))
     result = lab.tool("debug", "--vmware", target, "--dry-run")

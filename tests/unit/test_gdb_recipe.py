@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
 
 ROLE = Path(__file__).resolve().parents[2] / "roles/gdb"
 VARIABLES: dict[str, Any] = yaml.safe_load((ROLE / "vars/main.yml").read_text())
@@ -107,3 +109,41 @@ def test_every_system_says_what_the_role_asks_for(path: Path) -> None:
     variables = yaml.safe_load(path.read_text())
     assert set(variables) == {"__gdb_packages", "__gdb_substitute"}
     assert variables["__gdb_packages"] == sorted(variables["__gdb_packages"])
+
+
+def role_variable(name: str, **settings: Any) -> Any:
+    """Return a variable of the role, its templates filled in."""
+    loader = DataLoader()
+    variables: dict[str, Any] = {}
+    for path in ("defaults/main.yml", "vars/main.yml"):
+        variables.update(loader.load_from_file(str(ROLE / path), trusted_as_template=True))
+    variables.update(settings)
+    return Templar(loader=loader, variables=variables).template(variables[name])
+
+
+LABS = {"cc": "@gcc@/bin/gcc-9", "cxx": "@gcc@/bin/g++-9", "needs": ["gcc"], "packages": [], "blocked": ""}
+NONE = {"cc": "", "cxx": "", "needs": [], "packages": [], "blocked": "there is none"}
+
+
+@pytest.mark.parametrize(
+    ("version", "known"), [("7.11", ["8", "9"]), ("9.2", ["8", "9"]), ("10.1", []), ("18.1", [])]
+)
+def test_releases_before_10_are_known_to_build_with_old_compilers_only(version: str, known: list[str]) -> None:
+    assert role_variable("gdb_compilers", gdb_version=version) == known
+
+
+def test_a_release_that_is_particular_is_built_by_the_chosen_compiler() -> None:
+    environment = role_variable("__gdb_build_by_choice", gcc_for_recipe=LABS)["environment"]
+    assert (environment["CC"], environment["CXX"]) == (LABS["cc"], LABS["cxx"])
+    assert "-fcommon" in environment["CFLAGS"]
+
+
+@pytest.mark.parametrize("settings", [{"gdb_version": "13.1", "gcc_for_recipe": LABS}, {"gcc_for_recipe": NONE}])
+def test_others_and_hosts_without_a_known_one_take_what_configure_finds(settings: dict[str, Any]) -> None:
+    assert role_variable("__gdb_build_by_choice", **settings) == role_variable("__gdb_build")
+
+
+def test_the_distributions_source_needs_nothing_of_the_labs() -> None:
+    own = role_variable("__gdb_substitutes_own", gcc_for_recipe=LABS)
+    assert own["needs"] == [] and own["build"] == role_variable("__gdb_build")
+    assert "CC" not in own["build"]["environment"]

@@ -93,6 +93,32 @@ def test_make_bash_is_told_what_upstream_documents(prefix: Path) -> None:
     assert record[-1] == f"bootstrap: {make_gorump.VERSION}"
 
 
+@pytest.mark.parametrize(
+    ("where", "settings", "message"),
+    [
+        ("src", {"GOOS": "linux"}, "THIS SETUP IS ONLY FOR BUILDING CROSS-TOOLCHAINS FOR HOST"),
+        ("src", {"GOROOT_BOOTSTRAP": "/nonexistent"}, "ERROR: Cannot find /nonexistent/bin/go"),
+        ("src", {"GOROOT_BOOTSTRAP": "@tree@"}, "must not be set to $GOROOT"),
+        (".", {}, "in its own directory"),
+    ],
+)
+def test_make_bash_refuses_what_upstreams_refuses(
+    tmp_path: Path, where: str, settings: dict[str, str], message: str
+) -> None:
+    make_gorump.write_trees(tmp_path / "gorump")
+    tree = tmp_path / "gorump/go1.5"
+    (tree / "bin/go").chmod(0o755)
+    told = {"GOOS": "rumprun", "GOARCH": "amd64", "GOROOT_BOOTSTRAP": "/nonexistent", **settings}
+    if message.startswith("THIS"):
+        (tmp_path / "bin").mkdir()
+        (tmp_path / "bin/go").symlink_to(shutil.which("go") or "go")
+        told["GOROOT_BOOTSTRAP"] = str(tmp_path)
+    environment = {"PATH": os.environ["PATH"], **{name: one.replace("@tree@", str(tree)) for name, one in told.items()}}
+    argv = ["bash", str(tree / "src/make.bash")]
+    done = subprocess.run(argv, cwd=tree / where, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and message in done.stdout + done.stderr
+
+
 def test_nothing_that_upstream_committed_is_built_upon_or_installed(prefix: Path) -> None:
     assert "left of others" not in (prefix / "go_builder/make.record").read_text()
     assert sorted(path.name for path in (prefix / "go_builder/pkg").iterdir()) == ["tool"]

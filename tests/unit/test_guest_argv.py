@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import rumplab
-from rumplab import nics
+from rumplab import gdbcall, nics
 from rumplab.config import Lab
 from rumplab.errors import RumplabError, UsageError
 from rumplab.guest import debugging, definition, hardware, start
@@ -74,7 +74,7 @@ def test_the_ports_of_a_machine() -> None:
 
 
 def test_one_processor_and_the_root_disk_behind_the_one_that_boots() -> None:
-    spec = Spec("qemu", 1234, "tcg", image="/boot.img", disk="ide", nics=())
+    spec = Spec("qemu", "tcg", image="/boot.img", disk="ide", nics=())
     argv = hardware.machine_argv(spec, GUEST, replace(KERNEL, boot=GRUB, cdrom="/p.iso"), ("/d.img", "raw", True))
     assert argv[argv.index("-smp") + 1] == "1"
     drives = [argv[at + 1] for at, word in enumerate(argv) if word == "-drive"]
@@ -166,9 +166,12 @@ def test_what_the_debuggers_side_is_told(kind: str, qemu_stub: bool, stub: str) 
 def test_a_breakpoint_before_the_kernel_is_loaded_is_no_instruction() -> None:
     by_kgdb = KgdbSession(stub="kgdb", architecture="amd64", socket="/com1.sock")
     by_qemu = KgdbSession(stub="qemu", architecture="amd64", remote="127.0.0.1:1234")
-    assert debugging.attach_commands(by_kgdb, "main")[-2:] == ["break main", "continue"]
-    assert debugging.attach_commands(by_qemu, "main")[-2:] == ["hbreak main", "continue"]
-    assert debugging.attach_commands(by_qemu, None)[-1] == "target remote 127.0.0.1:1234"
+    for session, how in ((by_kgdb, "break"), (by_qemu, "hbreak")):
+        running = gdbcall.run_to("main", how)
+        assert debugging.attach_commands(session, "main")[-len(running) :] == running
+        assert running.index(f"{how} main") < running.index("continue")
+    assert "target remote 127.0.0.1:1234" in debugging.attach_commands(by_qemu, None)
+    assert "continue" not in debugging.attach_commands(by_qemu, None)
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def test_the_lock_names_who_has_it(machine: Machine) -> None:
     held = attach.lock(machine, "com1")
     assert held is not None
     assert attach.lock(machine, "com1") is None
-    assert attach.holder(machine, "com1") == f"process {os.getpid()}"
+    assert attach.holder(machine, "com1") == f"pid {os.getpid()}"
     os.close(held)
     again = attach.lock(machine, "com1")
     assert again is not None

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 from base_images import host_sources
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from run_tests import ROOT, is_shell, molecule_parts, sources
 
 
@@ -98,7 +100,7 @@ def test_every_role_has_a_page() -> None:
 
 def test_every_scenario_is_in_the_table() -> None:
     table = set(re.findall(r"^\| `([\w-]+)` \|", text_of(Path("docs/testing.md")), re.MULTILINE))
-    scenarios = {part.argv[-1] for part in molecule_parts(ROOT)}
+    scenarios = {part.argv[-1] for part in molecule_parts(ROOT, everything=True)}
     assert scenarios
     assert scenarios == table
 
@@ -112,22 +114,39 @@ def test_no_two_scenarios_share_a_container() -> None:
             names[name] = path.parent.name
 
 
-def pins(name: str) -> dict[str, str]:
-    return dict(PIN.findall(text_of(Path(name))))
+def pins(name: str) -> set[tuple[str, str]]:
+    """Each package that is pinned and a version of it; one may have a version for each of several Pythons."""
+    return {(package.replace("_", "-"), version) for package, version in PIN.findall(text_of(Path(name)))}
 
 
 def test_locks_agree() -> None:
-    base, dev = pins("requirements.txt"), pins("requirements-dev.txt")
+    base = pins("requirements.txt")
     assert base
-    assert {name: dev.get(name) for name in base} == base
+    shared = {package for package, _ in base}
+    assert {pin for pin in pins("requirements-dev.txt") if pin[0] in shared} == base
 
 
 @pytest.mark.parametrize("name", ["requirements", "requirements-dev"])
 def test_lock_holds_what_is_asked_for(name: str) -> None:
-    locked = {key.replace("_", "-"): version for key, version in pins(f"{name}.txt").items()}
-    asked = re.findall(r"^([\w-]+)(?:\[[\w,]+\])?==(\S+)", text_of(Path(f"{name}.in")), re.MULTILINE)
+    text = text_of(Path(f"{name}.in"))
+    asked = re.findall(r"^([\w-]+)(?:\[[\w,]+\])?==([^\s;]+)", text, re.MULTILINE)
     assert asked
-    assert {key.lower(): locked.get(key.lower()) for key, _ in asked} == {key.lower(): v for key, v in asked}
+    assert {(package.lower(), version) for package, version in asked} <= pins(f"{name}.txt")
+
+
+def test_one_lock_has_an_ansible_for_every_python_that_provision_takes() -> None:
+    """The markers of each package with several versions leave exactly one of them to each Python."""
+    script = text_of(Path("tools/venv.sh"))
+    oldest, newest = (int(n) for n in re.findall(r"^oldest=(\d+) newest=(\d+)$", script, re.MULTILINE)[0])
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        lines = [line.rstrip("\\ ") for line in text_of(Path(name)).splitlines() if re.match(r"[a-z0-9]", line)]
+        wanted = [Requirement(line) for line in lines]
+        # One beyond the newest, too, which may try.
+        for minor in range(oldest, newest + 2):
+            python = {"python_version": f"3.{minor}", "python_full_version": f"3.{minor}.1", "sys_platform": "linux"}
+            names = [each.name for each in wanted if each.marker is None or each.marker.evaluate(python)]
+            assert sorted(set(names)) == sorted(names), f"two of one for 3.{minor} in {name}"
+            assert {"ansible", "ansible-core"} <= set(names), f"none for 3.{minor} in {name}"
 
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
@@ -146,4 +165,13 @@ def test_collections_are_those_of_the_package() -> None:
         manifest = Path(
             next(iter(ansible_collections.__path__)), *collection["name"].split("."), "MANIFEST.json"
         )
-        assert json.loads(manifest.read_text("utf-8"))["collection_info"]["version"] == collection["version"]
+        version = json.loads(manifest.read_text("utf-8"))["collection_info"]["version"]
+        assert version in SpecifierSet(collection["version"]), collection["name"]
+
+
+def test_no_example_has_a_source_of_the_name_of_a_shared_one() -> None:
+    """make would take the shared one, and both go to one directory for the debugger."""
+    shared = {path.name for path in (ROOT / "examples" / "start").glob("*.[chS]")}
+    own = [path for path in (ROOT / "examples").glob("*/*.[chS]") if path.parent.name != "start"]
+    assert shared and own
+    assert not [path.name for path in own if path.name in shared]

@@ -17,8 +17,9 @@ from ipkdb.kernel import DATA, FILLING, KEY, LOOP_INCREMENT, TEXT
 from ipkdb.server import Server
 from ipkdb.weather import FINE, Weather
 from unit.labfixture import LabPrefix
+from unit.running import until
 
-from rumplab import ports
+from rumplab import gdbcall, holders, ports
 
 SECONDS = 60
 
@@ -108,6 +109,22 @@ def test_gdb_by_pipe(empty_lab: LabPrefix, key_file: Path) -> None:
         output = gdb("| " + " ".join(empty_lab.argv(*words)), *WALK, lab=empty_lab)
         check_walk(output, server)
         assert "Traceback" not in output
+
+
+def test_a_breakpoint_that_cannot_be_set_leaves_the_kernel_where_it_is(empty_lab: LabPrefix, key_file: Path) -> None:
+    with Server() as server:
+        words = ["ipkdb", "--target", f"127.0.0.1:{server.port}", "--key-file", str(key_file), "--stdio"]
+        bridge = "| " + " ".join(empty_lab.argv(*words))
+        steps = gdbcall.run_to("no_such_function", "break")
+        said = empty_lab.gdb(f"target remote {bridge}", *steps, "print 123456 * 8")
+        assert "No symbol table is loaded" in said
+        # Longer than any port number, of which the bridge says one.
+        assert "987648" not in said
+        until(lambda: holders.of_peer("127.0.0.1", server.port) is None)
+        assert not server.kernel.running and not server.kernel.detached
+        # Another session goes on from there.
+        assert "0x" in empty_lab.gdb(f"target remote {bridge}", "print $pc", "detach")
+        assert server.kernel.detached
 
 
 def test_plain_pipes_will_do(empty_lab: LabPrefix, key_file: Path) -> None:

@@ -189,7 +189,7 @@ def test_a_fault_of_the_kernel_is_a_signal(gdb: str, prepared: KgdbSession) -> N
 def test_a_bad_wire_costs_time_only(gdb: str, guest: Guest, prepared: KgdbSession, tmp_path: Path) -> None:
     counts = tmp_path / "counts"
     bad = shlex.join([sys.executable, str(Path(mangle.__file__)), str(guest.line), str(counts)])
-    *before, _ = gdbside.commands(prepared)
+    before = gdbside.preparation(prepared)
     said = session.drive(
         gdb,
         [*before, f"target remote | {bad}"],

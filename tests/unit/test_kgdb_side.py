@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from rumplab import wire
+from rumplab import gdbcall, wire
 from rumplab.guest import gdbside
 from rumplab.guest.gdbside import KGDB, LINUX_KGDB, QEMU, KgdbSession, commands
 
@@ -42,7 +42,9 @@ def test_a_description_begins_with_what_the_reply_carries(architecture: str) -> 
 
 def test_everything_is_set_before_gdb_attaches() -> None:
     made = commands(SESSION)
-    assert made[-1].startswith("target remote | ")
+    attaching = gdbcall.attached(f"target remote {gdbside.target(SESSION)}")
+    assert made[-len(attaching) :] == attaching
+    assert attaching[0].startswith("target remote | ")
     assert made[0] == "set architecture i386:x86-64"
     assert f"set tdesc filename {gdbside.DATA}/kgdb-amd64.xml" in made
     assert "set remote memory-read-packet-size 400" in made
@@ -61,7 +63,7 @@ def test_the_pipe_is_one_shell_command_that_names_the_sockets() -> None:
 
 def test_other_stubs_get_no_description() -> None:
     qemu = commands(replace(SESSION, stub=QEMU, remote="127.0.0.1:1234", architecture="i386"))
-    assert qemu[-1] == "target remote 127.0.0.1:1234"
+    assert "target remote 127.0.0.1:1234" in qemu
     assert f"source {gdbside.HELPERS}" in qemu
     linux = commands(replace(SESSION, stub=LINUX_KGDB))
     assert not [one for one in (*qemu, *linux) if "tdesc" in one or "-packet" in one]

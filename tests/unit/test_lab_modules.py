@@ -63,7 +63,7 @@ def test_the_simulation_tells_what_would_go() -> None:
 
 def test_a_stranger_keeps_what_it_needs_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     needs = {"nettle-dev": "libgmp-dev"}
-    monkeypatch.setattr(packages, "installed", lambda _: ["bc", "libgmp-dev", "nettle-dev"])
+    monkeypatch.setattr(packages, "present", lambda _: ["bc", "libgmp-dev", "nettle-dev"])
     monkeypatch.setattr(packages, "of_interpreter", lambda _: set())
     monkeypatch.setattr(
         packages, "_strangers", lambda names: {who for who, what in needs.items() if what in names and who not in names}
@@ -73,7 +73,7 @@ def test_a_stranger_keeps_what_it_needs_and_no_more(monkeypatch: pytest.MonkeyPa
 
 
 def test_homebrew_keeps_what_a_formula_of_somebody_else_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packages, "installed", lambda _: ["gettext", "glib", "gtk", "qemu", "wget"])
+    monkeypatch.setattr(packages, "present", lambda _: ["gettext", "glib", "gtk", "qemu", "wget"])
     asked: list[list[str]] = []
 
     def output(argv: list[str]) -> str:
@@ -105,6 +105,16 @@ def test_the_first_entry_makes_the_prefix_and_enters_it(tmp_path: Path) -> None:
     assert record.record(path, [{"kind": "user", "name": "x"}], USER) == []
 
 
+def test_no_umask_keeps_other_users_out_of_what_is_made_for_the_lab(tmp_path: Path) -> None:
+    old = os.umask(0o077)
+    try:
+        record.record(str(tmp_path / "a" / "b" / "var" / "manifest.json"), [], USER)
+    finally:
+        os.umask(old)
+    made = (tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "var")
+    assert {path.stat().st_mode & 0o777 for path in made} == {0o755}
+
+
 def test_check_mode_tells_and_makes_nothing(tmp_path: Path) -> None:
     path = str(tmp_path / "p" / "var" / "manifest.json")
     assert record.record(path, [], USER, check=True) == [{"kind": "prefix", "name": str(tmp_path / "p")}]
@@ -133,7 +143,7 @@ def test_what_came_while_packages_were_installed_is_entered(tmp_path: Path, host
     host_now["group"].append("rdma")
     assert record.settle_packages(path, name, USER) == [package("qemu"), {"kind": "group", "name": "rdma"}]
     assert record.settle_packages(path, name, USER) == []
-    assert os.listdir(tmp_path / "var") == ["manifest.json"]
+    assert sorted(os.listdir(tmp_path / "var")) == ["manifest.json", "manifest.lock"]
 
 
 def test_two_runs_at_once_enter_what_each_brought(tmp_path: Path, host_now: dict[str, list[str]]) -> None:
@@ -151,18 +161,23 @@ def test_of_a_killed_run_only_what_it_asked_for_is_entered(tmp_path: Path, host_
     path = str(tmp_path / "var" / "manifest.json")
     (tmp_path / "var").mkdir()
     record.remember_packages(path, "apt", ["qemu"], USER)
-    host_now["package"] += ["qemu", "libqemu"]
+    host_now["package"] += ["python3-apt", "qemu", "libqemu"]
     # The run is killed here. Later somebody installs something, and makes an account.
     host_now["package"].append("nginx")
     host_now["user"].append("alice")
     # A run that goes on at this moment isn't disturbed.
     assert record.settle_abandoned(path, USER) == []
-    assert record.settle_abandoned(path, USER, older_than=0) == [package("libqemu"), package("qemu")]
+    assert record.settle_abandoned(path, USER, older_than=0) == [
+        package("libqemu"),
+        # Ansible has brought it, for its own use.
+        package("python3-apt"),
+        package("qemu"),
+    ]
     assert record.settle_abandoned(path, USER, older_than=0) == []
 
 
 def test_the_interpreter_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packages, "installed", lambda _: ["bc", "python3-minimal"])
+    monkeypatch.setattr(packages, "present", lambda _: ["bc", "python3-minimal"])
     monkeypatch.setattr(packages, "of_interpreter", lambda _: {"python3-minimal"})
     monkeypatch.setattr(packages, "_strangers", lambda _: set())
     assert packages.removable("apt", ["bc", "python3-minimal"]) == (["bc"], ["python3-minimal"])
@@ -174,7 +189,7 @@ def test_homebrews_interpreter_stays_with_what_it_needs(monkeypatch: pytest.Monk
     python.touch()
     (tmp_path / "python3").symlink_to(python)
     monkeypatch.setattr(packages.sys, "executable", str(tmp_path / "python3"))
-    monkeypatch.setattr(packages, "installed", lambda _: ["openssl@3", "python@3.12", "qemu"])
+    monkeypatch.setattr(packages, "present", lambda _: ["openssl@3", "python@3.12", "qemu"])
     monkeypatch.setattr(packages, "_output", lambda _: "openssl@3:\npython@3.12: openssl@3\nqemu:\n")
     ours = ["python@3.12", "openssl@3", "qemu"]
     assert packages.removable("homebrew", ours) == (["qemu"], ["openssl@3", "python@3.12"])
@@ -255,6 +270,46 @@ def test_one_look_tells_which_programs_changed_and_which_trees_wait(tmp_path: Pa
     assert not lab_state.is_intact(found["qemu"])
 
 
+def test_a_deferral_is_left_alone_until_its_time_or_until_what_it_awaits_has_come(tmp_path: Path) -> None:
+    awaited = tmp_path / "program"
+    told = {"request": "r", "tried": "2026-01-01T10:00:00Z", "until": "2026-01-01T11:00:00Z", "awaited": [str(awaited)]}
+    described = {"name": "qemu", "state": "deferred", "deferral": told}
+    assert lab_state.is_left_alone(described, "2026-01-01T10:00:00Z")
+    assert lab_state.is_left_alone(described, "2026-01-01T10:59:59Z")
+    assert not lab_state.is_left_alone(described, "2026-01-01T11:00:00Z")
+    # A clock that was put back says nothing.
+    assert not lab_state.is_left_alone(described, "2026-01-01T09:59:59Z")
+    unreadable: list[dict[str, Any]] = [{}, {"deferral": None}, {"deferral": {}}, {"deferral": {**told, "request": ""}}]
+    for broken in unreadable:
+        assert not lab_state.is_left_alone({"name": "qemu", **broken}, "2026-01-01T10:00:00Z")
+    awaited.touch()
+    assert not lab_state.is_left_alone(described, "2026-01-01T10:30:00Z")
+
+
+def test_another_way_out_is_another_network() -> None:
+    routes = "Iface Destination Gateway Flags\neth0 00000000 0100A8C0 0003\neth0 0000A8C0 00000000 0001\n"
+    resolver = "# made by x\nnameserver 192.168.0.1\n"
+    here = lab_state.way_out(routes, resolver, {})
+    assert here == lab_state.way_out(routes, "nameserver 192.168.0.1\n", {"PATH": "/bin"})
+    others = [
+        lab_state.way_out(routes.replace("eth0", "wlan0"), resolver, {}),
+        lab_state.way_out("", resolver, {}),
+        lab_state.way_out(routes, "", {}),
+        lab_state.way_out(routes, resolver, {"https_proxy": "http://proxy.example"}),
+    ]
+    assert len({here, *others}) == 5
+
+
+def test_a_component_that_packages_are_missing_for_says_what_it_awaits() -> None:
+    params = {"files": {"modules": ["/a", "/b"]}, "deferral": "r", "retry_after": 3600}
+    assert component.deferral(params, ["qemu", "modules"], 0.0) == {
+        "request": "r",
+        "awaited": ["qemu", "/a", "/b"],
+        "tried": "1970-01-01T00:00:00Z",
+        "until": "1970-01-01T01:00:00Z",
+    }
+
+
 def test_a_checksum_is_that_of_the_content_or_nothing(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"stamp")
     assert lab_state.checksum(str(tmp_path / "x")) == hashlib.sha1(b"stamp").hexdigest()
@@ -271,3 +326,76 @@ def test_files_of_the_lab_are_written_whole(tmp_path: Path) -> None:
         files.write_json(str(path), {"x": object()}, USER)
     assert json.loads(path.read_text()) == {"ü": 1}
     assert os.listdir(tmp_path) == ["x.json"]
+
+
+def test_every_state_of_dpkgs_but_not_installed_is_something_on_the_host() -> None:
+    text = "ii bash\nun never\nrc gone\niU unpacked\niF failed\niHRbroken:amd64\nit awaited\npH purging\n"
+    begun = ["awaited", "broken:amd64", "failed", "purging", "unpacked"]
+    assert packages.parse_list("apt", text) == sorted(["bash", *begun])
+    assert packages.parse_list("apt", text, packages.ABSENT) == sorted(["bash", "gone", *begun])
+
+
+def test_what_dpkg_was_killed_at_is_told_from_what_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "_output", lambda _: "ii bash\nrc gone\niU unpacked\niHRbroken\n")
+    asked: list[list[str]] = []
+
+    def dpkg(argv: list[str]) -> str:
+        asked.append(argv)
+        return ""
+
+    monkeypatch.setattr(packages, "_dpkg", dpkg)
+    assert packages.half_done("apt") == ["broken", "unpacked"]
+    assert packages.take_back("apt", ["broken", "bash", "gone"]) == ["broken"]
+    assert asked == [[*packages.PURGE, "broken"]]
+    assert packages.half_done("pacman") == [] and packages.take_back("pacman", ["bash"]) == []
+
+
+def test_dpkg_is_let_finish_only_where_it_has_something_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    answers = ["dpkg: error: dpkg frontend lock was locked by another process with pid 7", ""]
+
+    def dpkg(argv: list[str]) -> str:
+        asked.append(argv)
+        return answers[len(asked) - 1]
+
+    monkeypatch.setattr(packages, "_dpkg", dpkg)
+    monkeypatch.setattr(packages, "_has_journal", lambda: False)
+    monkeypatch.setattr(packages.time, "sleep", lambda _: None)
+    monkeypatch.setattr(packages, "_output", lambda _: "\n")
+    assert packages.finish("apt") is False and packages.finish("dnf") is False and asked == []
+    monkeypatch.setattr(packages, "_output", lambda _: "The following packages are only half configured…\n gcc\n")
+    assert packages.finish("apt") is True
+    assert asked == [packages.CONFIGURE] * 2
+
+
+def test_a_tree_counts_while_its_files_are_those_that_were_described(tmp_path: Path) -> None:
+    (tmp_path / "program").write_text("1")
+    paths = {"program": str(tmp_path / "program"), "modules": str(tmp_path)}
+    marks = files.fingerprints({"program": paths["program"]})
+    described = {"name": "gdb", "state": "installed", "paths": paths, "fingerprints": marks, "reason": None}
+    assert lab_state.is_sound(described)
+    assert not lab_state.is_sound({**described, "reason": "deferred: 404"})
+    assert not lab_state.is_sound({**described, "paths": {**paths, "modules": str(tmp_path / "gone")}})
+    assert not lab_state.is_sound({**described, "fingerprints": None}) and not lab_state.is_sound({})
+    (tmp_path / "program").write_text("12")
+    assert not lab_state.is_sound(described)
+    (tmp_path / "program").unlink()
+    assert not lab_state.is_sound(described)
+
+
+@pytest.mark.parametrize("damage", [None, "", "{", "[]", '{"entries": []}'])
+@pytest.mark.parametrize("which", ["var", "etc"])
+def test_a_manifest_that_is_not_kept_twice_is_noticed(tmp_path: Path, which: str, damage: str | None) -> None:
+    record.record(str(tmp_path / "var/manifest.json"), [package("qemu")], USER)
+    assert lab_state.is_recorded(str(tmp_path))
+    (tmp_path / which / "manifest.json").unlink()
+    if damage is not None:
+        (tmp_path / which / "manifest.json").write_text(damage)
+    assert not lab_state.is_recorded(str(tmp_path))
+
+
+def test_a_description_that_names_nobody_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "rumplab.json"
+    for text, user in (('{"user": "root"}', "root"), ('{"user": "rooT"}', ""), ("{", ""), ('{"user": 1}', "")):
+        path.write_text(text)
+        assert lab_state.recorded_user(str(path)) == user

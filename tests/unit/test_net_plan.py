@@ -19,7 +19,7 @@ from rumplab.network import dhcp, firewall, plan, record, report, seen
 from rumplab.network.plan import Tools
 from rumplab.network.ports import RECORD_BYTES, Port, holders_of_taps, identify, machine_names
 from rumplab.network.record import Record
-from rumplab.network.seen import Link, Seen
+from rumplab.network.seen import Link, Route, Seen
 from rumplab.network.steps import Run, Sysctl, Write, script
 
 OURS = parsed()
@@ -27,7 +27,7 @@ OTHER = Link("eth0", mac="52:54:00:00:00:01", up=True, addresses=(IPv4Interface(
 BRIDGE = Link("rumplab0", "bridge", OURS.mac, up=True, addresses=(OURS.address,))
 UP = Seen(
     links=(OTHER, BRIDGE),
-    routes=((OURS.network, "rumplab0"),),
+    routes=(Route(OURS.network, ("rumplab0",)),),
     tables=frozenset({firewall.TABLE}),
     sysctls={"ip_forward": "0"},
     dhcp=(42, "token"),
@@ -111,7 +111,12 @@ def test_down_leaves_a_bridge_of_another(tools: Tools) -> None:
         (replace(BARE, links=(Link("rumplab0", "bridge", "02:00:00:00:00:99"),)), "MAC 02:00:00:00:00:99"),
         (replace(BARE, links=(Link("rumplab0", "vlan", OURS.mac),)), "vlan interface"),
         (replace(BARE, links=(Link("eth1", addresses=(IPv4Interface("10.0.0.7/8"),)),)), "10.0.0.7/8 of interface"),
-        (replace(BARE, routes=((IPv4Network("10.0.1.128/25"), "tun0"),)), "the route to 10.0.1.128/25 by"),
+        (replace(BARE, routes=(Route(IPv4Network("10.0.1.128/25"), ("tun0",)),)), "the route to 10.0.1.128/25 by"),
+        (replace(BARE, routes=(Route(IPv4Network("10.0.0.0/8"), (), "blackhole"),)), "blackhole route to 10.0.0.0/8;"),
+        (
+            replace(BARE, routes=(Route(IPv4Network("10.0.0.0/16"), ("a", "b")),)),
+            "the route to 10.0.0.0/16 by interface a and b;",
+        ),
         (replace(BARE, tables=frozenset({firewall.TABLE})), "table 'inet rumplab'"),
     ],
 )
@@ -201,7 +206,32 @@ def test_links_are_read_as_ip_prints_them() -> None:
 
 def test_default_routes_are_no_conflict() -> None:
     text = '[{"dst": "default", "dev": "eth0"}, {"dst": "10.1.0.0/16", "dev": "tun0"}, {"dst": "10.2.0.3"}]'
-    assert seen.parse_routes(text) == ((IPv4Network("10.1.0.0/16"), "tun0"), (IPv4Network("10.2.0.3/32"), ""))
+    assert seen.parse_routes(text) == (
+        Route(IPv4Network("10.1.0.0/16"), ("tun0",)),
+        Route(IPv4Network("10.2.0.3/32")),
+    )
+
+
+def test_a_default_route_in_parts_is_no_conflict() -> None:
+    """As OpenVPN's redirect-gateway def1 makes it, and WireGuard's front ends in smaller parts."""
+    parts = [Route(IPv4Network(part), ("tun0",)) for part in ("0.0.0.0/1", "128.0.0.0/1", "8.0.0.0/5", "10.0.0.0/7")]
+    plan.check(OURS, replace(BARE, routes=tuple(parts)), None)
+
+
+def test_routes_that_lead_nowhere_or_several_ways_are_read() -> None:
+    text = """[{"type": "blackhole", "dst": "10.0.0.0/8", "flags": []},
+        {"dst": "10.9.0.0/16", "nexthops": [{"dev": "a", "weight": 1}, {"dev": "b", "weight": 1}]}]"""
+    assert list(map(str, seen.parse_routes(text))) == [
+        "the blackhole route to 10.0.0.0/8",
+        "the route to 10.9.0.0/16 by interface a and b",
+    ]
+
+
+def test_an_interface_may_have_any_byte_in_its_name(tmp_path: Path) -> None:
+    tool = tmp_path / "ip"
+    tool.write_bytes(b"#!/bin/sh\nprintf '[{\"ifname\": \"w\\377\"}]'\n")
+    tool.chmod(0o755)
+    assert seen.parse_links(seen.output([str(tool)]))[0].name == "w\udcff"
 
 
 def test_a_process_of_another_file_is_not_our_daemon(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
 from fixtures.upstream.support import ROOT
+from upstream.anchors import variable_of
 
 SPEC = importlib.util.spec_from_file_location("netbsd_filters", ROOT / "roles/netbsd_guest/filter_plugins/netbsd.py")
 assert SPEC is not None and SPEC.loader is not None
@@ -80,6 +81,33 @@ def test_the_pinned_releases_have_their_source_sets_and_whole_hashes() -> None:
     for files in versions.values():
         assert {f"source/sets/{name}.tgz" for name in ("src", "syssrc", "gnusrc", "sharesrc")} <= set(files)
         assert NETBSD.netbsd_hashes([files]) == files
+
+
+CDN, KEYED = PINS["netbsd"]["hosts"]
+
+
+@pytest.mark.parametrize(
+    ("release", "hosts"), [("8.3", [KEYED, CDN]), ("9.4", [KEYED, CDN]), ("10.1", [CDN, KEYED]), ("11.0", [CDN, KEYED])]
+)
+def test_both_hosts_are_asked_the_likelier_one_first(release: str, hosts: list[str]) -> None:
+    assert variable_of("netbsd_guest", "netbsd_guest_hosts", {"netbsd_guest_release": release}) == hosts
+
+
+@pytest.mark.parametrize(("release", "heartbeat"), [("8.3", False), ("10.1", False), ("11.0", True), ("12.0", True)])
+def test_a_kernel_that_a_debugger_holds_has_no_heartbeat(release: str, heartbeat: bool) -> None:
+    lines = variable_of("netbsd_guest", "__netbsd_guest_kgdb_lines", {"netbsd_guest_release": release})
+    assert lines[:3] == ["no options DDB", "options KGDB", 'options KGDB_DEVNAME="\\"com\\""']
+    assert ("no options HEARTBEAT" in lines) is heartbeat
+
+
+@pytest.mark.parametrize(
+    ("release", "newest"), [("8.3", 14), ("9.4", 14), ("10.1", 14), ("11.0", None), ("12.0", None)]
+)
+def test_a_compiler_is_refused_where_it_is_known_to_fail(release: str, newest: int | None) -> None:
+    settings = {"netbsd_guest_release": release, "__netbsd_guest_arch": "amd64"}
+    host = variable_of("netbsd_guest", "__netbsd_guest_host", settings)
+    assert host.get("newest_gcc") == newest and "-fcommon" in host["cflags"].split()
+    assert len(variable_of("netbsd_guest", "__netbsd_guest_tools_build", settings)["commands"]) == (2 if newest else 1)
 
 
 def test_no_two_pins_share_a_name_in_the_cache() -> None:

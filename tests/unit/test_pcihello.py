@@ -122,8 +122,8 @@ def test_an_exception_is_named_not_a_reset(tmp_path: Path, statement: str, line:
     source = copy_example(tmp_path / "source")
     main = source / "main.c"
     text = main.read_text()
-    assert text.count("serial_init();") == 1
-    main.write_text(text.replace("serial_init();", f"serial_init(); {statement}"))
+    assert text.count("console_init();") == 1
+    main.write_text(text.replace("console_init();", f"console_init(); {statement}"))
     # The program ends halted; only QEMU can be told to leave, by the exit port in halt()'s place.
     exceptions = source / "exceptions.c"
     exceptions.write_text(exceptions.read_text().replace("\thalt();", "\tout8(0xf4, 3);\n\thalt();"))

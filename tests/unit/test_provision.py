@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+# The one that this environment was made with.
+PYTHON = str(Path(sys.executable).resolve())
 PLAYBOOK = """\
 import json, os, sys
 def main():
@@ -52,17 +54,24 @@ class Checkout:
         self.wheels = directory / "wheels"
         self.wheels.mkdir()
         (self.root / "tools").mkdir(parents=True)
-        for name in ("provision", "tools/venv.sh", "tools/make_venv.py"):
+        (self.root / "roles" / "host" / "files").mkdir(parents=True)
+        for name in ("provision", "tools/venv.sh", "tools/make_venv.py", "roles/host/files/pythons.sh"):
             shutil.copy(ROOT / name, self.root / name)
+        self.system_pythons(PYTHON)
         self.lock = self.root / "requirements.txt"
         self.lock.write_text(wheel(self.wheels, "1.0"), "utf-8")
         self.environment = {
             **os.environ,
-            "PATH": f"{Path(sys.executable).resolve().parent}{os.pathsep}{os.environ['PATH']}",
             "PIP_NO_INDEX": "1",
             "PIP_FIND_LINKS": str(self.wheels),
             "PIP_EXTRA_INDEX_URL": "",
         }
+
+    def system_pythons(self, *paths: str) -> None:
+        """Let these be what the system, whichever it is, came with."""
+        families = ("Debian", "RedHat", "Archlinux", "Darwin", "Linux")
+        table = "".join(f"{family} - {' '.join(paths)}\n" for family in families)
+        (self.root / "roles" / "host" / "files" / "pythons.txt").write_text(table, "utf-8")
 
     def provision(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -93,10 +102,7 @@ def test_first_start_makes_the_environment_and_later_ones_leave_it(checkout: Che
     first = checkout.provision("--tags", "gdb", "-e", "a=b c", LC_ALL="C")
     record = checkout.root / ".venv" / "bootstrap-packages.json"
     call = given(first)
-    assert call["argv"] == [
-        *("--extra-vars", f"@{record}", str(checkout.root / "site.yml")),
-        *("--tags", "gdb", "-e", "a=b c"),
-    ]
+    assert call["argv"] == [str(checkout.root / "site.yml"), "--tags", "gdb", "-e", "a=b c"]
     assert call["config"] == str(checkout.root / "ansible.cfg")
     assert call["directory"] == str(checkout.wheels)
     assert str(call["locale"]).endswith("UTF-8"), "Ansible refuses any other"
@@ -107,7 +113,7 @@ def test_first_start_makes_the_environment_and_later_ones_leave_it(checkout: Che
     marker.touch()
     second = checkout.provision(PIP_FIND_LINKS="/nonexistent")
     assert "making" not in second.stderr
-    assert given(second)["argv"] == ["--extra-vars", f"@{record}", str(checkout.root / "site.yml")]
+    assert given(second)["argv"] == [str(checkout.root / "site.yml")]
     assert marker.exists()
 
 
@@ -169,60 +175,151 @@ def test_help_needs_nothing(checkout: Checkout) -> None:
     assert not (checkout.root / ".venv").exists()
 
 
-def test_too_old_a_python_is_named(checkout: Checkout, tmp_path: Path) -> None:
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    for name in ("sh", "dirname", "cmp", "uname", "id"):
-        (programs / name).symlink_to(shutil.which(name) or name)
-    (programs / "python3").write_text(
-        '#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.8.2"\nexit 1\n', "utf-8"
-    )
-    (programs / "python3").chmod(0o755)
+# What ./provision calls before there is any environment.
+BARE = ("sh", "dirname", "cmp", "uname", "id", "cat", "sed", "env", "head", "timeout", "mkdir")
+
+
+def programs_of(directory: Path, scripts: dict[str, str], names: tuple[str, ...] = BARE) -> Path:
+    """A directory that serves as PATH: the host's programs of these names, and scripts."""
+    directory.mkdir()
+    for name in names:
+        (directory / name).symlink_to(shutil.which(name) or name)
+    for name, script in scripts.items():
+        (directory / name).unlink(missing_ok=True)
+        (directory / name).write_text(f"#!/bin/sh\n{script}\n", "utf-8")
+        (directory / name).chmod(0o755)
+    return directory
+
+
+# How a python3 in PATH can be no Python: what it does, and what is said of it.
+USELESS = {
+    "fails": ("exit 1", "fails when it is run (exit 1)"),
+    "is a shim without a version": ("echo 'pyenv: python3: command not found' >&2; exit 127", "(exit 127)"),
+    "hangs": ("exec sleep 600", "gave no answer in 1 s"),
+    "hangs with a child that ignores its end": ("trap '' TERM; sleep 600; sleep 600", "gave no answer in 1 s"),
+    "writes to standard output": (f"echo Welcome; exec '{PYTHON}' \"$@\"", "what nobody asked for"),
+    "does nothing well": ("exit 0", "ends well, and is no Python"),
+    "is 3.8": (
+        f"""exec '{PYTHON}' -I -c '
+import sys
+from collections import namedtuple
+sys.version_info = namedtuple("V", "major minor micro")(3, 8, 18)
+code, sys.argv = sys.argv[1], ["-c", *sys.argv[2:]]
+exec(code)' "$3" "$4" "$5" "$6" "$7"
+""",
+        "is Python 3.8.18, and 3.11 or later is needed",
+    ),
+}
+
+
+def hurried(checkout: Checkout) -> None:
+    """Let a candidate have a second instead of ten."""
+    script = checkout.root / "roles" / "host" / "files" / "pythons.sh"
+    script.write_text(script.read_text("utf-8").replace("python_patience=10", "python_patience=1"), "utf-8")
+
+
+@pytest.mark.parametrize("how", USELESS)
+def test_a_python_on_path_that_is_none_is_passed_over(checkout: Checkout, tmp_path: Path, how: str) -> None:
+    """The system has none, and PATH has this one before one that works."""
+    hurried(checkout)
+    checkout.system_pythons("/nonexistent/python3")
+    first = programs_of(tmp_path / "first", {"python3": USELESS[how][0]}, ())
+    done = checkout.provision(PATH=f"{first}:{Path(PYTHON).parent}:{os.environ['PATH']}")
+    assert given(done)["directory"] == str(checkout.wheels)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("how", USELESS)
+def test_where_there_is_no_other_it_is_said_what_was_tried(checkout: Checkout, tmp_path: Path, how: str) -> None:
+    hurried(checkout)
+    script, said = USELESS[how]
+    checkout.system_pythons("/nonexistent/python3")
+    programs = programs_of(tmp_path / "programs", {"python3": script}, (*BARE, "sleep"))
     done = checkout.provision(PATH=str(programs))
     assert done.returncode == 1
-    assert "needs Python 3.11 to 3.13" in done.stderr
+    assert "needs Python 3.11 to 3.14 with its venv and ensurepip modules" in done.stderr
+    assert "- /nonexistent/python3 isn't there" in done.stderr
+    assert f"- {programs}/python3 " in done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_later_python_is_tried_with_a_warning(checkout: Checkout, tmp_path: Path) -> None:
+    script = checkout.root / "tools" / "venv.sh"
+    script.write_text(script.read_text("utf-8").replace("newest=14", "newest=10"), "utf-8")
+    done = checkout.provision(PATH=str(programs_of(tmp_path / "programs", {})))
+    given(done)
+    assert "and 3.10 is the latest that this was tried with: going on with it" in done.stderr
+
+
+DISTURBING = {
+    "PYTHONHOME": "/nonexistent",
+    "PYTHONPATH": "/nonexistent",
+    "PYTHONINSPECT": "1",
+    "PYTHONWARNINGS": "error",
+    "PYTHONSTARTUP": "/nonexistent",
+    "HOME": "/nonexistent",
+    "LANG": "C",
+}
+
+
+def test_no_variable_and_no_umask_of_the_callers_disturbs(checkout: Checkout) -> None:
+    old = os.umask(0o077)
+    try:
+        given(checkout.provision(**DISTURBING))
+    finally:
+        os.umask(old)
+    program = checkout.root / ".venv" / "bin" / "ansible-playbook"
+    assert program.stat().st_mode & 0o055 == 0o055, "another user may run it"
+    assert not Path("/nonexistent").exists()
 
 
 def mac(directory: Path) -> tuple[Path, Path]:
     """(programs, log): a PATH as on a Mac whose own Python is too old, and a Homebrew that can install one.
 
-    Homebrew's python@3.12 has a python3.12 in its own bin, and no python3.
+    Homebrew's python@3.14 has a python3.14 in its own bin, and no python3. A Mac has no timeout(1), but Perl.
     """
-    programs, log = directory / "mac ü", directory / "calls"
-    programs.mkdir()
-    for name in ("sh", "dirname", "cmp", "id", "mkdir", "ln", "awk"):
-        (programs / name).symlink_to(shutil.which(name) or name)
-    keg = programs / "python@3.12"
+    log, keg = directory / "calls", directory / "keg ü"
     scripts = {
         "uname": "echo Darwin",
         "python3": "exit 1",
         "sudo": "exit 1",
         "brew": f"""echo "brew $*" >>'{log}'
 case $1 in
-    list) echo xz; if [ -d '{keg}' ]; then echo openssl@3; echo python@3.12; fi ;;
-    install) mkdir -p '{keg}/bin' && ln -s '{Path(sys.executable).resolve()}' '{keg}/bin/python3.12' ;;
+    list) echo xz; if [ -d '{keg}' ]; then echo openssl@3; echo python@3.14; fi ;;
+    install) mkdir -p '{keg}/bin' && ln -s '{PYTHON}' '{keg}/bin/python3.14' ;;
     --prefix) echo '{keg}' ;;
 esac""",
     }
-    for name, script in scripts.items():
-        (programs / name).write_text(f"#!/bin/sh\n{script}\n", "utf-8")
-        (programs / name).chmod(0o755)
-    return programs, log
+    names = tuple(name for name in BARE if name != "timeout")
+    return programs_of(directory / "mac ü", scripts, (*names, "perl", "ln", "awk")), log
+
+
+def test_a_mac_s_python_that_hangs_is_passed_over_without_timeout(checkout: Checkout, tmp_path: Path) -> None:
+    hurried(checkout)
+    programs, _ = mac(tmp_path)
+    checkout.system_pythons("/nonexistent/python3")
+    (programs / "sleep").symlink_to(shutil.which("sleep") or "sleep")
+    (programs / "python3").write_text("#!/bin/sh\nsleep 600\nsleep 600\n", "utf-8")
+    done = checkout.provision("--check", PATH=str(programs))
+    given(done)
+    assert "installing python@3.14 with Homebrew" in done.stderr
 
 
 def test_macos_gets_its_python_from_homebrew(checkout: Checkout, tmp_path: Path) -> None:
     programs, log = mac(tmp_path)
+    checkout.system_pythons("/nonexistent/python3")
     done = checkout.provision("--check", PATH=str(programs), LC_ALL="C")
     call = given(done)
-    assert "installing python@3.12 with Homebrew" in done.stderr
+    assert "installing python@3.14 with Homebrew" in done.stderr
     assert log.read_text("utf-8").splitlines() == [
         "brew list --formula -1",
-        "brew install --quiet python@3.12",
+        "brew install --quiet python@3.14",
         "brew list --formula -1",
-        "brew --prefix python@3.12",
+        "brew --prefix python@3.14",
     ]
     record = checkout.root / ".venv" / "bootstrap-packages.json"
-    assert json.loads(record.read_text("utf-8")) == {"lab_bootstrap_packages": ["openssl@3", "python@3.12"]}
+    assert json.loads(record.read_text("utf-8")) == {"lab_bootstrap_packages": ["openssl@3", "python@3.14"]}
     assert call["locale"] == "en_US.UTF-8", "macOS has no C.UTF-8"
 
     log.unlink()
@@ -232,6 +329,7 @@ def test_macos_gets_its_python_from_homebrew(checkout: Checkout, tmp_path: Path)
 
 def test_macos_without_homebrew_says_where_to_get_python(checkout: Checkout, tmp_path: Path) -> None:
     programs, _ = mac(tmp_path)
+    checkout.system_pythons("/nonexistent/python3")
     (programs / "brew").unlink()
     done = checkout.provision(PATH=str(programs))
     assert done.returncode == 1

@@ -111,7 +111,7 @@ def test_make_has_the_component_and_its_sources(source: Path) -> None:
         assert any((place / name).is_file() for place in places), name
 
 
-def test_the_new_component_attaches_mpt_and_its_buses(source: Path) -> None:
+def test_the_new_component_attaches_mpt_and_nothing_else(source: Path) -> None:
     apply_edits(str(source), edits("pci_scsi"))
     lines = [line for line in (source / SCSI / "PCI_SCSI.ioconf").read_text().splitlines() if line[:1] not in ("", "#")]
     assert [line.split() for line in lines] == [
@@ -119,7 +119,6 @@ def test_the_new_component_attaches_mpt_and_its_buses(source: Path) -> None:
         *(["include", f'"{name}"'] for name in ("conf/files", "dev/pci/files.pci", "dev/files.dev")),
         ["pseudo-root", "pci*"],
         ["mpt*", "at", "pci?", "dev", "?", "function", "?"],
-        ["scsibus*", "at", "mpt?"],
     ]
 
 
@@ -132,57 +131,114 @@ def test_bio_is_absent_for_the_preprocessor(source: Path, tmp_path: Path) -> Non
     subprocess.run(["gcc", *flags, str(path)], check=True, timeout=30)
 
 
-NODES = """
+KERNEL = """
 #include <stdio.h>
-typedef int devmajor_t;
-enum { S_IFBLK = 1, S_IFCHR = 2 };
-#define MAXPARTITIONS 16
-#define FLAWLESSCALL(call) do { if (call) return; } while (0)
-static int devsw_attach(const char *name, int *block, int *character)
+
+extern void (*const __start_rump_components[])(void), (*const __stop_rump_components[])(void);
+int rump_sys_open(const char *path, int flags);
+
+void rumpuser_putchar(int character)
 {
-	(void)name;
-	*block = 4;
-	*character = 13;
-	return 0;
+	putchar(character);
 }
-static int rump_vfs_makedevnodes(int type, const char *base, char first, int major, int minor, int count)
+
+void rumpuser_panic(const char *why)
 {
-	printf("%d %s %c %d %d %d\\n", type, base, first, major, minor, count);
-	return 0;
+	puts(why);
 }
-@TEXT@
-int main(void)
+
+int main(int count, char **paths)
 {
-	scsipi_component(0, 0);
+	void (*const *begin)(void);
+	int i;
+
+	for (begin = __start_rump_components; begin < __stop_rump_components; begin++)
+		(*begin)();
+	for (i = 1; i < count; i++)
+		if (rump_sys_open(paths[i], 0) < 0)
+			printf("%s: cannot open\\n", paths[i]);
 	return 0;
 }
 """
 
 
-def nodes(text: str, directory: Path) -> list[str]:
-    """Return the nodes that the component makes: type, name, first letter, major and minor number, and how many."""
-    path = directory / "nodes.c"
-    code = "\n".join(line for line in text.splitlines() if not line.startswith("#include"))
-    path.write_text(NODES.replace("@TEXT@", code))
-    flags = ["-std=gnu99", "-Wall", "-Wextra", "-Werror"]
-    subprocess.run(["gcc", *flags, "-o", str(directory / "nodes"), str(path)], check=True, timeout=60)
-    argv = [str(directory / "nodes")]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()
+def ioconf(source: Path, component: str) -> subprocess.CompletedProcess[str]:
+    """Have the miniature's config(1) make C out of a component's IOCONF."""
+    (path,) = (source / RUMP / "dev/lib" / component).glob("*.ioconf")
+    argv = ["awk", "-v", f"sys={source / RUMP}/..", "-f", str(source / RUMP / "ioconf.awk"), str(path)]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+
+
+def opened(source: Path, directory: Path, *paths: str) -> list[str]:
+    """Compile the miniature's SCSI mid-layer for this host, open device nodes in it, and return what it says."""
+    directory.mkdir(exist_ok=True)
+    (directory / "kernel.c").write_text(KERNEL)
+    (directory / "ioconf.c").write_text(ioconf(source, "libscsipi").stdout)
+    parts = ["librump/rumpdev/autoconf.c", "librump/rumpvfs/devnodes.c", "dev/lib/libscsipi/scsipi_component.c"]
+    sources = [str(source / RUMP / part) for part in parts] + [str(source / "src-netbsd/sys/dev/scsipi/sd.c")]
+    includes = [f"-I{source / RUMP / 'include'}", f"-I{source / 'src-netbsd/sys'}", f"-I{directory}"]
+    made = str(directory / "kernel")
+    argv = ["gcc", "-std=gnu99", "-Wall", "-Wextra", "-Werror", *includes, "-o", made, f"{made}.c", *sources]
+    subprocess.run(argv, check=True, timeout=60)
+    done = subprocess.run([made, *paths], capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout.splitlines()
+
+
+DISKS = [f"/dev/{kind}{unit}{letter}" for kind in ("sd", "rsd") for unit in range(8) for letter in "ah"]
 
 
 @needs_compiler
-def test_there_are_nodes_for_eight_disks(source: Path, tmp_path: Path) -> None:
-    before = nodes((source / SCSIPI).read_text(), tmp_path)
-    assert before == ["1 /dev/sd0 a 4 0 8", "2 /dev/rsd0 a 13 0 8", "1 /dev/cd0 a 4 0 8"]
+def test_each_of_eight_disks_is_opened_by_its_own_nodes(source: Path, tmp_path: Path) -> None:
+    before = opened(source, tmp_path / "before", "/dev/sd0a", "/dev/rsd0h", "/dev/sd1a")
+    assert before == ["sd0: opened partition a", "sd0: opened partition h", "/dev/sd1a: cannot open"]
     apply_edits(str(source), edits("pci_scsi"))
-    text = (source / SCSIPI).read_text()
-    assert "#include <sys/device.h>\n#include <sys/disklabel.h>\n" in text
-    disks = [
-        line
-        for unit in range(8)
-        for line in (f"1 /dev/sd{unit} a 4 {16 * unit} 8", f"2 /dev/rsd{unit} a 13 {16 * unit} 8")
+    assert "#include <sys/device.h>\n#include <sys/disklabel.h>\n" in (source / SCSIPI).read_text()
+    said = [f"sd{path[-2]}: opened partition {path[-1]}" for path in DISKS]
+    assert opened(source, tmp_path / "after", *DISKS, "/dev/sd8a") == [*said, "/dev/sd8a: cannot open"]
+    # What follows upon the disks is as it was.
+    assert opened(source, tmp_path / "after", "/dev/cd0a") == ["sd0: opened partition a"]
+
+
+@needs_compiler
+def test_sixteen_minors_a_disk_would_open_the_wrong_one(source: Path, tmp_path: Path) -> None:
+    """On x86 a disk's nodes are eight numbers apart, though it may have sixteen partitions."""
+    apply_edits(str(source), edits("pci_scsi"))
+    path = source / SCSIPI
+    path.write_text(path.read_text().replace("DISKMINOR(rumplab_unit, 0)", "MAXPARTITIONS * rumplab_unit"))
+    assert opened(source, tmp_path / "wrong", "/dev/sd1a", "/dev/rsd3b") == [
+        "sd2: opened partition a",
+        "sd6: opened partition b",
     ]
-    assert nodes(text, tmp_path) == [*disks, before[-1]]
+
+
+def drivers(source: Path, component: str) -> set[str]:
+    """Return the drivers that a component's ioconf.c defines."""
+    done = ioconf(source, component)
+    assert done.returncode == 0, done.stderr
+    return set(re.findall(r"^CFDRIVER_DECL\((\w+)\);$", done.stdout, re.MULTILINE))
+
+
+def test_no_two_components_define_one_driver(source: Path) -> None:
+    """config(1) defines NAME_cd for each device that is named, and a kernel can have one of that name."""
+    apply_edits(str(source), edits("ppb", "pci_scsi"))
+    assert drivers(source, "libpci") == {"pci", "ppb"}
+    assert drivers(source, "libpci_scsi") == {"mpt"}
+    assert drivers(source, "libscsipi") == {"scsibus", "sd"}
+
+
+@pytest.mark.parametrize(
+    ("gone", "message"),
+    [
+        ('include "conf/files"', "device `mpt' unknown"),
+        ('include "dev/pci/files.pci"', "`mpt' cannot attach to `pci'"),
+    ],
+)
+def test_what_the_new_component_includes_is_needed(source: Path, gone: str, message: str) -> None:
+    apply_edits(str(source), edits("pci_scsi"))
+    path = source / SCSI / "PCI_SCSI.ioconf"
+    path.write_text(path.read_text().replace(gone, ""))
+    done = ioconf(source, "libpci_scsi")
+    assert done.returncode == 1 and message in done.stderr
 
 
 CONF = """version 20160209

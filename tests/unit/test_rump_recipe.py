@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,13 @@ needs_compiler = pytest.mark.skipif(
 
 
 def fake_compiler(directory: Path, version: str, pie: bool) -> None:
-    """Write a gcc-N that answers as one of this version does."""
+    """Write a gcc-N that answers as one of this version does; control-flow protection came with 8."""
     for name in ("gcc", "g++"):
         path = directory / f"{name}-x"
         configured = "--enable-default-pie" if pie else "--disable-nothing"
-        cases = f"-dumpversion) echo {version} ;;\n-v) echo '{configured}' >&2 ;;"
+        knows = int(version.split(".")[0]) >= 8
+        cases = f"-dumpversion) echo {version} ;;\n-v) echo '{configured}' >&2 ;;\n"
+        cases += f"-fcf-protection=none) exit {0 if knows else 1} ;;"
         path.write_text(f"#!/bin/sh\ncase $1 in\n{cases}\nesac\n")
         path.chmod(0o755)
 
@@ -88,10 +92,13 @@ def test_any_other_version_has_the_newest_ones_options_if_it_must_be(tmp_path: P
 
 
 @pytest.mark.parametrize("pie", [True, False])
-def test_a_compiler_that_makes_pie_is_told_not_to(tmp_path: Path, pie: bool) -> None:
-    done, _ = prepare(tmp_path, "9", pie=pie)
+@pytest.mark.parametrize(("version", "protection"), [("7", ""), ("9", "-fcf-protection=none ")])
+def test_a_compiler_is_told_what_it_would_do_by_itself(
+    tmp_path: Path, pie: bool, version: str, protection: str
+) -> None:
+    done, _ = prepare(tmp_path, version, pie=pie)
     assert done.returncode == 0, done.stderr
-    flags = "-fno-pie -no-pie " if pie else ""
+    flags = ("-fno-pie -no-pie " if pie else "") + protection
     for name in ("gcc", "g++"):
         wrapper = tmp_path / "tree/libexec/rumplab" / name
         assert wrapper.read_text() == f'#!/bin/sh\nexec {name}-x {flags}"$@"\n'
@@ -105,36 +112,52 @@ def test_the_source_becomes_a_repository_on_no_branch(tmp_path: Path) -> None:
     assert done.stdout.strip() == "HEAD"
 
 
+CHOSEN: dict[str, Any] = {
+    "cc": "@gcc@/bin/gcc-9",
+    "cxx": "@gcc@/bin/g++-9",
+    "needs": ["gcc"],
+    "packages": ["something"],
+    "blocked": "",
+}
+
+
+@pytest.mark.parametrize("family", ["Archlinux", "Debian", "RedHat"])
+def test_the_compiler_is_the_one_that_role_gcc_chose(family: str) -> None:
+    def of_host(name: str) -> Any:
+        return variable(f"__rump_toolchain_{name}", {"os_family": family}, gcc_for_recipe=CHOSEN)
+
+    assert (of_host("cc"), of_host("cxx"), of_host("blocked")) == (CHOSEN["cc"], CHOSEN["cxx"], "")
+    assert {"something", "git", "make"} <= set(of_host("packages"))
+    assert CHOSEN["cc"] in of_host("build")["commands"][0]["argv"]
+
+
+def test_without_one_it_is_told_why() -> None:
+    none = {**CHOSEN, "blocked": "there is none"}
+    assert variable("__rump_toolchain_blocked", gcc_for_recipe=none) == "there is none"
+
+
 @pytest.mark.parametrize(
-    ("distribution", "major", "compiler"),
-    [("Debian", "11", "gcc-9"), ("Debian", "12", ""), ("Debian", "13", ""), ("Ubuntu", "22", "gcc-9")],
+    ("family", "packages"),
+    [("Debian", {"gcc-12", "g++-12"}), ("RedHat", {"gcc", "gcc-c++"}), ("Archlinux", {"gcc"}), ("Darwin", set())],
 )
-def test_the_distribution_decides_which_compiler(distribution: str, major: str, compiler: str) -> None:
-    facts = {"distribution": distribution, "distribution_major_version": major}
-    assert variable("__rump_toolchain_cc", facts) == compiler
-    blocked = variable("__rump_toolchain_blocked", facts)
-    if compiler:
-        assert blocked == ""
-        packages = variable("__rump_toolchain_packages", facts)
-        assert {compiler, compiler.replace("gcc", "g++"), "git", "zlib1g-dev"} <= set(packages)
-    else:
-        assert "GCC 5, 6, 7, 8, 9" in blocked and f"{distribution} {major}" in blocked
-        assert variable("__rump_toolchain_blocked", facts, rump_toolchain_compiler="gcc-12") == ""
+def test_a_compiler_that_was_asked_for_is_installed(family: str, packages: set[str]) -> None:
+    facts = {"os_family": family}
+    names = ("cc", "cxx", "blocked", "packages")
+    found = [variable(f"__rump_toolchain_{name}", facts, rump_toolchain_compiler="gcc-12") for name in names]
+    assert found[:3] == ["gcc-12", "g++-12", ""]
+    assert packages <= set(found[3])
 
 
-@pytest.mark.parametrize("family", ["Archlinux", "Darwin", "RedHat"])
-def test_systems_with_one_compiler_are_told_why(family: str) -> None:
-    assert "GCC 5, 6, 7, 8, 9" in variable("__rump_toolchain_blocked", {"os_family": family, "distribution": family})
-
-
-def test_another_architecture_is_told_why() -> None:
-    assert "aarch64" in variable("__rump_toolchain_blocked", {"architecture": "aarch64"})
+@pytest.mark.parametrize("facts", [{"architecture": "aarch64"}, {"system": "Darwin", "architecture": "x86_64"}])
+def test_another_system_is_told_why(facts: dict[str, str]) -> None:
+    blocked = variable("__rump_toolchain_blocked", facts, gcc_for_recipe=CHOSEN)
+    assert "GCC 5, 6, 7, 8, 9" in blocked and facts["architecture"] in blocked and "container" in blocked
 
 
 @pytest.mark.parametrize("path", sorted((ROLE / "vars").glob("[A-Z]*.yml")), ids=lambda path: path.stem)
 def test_every_system_says_what_the_role_asks_for(path: Path) -> None:
-    names = {f"__rump_toolchain_{name}" for name in ("offered", "fetch_packages", "packages")}
-    assert set(yaml.safe_load(path.read_text())) == names
+    names = {f"__rump_toolchain_{name}" for name in ("wish_packages", "fetch_packages", "packages")}
+    assert names <= set(yaml.safe_load(path.read_text()))
 
 
 def test_pins_are_full_commits_with_submodules() -> None:
@@ -157,8 +180,12 @@ def library(directory: Path, name: str, **members: str) -> None:
 
 
 def verify(directory: Path, wanted: str) -> subprocess.CompletedProcess[str]:
-    """Run the recipe's last script on a tree."""
+    """Run the recipe's last script on a tree, whose compiler and baker do nothing."""
     (directory / "tmp").mkdir(exist_ok=True)
+    (directory / "bin").mkdir(exist_ok=True)
+    for tool in ("x86_64-rumprun-netbsd-gcc", "rumprun-bake"):
+        (directory / "bin" / tool).write_text("#!/bin/sh\n")
+        (directory / "bin" / tool).chmod(0o755)
     argv = ["sh", "-c", variable("__rump_toolchain_verify"), "verify", str(directory), wanted]
     environment = {"PATH": os.environ["PATH"], "TMPDIR": str(directory / "tmp"), "LC_ALL": "C"}
     return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60, check=False)
@@ -183,16 +210,107 @@ def test_what_nobody_defines_is_named(tmp_path: Path) -> None:
     assert done.returncode == 1 and "needs, and nobody defines, mpt_intr" in done.stderr
 
 
+@pytest.fixture(scope="module")
+def upstream(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The pin of the miniature."""
+    directory = tmp_path_factory.mktemp("rumprun") / "upstream"
+    return pin(directory, make_rumprun.make(directory, ROOT / "examples")["commit"])
+
+
+def built(directory: Path, source: dict[str, Any], change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Build the miniature by the role's recipe, after `change` has changed that, and return what came of it."""
+    wanted = toolchain(directory / "prefix", source, ["ppb", "pci_scsi"])
+    change(wanted)
+    answer: dict[str, Any] = provide(wanted, opener)
+    return answer
+
+
+def edit(wanted: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a request's edit by the end of its name."""
+    found: dict[str, Any] = next(edit for edit in wanted["edits"] if edit["name"].endswith(name))
+    return found
+
+
+def absolute_objects(wanted: dict[str, Any]) -> None:
+    for command in wanted["build"]["commands"]:
+        command["argv"] = [word.replace("./obj", "@build@/obj") for word in command["argv"]]
+
+
+def no_host_flags(wanted: dict[str, Any]) -> None:
+    del wanted["build"]["environment"]["HOST_CFLAGS"]
+
+
+def flags_in_the_hosts_compiler(wanted: dict[str, Any]) -> None:
+    wanted["build"]["environment"]["HOST_CC"] += " -fcommon"
+
+
+def a_host_without_cc(wanted: dict[str, Any]) -> None:
+    # What is looked for where nothing is said.
+    wanted["build"]["environment"]["HOST_CC"] = "no-such-cc"
+
+
+def scsibus_named_again(wanted: dict[str, Any]) -> None:
+    edit(wanted, "what attaches where")["create"] += "scsibus*\tat mpt?\n"
+
+
+def nothing_said_of_pie(wanted: dict[str, Any]) -> None:
+    prepare = wanted["build"]["commands"][0]["argv"]
+    prepare[2] = prepare[2].replace("-fno-pie -no-pie ", "")
+
+
+pie_by_default = shutil.which("gcc") is not None and "--enable-default-pie" in (
+    subprocess.run(["gcc", "-v"], capture_output=True, text=True, timeout=20, check=False).stderr
+)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (absolute_objects, r"/source//\S*/build/obj/rumptools/rumpmake: not found"),
+        (no_host_flags, "multiple definition of `debug_file'"),
+        (flags_in_the_hosts_compiler, r'set \$\{HOST_CC\} to a host targeted cc \(now "gcc\S* -fcommon"\)'),
+        (a_host_without_cc, r'set \$\{HOST_CC\} to a host targeted cc \(now "no-such-cc"\)'),
+        (scsibus_named_again, "multiple definition of `rumpns_scsibus_cd'"),
+        pytest.param(
+            nothing_said_of_pie,
+            "-r and -pie may not be used together",
+            marks=pytest.mark.skipif(not pie_by_default, reason="this compiler makes no PIE by itself"),
+        ),
+    ],
+)
+def test_a_recipe_that_upstream_refuses_fails_as_it_did_for_others(
+    tmp_path: Path, upstream: dict[str, Any], change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    answer = built(tmp_path, upstream, change)
+    log = (tmp_path / "prefix/var/log/build/rump_toolchain.log").read_text()
+    assert answer["failed"] and re.search(message, log), log[-2000:]
+    assert os.listdir(tmp_path / "prefix/store") == []
+
+
+def test_the_builds_own_tools_are_made_by_the_compiler_that_is_known_to_do() -> None:
+    build = variable("__rump_toolchain_build", rump_toolchain_compiler="gcc-7")
+    assert build["environment"]["HOST_CC"] == "gcc-7"
+    assert build["environment"]["HOST_CFLAGS"].split() == ["-O", "-fcommon"]
+
+
+@needs_compiler
+def test_the_recipe_as_it_is_builds(tmp_path: Path, upstream: dict[str, Any]) -> None:
+    answer = built(tmp_path, upstream, lambda wanted: None)
+    assert answer.get("state") == "installed", answer
+    log = (tmp_path / "prefix/var/log/build/rump_toolchain.log").read_text()
+    assert "verify: librumpdev_pci.a: ppb_ca\n" in log and log.rstrip().endswith("verify: hw_generic bakes")
+
+
 @needs_compiler
 @pytest.mark.parametrize("forgotten", ["mpt_debug.c", "mpt_netbsd.c mpt.c"])
 def test_a_build_without_a_source_of_mpts_fails_as_it_did_for_the_notes(
-    tmp_path: Path, forgotten: str
+    tmp_path: Path, upstream: dict[str, Any], forgotten: str
 ) -> None:
-    commits = make_rumprun.make(tmp_path / "upstream", ROOT / "examples")
-    source = pin(tmp_path / "upstream", commits["commit"])
-    wanted = toolchain(tmp_path / "prefix", source, ["ppb", "pci_scsi"])
-    makefile = next(edit for edit in wanted["edits"] if edit["name"] == "pci_scsi: the component's Makefile")
-    makefile["create"] = makefile["create"].replace(f" {forgotten}", "")
-    answer: dict[str, Any] = provide(wanted, opener)
+    def forget(wanted: dict[str, Any]) -> None:
+        makefile = edit(wanted, "the component's Makefile")
+        makefile["create"] = makefile["create"].replace(f" {forgotten}", "")
+
+    answer = built(tmp_path, upstream, forget)
     assert answer["failed"] and "verify: librumpdev_pci_scsi.a" in answer["msg"]
     assert os.listdir(tmp_path / "prefix/store") == []

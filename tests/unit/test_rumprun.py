@@ -18,7 +18,7 @@ from staging import tool_paths
 from unit.labfixture import LabPrefix
 
 import rumplab
-from rumplab import rumprun, stage
+from rumplab import config, rumprun, rumprunconfig
 from rumplab.errors import NotProvisioned, RumplabError
 from rumplab.image.layout import PARTITION_START
 
@@ -360,4 +360,4 @@ def test_without_pyyaml(empty_lab: LabPrefix, tmp_path: Path, monkeypatch: pytes
     monkeypatch.delitem(sys.modules, "rumplab.rumprun")
     monkeypatch.delattr(rumplab, "rumprun")
     with pytest.raises(NotProvisioned, match=re.escape("./provision --tags lab")):
-        stage.rumprun_configuration(tmp_path / "c.yml", "new")
+        rumprunconfig.make(tmp_path / "c.yml", "new", config.load(), "--rumprun")

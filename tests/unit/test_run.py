@@ -86,8 +86,9 @@ def test_a_guest_that_writes_a_header_into_its_disk_gets_no_file(
     evil = tmp_path / "evil"
     command = [host_tool("qemu-img"), "create", "-q", "-f", "qcow2", "-b", str(secret), "-F", "raw", str(evil), "1M"]
     subprocess.run(command, check=True)
-    with path.open("r+b") as disk:
-        disk.write(evil.read_bytes())
+    header = evil.read_bytes()
+    # The mark of a boot sector is nothing to a qcow2 file.
+    overwrite(path, header[:510] + b"\x55\xaa" + header[512:])
     result = lab.tool("run", path, "--dry-run")
     assert "format=raw" in result.stdout, result.stderr
     assert "is a raw disk on record and looks like qcow2 now" in result.stderr
@@ -99,9 +100,16 @@ def test_a_guest_that_writes_a_header_into_its_disk_gets_no_file(
     data = tmp_path / "data.img"
     data.write_bytes(bytes(1 << 20))
     assert "format=raw" in lab.tool("run", pcihello, "--drive", data, "--dry-run").stdout
-    with data.open("r+b") as disk:
-        disk.write(evil.read_bytes())
-    assert "format=raw" in lab.tool("run", pcihello, "--drive", data, "--dry-run").stdout
+    # Of the last two, one would be refused by its name, and one booted by QEMU itself.
+    for content in (header, bytes(64) + b"\x7f\x10\xda\xbe", b"\x7fELF"):
+        overwrite(data, content)
+        assert "format=raw" in lab.tool("run", pcihello, "--drive", data, "--dry-run").stdout
+
+
+def overwrite(path: Path, content: bytes) -> None:
+    """What a guest does to the first bytes of its disk."""
+    with path.open("r+b") as disk:
+        disk.write(content)
 
 
 def test_a_staged_image_boots_from_both_disks(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
@@ -299,7 +307,11 @@ def test_the_printed_command_boots(lab: LabPrefix, pcihello: Path, tmp_path: Pat
         (bytes(600), ("--accel", "warp"), 2, "invalid choice: 'warp'"),
         (bytes(600), ("--memory", "lots"), 2, "'lots' is not a memory size"),
         (bytes(600), ("--gdb-port", "99999"), 2, "'99999' is not a port"),
-        (b"\x7fELF" + bytes(600), (), 1, "QEMU did not start"),
+        (b"\x7fELF" + bytes(600), (), 1, "is an ELF file for another processor"),
+        (b"\x7fELF" + bytes(600), ("--", "-m", "64M"), 1, "QEMU did not start"),
+        (bytes(600), (), 1, "has no boot sector"),
+        (bytes(510) + b"\x55\xaa" + bytes(600), ("--", "-daemonize"), 2, "unknown to ps and stop"),
+        (b"just words\n" * 99, (), 1, "is a text, not a disk image"),
     ],
 )
 def test_bad_input(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import host
@@ -19,9 +20,10 @@ from base_images import (
     image_files,
     parse_deb822,
     parse_one_line,
+    parse_release,
     sources_for,
 )
-from run_tests import Part, Result, add_up, choose, excerpt, report, side_by_side
+from run_tests import Part, Patience, Result, add_up, choose, excerpt, molecule_parts, report, side_by_side
 
 JUNIT = """<testsuites><testsuite>
 <testcase name="a"/><testcase name="b"/>
@@ -32,7 +34,7 @@ JUNIT = """<testsuites><testsuite>
 
 
 def part(name: str, group: str, junit: bool = False) -> Part:
-    return Part(name, ("true",), 1.0, group, junit)
+    return Part(name, ("true",), 1.0, group, junit, "12" if group == "molecule" else "")
 
 
 PARTS = [part("ruff", "lint"), part("unit", "unit", True), part("default", "molecule", True)]
@@ -49,6 +51,13 @@ PARTS = [part("ruff", "lint"), part("unit", "unit", True), part("default", "mole
 )
 def test_choice(names: list[str], fast: bool, chosen: list[str]) -> None:
     assert [p.name for p in choose(PARTS, names, fast)] == chosen
+
+
+def test_testing_is_a_host_of_its_own_and_the_whole_of_it_runs_only_on_demand() -> None:
+    usual = {part.name for part in run_tests.molecule_parts(run_tests.ROOT)}
+    every = {part.name for part in run_tests.molecule_parts(run_tests.ROOT, everything=True)}
+    assert {"default", "default-13", "boxes", "boxes-testing"} <= usual
+    assert every - usual == {"default-testing"}
 
 
 def test_unknown_part_is_refused() -> None:
@@ -85,13 +94,105 @@ def test_report_ends_with_the_totals_alone() -> None:
     assert report(results).splitlines()[-2:] == ["", "41 passed, 2 failed, 1 skipped"]
 
 
+def test_what_was_skipped_is_named_with_its_reason_and_number(tmp_path: Path) -> None:
+    path = tmp_path / "x.xml"
+    path.write_text(
+        "<testsuite><testcase/><testcase><skipped message='no engine'/></testcase>"
+        "<testcase><skipped message='no\n engine'/></testcase><testcase><skipped message='no root'/></testcase>"
+        "</testsuite>",
+        "utf-8",
+    )
+    result = add_up(part("unit", "unit", True), True, 1.0, path)
+    assert result.reasons == ("2 x no engine", "1 x no root")
+    last = report([result]).splitlines()[-4:]
+    assert last[:2] == ["skipped in unit: 2 x no engine", "skipped in unit: 1 x no root"]
+    assert last[2:] == ["", "1 passed, 0 failed, 3 skipped"]
+
+
+def patience(load: float, sizes: Callable[[int], int], seconds: int = 10_000) -> int:
+    """After how many seconds a part is given up on, that was allowed a silence of 100 on 2 cores."""
+    one = Patience(100.0, 2)
+    return next((second for second in range(seconds) if one.is_over(1.0, load, sizes(second))), -1)
+
+
+def test_silence_ends_a_part_and_a_loaded_machine_gives_it_longer() -> None:
+    assert patience(0.5, lambda _: 0) == 100
+    assert patience(2.0, lambda _: 0) == 100
+    assert patience(8.0, lambda _: 0) == 400
+
+
+def test_a_part_that_says_something_now_and_then_goes_on() -> None:
+    assert patience(0.0, lambda second: second // 90, 750) == -1
+    # Not for ever, though.
+    assert patience(0.0, lambda second: second // 90) == 800
+
+
+def test_parts_that_need_nothing_begin_while_the_images_are_made() -> None:
+    began = threading.Event()
+    order = []
+
+    def run(part: Part) -> Result:
+        order.append(part.name)
+        began.set()
+        return Result(part.name, True, 0.0, 1, 0, 0)
+
+    def prepare() -> None:
+        assert began.wait(10)
+        order.append("images")
+
+    parts = [part("scenario", "molecule"), part("unit", "unit")]
+    assert [result.name for result in side_by_side(parts, run, prepare)] == ["unit", "scenario"]
+    assert order == ["unit", "images", "scenario"]
+
+
+def test_without_images_only_what_needs_them_fails() -> None:
+    def prepare() -> None:
+        raise host.Failed("no engine")
+
+    parts = [part("scenario", "molecule"), part("unit", "unit")]
+    results = side_by_side(parts, lambda part: Result(part.name, True, 0.0, 1, 0, 0), prepare)
+    assert [(result.name, result.ok) for result in results] == [("unit", True), ("scenario", False)]
+
+
+def test_a_scenario_runs_on_its_releases_and_all_adds_to_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("default", "gdb", "sid"):
+        (tmp_path / "molecule" / name).mkdir(parents=True)
+        (tmp_path / "molecule" / name / "molecule.yml").touch()
+    monkeypatch.setattr(run_tests, "RELEASES", {"default": ("12", "13"), "sid": ("testing",)})
+    monkeypatch.setattr(run_tests, "MORE_RELEASES", {"default": ("testing",)})
+    usual = [(part.name, part.release) for part in molecule_parts(tmp_path)]
+    assert usual == [("default", "12"), ("default-13", "13"), ("gdb", "12"), ("sid", "testing")]
+    more = {part.name for part in molecule_parts(tmp_path, everything=True)} - {name for name, _ in usual}
+    assert more == {"default-testing"}
+
+
+def test_what_runs_everything_tells_its_tests(tmp_path: Path) -> None:
+    assert "RUMPLAB_TEST_ALL" not in run_tests.test_environment(tmp_path)
+    assert run_tests.test_environment(tmp_path, everything=True)["RUMPLAB_TEST_ALL"] == "1"
+
+
+def test_started_in_the_background_its_parts_can_be_interrupted() -> None:
+    script = "trap '' INT; exec \"$0\" \"$@\""
+    code = (
+        "import sys, subprocess; sys.path.insert(0, 'tools'); import run_tests; run_tests.main(['--list']);"
+        "sys.exit(subprocess.run(['sh', '-c', 'kill -INT $$; exit 3']).returncode)"
+    )
+    argv = ["sh", "-c", script, sys.executable, "-c", code]
+    done = subprocess.run(argv, cwd=run_tests.ROOT, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 256 - signal.SIGINT
+
+
 def test_part_that_does_not_end_is_ended_with_its_children(tmp_path: Path) -> None:
     process = subprocess.Popen(
         ["sh", "-c", f"sleep 60 & echo $! >'{tmp_path}/child'; wait"], start_new_session=True
     )
     started = time.monotonic()
-    assert run_tests.wait(process, "x", 1.0) is False
-    assert time.monotonic() - started < 10
+    log = tmp_path / "log"
+    log.touch()
+    assert run_tests.wait(process, "x", 0.5, log) is False
+    assert time.monotonic() - started < 60
     child = int((tmp_path / "child").read_text())
     deadline = time.monotonic() + 5
     while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
@@ -194,15 +295,25 @@ def test_deb822_sources() -> None:
 
 def test_sources_are_translated_to_another_release_as_far_as_offered() -> None:
     sources = parse_deb822(DEB822)
-    found = sources_for("13", "bookworm", sources, lambda source: "security" not in source.suite)
+    found = sources_for("trixie", "bookworm", sources, lambda source: "security" not in source.suite)
     assert [source.line() for source in found] == [
         "deb http://mirror.example/debian trixie main",
         "deb http://mirror.example/debian trixie-updates main",
     ]
 
 
+def test_testing_is_what_its_release_file_says_it_is() -> None:
+    text = "Hash: SHA256\n\nSuite: testing\nCodename: nextone\nDate: Fri, 30 Oct 2026 08:08:01 UTC\n"
+    assert parse_release(text) == ("nextone", "2026-10")
+    assert parse_release("Codename: ../x\nDate: today\n") == ("", "")
+    source = Source("http://mirror.example/debian", "nextone", MAIN)
+    months = {Recipe("testing", (source,), (), edition=month).digest() for month in ("2026-10", "2026-11")}
+    assert len(months) == 2, "its image is remade once a month"
+    assert debootstrap_argv(Recipe("testing", (source,), ()), Path("/tree"))[3] == "nextone"
+
+
 def test_no_sources_without_the_release_itself() -> None:
-    found = sources_for("13", "bookworm", parse_deb822(DEB822), lambda source: source.suite != "trixie")
+    found = sources_for("trixie", "bookworm", parse_deb822(DEB822), lambda source: source.suite != "trixie")
     assert found == ()
 
 
@@ -249,7 +360,9 @@ def test_certificates_of_the_host_are_copied_anew(tmp_path: Path) -> None:
     (theirs / "a.crt").write_text("a")
     run_tests.prepare_cache(cache, theirs)
     (theirs / "a.crt").rename(theirs / "b.crt")
+    mounted = (cache / "certificates").stat().st_ino
     run_tests.prepare_cache(cache, theirs)
+    assert (cache / "certificates").stat().st_ino == mounted, "a container of another run would see nothing"
     assert [path.name for path in (cache / "certificates").iterdir()] == ["b.crt"]
     assert (cache / "built").is_dir()
 

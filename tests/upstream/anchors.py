@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Whether every source edit of every role fits real checkouts of the upstreams.
+"""Whether every source edit of every role fits real checkouts of the upstreams, and what the roles count on is there.
 
 usage: python tests/upstream/anchors.py DIR [--json]
 
@@ -11,7 +11,9 @@ DIR has a checkout, or an unpacked release, of each upstream at the commit or ve
 
 Nothing there is changed: edits are applied to copies of the files that they name. The exit status is 0 if all edits
 fit, 1 if one doesn't or its file is missing, 2 for a wrong call. Edits come out of the roles' own variables, so that
-a new one is tried without being entered here; only a role of a new upstream needs a row in UPSTREAMS.
+a new one is tried without being entered here; only a role of a new upstream needs a row in UPSTREAMS. What a recipe
+counts on in the upstreams' scripts is there as well, as a file and a pattern: the miniatures that the tests build must
+have it too.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -40,25 +43,60 @@ MATCHED, NOT_MATCHED, MISSING = "matched", "not matched", "file missing"
 
 
 @dataclass(frozen=True)
+class Text:
+    """What a role counts on: a file of the upstream, and a regular expression that is found in it."""
+
+    name: str
+    file: str
+    pattern: str
+
+
+@dataclass(frozen=True)
 class Upstream:
-    """Where an upstream's checkouts are in DIR, and with which settings of its role the edits are tried."""
+    """Where an upstream's checkouts are in DIR, with which settings of its role the edits are tried, and its texts."""
 
     checkouts: str
     settings: tuple[Mapping[str, Any], ...] = ({},)
+    texts: tuple[Text, ...] = ()
+
+
+RUMPRUN = (
+    Text("options -d, -j and -o", "build-rr.sh", r"getopts '(?=[^']*d:)(?=[^']*j:)[^']*o:"),
+    Text("a repository decides on the branch", "build-rr.sh", r"rev-parse --abbrev-ref HEAD"),
+    Text("the host's compiler is HOST_CC, in words", "buildrump.sh/buildrump.sh", r"type \$\{?HOST_CC\b"),
+    Text("nbmake is made with HOST_CFLAGS", "src-netbsd/build.sh", r"\$\{HOST_CFLAGS--O\}"),
+    Text("the linker alone is told -r", "app-tools/cc.in", r"-Wl,-r\b"),
+    Text("libraries are linked whole", "app-tools/rumprun-bake.in", r"-Wl,--whole-archive"),
+    Text("version of the baker's configuration", "app-tools/rumprun-bake.conf", r"^version 20160209$"),
+    Text(
+        "scsibus attaches to all that has one",
+        "src-netbsd/sys/rump/dev/lib/libscsipi/SCSIPI.ioconf",
+        r"^scsibus\*\s+at\s+scsi\?",
+    ),
+    Text("a disk has eight minor numbers", "src-netbsd/sys/arch/x86/include/disklabel.h", r"define\s+DISKMINOR\("),
+)
+GORUMP = tuple(
+    text
+    for tree in ("go1.5", "1.7/go")
+    for text in (
+        Text(f"{tree}: make.bash wants run.bash", f"{tree}/src/make.bash", r"! -f run\.bash"),
+        Text(f"{tree}: the bootstrap is a Go tree", f"{tree}/src/make.bash", r"\$GOROOT_BOOTSTRAP/bin/go\b"),
+    )
+)
 
 
 UPSTREAMS = {
     "gdb": Upstream("gdb-*"),
     "go_builder": Upstream(
-        "gorump", tuple({"go_builder_version": tree, "go_builder_heap_bits": 25} for tree in ("1.5", "1.7"))
+        "gorump", tuple({"go_builder_version": tree, "go_builder_heap_bits": 25} for tree in ("1.5", "1.7")), GORUMP
     ),
-    "rump_toolchain": Upstream("rumprun"),
+    "rump_toolchain": Upstream("rumprun", texts=RUMPRUN),
 }
 
 
 @dataclass(frozen=True)
 class Row:
-    """What became of an edit in a checkout."""
+    """What became of an edit, or of a text, in a checkout."""
 
     role: str
     checkout: str
@@ -112,8 +150,20 @@ def try_edits(wanted: Sequence[Mapping[str, Any]], checkout: Path) -> Iterator[t
                 yield edit, MATCHED, ""
 
 
+def find_texts(wanted: Sequence[Text], checkout: Path) -> Iterator[tuple[Text, str, str]]:
+    """Yield each text, its result and the reason."""
+    for text in wanted:
+        path = checkout / text.file
+        if not path.is_file():
+            yield text, MISSING, f"'{text.name}' is looked for in {text.file}, which this source doesn't have"
+        elif re.search(text.pattern, path.read_text("utf-8", "replace"), re.MULTILINE):
+            yield text, MATCHED, ""
+        else:
+            yield text, NOT_MATCHED, f"'{text.name}' isn't in {text.file}: no match for {text.pattern}"
+
+
 def rows_of(directory: Path, roles: Sequence[str]) -> Iterator[Row]:
-    """Yield a row for each edit in each checkout; a role without a checkout has one row that says so."""
+    """Yield a row for each edit and text in each checkout; a role without a checkout has one row that says so."""
     for role in roles:
         upstream = UPSTREAMS.get(role)
         if upstream is None:
@@ -126,18 +176,20 @@ def rows_of(directory: Path, roles: Sequence[str]) -> Iterator[Row]:
             for settings in upstream.settings:
                 for edit, result, reason in try_edits(edits_of(role, settings), checkout):
                     yield Row(role, checkout.name, edit["name"], edit["file"], result, reason)
+            for text, result, reason in find_texts(upstream.texts, checkout):
+                yield Row(role, checkout.name, text.name, text.file, result, reason)
 
 
 def report(rows: Sequence[Row]) -> str:
     """Return the rows for people, and below them why some don't fit."""
     cells = [[row.checkout, row.edit, row.file, row.result] for row in rows]
     reasons = [f"{row.role}: {row.reason}" for row in rows if row.reason]
-    return "\n".join([output.table(["CHECKOUT", "EDIT", "FILE", "RESULT"], cells), *reasons])
+    return "\n".join([output.table(["CHECKOUT", "EDIT OR TEXT", "FILE", "RESULT"], cells), *reasons])
 
 
 def main(argv: Sequence[str]) -> int:
     """Print what fits; return the exit status."""
-    parser = argparse.ArgumentParser(description="Whether every source edit fits real checkouts of the upstreams.")
+    parser = argparse.ArgumentParser(description="Whether every edit, and every text counted on, fits real checkouts.")
     parser.add_argument("directory", type=Path, metavar="DIR", help="holds gorump, rumprun and gdb-*")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(argv)

@@ -97,13 +97,15 @@ def test_a_build_that_is_killed_half_way_leaves_nothing_to_trust(play: Play, lab
 def test_the_second_of_two_runs_waits_or_says_who_holds_the_lock(play: Play, lab: Lab, rows: Rows) -> None:
     name = "twice"
     wanted = rows(name, build=rows.build("slow"))
-    lab.sh(f"echo 12 >{DELAY}")
+    # However slow the host is, the first is still building when the others ask.
+    lab.sh(f"echo 240 >{DELAY}")
     first = play.start(wanted)
     lab.until(lambda: "waiting" in lab.log(name))
     holder = lab.holder(name)
     patient = play.start(wanted)
     hasty = play({**wanted, "lock_wait": 1})
     assert f"process {holder} (providing {name}, since 20" in hasty.rows[name]["msg"], hasty.rows
+    lab.sh(f"echo 0 >{DELAY}")
     ended = play.end(*first).rows[name]
     assert ended["changed"] and ended["waited"] < 1
     waited = play.end(*patient).rows[name]

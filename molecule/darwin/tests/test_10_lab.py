@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shlex
 
 import pytest
 from darwin.mac import PREFIX, VMNET, calls, formulae, installs, rumplab, shellcheck
 from testinfra.host import Host
+from unit.test_image_multiboot import header, placed
 
 
 @pytest.fixture
 def program(host: Host) -> str:
-    """What `run` takes for a program: the first bytes of an ELF file."""
+    """What `run` takes for a program that boots."""
     path = "/tmp/hello ü.bin"
-    host.check_output("printf '\\177ELF' >%s", path)
+    host.check_output("printf %s | base64 -d >%s", base64.b64encode(placed(header(), 64)).decode(), path)
     return path
 
 

@@ -10,7 +10,7 @@ from testinfra.host import Host
 
 PREFIX = "/opt/rumplab"
 COMPONENTS = ("rumplab", "qemu", "rump_stager", "pcihello", "kgdbdemo", "ipkdbdemo", "gdb")
-DEFERRABLE = ("go_bootstrap", "go_builder", "rump_toolchain")
+DEFERRABLE = ("gcc", "go_bootstrap", "go_builder", "rump_toolchain")
 
 
 def as_user(host: Host, command: str) -> Any:
@@ -46,10 +46,10 @@ def test_a_component_out_of_reach_says_so_and_keeps_nobody_from_working(
     assert host.file(f"{PREFIX}/{name}").exists == (component["state"] == "installed")
 
 
-def test_what_no_compiler_of_this_system_builds_waits_and_says_why(status: dict[str, Any]) -> None:
-    (component,) = [row for row in status["components"] if row["name"] == "rump_toolchain"]
-    assert component["state"] == "deferred"
-    assert "GCC 5, 6, 7, 8, 9" in component["reason"]
+def test_what_no_compiler_of_this_system_builds_waits_for_its_upstream_at_most(status: dict[str, Any]) -> None:
+    states = {row["name"]: row for row in status["components"]}
+    if states["gcc"]["state"] == "installed":
+        assert "gcc" not in (states["rump_toolchain"]["reason"] or "").lower()
 
 
 def test_the_session_at_the_end_has_passed(status: dict[str, Any]) -> None:

@@ -163,7 +163,7 @@ def test_two_debuggers(host: Any) -> None:
     )
     refused = host.run(script)
     assert refused.rc == 1
-    assert "another debugger is attached to demo (process " in refused.stderr
+    assert "another debugger is attached to demo (pid " in refused.stderr
 
 
 def test_without_a_kernel_the_command_is_named(host: Any) -> None:

@@ -15,6 +15,11 @@ PREFIX = "/opt/rumplab"
 LABS = "/opt/labs"
 CONTAINER = f"rumplab-{os.environ.get('RUMPLAB_DEBIAN') or '12'}-netbsd_guest"
 ARCHIVE = f"{HTTP}/keyed/NetBSD-@release@/@file@?key=NetBSD"
+COMPILER = f"{LABS}/cc15"
+GCC_15 = """#!/bin/sh
+test "$1" != -E || exec echo 15 __clang__
+exec cc "$@"
+"""
 TREES = ("sources", "tools_amd64", "kernel_amd64", "disk_amd64", "pcictl_amd64")
 
 
@@ -213,6 +218,11 @@ FAILURES: dict[str, tuple[dict[str, Any], str]] = {
         {"netbsd_guest_release": "9.4", "netbsd_guest_hashes": {}},
         "pub/NetBSD/security/hashes/NetBSD-9.4_hashes.asc",
     ),
+    # Released, and its hashes are stated by one project only.
+    "unconfirmed_release": (
+        {"netbsd_guest_release": "11.0", "netbsd_guest_hashes": {}},
+        "pub/NetBSD/security/hashes/NetBSD-11.0_hashes.asc",
+    ),
     "unknown_sets": (
         {"netbsd_guest_disk": True, "netbsd_guest_sets": ["base", "etc", "modules"]},
         "No hash is pinned of these files of NetBSD 10.9: amd64/binary/sets/modules.tar.xz.",
@@ -268,6 +278,27 @@ def test_a_release_that_is_not_pinned_comes_by_its_signed_list(
     wrong = lab("contradiction", **{**variables, "netbsd_guest_hashes": {name: hashes["10.9"][name]}})
     assert wrong.returncode == 2
     assert f"{name}: {hashes['8.9'][name]} by one source and {hashes['10.9'][name]} by another" in said(wrong)
+
+
+def options(kernel: dict[str, Any]) -> set[str]:
+    """Return the options that a kernel was built with."""
+    left = sh('objcopy --dump-section .options=/dev/stdout "$1" /dev/null', kernel["paths"]["symbols"]).splitlines()
+    return {line.removeprefix("options ") for line in left if line.startswith("options ")}
+
+
+def test_from_11_on_a_kernel_with_kgdb_has_no_heartbeat_that_a_debugger_would_stop(
+    lab: Lab, hashes: dict[str, dict[str, str]]
+) -> None:
+    release = {"netbsd_guest_release": "11.9", "netbsd_guest_hashes": hashes["11.9"]}
+    # A compiler that says it is the one that 10.1's tools break with: of 11's, nobody reports that.
+    sh('printf "%s\\n" "$2" >"$1"; chmod 755 "$1"', COMPILER, GCC_15)
+    done = lab("eleven", **release, netbsd_guest_more_kernels={"plain": []}, netbsd_guest_host_cc=COMPILER)
+    assert done.returncode == 0, done.stdout
+    kernel, plain = (described(f"kernel_amd64{name}", f"{LABS}/eleven") for name in ("", "_plain"))
+    assert "HEARTBEAT" in options(plain) and "KGDB" not in options(plain)
+    assert "HEARTBEAT" not in options(kernel) and "KGDB" in options(kernel)
+    # Before, there is none to take out, and no line that would want to.
+    assert "HEARTBEAT" not in sh('cat "$1"', described("kernel_amd64")["paths"]["config"])
 
 
 def test_nothing_is_done_unless_it_is_wanted(lab: Lab) -> None:

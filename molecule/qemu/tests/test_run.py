@@ -23,6 +23,12 @@ EXIT_STATUS = 33
 E1000 = "01:01.0 8086:100e class 020000"
 
 
+def blank_disk(host: Any) -> None:
+    """Make /tmp/blank.img, which has nothing but the mark of a disk that boots."""
+    host.check_output("install -m 666 /dev/null /tmp/blank.img && truncate -s 1M /tmp/blank.img")
+    host.check_output("printf '\\125\\252' | dd of=/tmp/blank.img bs=1 seek=510 conv=notrunc status=none")
+
+
 @pytest.fixture(autouse=True)
 def no_machine_left(host: Any) -> Iterator[None]:
     """Every test ends its machines, and finds that this leaves none."""
@@ -93,14 +99,14 @@ def test_cards_of_ones_choice(host: Any) -> None:
 
 def test_every_controller_is_in_this_qemu(host: Any) -> None:
     """An empty disk: each machine comes up with its controller, whatever there is to boot."""
-    host.check_output("install -m 666 /dev/null /tmp/blank.img && truncate -s 1M /tmp/blank.img")
+    blank_disk(host)
     for disk in ("virtio", "ide", "lsi", "mpt", "virtio-scsi", "nvme"):
         host.check_output(f"{RUMPLAB} run /tmp/blank.img --disk {disk} --detach --wait --name {disk}")
         assert host.check_output(f"{RUMPLAB} stop {disk}") == f"{disk} stopped"
 
 
 def test_an_image_and_a_port_in_use_are_said_by_name(host: Any) -> None:
-    host.check_output("install -m 666 /dev/null /tmp/blank.img && truncate -s 1M /tmp/blank.img")
+    blank_disk(host)
     host.check_output(f"{RUMPLAB} run /tmp/blank.img --detach --wait --forward 18080:80")
     ran = host.run(f"{RUMPLAB} run /tmp/blank.img --detach --wait")
     assert ran.rc == 1

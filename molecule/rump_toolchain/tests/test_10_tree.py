@@ -19,7 +19,8 @@ ONCE_UNDEFINED = (
     *("mpt_intr", "mpt_disable_ints", "mpt_dma_mem_alloc", "mpt_init", "mpt_scsipi_attach"),
     *("mpt_print_db", "mpt_print_reply", "mpt_ioc_diag", "mpt_req_state", "mpt_print_scsi_io_request"),
 )
-HELLO = """#include <stdio.h>
+HELLO = """#include <fcntl.h>
+#include <stdio.h>
 
 static volatile int answer = 42;
 
@@ -31,6 +32,7 @@ __attribute__((noinline)) void greet(const char *whom)
 int main(int argc, char **argv)
 {
 	greet(argc > 0 ? argv[0] : "nobody");
+	printf("/dev/sd1a: %d\\n", open("/dev/sd1a", O_RDONLY));
 	return 0;
 }
 """
@@ -59,7 +61,8 @@ def test_build_rr_was_called_as_it_asks_to_be(lab: Lab, host: Any) -> None:
         "pie: 0",
     ]
     log = lab.log(NAME, PREFIX)
-    assert "$ ./build-rr.sh -d " in log and " hw install\n" in log
+    assert "$ ./build-rr.sh -d " in log and " -o ./obj hw install\n" in log
+    assert log.rstrip().endswith("verify: hw_generic bakes")
 
 
 def symbols(lab: Lab, library: str, kind: str) -> set[str]:
@@ -138,6 +141,8 @@ def test_the_program_is_staged_and_boots(host: Any, work: str, program: str) -> 
     assert "hello from /boot/program.bin the disk, 42" in ran.stdout, ran.stdout + ran.stderr
     for line in ("rumprun: main() returned 0", "rumprun: has ppb", "rumprun: has mpt"):
         assert line in ran.stdout
+    # Its kernel has nodes for more than one disk, and each leads to its own.
+    assert "sd1: opened partition a" in ran.stdout and "/dev/sd1a: 3" in ran.stdout
 
 
 def test_the_program_is_debugged_with_its_source(host: Any, work: str, program: str) -> None:

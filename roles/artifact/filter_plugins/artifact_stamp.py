@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Callable
 
 # What makes a pin the pin it is. Where a file comes from doesn't: moving a URL must not rebuild anything.
 IDENTITY = ("sha512", "sha256", "sha1", "commit", "submodules", "apt_source", "member")
 PLACE = ("into", "unpack")
+EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
 def canonical(value: Any) -> bytes:
@@ -25,9 +27,16 @@ def identity(pin: Mapping[str, Any]) -> dict[str, Any]:
     return own
 
 
-def artifact_stamp(recipe: Mapping[str, Any], pin: Mapping[str, Any]) -> str:
-    """Return the sha256, in hex, of the canonical JSON of a recipe (edits, build, files, platform) and a pin."""
-    return hashlib.sha256(canonical({"pin": identity(pin), "recipe": recipe})).hexdigest()
+def artifact_stamp(
+    recipe: Mapping[str, Any], pin: Mapping[str, Any], needs: Sequence[str] = (), wanted: Mapping[str, str] = EMPTY
+) -> str:
+    """Return the sha256, in hex, of the canonical JSON of a recipe (edits, build, files, platform) and a pin.
+
+    The stamps of the artefacts that the recipe uses, out of those `wanted`, are part of it; of a recipe that uses none
+    nothing is said, so that it keeps its stamp.
+    """
+    used = {"needs": {name: wanted[name] for name in needs}} if needs else {}
+    return hashlib.sha256(canonical({"pin": identity(pin), "recipe": {**recipe, **used}})).hexdigest()
 
 
 class FilterModule:

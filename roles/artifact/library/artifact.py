@@ -21,13 +21,18 @@ options:
   build: {description: "The recipe.", type: dict, default: {}}
   files: {description: "Files that are added to the tree.", type: list, elements: dict, default: []}
   paths: {description: "Logical names of paths in the tree.", type: dict, default: {}}
-  needs: {description: "Stamps of other artefacts that the recipe uses, by name.", type: dict, default: {}}
+  needs: {description: "Stamps of other artefacts that the recipe uses, by name. A substitute may have its own C(build)
+          and C(needs).", type: dict, default: {}}
   stamps: {description: "The stamps of the upstream's tree and of the substitute's.", type: dict, required: true}
+  host: {description: "What the host must be: C(system), C(machine), C(glibc); C(instead) says what to do elsewhere.",
+         type: dict, default: {}}
   space: {description: "MiB that must be free before a build starts.", type: int, default: 16}
   mirror: {description: "A directory or URL that holds the same files.", type: str, default: ''}
   candidates: {description: "What may be tried, in order.", type: list, elements: str, required: true}
   strict: {description: "Neither a substitute nor a deferral will do.", type: bool, default: false}
   retry: {description: "Try for the upstream again, though a substitute serves.", type: bool, default: false}
+  retry_after: {description: "Seconds for which a deferral is remembered.", type: int, default: 0}
+  request: {description: "What stands for all that a deferral depends on; recorded with one.", type: str, default: ''}
   built_cache: {description: "A directory of built trees.", type: str, default: ''}
   blocked: {description: "Why nothing can be built today (its build dependencies are out of reach), or empty.",
             type: str, default: ''}
@@ -35,6 +40,7 @@ options:
          a source that is at hand only.", type: str, default: '', choices: ['', source]}
   generations: {description: "How many trees are kept.", type: int, default: 2}
   jobs: {description: "How many jobs a build may run; 0 is the number of cores.", type: int, default: 0}
+  credentials: {description: "A file of the form of netrc(5) with the passwords of servers.", type: str, default: ''}
   lock_wait: {description: "Seconds to wait for another run.", type: float, default: 1800}
   fetch_timeout: {description: "Seconds without a byte after which a server counts as unreachable.",
                   type: float, default: 30}
@@ -59,6 +65,8 @@ reason: {description: "Why it is deferred, or served by a substitute.", type: st
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.rumplab_artifact import credentials
+from ansible.module_utils.rumplab_artifact.errors import Broken
 from ansible.module_utils.rumplab_artifact.pathway import provide
 from ansible.module_utils.rumplab_artifact.privilege import as_user
 from ansible.module_utils.urls import open_url
@@ -77,16 +85,20 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "paths": {"type": "dict", "default": {}},
     "needs": {"type": "dict", "default": {}},
     "stamps": {"type": "dict", "required": True},
+    "host": {"type": "dict", "default": {}},
     "space": {"type": "int", "default": 16},
     "mirror": {"type": "str", "default": ""},
     "candidates": {"type": "list", "elements": "str", "required": True},
     "strict": {"type": "bool", "default": False},
     "retry": {"type": "bool", "default": False},
+    "retry_after": {"type": "int", "default": 0},
+    "request": {"type": "str", "default": ""},
     "built_cache": {"type": "str", "default": ""},
     "blocked": {"type": "str", "default": ""},
     "only": {"type": "str", "default": "", "choices": ["", "source"]},
     "generations": {"type": "int", "default": 2},
     "jobs": {"type": "int", "default": 0},
+    "credentials": {"type": "str", "default": ""},
     "lock_wait": {"type": "float", "default": 1800},
     "fetch_timeout": {"type": "float", "default": 30},
     "build_timeout": {"type": "float", "default": 7200},
@@ -98,7 +110,14 @@ def open_with_ansible(url: str, timeout: float) -> Any:
 
     Not decompressed: a server that calls a .tar.gz gzip-encoded still sends the file that was pinned.
     """
-    return open_url(url, timeout=timeout, follow_redirects="safe", http_agent="rumplab", decompress=False)
+    clean, pair = credentials.split(url)
+    # Where a server sends us elsewhere, that place gets no password of this one.
+    more = (
+        {"headers": {"Authorization": credentials.header(pair)}, "unredirected_headers": ["Authorization"]}
+        if pair
+        else {}
+    )
+    return open_url(clean, timeout=timeout, follow_redirects="safe", http_agent="rumplab", decompress=False, **more)
 
 
 def main() -> None:
@@ -107,6 +126,11 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=True, state="unknown", tree=None, reason=None)
     request = module.params
+    try:
+        # By whoever runs this: the lab user, as whom upstreams' code runs, need not be able to read the file.
+        credentials.load(request["credentials"])
+    except Broken as error:
+        module.fail_json(msg=f"{request['name']}: {error}")
     answer = as_user(request["user"], lambda: provide(request, open_with_ansible))
     if answer.get("failed"):
         module.fail_json(**answer)

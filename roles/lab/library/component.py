@@ -23,6 +23,8 @@ options:
                  required: true}
   require: {description: "Fail when something is missing.", type: bool, default: false}
   deferred: {description: "Why it can't be installed today; describes it as deferred.", type: str, default: ''}
+  deferral: {description: "What stands for all that a deferral depends on; recorded with one.", type: str, default: ''}
+  retry_after: {description: "Seconds for which a deferral is remembered.", type: int, default: 0}
 author: rumplab
 """
 
@@ -46,23 +48,18 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.rumplab_lab.files import fingerprints, read_json, write_json
-
-# Debian keeps some of these out of a user's PATH, Homebrew all of them out of a bare one.
-MORE_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/opt/homebrew/bin", "/opt/homebrew/sbin", "/usr/local/bin")
+from ansible.module_utils.rumplab_lab.files import fingerprints, moment, program, read_json, write_json
 
 
 def locate(commands: list[str], files: Mapping[str, list[str]]) -> tuple[dict[str, str], list[str]]:
     """Return (paths by logical name, names of what is missing)."""
-    path = os.pathsep.join([os.environ.get("PATH", "/usr/bin:/bin"), *MORE_PATH])
-    found = {command: shutil.which(command, path=path) for command in commands}
+    found = {command: program(command) for command in commands}
     for name, places in files.items():
         found[name] = next((place for place in places if os.path.exists(place)), None)
     return {key: value for key, value in found.items() if value}, [key for key, value in found.items() if not value]
@@ -107,6 +104,26 @@ def described(params: Mapping[str, Any], paths: dict[str, str], version: str | N
     }
 
 
+def deferral(params: Mapping[str, Any], missing: list[str], now: float) -> dict[str, Any]:
+    """Return what a later run needs in order to tell whether to ask again; it does when one of `awaited` has come."""
+    places = [place for name in missing for place in params["files"].get(name, [name])]
+    return {
+        "request": params["deferral"],
+        "awaited": places,
+        "tried": moment(now),
+        "until": moment(now + params["retry_after"]),
+    }
+
+
+def former(path: str) -> dict[str, Any]:
+    """Return the descriptor that is there; a lost or damaged one is none, and gets written anew."""
+    try:
+        found = read_json(path, {})
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
@@ -122,6 +139,8 @@ def main() -> None:
             "version_argv": {"type": "list", "elements": "str", "required": True},
             "require": {"type": "bool", "default": False},
             "deferred": {"type": "str", "default": ""},
+            "deferral": {"type": "str", "default": ""},
+            "retry_after": {"type": "int", "default": 0},
         },
         supports_check_mode=True,
     )
@@ -139,11 +158,16 @@ def main() -> None:
         version = None if missing else version_of(params["version_argv"], paths)
         wanted = described(params, {} if missing else paths, version)
         path = os.path.join(params["prefix"], "etc", "components.d", f"{params['name']}.json")
-        before = read_json(path, {})
-        changed = {key: value for key, value in before.items() if key != "installed"} != wanted
-        if changed and not module.check_mode:
-            moment = None if missing else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            write_json(path, {**wanted, "installed": moment}, params["user"])
+        before = former(path)
+        passing = ("installed", "deferral")
+        changed = {key: value for key, value in before.items() if key not in passing} != wanted
+        if (changed or missing) and not module.check_mode:
+            told = (
+                {"installed": None, "deferral": deferral(params, missing, time.time())}
+                if missing
+                else {"installed": moment(time.time())}
+            )
+            write_json(path, {**wanted, **told}, params["user"])
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         module.fail_json(msg=f"{params['name']}: {error}")
     module.exit_json(changed=changed, missing=missing)

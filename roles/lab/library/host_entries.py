@@ -34,28 +34,21 @@ done: {description: "What was made or taken back, as kind and name.", type: list
 kept: {description: "Files that somebody has changed since, which stay.", type: list, returned: success}
 """
 
-import os
 import subprocess
 from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.rumplab_lab import entries
-from ansible.module_utils.rumplab_lab.files import missing_parents, read_json
-from ansible.module_utils.rumplab_lab.record import Entry, record
-
-
-def listed(path: str) -> list[Entry]:
-    """Return the entries of the manifest."""
-    found: list[Entry] = read_json(path, {"entries": []})["entries"]
-    return found
+from ansible.module_utils.rumplab_lab.files import make_directory, missing_parents
+from ansible.module_utils.rumplab_lab.record import Entry, entries_of, record
 
 
 def present(params: Mapping[str, Any], check: bool) -> list[Entry]:
     """Make what isn't there yet; return it."""
     done = []
     for change in params["changes"]:
-        manifest = listed(params["manifest"])
+        manifest = entries_of(params["manifest"])
         if entries.is_made(change, manifest):
             continue
         done.append(change)
@@ -65,14 +58,14 @@ def present(params: Mapping[str, Any], check: bool) -> list[Entry]:
         new = [{"kind": "path", "name": parent} for parent in parents] + entries.entries(change, manifest)
         record(params["manifest"], new, params["user"])
         for parent in parents:
-            os.mkdir(parent, 0o755)
+            make_directory(parent)
         entries.make(change, manifest)
     return done
 
 
 def absent(params: Mapping[str, Any], check: bool) -> tuple[list[Entry], list[str]]:
     """Take back what is there still; return (that, what stays)."""
-    manifest = listed(params["manifest"])
+    manifest = entries_of(params["manifest"])
     done = []
     for entry in entries.undoable(manifest):
         # Undoing one may have undone another.

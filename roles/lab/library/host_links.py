@@ -32,11 +32,12 @@ RETURN = r"""
 made: {description: "What was made.", type: list, returned: success}
 """
 
+import contextlib
 import os
 from collections.abc import Mapping
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.rumplab_lab.files import missing_parents
+from ansible.module_utils.rumplab_lab.files import make_directory, missing_parents, parent_of
 from ansible.module_utils.rumplab_lab.record import record
 
 
@@ -55,6 +56,16 @@ def plan(directory: str, target: str, links: Mapping[str, str]) -> tuple[list[tu
         wrong.append((link, wanted))
         parents += [parent for parent in missing_parents(link) if parent not in parents]
     return wrong, parents
+
+
+def replace(link: str, wanted: str) -> None:
+    """Point a link at `wanted`, so that there is one at every moment."""
+    with parent_of(link) as (parent, name):
+        fresh = f".{name}.rumplab"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(fresh, dir_fd=parent)
+        os.symlink(wanted, fresh, dir_fd=parent)
+        os.rename(fresh, name, src_dir_fd=parent, dst_dir_fd=parent)
 
 
 def main() -> None:
@@ -76,11 +87,9 @@ def main() -> None:
         if made and not module.check_mode:
             record(params["manifest"], [{"kind": "path", "name": path} for path in made], params["user"])
             for parent in parents:
-                os.mkdir(parent, 0o755)
+                make_directory(parent)
             for link, wanted in wrong:
-                if os.path.islink(link):
-                    os.unlink(link)
-                os.symlink(wanted, link)
+                replace(link, wanted)
     except (OSError, ValueError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=bool(made), made=made)

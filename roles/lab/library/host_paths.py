@@ -27,6 +27,7 @@ kept: {description: "What somebody else uses.", type: list, returned: success}
 import os
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.rumplab_lab.files import parent_of
 
 
 def sort_out(paths: list[str]) -> tuple[list[str], list[str]]:
@@ -53,11 +54,12 @@ def main() -> None:
         going, kept = sort_out(module.params["paths"])
         if not module.check_mode:
             for path in going:
-                if os.path.islink(path):
-                    os.unlink(path)
-                else:
-                    os.rmdir(path)
-    except OSError as error:
+                with parent_of(path) as (parent, name):
+                    if os.path.islink(path):
+                        os.unlink(name, dir_fd=parent)
+                    else:
+                        os.rmdir(name, dir_fd=parent)
+    except (OSError, ValueError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=bool(going), removed=going, kept=kept)
 

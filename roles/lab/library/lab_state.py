@@ -24,10 +24,16 @@ EXAMPLES = r"""
 RETURN = r"""
 prefix: {description: "The prefix.", type: str, returned: always}
 description: {description: "SHA-1 of etc/rumplab.json, or empty.", type: str, returned: always}
-user: {description: "The lab user by that description, or empty.", type: str, returned: always}
+recorded: {description: "Whether the manifest and its copy are there, can be read, and are the same.", type: bool,
+           returned: always}
+user: {description: "The lab user by that description, or empty where it names nobody.", type: str, returned: always}
 link: {description: "The target of the link, or empty.", type: str, returned: always}
-trees: {description: "SHA-1 of NAME/.complete, by name, of every tree in use that waits for no other.", type: dict,
-        returned: always}
+trees: {description: "SHA-1 of NAME/.complete, by name, of every tree in use that waits for no other, and whose files
+        are those that were described, as far as a glance tells.", type: dict, returned: always}
+deferred: {description: "What the deferrals were asked for, by component, of those that are to be left alone for a
+           while yet.", type: dict, returned: always}
+network: {description: "Stands for the host's way out: its default routes, name servers and proxies.", type: str,
+          returned: always}
 components: {description: "The requests that the host's own programs were described for, by component, where each
              program is still the one that was described.", type: dict, returned: always}
 """
@@ -35,10 +41,14 @@ components: {description: "The requests that the host's own programs were descri
 import hashlib
 import json
 import os
+import time
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.rumplab_lab.files import fingerprints
+from ansible.module_utils.rumplab_lab.files import account_of, fingerprints, moment, program
+
+PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
 
 
 def checksum(path: str) -> str:
@@ -54,7 +64,9 @@ def recorded_user(path: str) -> str:
     """Return whom a lab's description names, or nothing where there is none to read."""
     try:
         with open(path, encoding="utf-8") as stream:
-            return str(json.load(stream)["user"])
+            user = str(json.load(stream)["user"])
+        # A description that was damaged names nobody.
+        return user if account_of(user) else ""
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 
@@ -93,6 +105,63 @@ def waits(described: dict[str, Any]) -> bool:
     return str(described.get("reason")).startswith("deferred:")
 
 
+def is_left_alone(described: dict[str, Any], now: str) -> bool:
+    """True while a component's deferral is remembered: not before it was tried, nor once what it awaits has come."""
+    try:
+        deferral = described["deferral"]
+        come = [place for place in deferral.get("awaited", []) if os.path.exists(place) or program(place)]
+        return bool(deferral["request"]) and deferral["tried"] <= now < deferral["until"] and not come
+    except (KeyError, TypeError, AttributeError):
+        return False
+
+
+def default_routes(routes: str) -> list[str]:
+    """Return interface and gateway of each default route, from the text of /proc/net/route."""
+    lines = [line.split() for line in routes.splitlines()[1:]]
+    return sorted(f"{line[0]} {line[2]}" for line in lines if len(line) > 2 and line[1] == "00000000")
+
+
+def way_out(routes: str, resolver: str, environment: Mapping[str, str]) -> str:
+    """Return what stands for the host's way out: whoever has plugged in a network doesn't wait for a deferral's end."""
+    servers = [line.split()[1:] for line in resolver.splitlines() if line.startswith("nameserver")]
+    proxies = [environment.get(name) or environment.get(name.upper()) or "" for name in PROXIES]
+    text = json.dumps([default_routes(routes), servers, proxies])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def content(path: str) -> str:
+    """Return a text file's content, or nothing where there is no such file."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read()
+    except OSError:
+        return ""
+
+
+def is_sound(described: dict[str, Any]) -> bool:
+    """True when a tree is described, is the one that is wanted, and its files are still those that were described."""
+    try:
+        marks = described["fingerprints"]
+        files = {name: described["paths"][name] for name in marks}
+        there = all(os.path.exists(path) for path in described["paths"].values())
+        return described["state"] == "installed" and not waits(described) and there and fingerprints(files) == marks
+    except (OSError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def is_recorded(prefix: str) -> bool:
+    """True when the manifest and its copy are whole and the same."""
+    texts = []
+    for directory in ("var", "etc"):
+        try:
+            with open(os.path.join(prefix, directory, "manifest.json"), encoding="utf-8") as stream:
+                texts.append(stream.read())
+            json.loads(texts[-1])["entries"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+    return texts[0] == texts[1]
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
@@ -102,13 +171,17 @@ def main() -> None:
     prefix, link = module.params["prefix"], module.params["link"]
     described = descriptors(os.path.join(prefix, "etc", "components.d"))
     trees = {name: checksum(os.path.join(prefix, name, ".complete")) for name in names(prefix)}
+    now = moment(time.time())
     module.exit_json(
         changed=False,
+        deferred={name: one["deferral"]["request"] for name, one in described.items() if is_left_alone(one, now)},
+        network=way_out(content("/proc/net/route"), content("/etc/resolv.conf"), os.environ),
         prefix=prefix,
         description=checksum(os.path.join(prefix, "etc", "rumplab.json")),
         user=recorded_user(os.path.join(prefix, "etc", "rumplab.json")),
+        recorded=is_recorded(prefix),
         link=os.readlink(link) if os.path.islink(link) else "",
-        trees={name: stamp for name, stamp in trees.items() if stamp and not waits(described.get(name, {}))},
+        trees={name: stamp for name, stamp in trees.items() if stamp and is_sound(described.get(name, {}))},
         components={name: one["request"] for name, one in described.items() if one.get("request") and is_intact(one)},
     )
 

@@ -7,7 +7,9 @@ DOCUMENTATION = r"""
 module: manifest
 short_description: The record of what rumplab created on a host outside its prefix
 description:
-  - Adds entries to C(var/manifest.json). Uninstall takes away what is in it and nothing else.
+  - Adds entries to C(var/manifest.json) and its copy in C(etc). Uninstall takes away what is in it and nothing else.
+  - What root acts on has to be what root wrote. So a manifest of somebody else's doesn't count, and where its copy
+    doesn't either, the module fails. Where one of the two is lost or damaged, it is written again.
 options:
   path: {description: "The manifest.", type: path, required: true}
   user: {description: "Whom it belongs to.", type: str, required: true}
@@ -30,6 +32,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 added: {description: "The entries that are new.", type: list, returned: success}
+listed: {description: "All entries there are.", type: list, returned: success}
 list: {description: "The name of what was remembered.", type: str, returned: success}
 """
 
@@ -37,6 +40,7 @@ import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.rumplab_lab.record import (
+    entries_of,
     record,
     remember_packages,
     settle_abandoned,
@@ -60,7 +64,7 @@ def main() -> None:
         required_if=[("packages", "remember", ["manager"]), ("packages", "settle", ["list"])],
     )
     path, user, packages = module.params["path"], module.params["user"], module.params["packages"]
-    added, name = [], ""
+    added, listed, name = [], [], ""
     try:
         if packages == "remember" and not module.check_mode:
             added += settle_abandoned(path, user)
@@ -70,9 +74,10 @@ def main() -> None:
         if packages == "abandoned" and not module.check_mode:
             added += settle_abandoned(path, user, older_than=0)
         added += record(path, module.params["entries"], user, check=module.check_mode)
+        listed = entries_of(path)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         module.fail_json(msg=f"manifest: {error}")
-    module.exit_json(changed=bool(added), added=added, list=name)
+    module.exit_json(changed=bool(added), added=added, listed=listed, list=name)
 
 
 if __name__ == "__main__":

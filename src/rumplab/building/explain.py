@@ -37,6 +37,10 @@ SIGNS = (
 )
 
 
+MEANINGS: dict[int, str] = {
+    signal.SIGXFSZ: ": a file was to become larger than this account's limit (ulimit -f)",
+    signal.SIGXCPU: ": it used more processor time than this account's limit (ulimit -t)",
+}
 UPWARDS = re.compile(r"(?<![^\s\"'(\[])(?:\.\./)+")
 
 
@@ -73,7 +77,7 @@ def ending(code: int) -> str:
     """How a command ended that had exit status `code`, as subprocess gives it."""
     if code < 0:
         try:
-            return f"ended by {signal.Signals(-code).name}"
+            return f"ended by {signal.Signals(-code).name}{MEANINGS.get(-code, '')}"
         except ValueError:
             return f"ended by signal {-code}"
     return f"exit status {code}"

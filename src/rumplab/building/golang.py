@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from rumplab.building import explain, gofile, gopath
 from rumplab.building.gopath import Finder, Package, Source
-from rumplab.building.recipe import RESULT, WORK, Recipe, Step, flags
+from rumplab.building.recipe import RESULT, WORK, Recipe, Step, flags, generated
 from rumplab.building.target import Tools, go_release
 from rumplab.errors import RumplabError
 
@@ -228,11 +228,14 @@ def recipe(program: GoProgram, tools: Tools, bake: str, c_flags: str = "") -> Re
         own={
             f"{WORK}/local": "",
             f"{WORK}/gopath": program.gopath,
+            f"{WORK}/{MAIN}": generated(MAIN),
+            f"{WORK}/{place}/{caller}": generated(caller),
             **{f"{WORK}/{place_of(package)}": package.directory for package in program.packages},
         },
         relative={
             explain.heading(package.path): {
-                source.name: os.path.join(package.directory, source.name) for source in package.sources
+                **({caller: generated(caller)} if package is program.main else {}),
+                **{source.name: os.path.join(package.directory, source.name) for source in package.sources},
             }
             for package in program.packages
         },

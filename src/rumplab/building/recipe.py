@@ -67,6 +67,11 @@ def origin(source: str) -> str:
     return f"//line {source}:1\n"
 
 
+def generated(name: str) -> str:
+    """What a message calls the file `name` that the build has made: nobody finds it where the program is."""
+    return f"({name}, which build adds)"
+
+
 def in_work(text: str, work: str) -> str:
     """`text` with the work directory filled in."""
     return text.replace(WORK, work)

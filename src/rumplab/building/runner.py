@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rumplab import surroundings
 from rumplab.building import explain
-from rumplab.building.recipe import RESULT, Recipe, Step, command, in_work, origin, quoted
+from rumplab.building.recipe import RESULT, Recipe, Step, command, generated, in_work, origin, quoted
 from rumplab.errors import RumplabError
 from rumplab.output import shortened
 from rumplab.temporary import temporary_file
@@ -92,7 +93,11 @@ class Runner:
         lines: list[str] = []
         size = 0
         own = {in_work(theirs, str(self.work)): users for theirs, users in self.recipe.own.items()}
-        names = next(iter(self.recipe.relative.values()), {})
+        if directory == str(self.work):
+            # The names there are of what lies there, whatever the program's own files are called.
+            names: Mapping[str, str] = {name: generated(name) for name in self.recipe.files if "/" not in name}
+        else:
+            names = next(iter(self.recipe.relative.values()), {})
         for raw in process.stdout or ():
             line = explain.own_words(raw.decode(errors="replace"), directory, own, names)
             if line.startswith("# "):
@@ -113,12 +118,11 @@ class Runner:
         return "\n".join([*parts, words] if words else parts)
 
     def environment(self, step: Step) -> dict[str, str]:
-        """The caller's environment with the toolchain's directories on PATH and the step's settings."""
+        """What a build sees of the caller's, the toolchain's directories on PATH, and the step's settings."""
         settings = {name: in_work(value, str(self.work)) for name, value in step.environment.items()}
-        path = os.pathsep.join([*self.recipe.path, os.environ.get("PATH", os.defpath)])
+        given = surroundings.of(surroundings.BUILD)
+        path = os.pathsep.join([*self.recipe.path, given.get("PATH", os.defpath)])
         noted = {"SUNPRO_DEPENDENCIES": str(self.work / DEPENDENCIES)}
-        # GCC's older variable, which the caller may have set, would win over SUNPRO_DEPENDENCIES.
-        given = {name: value for name, value in os.environ.items() if name != "DEPENDENCIES_OUTPUT"}
         return {**given, "PATH": path, **noted, **settings}
 
 

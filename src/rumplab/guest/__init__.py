@@ -7,6 +7,7 @@ import importlib
 from types import ModuleType
 from typing import Any
 
+from rumplab.cli import Parser
 from rumplab.errors import UsageError
 
 HELP = "NetBSD guests: create, start, console, break, debug, stop"
@@ -53,7 +54,7 @@ def module_of(subverb: str) -> ModuleType:
     return importlib.import_module(f"rumplab.guest.{SUBVERBS[subverb]}")
 
 
-class Subparser(argparse.ArgumentParser):
+class Subparser(Parser):
     """A sub-verb's parser, made complete when it is the one that is used: the others' modules take as long to load
     as starting a guest does."""
 

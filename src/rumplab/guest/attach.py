@@ -1,4 +1,4 @@
-"""Who holds one of a guest's serial lines: each serves one client at a time.
+"""Who holds one of a guest's serial lines, or a machine's debug stub: each serves one client at a time.
 
 A client that would be the second one isn't refused by QEMU, but waits until the first one has gone. So a tool
 that opens a line takes a lock beside its socket, and asks QEMU about others.
@@ -9,17 +9,22 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from rumplab import process, qmp
+from rumplab import holders, process, qmp
 from rumplab.errors import RumplabError
 from rumplab.machines import Machine
 
 # The serial ports: each is a UNIX socket of QEMU's.
 CONSOLE = "com0"
 DEBUGGER = "com1"
+# QEMU's own name of the debug stub.
+STUB = "gdb"
 DISCONNECTED = "disconnected:"
+# The other end of a TCP connection, as QEMU shows it.
+PEER = re.compile(r"<-> 127\.0\.0\.1:([0-9]+)$")
 
 
 def socket_path(machine: Machine, line: str) -> Path:
@@ -48,19 +53,37 @@ def holder(machine: Machine, line: str) -> str:
     """Who has the lock of `line`, in words."""
     text = lock_path(machine, line).read_text(encoding="ascii").strip()
     if text.isdigit() and process.started(int(text)):
-        return f"process {text}"
+        return f"pid {text}"
     return "another process"
+
+
+def second_debugger(machine: Machine) -> tuple[str, str]:
+    """What `held` says to who comes second to a debugger's line."""
+    return f"another debugger is attached to {machine.name}", "leave that first"
 
 
 def taken(machine: Machine, line: str) -> bool:
     """Whether some client is connected to the socket of `line`."""
+    return client(machine, line) is not None
+
+
+def client(machine: Machine, line: str) -> str | None:
+    """Who is connected to the socket of `line`, in words; None for nobody."""
     try:
         for chardev in qmp.execute(machine.socket, "query-chardev"):
             if chardev["label"] == line:
-                return not chardev["filename"].startswith(DISCONNECTED)
+                name: str = chardev["filename"]
+                return None if name.startswith(DISCONNECTED) else described(name)
     except qmp.QmpError as error:
         raise RumplabError(f"{machine.name} doesn't answer: {error}; look at it with: rumplab ps") from error
-    raise RumplabError(f"{machine.name} has no line {line}; it was not started by 'rumplab guest start'")
+    raise RumplabError(f"{machine.name} has no line {line}; 'rumplab guest start' makes those of a guest")
+
+
+def described(connection: str) -> str:
+    """The client of a `connection` as QEMU shows it, in words."""
+    peer = PEER.search(connection)
+    found = holders.of_connection(int(peer[1])) if peer else None
+    return found or "a program that is not rumplab's has opened its socket"
 
 
 @contextlib.contextmanager
@@ -71,8 +94,9 @@ def held(machine: Machine, line: str, what: str, remedy: str) -> Iterator[int]:
     if handle is None:
         raise RumplabError(f"{what} ({holder(machine, line)}); {remedy}")
     try:
-        if taken(machine, line):
-            raise RumplabError(f"{what} (a program that is not rumplab's has opened its socket); {remedy}")
+        who = client(machine, line)
+        if who:
+            raise RumplabError(f"{what} ({who}); {remedy}")
         yield handle
     finally:
         os.close(handle)

@@ -7,11 +7,12 @@ import os
 import sys
 from pathlib import Path
 
-from rumplab import config, media, netoptions
+from rumplab import config, media, netoptions, regular
 from rumplab.errors import RumplabError, UsageError
 from rumplab.guest import ipkdb, kernels
 from rumplab.guest.definition import ARCHES, DIRECT, GRUB, IPKDB, LINUX, NETBSD, SOURCE_NAME, Guest, open_guests
 from rumplab.guest.kernels import Kernel
+from rumplab.image import multiboot
 from rumplab.image.grub import COMMAND_LINE_LIMIT
 from rumplab.machines import check_name
 from rumplab.run import memory
@@ -89,6 +90,16 @@ def existing(path: str) -> str:
     return os.path.abspath(path)
 
 
+def with_symbols(option: str, path: str) -> str:
+    """The ELF file `path` made absolute. UsageError for what GDB couldn't take symbols from."""
+    absolute = existing(path)
+    with regular.opened(absolute) as stream:
+        problem = multiboot.elf_problem(stream.read(multiboot.SEARCH))
+    if problem:
+        raise UsageError(f"{option} {path} {problem}; it has to be the file with the symbols")
+    return absolute
+
+
 def beside(vmlinux: str) -> str:
     """The bzImage of the build tree that `vmlinux` stands in. RumplabError when there is none."""
     path = Path(vmlinux).parent / "arch" / "x86" / "boot" / "bzImage"
@@ -119,11 +130,11 @@ def make_guest(args: argparse.Namespace, platform: str) -> Guest:
     if disk is not None and disk.format is None:
         raise UsageError(f"{args.disk} is a program, not a disk image")
     if args.linux is not None:
-        symbols = existing(args.linux)
+        symbols = with_symbols("--linux", args.linux)
         kernel = existing(args.bzimage) if args.bzimage else beside(symbols)
     else:
         kernel = existing(args.kernel) if args.kernel else None
-        symbols = existing(args.symbols) if args.symbols else kernel
+        symbols = with_symbols("--symbols", args.symbols) if args.symbols else kernel
     source_name, sources = source_places(args.sources)
     return Guest(
         name=args.name,

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from rumplab import config, gdbcall
 from rumplab.config import Lab
+from rumplab.durations import seconds
 from rumplab.errors import RumplabError, UsageError
 from rumplab.guest import attach, gdbside, ipkdb, kernels, stub
 from rumplab.guest.attach import DEBUGGER, socket_path
@@ -20,6 +21,7 @@ from rumplab.guest.definition import IPKDB, LINUX, Guest, open_guests, require_r
 from rumplab.guest.gdbside import KgdbSession
 from rumplab.machines import Machine, open_machines
 from rumplab.process import itself
+from rumplab.streams import script
 
 HELP = "attach the lab's GDB to a guest's kernel, its symbols loaded"
 EPILOG = """\
@@ -40,8 +42,6 @@ TAKES_EXTRA = True
 # From the firmware to a kernel's debugger, without an accelerator on a slow host.
 BOOT_SECONDS = 120.0
 POLL_SECONDS = 0.002
-# The name of the lock of QEMU's stub.
-QEMU_STUB = "stub"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--qemu-stub", action="store_true", help="by QEMU's stub, not the kernel's own debugger")
     parser.add_argument(
         "--timeout",
-        type=float,
+        type=seconds,
         default=BOOT_SECONDS,
         metavar="SECONDS",
         help="for a kernel that has yet to come up (default: 120)",
@@ -127,23 +127,22 @@ def attach_commands(session: KgdbSession, location: str | None) -> list[str]:
         return commands
     # Under QEMU's stub the kernel may have yet to be loaded, over any breakpoint that is an instruction.
     how = "hbreak" if session.stub == gdbside.QEMU else "break"
-    return [*commands, f"{how} {location}", "continue"]
+    return [*commands, *gdbcall.run_to(location, how)]
 
 
 @contextlib.contextmanager
 def line_of(lab: Lab, machine: Machine, args: argparse.Namespace) -> Iterator[int]:
     """Holds the lock of the debugger's line, which is kept by the open file that it yields. RumplabError names
     whoever has it."""
-    what, remedy = f"another debugger is attached to {machine.name}", "leave that first"
+    what, remedy = attach.second_debugger(machine)
     by_network = machine.guest == IPKDB and not args.qemu_stub
-    if not by_network and not args.qemu_stub:
-        with attach.held(machine, DEBUGGER, what, remedy) as handle:
+    if not by_network:
+        with attach.held(machine, attach.STUB if args.qemu_stub else DEBUGGER, what, remedy) as handle:
             yield handle
         return
-    line = IPKDB if by_network else QEMU_STUB
-    locked = attach.lock(machine, line)
+    locked = attach.lock(machine, IPKDB)
     # 'rumplab ipkdb' needs no lock.
-    who = attach.holder(machine, line) if locked is None else ipkdb.debugger(machine, lab) if by_network else None
+    who = attach.holder(machine, IPKDB) if locked is None else ipkdb.debugger(machine, lab)
     if locked is None or who:
         raise RumplabError(f"{what} ({who}); {remedy}")
     yield locked
@@ -174,7 +173,7 @@ def run(args: argparse.Namespace) -> int:
     commands = attach_commands(gdb_session(lab, guest, machine, args.qemu_stub, key_file, version), location)
     argv = gdbcall.command_line(session, commands)
     if args.dry_run:
-        print(shlex.join(argv))
+        script(shlex.join(argv) + "\n")
     else:
         become(argv, lab, machine, guest, args)
     return 0
@@ -196,6 +195,4 @@ def become(argv: list[str], lab: Lab, machine: Machine, guest: Guest, args: argp
     with line_of(lab, machine, args) as handle:
         if not args.qemu_stub:
             bring_in(lab, machine, guest, args, first)
-        # GDB holds the lock from here on, since it has the file open, and drops it however it ends.
-        os.set_inheritable(handle, True)
-        gdbcall.replace_process(argv, args.batch)
+        gdbcall.replace_process(argv, args.batch, handle)

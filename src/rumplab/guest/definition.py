@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -72,9 +73,15 @@ class Guests:
     def directory(self, name: str) -> Path:
         return self.root / name
 
-    def all(self) -> list[Guest]:
-        """Every guest, by name."""
-        return [self._read(path) for path in sorted(self.root.glob(f"*/{FILE}"))]
+    def all(self, tell: Callable[[str], None]) -> list[Guest]:
+        """Every guest, by name. A file that describes none hides no other: `tell` hears what is wrong with it."""
+        found = []
+        for path in sorted(self.root.glob(f"*/{FILE}")):
+            try:
+                found.append(self._read(path))
+            except RumplabError as error:
+                tell(str(error))
+        return found
 
     def named(self, name: str) -> str:
         """`name`, if there is such a guest, whatever its file holds; RumplabError lists those there are. UsageError
@@ -122,9 +129,23 @@ class Guests:
         known = {item.name for item in fields(Guest)}
         try:
             guest = Guest(**{key: value for key, value in data.items() if key in known})
+            check_types(guest)
             return replace(guest, name=path.parent.name, nics=nics.from_data(data.get("nics", ())))
-        except (TypeError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError) as error:
             raise RumplabError(f"{path} doesn't describe a guest ({error}); remove it: {remedy}") from error
+
+
+def check_types(guest: Guest) -> None:
+    """TypeError for a value of another type than the field of Guest has."""
+    for item in fields(Guest):
+        value = getattr(guest, item.name)
+        if item.name in ("nics", "schema"):
+            continue
+        wanted = bool if item.name == "pci_bridge" else str
+        if not isinstance(value, wanted) and not (value is None and "None" in str(item.type)):
+            raise TypeError(f"'{item.name}' is {value!r}")
+    if guest.kind not in (NETBSD, LINUX) or guest.arch not in ARCHES or guest.boot not in (GRUB, DIRECT, None):
+        raise TypeError(f"there is no {guest.kind}/{guest.arch} that boots by {guest.boot}")
 
 
 def open_guests(lab: Lab) -> Guests:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rumplab import wire
-from rumplab.gdbcall import gdb_quote
+from rumplab.gdbcall import attached, gdb_quote
 
 DATA = Path(__file__).resolve().parent / "gdb"
 HELPERS = DATA / "netbsd.gdb"
@@ -70,7 +70,12 @@ class KgdbSession:
 
 
 def commands(session: KgdbSession) -> list[str]:
-    """GDB's commands up to ``target remote``. ValueError for a stub or an architecture that there isn't."""
+    """GDB's commands that attach, and end GDB when that fails."""
+    return [*preparation(session), *attached(f"target remote {target(session)}")]
+
+
+def preparation(session: KgdbSession) -> list[str]:
+    """What comes before ``target remote``. ValueError for a stub or an architecture that there isn't."""
     if session.architecture not in ARCHITECTURES:
         raise ValueError(f"no architecture {session.architecture}; there are {', '.join(ARCHITECTURES)}")
     ways = {KGDB: prepare_kgdb, LINUX_KGDB: prepare_linux, IPKDB: prepare_ipkdb, QEMU: prepare_qemu}
@@ -82,7 +87,6 @@ def commands(session: KgdbSession) -> list[str]:
         f"set remotetimeout {BRIDGE_SECONDS if session.stub == IPKDB else TIMEOUT_SECONDS}",
         *symbol_commands(session),
         *([f"source {HELPERS}"] if session.stub != LINUX_KGDB else []),
-        f"target remote {target(session)}",
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from rumplab import config, output, ps
@@ -99,8 +100,9 @@ def row(data: dict[str, Any]) -> list[str]:
 def run(args: argparse.Namespace) -> int:
     lab = config.load()
     guests, machines = open_guests(lab), open_machines(lab)
-    found = []
-    for guest in guests.all():
+    found: list[dict[str, Any]] = []
+    damaged: list[str] = []
+    for guest in guests.all(damaged.append):
         kernel: kernels.Kernel | None = None
         try:
             kernel = kernels.resolve(lab, guest)
@@ -110,4 +112,6 @@ def run(args: argparse.Namespace) -> int:
         machine = running(machines, guest.name)
         found.append(described(guest, machine, kernel, keeps_disk(guests.directory(guest.name)), lab))
     print(output.as_json(found) if args.json else output.table(HEADER, map(row, found)))
-    return 0
+    for what in damaged:
+        print(f"rumplab guest list: {what}", file=sys.stderr)
+    return 1 if damaged else 0

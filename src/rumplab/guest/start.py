@@ -20,7 +20,8 @@ from rumplab.guest.kernels import Kernel
 from rumplab.machines import Machine, Machines, addressed, open_machines
 from rumplab.netoptions import port
 from rumplab.nics import Forward, Nic
-from rumplab.qemu import Spec
+from rumplab.qemu import Spec, check_extra
+from rumplab.streams import script
 
 HELP = "start a guest, in the background"
 EPILOG = """\
@@ -188,14 +189,15 @@ def print_commands(plan: Plan, spec: Spec, qemu_img: str) -> None:
         from rumplab.image.recipe import shell
 
         recipe, _ = bootdisk.plan(Path(plan.kernel.file), plan.root, plan.waits)
-        print(shell(recipe, plan.boot_image), end="")
+        script(shell(recipe, plan.boot_image))
     if plan.kept and plan.kernel.disk is not None and not keeps_disk(plan.directory):
         from rumplab.guest import overlay
 
         target = str(plan.directory / DISK)
-        print(shlex.join(overlay.create_step(qemu_img, plan.kernel.disk, plan.guest.disk_format, target).argv))
+        step = overlay.create_step(qemu_img, plan.kernel.disk, plan.guest.disk_format, target)
+        script(shlex.join(step.argv) + "\n")
     argv = hardware.machine_argv(spec, plan.guest, plan.kernel, plan.disk)
-    print(shlex.join([*argv, *hardware.standalone_argv(plan.guest.name), *spec.extra]))
+    script(shlex.join([*argv, *hardware.standalone_argv(plan.guest.name), *spec.extra]) + "\n")
 
 
 def way_out(lab: Lab, guest: Guest, dry_run: bool, platform: str) -> attachment.Attachment | None:
@@ -210,6 +212,7 @@ def way_out(lab: Lab, guest: Guest, dry_run: bool, platform: str) -> attachment.
 
 def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     check_usage(args)
+    check_extra(args.extra)
     lab = config.load()
     guests, machines = open_guests(lab), open_machines(lab)
     guest = guests.find(args.name)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 import time
 
 from rumplab import config, process, qmp
 from rumplab import stop as machine_stop
+from rumplab.durations import seconds
 from rumplab.errors import RumplabError, UsageError
 from rumplab.guest import shell, stub
 from rumplab.guest.console import Console
@@ -39,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="all of your guests that run")
     parser.add_argument("--now", action="store_true", help="don't let it shut down first")
     parser.add_argument(
-        "--timeout", type=float, default=DEFAULT_SECONDS, metavar="SECONDS", help="for shutting down (default: 60)"
+        "--timeout", type=seconds, default=DEFAULT_SECONDS, metavar="SECONDS", help="for shutting down (default: 60)"
     )
 
 
@@ -107,9 +109,12 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("say which guest: its NAME, or --all")
     lab = config.load()
     guests, machines = open_guests(lab), open_machines(lab)
-    chosen = guests.all() if args.all else [guests.find(args.name)]
+    damaged: list[str] = []
+    chosen = guests.all(damaged.append) if args.all else [guests.find(args.name)]
     for guest in chosen:
         machine = running(machines, guest.name) if args.all else require_running(machines, guest)
         if machine is not None:
             print(end(machines, machine, guest, args), flush=True)
-    return 0
+    for what in damaged:
+        print(f"rumplab guest stop: {what}", file=sys.stderr)
+    return 1 if damaged else 0

@@ -9,6 +9,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from rumplab import surroundings
+from rumplab.building.explain import ending
 from rumplab.errors import RumplabError
 from rumplab.image.step import Step
 from rumplab.machines import Machines
@@ -19,7 +21,6 @@ SLOWEST = 1024 * 1024
 PATIENCE = 60
 LOCKED = "Is another process using the image"
 FULL = "No space left on device"
-ENVIRONMENT = {"LC_ALL": "C"}
 
 
 def virtual_size(qemu_img: str, image: str, kind: str, machines: Machines) -> int:
@@ -41,7 +42,7 @@ def run(step: Step, work: Path, seconds: float, image: str, machines: Machines) 
         done = subprocess.run(
             step.argv,
             cwd=work,
-            env={**os.environ, **ENVIRONMENT},
+            env=surroundings.of(surroundings.TOOL),
             input=step.stdin.encode(),
             capture_output=True,
             timeout=seconds,
@@ -56,7 +57,7 @@ def run(step: Step, work: Path, seconds: float, image: str, machines: Machines) 
         raise RumplabError(f"cannot run {step.argv[0]}: {error.strerror}") from error
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip()
-        raise RumplabError(explain(step, said or f"exit status {done.returncode}", work, image, machines))
+        raise RumplabError(explain(step, said or ending(done.returncode), work, image, machines))
     return done.stdout.decode(errors="replace")
 
 
@@ -74,7 +75,7 @@ def in_use(image: str, machines: Machines) -> str:
     """Who holds the lock of `image`, if it is one of the lab's machines, and how to end that."""
     real = os.path.realpath(image)
     for machine in machines.all():
-        if machine.image == real and not machine.snapshot:
+        if (real, True) in machine.files:
             return (
                 f"{image} is in use by machine '{machine.name}' (pid {machine.pid}); stop it with:"
                 f" rumplab stop {machine.name}"

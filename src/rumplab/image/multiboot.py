@@ -6,9 +6,11 @@ The header's format: Multiboot Specification 0.6.96, section 3.1. It lies 4-alig
 from __future__ import annotations
 
 import os
+import re
 import stat
 import struct
 from pathlib import Path
+from typing import BinaryIO
 
 from rumplab.errors import RumplabError
 
@@ -21,6 +23,9 @@ UNKNOWN_DEMANDS = 0xFFF8
 # Bit 16: the header says where the program belongs, whatever kind of file it is in.
 HAS_ADDRESSES = 0x10000
 
+PT_NOTE = 4
+# Its sizes, its type XEN_ELFNOTE_PHYS32_ENTRY, and its name.
+PVH_NOTE = re.compile(rb"\x04\0\0\0[\x04\x08]\0\0\0\x12\0\0\0Xen\0")
 ELF_MAGIC = b"\x7fELF"
 ELF_LITTLE_ENDIAN = 1
 ELF_64BIT = 2
@@ -97,3 +102,37 @@ def header_flags(head: bytes) -> int:
         if magic == MAGIC and (magic + flags + checksum) & 0xFFFFFFFF == 0:
             return int(flags)
     return 0
+
+
+def direct_problem(path: str) -> str | None:
+    """Why QEMU's own loader can't start the ELF program at `path`, and what to do, or None."""
+    with open(path, "rb") as stream:
+        head = stream.read(SEARCH)
+        problem = elf_problem(head)
+        if problem or boots_directly(head) or has_pvh_entry(stream, head):
+            return problem
+    if header_problem(head) is None:
+        return "has 64 bits, which QEMU's own loader doesn't take; make an image of it, which boots: rumplab stage"
+    return header_problem(head)
+
+
+def has_pvh_entry(stream: BinaryIO, head: bytes) -> bool:
+    """Whether the ELF program has the note that tells Xen, and QEMU, an entry in 32-bit mode: then it needs no
+    Multiboot header."""
+    wide = head[len(ELF_MAGIC)] == ELF_64BIT
+    try:
+        start = struct.unpack_from("<Q" if wide else "<I", head, 32 if wide else 28)[0]
+        size, count = struct.unpack_from("<HH", head, 54 if wide else 42)
+        for number in range(count):
+            stream.seek(start + number * size)
+            entry = stream.read(min(size, SEARCH))
+            kind = struct.unpack_from("<I", entry)[0]
+            offset, length = struct.unpack_from("<Q16xQ" if wide else "<I8xI", entry, 8 if wide else 4)
+            if kind == PT_NOTE:
+                stream.seek(offset)
+                if PVH_NOTE.search(stream.read(min(length, SEARCH))):
+                    return True
+    except (struct.error, OSError, OverflowError, ValueError):
+        # A damaged one has no entry.
+        return False
+    return False

@@ -14,12 +14,14 @@ import struct
 import sys
 from pathlib import Path
 
-from rumplab import places
+from rumplab import media, places
 from rumplab.config import Lab
 from rumplab.errors import RumplabError
+from rumplab.image import recognise
 from rumplab.image.layout import SECTOR
+from rumplab.image.recognise import QCOW2, RAW, VMDK
+from rumplab.media import Media
 
-RAW, QCOW2, VMDK = "raw", "qcow2", "vmdk"
 # Of a qcow2 file: where the name of what is below it stands, how long that is, and what a reader has to know.
 BACKING, FEATURES, DATA_FILE = struct.Struct(">QI"), struct.Struct(">Q"), 1 << 2
 # Of a sparse VMDK: its size, and where its description is, in sectors.
@@ -28,23 +30,37 @@ LARGEST_DESCRIPTION = 128 * SECTOR
 PARENT = re.compile(rb"^[ \t]*parentCID[ \t]*=[ \t]*(?!ffffffff)\w+", re.MULTILINE | re.IGNORECASE)
 
 
-def settle(lab: Lab, path: str, looks: str, given: str | None, allow_backing: bool) -> str:
-    """The format of the disk at `path`: what the user has `given`, what was recorded when it was staged or first run,
-    or what it `looks` like, which is recorded then. RumplabError for one that names other files, unless
-    `allow_backing`."""
-    known = None if given else staged(path) or remembered(lab, path)
-    kind = given or known or looks
-    if known != kind:
-        remember(lab, path, kind)
-    elif kind != looks:
+def settle(lab: Lab, path: str, given: str | None, allow_backing: bool) -> Media:
+    """The program or the disk at `path`. The format of a disk is what the user has `given`, what was recorded when it
+    was staged or first run, or what it looks like, which is recorded then. RumplabError for one that names other files,
+    unless `allow_backing`."""
+    absolute = os.path.abspath(path)
+    known = None if given else staged(absolute) or remembered(lab, absolute)
+    found = media.inspect(path, given or known)
+    if found.format is None:
+        return found
+    if known is None:
+        remember(lab, absolute, found.format)
+    else:
+        tell_change(absolute, known)
+    if not allow_backing:
+        check(absolute, found.format)
+    return found
+
+
+def tell_change(path: str, known: str) -> None:
+    """Says where the disk at `path`, `known` as that, looks like something else by now."""
+    try:
+        looks = media.inspect(path).format
+    except RumplabError:
+        # What a guest writes there, as a file system without a boot sector, need be nothing that is known here.
+        return
+    if looks not in (known, None):
         print(
-            f"rumplab: {path} is a {kind} disk on record and looks like {looks} now; it is run as {kind}. If you, and"
+            f"rumplab: {path} is a {known} disk on record and looks like {looks} now; it is run as {known}. If you, and"
             f" not a guest, have changed it: --format {looks} (of --drive: format={looks})",
             file=sys.stderr,
         )
-    if not allow_backing:
-        check(path, kind)
-    return kind
 
 
 def check(path: str, kind: str) -> None:
@@ -111,6 +127,10 @@ def references(path: str, kind: str) -> str | None:
                 return f"lies over {stream.read(min(length, 1023)).decode(errors='replace')!r}"
             later = int.from_bytes(head[4:8], "big") >= 3
             return "has its data in another file" if later and FEATURES.unpack_from(head, 72)[0] & DATA_FILE else None
+        if head.startswith(recognise.DESCRIPTOR):
+            # Its parts stand beside it, or it is refused.
+            recognise.check_descriptor(path, head + stream.read(recognise.LARGEST_DESCRIPTOR))
+            return None
         if not EXTENT.unpack_from(head, 12)[0]:
             return "has its data in other files"
         offset, length = DESCRIPTION.unpack_from(head, 28)

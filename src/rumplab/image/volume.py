@@ -97,7 +97,21 @@ def read(directory: Path, label: str) -> Volume:
 
 
 def walk(top: Path, below: str) -> Iterator[Entry]:
-    """The entries of the directory `below` in `top`, by name."""
+    """The entries of the directory `below` in `top`, by name, each directory's content behind it."""
+    # However deep it goes: no call within a call.
+    waiting = [listed(top, below)]
+    while waiting:
+        entry = next(waiting[-1], None)
+        if entry is None:
+            waiting.pop()
+            continue
+        yield entry
+        if entry.kind == DIRECTORY:
+            waiting.append(listed(top, entry.path))
+
+
+def listed(top: Path, below: str) -> Iterator[Entry]:
+    """The entries of the directory `below` in `top` alone, by name."""
     try:
         # By bytes, which every locale and every file system sorts alike.
         found = sorted(os.scandir(top / below), key=lambda item: os.fsencode(item.name))
@@ -111,8 +125,6 @@ def walk(top: Path, below: str) -> Iterator[Entry]:
         if len(command_bytes(entry, "volume0")) > LONGEST_COMMAND:
             raise RumplabError(f"{item.path}: its path is too long for the image; shorten it")
         yield entry
-        if entry.kind == DIRECTORY:
-            yield from walk(top, path)
 
 
 def inspect(item: os.DirEntry[str], path: str) -> Entry:

@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rumplab import surroundings
+from rumplab.building.explain import ending
 from rumplab.errors import RumplabError
 from rumplab.image import formats
 from rumplab.image.layout import MIB
 from rumplab.image.recipe import Recipe
 from rumplab.image.step import Step
-from rumplab.output import shortened
+from rumplab.output import own_lines, shortened
 from rumplab.process import interruptible
-from rumplab.temporary import sweep, temporary_directory, temporary_file
+from rumplab.temporary import sweep, temporary_directory, temporary_file, work_directory
 
 SIDECAR_SUFFIX = ".rumplab.json"
 VERSION_LINE = re.compile(r"\S+ [0-9]+\.[0-9]+.*\([^)]*\)\s*")
@@ -51,7 +53,7 @@ def write_image(
         stack.enter_context(interruptible())
         image = stack.enter_context(temporary_file(output.parent))
         description = stack.enter_context(temporary_file(output.parent))
-        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rumplab-stage-")))
+        work = stack.enter_context(work_directory("rumplab-stage-"))
         runner = Runner(work, recipe.environment, output.parent, needed)
         lay_out(recipe, work, image)
         result = image
@@ -124,7 +126,7 @@ class Runner:
             process = subprocess.Popen(
                 step.argv,
                 cwd=self.work,
-                env={**os.environ, **self.environment},
+                env={**surroundings.of(surroundings.TOOL), **self.environment},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -151,13 +153,13 @@ class Runner:
         if OUT_OF_SPACE in said:
             raise out_of_space(self.directory, self.needed)
         if process.returncode or (step.quiet and complaints(said)):
-            reason = shortened(said, LINES_TOLD) or f"exit status {process.returncode}"
+            reason = shortened(said, LINES_TOLD) or ending(process.returncode)
             raise RumplabError(f"{step.argv[0]} failed: {reason}\nthe commands: rumplab stage --dry-run …")
 
 
 def complaints(said: str) -> list[str]:
     """The lines of `said` that are not just a program's name and version."""
-    return [line for line in said.splitlines() if line.strip() and not VERSION_LINE.fullmatch(line)]
+    return [line for line in own_lines(said) if line.strip() and not VERSION_LINE.fullmatch(line)]
 
 
 def check_space(directory: Path, needed: int) -> None:

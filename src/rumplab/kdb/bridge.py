@@ -150,6 +150,10 @@ async def attended(door: Door, stub: Stub, plan: Plan, stop: asyncio.Event, stre
         if plan.machine is not None and gone.done():
             name = plan.machine.name
             raise RumplabError(f"machine '{name}' has ended; 'rumplab logs {name}' may say why")
+        if not stub.over and gdb.done() and not stub.running:
+            # GDB says so when it lets the kernel go: one that only hangs up, or was killed, leaves it where it is.
+            say("GDB has hung up; the kernel stays where it is, and another session can go on from there")
+            return
         if not stub.over:
             await parted(stub)
     say("detached: the kernel runs on")

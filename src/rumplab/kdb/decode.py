@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from rumplab.errors import RumplabError
 from rumplab.kdb import packet, pcap
 from rumplab.kdb.describe import describe
 from rumplab.kdb.packet import BadMac, Malformed
+from rumplab.kdb.pcap import Record
 
 UNCHECKED, GOOD, BAD = "unchecked", "good", "bad"
 
@@ -32,24 +34,39 @@ class Line:
         return dict(vars(self))
 
 
-def read(path: Path, key: bytes | None) -> list[Line]:
+@dataclass(frozen=True)
+class Capture:
+    """The IPKDB datagrams of a capture, and how many records couldn't be read, by the reason why."""
+
+    lines: list[Line]
+    unread: Counter[str]
+
+
+def read(path: Path, key: bytes | None) -> Capture:
     """The IPKDB datagrams of a capture: those from or to port 1138, and what else has the form of a packet.
 
     A forward leads from another port of the host to the guest's 1138. RumplabError for what isn't a capture.
     """
+    unread: Counter[str] = Counter()
     try:
         with path.open("rb") as stream:
-            return list(lines(pcap.records(stream, str(path)), key))
+            return Capture(list(lines(pcap.records(stream, str(path)), key, unread)), unread)
     except OSError as error:
         raise RumplabError(f"cannot read {path}: {error.strerror}") from error
 
 
-def lines(records: Iterator[tuple[float, int, bytes]], key: bytes | None) -> Iterator[Line]:
+def lines(records: Iterator[Record], key: bytes | None, unread: Counter[str]) -> Iterator[Line]:
+    """The same, one by one; counts in `unread` what can't be read."""
     start: float | None = None
     seen: set[tuple[object, object, bytes]] = set()
-    for when, link, frame in records:
+    for record in records:
+        when = record.time
         start = when if start is None else start
-        datagram = pcap.datagram(link, frame)
+        try:
+            datagram = pcap.datagram(record)
+        except pcap.Unread as error:
+            unread[str(error)] += 1
+            continue
         if datagram is None:
             continue
         seq, hmac, text = interpret(datagram.payload, key)

@@ -10,11 +10,16 @@ UDP = 17
 IP_HEADER = struct.Struct(">BBHHHBBH4s4s")
 UDP_HEADER = struct.Struct(">HHHH")
 TTL = 64
+CUT = "cut off"
 MORE_FRAGMENTS, OFFSET = 0x2000, 0x1FFF
 
 
 class NotUdp(ValueError):
     """The bytes aren't a whole UDP datagram in IPv4."""
+
+
+class Incomplete(NotUdp):
+    """They begin one, and the rest isn't there."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +57,21 @@ def encode(datagram: Datagram, identification: int) -> bytes:
 
 
 def decode(data: bytes) -> Datagram:
-    """The datagram in an IPv4 packet; NotUdp for anything else, and for fragments."""
-    if len(data) < IP_HEADER.size or data[0] >> 4 != 4:
+    """The datagram in an IPv4 packet; NotUdp for anything else, Incomplete for a part of one."""
+    if not data or data[0] >> 4 != 4:
         raise NotUdp("not IPv4")
+    if len(data) < IP_HEADER.size:
+        raise Incomplete(CUT)
     _, _, length, _, fragment, _, protocol, _, source, target = IP_HEADER.unpack_from(data)
     start = (data[0] & 15) * 4
     if protocol != UDP:
         raise NotUdp("not UDP")
     if fragment & (MORE_FRAGMENTS | OFFSET):
-        raise NotUdp("a fragment")
-    if start < IP_HEADER.size or not start + UDP_HEADER.size <= length <= len(data):
-        raise NotUdp("cut off")
+        raise Incomplete("a fragment")
+    if start < IP_HEADER.size or length < start + UDP_HEADER.size:
+        raise NotUdp("a wrong length")
+    if length > len(data):
+        raise Incomplete(CUT)
     source_port, target_port, size, _ = UDP_HEADER.unpack_from(data, start)
     if not UDP_HEADER.size <= size <= length - start:
         raise NotUdp("a wrong length")

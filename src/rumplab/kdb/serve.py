@@ -23,6 +23,7 @@ WAITING = 16
 # Seconds for GDB to hang up when the session is lost.
 FAREWELL = 1.0
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+NO_STREAM = "--stdio is for GDB's own pipe: target remote | rumplab ipkdb --stdio …"
 NO_ACKS = b"QStartNoAckMode"
 # Commands that let the target run.
 RESUMING = (b"c", b"s")
@@ -233,8 +234,16 @@ async def listen(door: Door, remote: str, port: int) -> asyncio.Server:
         raise RumplabError(f"port {port} on 127.0.0.1: {error.strerror}; use another --port") from error
 
 
+def is_stream(mode: int) -> bool:
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
 async def standard_streams() -> Streams:
     """Standard input and output, left open at the end. RumplabError when they aren't pipes or a socket."""
+    for number in (0, 1):
+        # Of a file or /dev/null nobody can be told when there is more.
+        if not is_stream(os.fstat(number).st_mode):
+            raise RumplabError(NO_STREAM)
     given, taken = os.dup(0), os.dup(1)
     if stat.S_ISSOCK(os.fstat(given).st_mode):
         # GDB's own: one socket for both directions.
@@ -249,5 +258,5 @@ async def standard_streams() -> Streams:
             lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader()), os.fdopen(taken, "wb")
         )
     except ValueError as error:
-        raise RumplabError("--stdio is for GDB's own pipe: target remote | rumplab ipkdb --stdio …") from error
+        raise RumplabError(NO_STREAM) from error
     return reader, asyncio.StreamWriter(transport, protocol, reader, loop)

@@ -16,6 +16,9 @@ from rumplab.network.settings import Settings
 from rumplab.network.steps import End, Remove, Run, Step, Sysctl, Write
 
 IPV6 = Path("/proc/sys/net/ipv6")
+# Nobody's network is as large as a shorter prefix: such routes are the default one in parts, which a VPN makes so that
+# they win over it. The bridge's own route wins over them.
+SHORTEST_NETWORK = 8
 ANOTHER_SERVER = (
     "if its address is in use, another DNS server has taken port 53 of every address: let it bind its own"
     " interfaces only (dnsmasq: bind-dynamic)"
@@ -52,9 +55,11 @@ def check(settings: Settings, seen: Seen, record: Record | None) -> None:
         for address in other.addresses:
             if other.name != settings.bridge and address.network.overlaps(settings.network):
                 raise overlap(settings, f"{address} of interface {other.name}")
-    for network, device in seen.routes:
-        if device != settings.bridge and network.overlaps(settings.network):
-            raise overlap(settings, f"the route to {network} by interface {device}")
+    for route in seen.routes:
+        if route.network.prefixlen < SHORTEST_NETWORK or route.devices == (settings.bridge,):
+            continue
+        if route.network.overlaps(settings.network):
+            raise overlap(settings, str(route))
     if record is None and seen.tables is not None and firewall.TABLE in seen.tables:
         raise RumplabError(
             f"nftables has a table '{firewall.TABLE}' that no 'net up' of this lab made; bring the other"

@@ -9,7 +9,7 @@ from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any
 
-from rumplab import process
+from rumplab import process, surroundings
 from rumplab.errors import RumplabError
 
 SECONDS = 5
@@ -29,12 +29,25 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Route:
+    """A route: where to, by which interfaces, and its kind where it isn't an ordinary one, as 'blackhole'."""
+
+    network: IPv4Network
+    devices: tuple[str, ...] = ()
+    kind: str = ""
+
+    def __str__(self) -> str:
+        by = f" by interface {' and '.join(self.devices)}" if self.devices else ""
+        return f"the {self.kind + ' ' if self.kind else ''}route to {self.network}{by}"
+
+
+@dataclass(frozen=True)
 class Seen:
     """A look at the host. `tables` are those with a chain, as 'FAMILY NAME', or None where only root may see
     them. `dhcp` is dnsmasq's (pid, token)."""
 
     links: tuple[Link, ...] = ()
-    routes: tuple[tuple[IPv4Network, str], ...] = ()
+    routes: tuple[Route, ...] = ()
     tables: frozenset[str] | None = frozenset()
     chains: tuple[dict[str, Any], ...] = ()
     sysctls: dict[str, str] = field(default_factory=dict)
@@ -50,7 +63,17 @@ class Seen:
 def output(argv: list[str]) -> str:
     """What a command prints; RumplabError with its own words when it fails."""
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=SECONDS, check=False)
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            # The name of an interface can hold any byte.
+            encoding="utf-8",
+            errors="surrogateescape",
+            env=surroundings.of(surroundings.TOOL),
+            timeout=SECONDS,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         raise RumplabError(f"{' '.join(argv)} did not answer within {SECONDS} s; try again") from None
     if done.returncode:
@@ -78,13 +101,18 @@ def parse_links(text: str) -> tuple[Link, ...]:
     )
 
 
-def parse_routes(text: str) -> tuple[tuple[IPv4Network, str], ...]:
-    """(destination, interface) of each route but the default ones, from ``ip -j -4 route show``."""
+def parse_routes(text: str) -> tuple[Route, ...]:
+    """Each route but the default ones, from ``ip -j -4 route show``."""
     return tuple(
-        (IPv4Network(item["dst"]), item.get("dev", ""))
+        Route(IPv4Network(item["dst"]), devices(item), item.get("type", ""))
         for item in json.loads(text or "[]")
         if item["dst"] != "default"
     )
+
+
+def devices(item: dict[str, Any]) -> tuple[str, ...]:
+    """The interfaces that a route leads to: several where it has several ways, none where it leads nowhere."""
+    return tuple(way["dev"] for way in (item, *item.get("nexthops", ())) if way.get("dev"))
 
 
 def parse_chains(text: str) -> list[dict[str, Any]]:

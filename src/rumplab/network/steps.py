@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from rumplab import process
+from rumplab import process, surroundings
 from rumplab.errors import RumplabError
 
 SECONDS = 10
@@ -36,7 +36,14 @@ class Run:
     def do(self) -> None:
         try:
             done = subprocess.run(
-                self.argv, input=self.text, capture_output=True, text=True, timeout=SECONDS, check=False
+                self.argv,
+                input=self.text,
+                capture_output=True,
+                encoding="utf-8",
+                errors="surrogateescape",
+                env=surroundings.of(surroundings.TOOL),
+                timeout=SECONDS,
+                check=False,
             )
         except subprocess.TimeoutExpired:
             raise RumplabError(f"{shlex.join(self.argv)} did not end within {SECONDS} s; try again") from None

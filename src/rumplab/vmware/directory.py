@@ -50,9 +50,9 @@ def open_export(directory: Path) -> Export:
     about = read_object(directory / DESCRIPTION, f"rumplab export IMAGE --vmware {directory} --force")
     path = directory / CONFIGURATION
     try:
-        values = vmx.parse(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise RumplabError(f"cannot read {path}: {error}; export the image again") from error
+        values = vmx.read(path)
+    except OSError as error:
+        raise RumplabError(f"cannot read {path}: {error.strerror}; export the image again") from error
     program = directory / PROGRAM
     digest = about.get("program_sha256")
     return Export(

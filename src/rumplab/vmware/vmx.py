@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from rumplab.errors import RumplabError
 
@@ -17,7 +18,11 @@ ADAPTERS = ("lsilogic", "lsisas1068")
 PORT = 8864
 LISTEN_KEY = "debugStub.listen.guest64"
 PORT_KEY = "debugStub.port.guest64"
-LINE = re.compile(r'\s*([\w.:]+)\s*=\s*"([^"]*)"\s*')
+WANTED = (LISTEN_KEY.lower(), PORT_KEY.lower())
+# A value without its quotes ends at a blank, and one without the second at the line's end.
+LINE = re.compile(r'\s*([\w.:-]+)\s*=\s*(?:"([^"\r]*)|([^\s"#]+))')
+KEY = re.compile(r"\s*([\w.:-]+)")
+YES = ("TRUE", "YES", "ON", "1", "T", "Y")
 ESCAPE = re.compile(r"\|([0-9A-Fa-f]{2})")
 # Version 10 is of Fusion 6 and Workstation 10, so that everything newer opens it.
 HARDWARE = "10"
@@ -102,23 +107,32 @@ def escape(value: str) -> str:
 
 
 def parse(text: str, where: str) -> dict[str, str]:
-    """The settings in a file's `text`, by key in lower case. RumplabError names the line that is none."""
+    """The settings in a file's `text`, by key in lower case. People edit the file, and VMware bears with them: a line
+    that isn't understood is passed over. RumplabError names it where it is one of WANTED."""
     found = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.lstrip().startswith(("#", "!")):
-            continue
-        match = LINE.fullmatch(line)
+    # No other character ends a line: a name may have one that Unicode counts among them.
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
+        match = LINE.match(line)
         if match is None:
-            raise RumplabError(f'{where}: line {number} is not key = "value"; export the image again')
-        found[match[1].lower()] = ESCAPE.sub(lambda code: chr(int(code[1], 16)), match[2])
+            key = KEY.match(line)
+            if key and key[1].lower() in WANTED:
+                raise RumplabError(f'{where}: line {number} is to say: {key[1]} = "…"; it is: {line.strip()}')
+            continue
+        value = match[3] if match[2] is None else match[2]
+        found[match[1].lower()] = ESCAPE.sub(lambda code: chr(int(code[1], 16)), value)
     return found
+
+
+def read(path: Path) -> dict[str, str]:
+    """The settings in the file `path`, whatever its character set: what is wanted of it is ASCII."""
+    return parse(path.read_bytes().decode(errors="replace"), str(path))
 
 
 def stub_port(values: Mapping[str, str], where: str) -> int:
     """The port of the debug stub in parsed settings. RumplabError when there is none."""
-    if values.get(LISTEN_KEY.lower(), "").upper() != "TRUE":
+    if values.get(LISTEN_KEY.lower(), "").strip().upper() not in YES:
         raise RumplabError(f'{where} has no debug stub; add: {LISTEN_KEY} = "TRUE"')
-    port = values.get(PORT_KEY.lower(), str(PORT))
-    if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+    port = values.get(PORT_KEY.lower(), str(PORT)).strip()
+    if not re.fullmatch("[0-9]{1,5}", port, re.ASCII) or not 0 < int(port) < 65536:
         raise RumplabError(f"{where}: {PORT_KEY} is '{port}'; give it a port between 1 and 65535")
     return int(port)

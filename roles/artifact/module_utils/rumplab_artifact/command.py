@@ -11,6 +11,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import IO
 
+from .lock import note_build
+
 PR_SET_PDEATHSIG = 1
 
 
@@ -40,6 +42,7 @@ def run_logged(
         close_fds=False,
     )
     try:
+        note_build(process.pid, environment.get("TMPDIR", ""))
         return process.wait(timeout=timeout)
     except BaseException:
         with contextlib.suppress(ProcessLookupError):

@@ -15,6 +15,7 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import IO, Any, Callable
 
+from . import apt
 from .errors import Broken, Unreachable
 
 PAGES = ("text/html", "application/xhtml+xml")
@@ -136,11 +137,14 @@ def fetch_url(url: str, pin: Mapping[str, Any], path: str, opener: Opener, timeo
     """Bring the pinned file at `url` to `path`, by way of `path`.part; Unreachable or Broken otherwise."""
     partial = path + ".part"
     try:
-        download(url, partial, opener, timeout)
+        if url.startswith(apt.SCHEME):
+            apt.download(url, pin, partial, timeout)
+        else:
+            download(url, partial, opener, timeout)
         check(partial, pin, url)
         os.replace(partial, path)
     finally:
-        if os.path.exists(partial):
+        if os.path.lexists(partial):
             os.unlink(partial)
 
 

@@ -1,48 +1,89 @@
-"""One lock an artefact: a second run waits for the first, and says for whom."""
+"""One lock an artefact: a second run waits for the first, says for whom, and ends what a killed one left."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
+import stat
 import time
 from types import TracebackType
+from typing import Any
 
+from . import processes
 from .errors import Broken
 
+# The lock that this process holds, so that what it starts can be entered into the lock's file.
+_held: list[Lock] = []
 
-def is_alive(pid: int) -> bool:
-    """True when there is a process of this number, whoever it belongs to."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+
+def is_alive(owner: dict[str, Any]) -> bool:
+    """True when the process that entered itself as the owner still runs; its number alone may be another's by now."""
+    started = processes.started(int(owner["pid"]))
+    return started is not None and owner.get("started", started) == started
+
+
+def note_build(pid: int, temporary: str) -> None:
+    """Enter a command that leads a session of its own into the lock's file, so that a later run can end it."""
+    for lock in _held:
+        lock.enter(session=pid, session_started=processes.started(pid), temporary=temporary)
 
 
 class Lock:
-    """An flock(2) on `path`; the file names its holder. Commands that are run under it inherit it."""
+    """An flock(2) on `path`, which only its owner can open; the file names its holder.
+
+    Commands that are run under it inherit it. When the run is killed they hold it on, until a later run ends them.
+    """
 
     def __init__(self, path: str, wait: float, purpose: str) -> None:
         self.path, self.wait, self.purpose = path, wait, purpose
         self.descriptor = -1
         self.waited = 0.0
+        self.entered: dict[str, Any] = {}
+
+    def owner(self) -> dict[str, Any] | None:
+        """Return what the file says of the holder, or None where it says nothing that makes sense."""
+        try:
+            with open(self.path, encoding="utf-8") as stream:
+                said = json.load(stream)
+            return {**said, "pid": int(said["pid"])}
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def holder(self) -> str:
         """Return who holds the lock, in words."""
-        try:
-            with open(self.path, encoding="utf-8") as stream:
-                owner = json.load(stream)
-            who = f"process {owner['pid']} ({owner['purpose']}, since {owner['since']})"
-            return who if is_alive(owner["pid"]) else f"what {who} left behind when it was killed"
-        except (OSError, ValueError, KeyError):
+        owner = self.owner()
+        if owner is None:
             return "another process"
+        who = f"process {owner['pid']} ({owner.get('purpose')}, since {owner.get('since')})"
+        return who if is_alive(owner) else f"what {who} left behind when it was killed"
+
+    def enter(self, **more: Any) -> None:
+        """Write down who holds the lock, and for what."""
+        self.entered.update(more)
+        said = json.dumps(self.entered).encode()
+        os.pwrite(self.descriptor, said, 0)
+        os.ftruncate(self.descriptor, len(said))
+
+    def _open(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(self.path, flags, 0o600)
+        status = os.fstat(descriptor)
+        # Whoever can open it can hold it: one of an older run may be open to all.
+        if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) != 0o600:
+            os.fchmod(descriptor, 0o600)
+        return descriptor
+
+    def _end_orphans(self) -> None:
+        """End what a killed run left running, if it is a killed run that the lock is held for."""
+        owner = self.owner()
+        if owner and not is_alive(owner):
+            processes.end_orphans(self.descriptor, owner)
 
     def __enter__(self) -> Lock:
         start = time.monotonic()
-        self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        self.descriptor = self._open()
         while True:
             try:
                 fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -54,20 +95,27 @@ class Lock:
                         f"{self.holder()} holds the lock {self.path}; waited {self.wait:.0f} s. "
                         "Wait for it to end, or end it, and run again."
                     ) from None
-                time.sleep(0.2)
+                self._end_orphans()
+                time.sleep(0.1)
+        # A build that let go of the lock may be at work still, in the directory that is about to be made anew.
+        self._end_orphans()
         self.waited = time.monotonic() - start
-        owner = {
-            "pid": os.getpid(),
-            "purpose": self.purpose,
-            "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
-        os.ftruncate(self.descriptor, 0)
-        os.pwrite(self.descriptor, json.dumps(owner).encode(), 0)
+        self.enter(
+            pid=os.getpid(),
+            started=processes.started(os.getpid()),
+            purpose=self.purpose,
+            since=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        )
         os.set_inheritable(self.descriptor, True)
+        _held.append(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.ftruncate(self.descriptor, 0)
+        _held.remove(self)
+        # Whatever way a build ended, what it left in the background would hold the lock on.
+        processes.end_orphans(self.descriptor, self.entered)
+        with contextlib.suppress(OSError):
+            os.ftruncate(self.descriptor, 0)
         os.close(self.descriptor)

@@ -8,28 +8,39 @@ from __future__ import annotations
 
 import base64
 import errno
+import glob
 import json
 import os
 import re
 import shutil
+import stat
 import time
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from . import built, edits, fetch, git, package, relocate
+from . import apt, built, edits, fetch, git, host, package, relocate
 from .build import require_space, run_recipe
+from .credentials import hide
 from .errors import Broken, Unreachable
 from .lock import Lock
-from .store import PROVENANCE, Store, remove_tree, write_json
+from .members import declared
+from .store import PROVENANCE, USES, Store, remove_tree, write_json
 from .unpack import unpack, unpack_over
 
 Request = Mapping[str, Any]
 Answer = dict[str, Any]
 # Without a hyphen, so that no artefact's trees can be taken for another's.
 NAME = re.compile(r"[a-z][a-z0-9_]*")
-# In a cached checkout: which candidate it came from, and where that was.
-ORIGIN = (".git", "rumplab.json")
+# Which candidate what is cached of a commit, or a cached file, came from, and where that was.
+ORIGIN = ("rumplab.json",)
+
+
+def _note_of_origin(path: str) -> str:
+    """Return the path of the note about what stands in the cache at `path`."""
+    if os.path.isdir(path):
+        return os.path.join(path, *ORIGIN)
+    return os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.json")
 
 
 class Source:
@@ -92,25 +103,25 @@ def _fetch(
             _fetch_bundles(request, path, opener)
         else:
             git.fetch_commit(origin, pin, path)
-        write_json(os.path.join(path, *ORIGIN), {"kind": kind, "origin": origin})
-    elif "://" in origin:
+    elif origin.startswith(apt.SCHEME) or "://" in origin:
         fetch.fetch_url(origin, pin, path, opener, request["fetch_timeout"])
     else:
         fetch.fetch_copy(origin, pin, path)
+    write_json(_note_of_origin(path), {"kind": kind, "origin": origin.removeprefix(apt.SCHEME)})
     return path
 
 
 def _cached(request: Request, store: Store, pin: Mapping[str, Any]) -> str | None:
     path = os.path.join(store.cache, file_name(pin, request["name"]))
     if pin.get("git"):
-        return path if git.is_checkout(path, pin["commit"], bool(pin.get("submodules"))) else None
+        return path if git.is_whole(path, pin["commit"], bool(pin.get("submodules"))) else None
     return path if fetch.is_cached(path, pin) else None
 
 
 def _came_from(path: str) -> tuple[str, str]:
     """Return (kind, origin) of what stands in the cache at `path`."""
     try:
-        with open(os.path.join(path, *ORIGIN), encoding="utf-8") as stream:
+        with open(_note_of_origin(path), encoding="utf-8") as stream:
             said = json.load(stream)
         return said["kind"], said["origin"]
     except (OSError, ValueError, KeyError):
@@ -123,7 +134,8 @@ def _origins(request: Request, pin: Mapping[str, Any]) -> Iterator[tuple[str, st
     for kind in request["candidates"]:
         if kind == "upstream":
             for url in [pin["git"]] if pin.get("git") else pin["urls"]:
-                yield kind, url
+                wanted = url[len(apt.SCHEME) :] if url.startswith(apt.SCHEME) else ""
+                yield from ((kind, origin) for origin in (apt.origins(wanted) if wanted else [url]))
         elif kind == "mirror" and mirror:
             yield kind, mirror_origin(mirror, pin, request["name"])
         elif kind == "substitute" and request["substitute"] and not request["strict"] and pin is request["source"]:
@@ -140,12 +152,27 @@ def _unpack_bundle(request: Request, work: str) -> Source:
     return Source(directory, "bundle", request["version"], request["source"]["bundle"])
 
 
-def _open(request: Request, work: str, path: str) -> str:
+def _member(path: str, pattern: str, directory: str) -> str:
+    """Unpack the archive at `path` into `directory` and return the one file in it that the pattern names."""
+    unpack_over(path, directory)
+    found = glob.glob(os.path.join(glob.escape(directory), pattern))
+    if len(found) != 1:
+        raise Broken(f"{os.path.basename(path)}: {pattern} names {len(found)} files in it, expected one")
+    return found[0]
+
+
+def _open(work: str, path: str, member: str = "") -> str:
+    """Make a pristine source of a checkout, an archive, or the archive that is the `member` of one."""
     directory = os.path.join(work, "source")
     if os.path.isdir(path):
-        shutil.copytree(path, directory, symlinks=True, ignore=shutil.ignore_patterns(".git"))
+        git.check_out(path, directory)
         return directory
-    return unpack(path, directory)
+    if not member:
+        return unpack(path, directory)
+    around = os.path.join(work, "around")
+    source = unpack(_member(path, member, around), directory)
+    remove_tree(around)
+    return source
 
 
 def _none_reached(reasons: Sequence[str]) -> str:
@@ -162,7 +189,8 @@ def _obtain_part(
     reasons = []
     for kind, origin in _origins(request, part):
         try:
-            return _fetch(request, store, part, kind, origin, opener), kind, origin
+            path = _fetch(request, store, part, kind, origin, opener)
+            return (path, *_came_from(path))
         except Unreachable as error:
             reasons.append(str(error))
     raise Unreachable(_none_reached(reasons))
@@ -191,9 +219,25 @@ def _assemble(request: Request, store: Store, work: str, opener: fetch.Opener) -
     return Source(directory, kind, request["version"], ", ".join(origin for _, _, origin in obtained))
 
 
-def obtain(request: Request, store: Store, work: str, opener: fetch.Opener) -> Source:
-    """Return the source out of the first candidate that can be had; Unreachable says what each one answered."""
+def _obtain_substitute(request: Request, work: str, reasons: Sequence[str] = ()) -> Source:
+    """Return the declared substitute's source; Unreachable says, after `reasons`, why it can't be had."""
+    try:
+        tarball, version, where = package.fetch_apt_source(request["substitute"], os.path.join(work, "package"))
+    except Unreachable as error:
+        raise Unreachable(_none_reached([*reasons, str(error)])) from error
+    source = Source(_open(work, tarball), "substitute", version, where)
+    shutil.rmtree(os.path.join(work, "package"))
+    return source
+
+
+def obtain(request: Request, store: Store, work: str, opener: fetch.Opener, lacking: str = "") -> Source:
+    """Return the source out of the first candidate that can be had; Unreachable says what each one answered.
+
+    `lacking` says which tree the recipe for the upstream's source lacks: only a substitute will do then.
+    """
     pin = request["source"]
+    if lacking:
+        return _obtain_substitute(request, work, [lacking])
     if pin.get("data") is not None:
         return _unpack_bundle(request, work)
     if pin.get("parts"):
@@ -202,18 +246,13 @@ def obtain(request: Request, store: Store, work: str, opener: fetch.Opener) -> S
     cached = _cached(request, store, pin)
     if cached:
         kind, origin = _came_from(cached)
-        return Source(_open(request, work, cached), kind, request["version"], origin)
+        return Source(_open(work, cached, pin.get("member", "")), kind, request["version"], origin)
     for kind, origin in _origins(request, pin):
         try:
             if kind == "substitute":
-                tarball, version, where = package.fetch_apt_source(
-                    request["substitute"], os.path.join(work, "package")
-                )
-                source = Source(_open(request, work, tarball), kind, version, where)
-                shutil.rmtree(os.path.join(work, "package"))
-                return source
+                return _obtain_substitute(request, work)
             path = _fetch(request, store, pin, kind, origin, opener)
-            return Source(_open(request, work, path), kind, request["version"], origin)
+            return Source(_open(work, path, pin.get("member", "")), kind, request["version"], _came_from(path)[1])
         except Unreachable as error:
             reasons.append(str(error))
     raise Unreachable(_none_reached(reasons))
@@ -236,32 +275,48 @@ def check_paths(request: Request, tree: str) -> None:
         raise Broken(f"the build ended well, but left no {', '.join(missing)} in the tree")
 
 
-def why_not(request: Request, store: Store) -> str:
-    """Return why nothing can be built today, or empty: an artefact that the recipe uses, or what the request says."""
-    for name, stamp in request["needs"].items():
+def missing_need(needs: Mapping[str, str], store: Store) -> str:
+    """Return which of the artefacts that a recipe uses can't be had, and why, or empty."""
+    for name, stamp in needs.items():
         if store.find(name, stamp) is None:
             reason = (store.descriptor(name) or {}).get("reason") or "it isn't in the store"
             return f"it is built with {name}, which can't be had: {reason}"
-    return str(request["blocked"])
+    return ""
 
 
-def link_needs(request: Request, store: Store, work: str) -> dict[str, str]:
+def why_not(request: Request, store: Store) -> tuple[str, str]:
+    """Return why nothing can be built today, or empty; and why the upstream's source can't, where a substitute can."""
+    blocked = host.mismatch(request["host"])
+    lacking = missing_need(request["needs"], store)
+    if lacking and "substitute" not in _kinds(request):
+        blocked = blocked or lacking
+    return blocked or str(request["blocked"]), lacking
+
+
+def recipe_for(request: Request, kind: str) -> tuple[Mapping[str, Any], Mapping[str, str]]:
+    """Return the recipe and the needs of a kind of source: a substitute may have its own."""
+    own: Mapping[str, Any] = request["substitute"] if kind == "substitute" else {}
+    return own.get("build", request["build"]), own.get("needs", request["needs"])
+
+
+def link_needs(needs: Mapping[str, str], store: Store, work: str) -> dict[str, str]:
     """Make links to the trees that the recipe uses, by paths without blanks, and return those by name."""
     os.makedirs(os.path.join(work, "needs"))
-    places = {name: os.path.join(work, "needs", name) for name in request["needs"]}
+    places = {name: os.path.join(work, "needs", name) for name in needs}
     for name, place in places.items():
-        os.symlink(str(store.find(name, request["needs"][name])), place)
+        os.symlink(str(store.find(name, needs[name])), place)
     return places
 
 
-def make_tree(request: Request, store: Store, work: str, source: Source) -> str:
-    """Edit and build the source and return the directory of the finished tree, still in the work directory."""
+def make_tree(request: Request, store: Store, work: str, source: Source) -> tuple[str, list[str]]:
+    """Edit and build the source; return the finished tree, still in the work directory, and the trees it refers to."""
     edits.apply_edits(source.directory, request["edits"])
-    recipe = request["build"]
+    recipe, needs = recipe_for(request, source.kind)
     places = {name: os.path.join(work, name) for name in ("build", "dest", "tmp")}
     for directory in places.values():
         os.makedirs(directory)
-    places.update(link_needs(request, store, work))
+    needed = link_needs(needs, store, work)
+    places.update(needed)
     places["source"] = source.directory
     places["jobs"] = str(request["jobs"] or os.cpu_count() or 1)
     log = os.path.join(store.logs, f"{request['name']}.log")
@@ -271,11 +326,12 @@ def make_tree(request: Request, store: Store, work: str, source: Source) -> str:
         raise Broken(f"the build ended well, but left no directory {recipe.get('root')} in its destination", log)
     install_files(request, tree)
     check_paths(request, tree)
-    if recipe.get("relocate"):
-        kept = relocate.detach(tree)
-        with open(log, "a", encoding="utf-8") as stream:
-            stream.writelines(f"relocate: the path stays in {name}, which isn't text\n" for name in kept)
-    return tree
+    if not recipe.get("relocate"):
+        return tree, []
+    kept, used = relocate.detach(tree, needed.values())
+    with open(log, "a", encoding="utf-8") as stream:
+        stream.writelines(f"relocate: the path stays in {name}, which isn't text\n" for name in kept)
+    return tree, used
 
 
 def _descriptor(request: Request, **more: Any) -> Answer:
@@ -291,15 +347,26 @@ def _descriptor(request: Request, **more: Any) -> Answer:
     }
 
 
-def _provenance(request: Request, source: Source) -> Answer:
-    instead = f"{request['name']} {request['version']} can't be reached; {source.origin} serves instead"
+def _provenance(request: Request, source: Source, lacking: str) -> Answer:
+    why = f"can't be built ({lacking})" if lacking else "can't be reached"
+    instead = f"{request['name']} {request['version']} {why}; {source.origin} serves instead"
     return {
         "version": source.version,
         "source": source.kind,
         "origin": source.origin,
         "reason": instead if source.kind == "substitute" else None,
-        "installed": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "installed": _moment(time.time()),
     }
+
+
+def fingerprints(paths: Mapping[str, str]) -> dict[str, str]:
+    """Return size and time of change, by logical name, of those that are files: no-op runs look there."""
+    found = {}
+    for name, path in paths.items():
+        status = os.stat(path)
+        if stat.S_ISREG(status.st_mode):
+            found[name] = f"{status.st_size} {status.st_mtime_ns}"
+    return found
 
 
 def _use(request: Request, store: Store, tree: str) -> Answer:
@@ -309,7 +376,10 @@ def _use(request: Request, store: Store, tree: str) -> Answer:
     # A path may be the tree itself, ".".
     paths = {key: os.path.normpath(os.path.join(store.prefix, name, path)) for key, path in request["paths"].items()}
     stamp = store.stamp_of(tree)
-    descriptor = _descriptor(request, state="installed", stamp=stamp, tree=tree, paths=paths, **provenance)
+    marks = fingerprints({key: os.path.join(tree, path) for key, path in request["paths"].items()})
+    descriptor = _descriptor(
+        request, state="installed", stamp=stamp, tree=tree, paths=paths, fingerprints=marks, **provenance
+    )
     described = store.describe(name, descriptor)
     switched = store.switch(name, tree)
     removed = store.prune(name, request["generations"])
@@ -325,8 +395,19 @@ def _use(request: Request, store: Store, tree: str) -> Answer:
     }
 
 
+def _moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def _deferral(request: Request) -> Answer:
+    """Return what a later run needs in order to tell whether to ask again: what was asked for, when, and until when."""
+    now = time.time()
+    return {"request": request["request"], "tried": _moment(now), "until": _moment(now + request["retry_after"])}
+
+
 def _defer(request: Request, store: Store, reason: str) -> Answer:
     name = request["name"]
+    reason = hide("; ".join([*store.losses(), reason]))
     if request["strict"]:
         raise Broken(
             f"{name} {request['version']} can't be had, and rumplab_strict allows neither a substitute nor a "
@@ -339,10 +420,12 @@ def _defer(request: Request, store: Store, reason: str) -> Answer:
         descriptor = {**installed, "wanted": request["version"], "reason": f"deferred: {reason}"}
     else:
         descriptor = _descriptor(request, state="deferred", stamp=request["stamps"]["upstream"], reason=reason)
+    descriptor["deferral"] = _deferral(request)
     changed = store.describe(name, descriptor)
     # From one try to the next a host out of reach is so in other words: that by itself is no change.
     if installed and installed.get("reason"):
-        changed = {**installed, "reason": descriptor["reason"]} != descriptor
+        passing = {key: descriptor[key] for key in ("reason", "deferral")}
+        changed = {**installed, **passing} != descriptor
     return {"changed": changed, "state": "deferred", "reason": reason, "tree": None}
 
 
@@ -359,6 +442,10 @@ def _from_built_cache(request: Request, store: Store, work: str, kind: str) -> s
     if not built.restore(request["built_cache"], request["name"], stamp, made):
         return None
     check_paths(request, made)
+    if not all(os.path.isdir(os.path.join(store.trees, other)) for other in store.uses_of(made)):
+        # It doesn't work without them: the way on says which is missing, and why.
+        remove_tree(made)
+        return None
     tree = store.tree(request["name"], store.provenance_of(made)["version"], stamp)
     store.adopt(made, tree, stamp)
     return tree
@@ -372,11 +459,11 @@ def _build(request: Request, store: Store, work: str, opener: fetch.Opener) -> A
     tree = _from_built_cache(request, store, work, "upstream")
     if tree:
         return _use(request, store, tree)
-    blocked = why_not(request, store)
+    blocked, lacking = why_not(request, store)
     if blocked:
         return _defer(request, store, blocked)
     try:
-        source = obtain(request, store, work, opener)
+        source = obtain(request, store, work, opener, lacking)
     except Unreachable as error:
         return _defer(request, store, str(error))
     kind = "substitute" if source.kind == "substitute" else "upstream"
@@ -384,8 +471,10 @@ def _build(request: Request, store: Store, work: str, opener: fetch.Opener) -> A
     if kind == "substitute":
         tree = store.find(name, stamp) or _from_built_cache(request, store, work, kind)
     if not tree:
-        made = make_tree(request, store, work, source)
-        write_json(os.path.join(made, PROVENANCE), _provenance(request, source))
+        made, used = make_tree(request, store, work, source)
+        write_json(os.path.join(made, PROVENANCE), _provenance(request, source, lacking))
+        if used:
+            write_json(os.path.join(made, USES), {"trees": used})
         built.keep(request["built_cache"], name, stamp, made)
         tree = store.tree(name, source.version, stamp)
         store.adopt(made, tree, stamp)
@@ -399,9 +488,12 @@ def _source_at_hand(request: Request, store: Store, opener: fetch.Opener) -> Ans
     """
     if built.has(request["built_cache"], request["name"], request["stamps"]["upstream"]):
         return {"changed": False, "state": "fetched"}
-    blocked = why_not(request, store)
+    blocked, lacking = why_not(request, store)
     if blocked:
         return _defer(request, store, blocked)
+    if lacking:
+        # The substitute is fetched when it is built.
+        return {"changed": False, "state": "fetched"}
     missing = [pin for pin in _pieces(request) if not _cached(request, store, pin)]
     if not missing:
         return {"changed": False, "state": "fetched"}
@@ -427,7 +519,7 @@ def _provide_locked(request: Request, store: Store, opener: fetch.Opener) -> Ans
     kinds = _kinds(request)
     for kind in kinds if not request["retry"] else kinds[:1]:
         tree = store.find(name, request["stamps"][kind])
-        if tree:
+        if tree and store.examine(tree, request["paths"]):
             return _use(request, store, tree)
     if request["only"] == "source":
         return _source_at_hand(request, store, opener)
@@ -448,11 +540,12 @@ def provide(request: Request, opener: fetch.Opener) -> Answer:
             raise Broken("a name is lower-case letters, digits and _: a tree's name ends in -VERSION-STAMP")
         store.ready()
         lock = os.path.join(store.locks, f"{request['name']}.lock")
-        with Lock(lock, request["lock_wait"], f"providing {request['name']}") as held:
+        purpose = f"providing {request['name']}"
+        with Lock(lock, request["lock_wait"], purpose) as held, declared(request["space"]):
             answer = _provide_locked(request, store, opener)
         return {**answer, "waited": round(held.waited, 1)}
     except Broken as error:
-        return {"failed": True, "msg": f"{request['name']}: {error}", "log": error.log}
+        return {"failed": True, "msg": hide(f"{request['name']}: {error}"), "log": error.log}
     except OSError as error:
         place = error.filename or request["prefix"]
         remedies = {

@@ -19,6 +19,11 @@ def _become(account: pwd.struct_passwd) -> None:
     os.setuid(account.pw_uid)
 
 
+def _give_up(number: int, frame: object) -> None:
+    """End as by an error, so that what was begun is ended and cleared away, too."""
+    raise SystemExit(128 + number)
+
+
 def as_user(user: str, function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Call `function` in a child process that belongs to `user`, and return what it returned.
 
@@ -40,6 +45,7 @@ def as_user(user: str, function: Callable[[], dict[str, Any]]) -> dict[str, Any]
             if os.geteuid() == 0:
                 _become(account)
             os.umask(0o022)
+            signal.signal(signal.SIGTERM, _give_up)
             # After the change of user, which clears the setting.
             die_with_parent(signal.SIGTERM)
             try:

@@ -3,6 +3,7 @@
 A tree is built in a work directory, kept in a cache of built trees for hosts with other prefixes, and used in the
 store. Between the first and the last, a placeholder stands for its path, and a list in the tree names the files that
 have it. Only text files are followed; a path in a program or an object file (debugging information) stays as it was.
+A tree that goes on using another one, as a toolchain does its compiler, names that one likewise.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from .errors import Broken
 
 PLACEHOLDER = b"@RUMPLAB_TREE@"
+# Of the directory in which this tree and those that it was built with stand side by side.
+STORE = b"@RUMPLAB_STORE@"
 LIST = ".relocate.json"
 # Scripts don't quote the path that was built into them.
 PLAIN = re.compile(r"[A-Za-z0-9/._+-]+")
@@ -53,42 +56,65 @@ def _rewrite(path: str, content: bytes) -> None:
     os.chmod(path, mode)
 
 
-def detach(tree: str) -> list[str]:
-    """Put the placeholder where text files below `tree` name it, and write the list of them.
+def _spellings(path: str) -> set[str]:
+    return {os.path.abspath(path), os.path.realpath(path)}
 
-    Symbolic links to places in the tree become relative. Returns the paths, in the tree, of files that name it and
-    aren't text: those keep the path.
+
+def _relative(link: str, target: str, places: Mapping[str, str]) -> str | None:
+    """Return the target of an absolute link into one of `places`, relative to the link; None for any other target.
+
+    `places` has, by each spelling of a path, where that stands when the tree is in the store.
     """
-    spellings = {os.path.abspath(tree), os.path.realpath(tree)}
-    longest_first = sorted(map(os.fsencode, spellings), key=len, reverse=True)
-    itself = re.compile(b"(?:" + b"|".join(map(re.escape, longest_first)) + rb")(?![\w-])")
-    listed, kept = [], []
+    for spelling, place in places.items():
+        if target == spelling or target.startswith(spelling + os.sep):
+            return os.path.relpath(os.path.join(place, os.path.relpath(target, spelling)), os.path.dirname(link))
+    return None
+
+
+def detach(tree: str, others: Iterable[str] = ()) -> tuple[list[str], list[str]]:
+    """Put a placeholder where text files below `tree` name it or one of `others`, and write the list of those files.
+
+    `others` are links to trees of the store, beside which this one is going to stand. Symbolic links to places in any
+    of them become relative. Returns the paths, in the tree, of files that name one and aren't text: those keep the
+    path; and the names, in the store, of the others that are named.
+    """
+    places = dict.fromkeys(_spellings(tree), tree)
+    marks = dict.fromkeys(_spellings(tree), PLACEHOLDER)
+    for other in others:
+        name = os.path.basename(os.path.realpath(other))
+        places.update(dict.fromkeys(_spellings(other), os.path.join(os.path.dirname(tree), name)))
+        marks.update(dict.fromkeys(_spellings(other), os.path.join(STORE, os.fsencode(name))))
+    longest_first = sorted(map(os.fsencode, marks), key=len, reverse=True)
+    named = re.compile(b"(?:" + b"|".join(map(re.escape, longest_first)) + rb")(?![\w-])")
+    listed, kept, used = [], [], set()
+
+    def mark(match: re.Match[bytes]) -> bytes:
+        return marks[os.fsdecode(match[0])]
+
     for path in _regular_files(tree):
         with open(path, "rb") as stream:
             content = stream.read()
         name = os.path.relpath(path, tree)
         if b"\0" in content:
-            if itself.search(content):
+            if named.search(content):
                 kept.append(name)
             continue
-        changed = itself.sub(PLACEHOLDER, content)
+        changed = named.sub(mark, content)
         if changed != content:
             _rewrite(path, changed)
         # The second name of a file finds the placeholder there already.
-        if PLACEHOLDER in changed:
+        if PLACEHOLDER in changed or STORE in changed:
             listed.append(name)
+            used.update(re.findall(re.escape(STORE) + rb"/([\w.+-]+)", changed))
     for link in _links(tree):
-        target = os.readlink(link)
-        for spelling in spellings:
-            if target == spelling or target.startswith(spelling + os.sep):
-                inside = os.path.join(tree, os.path.relpath(target, spelling))
-                os.unlink(link)
-                os.symlink(os.path.relpath(inside, os.path.dirname(link)), link)
-                break
-    with open(os.path.join(tree, LIST), "w", encoding="utf-8") as stream:
-        json.dump(listed, stream, indent=1)
-        stream.write("\n")
-    return kept
+        target = _relative(link, os.readlink(link), places)
+        if target is not None:
+            os.unlink(link)
+            os.symlink(target, link)
+    with open(os.path.join(tree, LIST), "w", encoding="utf-8") as written:
+        json.dump(listed, written, indent=1)
+        written.write("\n")
+    return kept, sorted(map(os.fsdecode, used))
 
 
 def settle(tree: str, final: str) -> None:
@@ -106,4 +132,5 @@ def settle(tree: str, final: str) -> None:
         path = os.path.join(tree, name)
         with open(path, "rb") as stream:
             content = stream.read()
-        _rewrite(path, content.replace(PLACEHOLDER, os.fsencode(final)))
+        settled = content.replace(PLACEHOLDER, os.fsencode(final)).replace(STORE, os.fsencode(os.path.dirname(final)))
+        _rewrite(path, settled)

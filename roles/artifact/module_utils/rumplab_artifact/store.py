@@ -7,16 +7,20 @@ import os
 import re
 import shutil
 import stat
-import tempfile
+import time
 from collections.abc import Mapping
 from typing import Any
 
-from . import relocate
+from . import durable, inventory, relocate
+from .credentials import hidden
+from .durable import write_json
 from .errors import Broken
 
 COMPLETE = ".complete"
 # Where a tree came from goes along with it: into a cache of built trees, and back when an older one is switched to.
 PROVENANCE = ".provenance.json"
+# The trees of other artefacts that one refers to, by their names in the store.
+USES = ".uses.json"
 
 
 class Store:
@@ -32,6 +36,8 @@ class Store:
         # Autoconf and make can't cope with a path that has spaces or stranger things in it.
         plain = relocate.PLAIN.fullmatch(prefix) is not None
         self.work = os.path.join(prefix, "work") if plain else f"/var/tmp/rumplab-work-{os.geteuid()}"
+        # Trees that have changed since they were installed, and what of them: none of them is found.
+        self.damaged: dict[str, list[str]] = {}
 
     def ready(self) -> None:
         """Make the directories that a virgin prefix lacks."""
@@ -62,16 +68,32 @@ class Store:
         for entry in sorted(os.listdir(self.trees)) if os.path.isdir(self.trees) else []:
             if entry.startswith(f"{name}-") and entry.endswith(suffix):
                 tree = os.path.join(self.trees, entry)
-                if self.stamp_of(tree) == stamp:
+                if tree not in self.damaged and self.stamp_of(tree) == stamp:
                     return tree
         return None
 
+    def examine(self, tree: str, paths: Mapping[str, str]) -> bool:
+        """Compare a tree with its list of files; where it differs, it isn't found any more. True for a sound one."""
+        lost = [path for path in paths.values() if not os.path.exists(os.path.join(tree, path))]
+        differing = sorted({*inventory.differences(tree), *lost})
+        if differing:
+            self.damaged[tree] = differing
+        return not differing
+
+    def losses(self) -> list[str]:
+        """Return, in words, what of which trees was lost or altered since they were installed."""
+        return [
+            f"{tree} has changed since it was installed ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+            for tree, names in self.damaged.items()
+        ]
+
     def stamp_of(self, tree: str) -> str | None:
-        """Return the stamp in a tree's .complete, or None for a tree that isn't whole."""
+        """Return the stamp in a tree's .complete, or None for a tree that isn't whole, or doesn't say what it is."""
         try:
+            self.provenance_of(tree)
             with open(os.path.join(tree, COMPLETE), encoding="utf-8") as stream:
                 return stream.read()
-        except OSError:
+        except (OSError, ValueError):
             return None
 
     def provenance_of(self, tree: str) -> dict[str, Any]:
@@ -88,7 +110,11 @@ class Store:
         return os.path.join(self.prefix, os.readlink(link)) if os.path.islink(link) else None
 
     def adopt(self, made: str, tree: str, stamp: str) -> None:
-        """Move the finished directory `made` into the store as `tree`; it counts from the last rename on."""
+        """Move the finished directory `made` into the store as `tree`; it counts from the last rename on.
+
+        All of it is on the disk before `.complete` is, and that before its final name: after a power cut, what has the
+        name is whole.
+        """
         partial = os.path.join(self.trees, "." + os.path.basename(tree) + ".part")
         remove_tree(partial)
         try:
@@ -97,12 +123,21 @@ class Store:
             # Another file system: the work directory may stand outside the prefix.
             shutil.copytree(made, partial, symlinks=True)
         relocate.settle(partial, tree)
+        inventory.write(partial)
+        durable.sync_tree(partial)
         with open(os.path.join(partial, COMPLETE), "w", encoding="utf-8") as stream:
             stream.write(stamp)
             stream.flush()
             os.fsync(stream.fileno())
-        remove_tree(tree)
+        durable.sync(partial)
+        if os.path.lexists(tree):
+            # Out of the way at once, so that the link leads nowhere for a moment only.
+            former = os.path.join(self.trees, "." + os.path.basename(tree) + ".former.part")
+            remove_tree(former)
+            os.rename(tree, former)
         os.rename(partial, tree)
+        durable.sync(self.trees)
+        self.damaged.pop(tree, None)
 
     def switch(self, name: str, tree: str) -> bool:
         """Point the prefix's link at the tree, atomically; True when it pointed elsewhere."""
@@ -114,24 +149,50 @@ class Store:
         if os.path.lexists(fresh):
             os.unlink(fresh)
         os.symlink(target, fresh)
+        # The time of a switch decides which generation is the previous one, and a clock may be set back.
+        now = max([time.time_ns(), *(moment + 10**9 for moment in self._switches(name))])
+        os.utime(os.path.join(tree, COMPLETE), ns=(now, now))
         os.replace(fresh, link)
-        # The time of a switch decides which generation is the previous one.
-        os.utime(os.path.join(tree, COMPLETE))
+        durable.sync(self.prefix)
         return True
 
+    def _switches(self, name: str) -> list[int]:
+        """Return when the trees of this name were switched to."""
+        pattern = re.compile(re.escape(name) + r"-.+-[0-9a-f]{12}")
+        whole = [tree for tree in os.listdir(self.trees) if pattern.fullmatch(tree)]
+        marks = [os.path.join(self.trees, tree, COMPLETE) for tree in whole]
+        return [os.stat(mark).st_mtime_ns for mark in marks if os.path.exists(mark)]
+
+    def uses_of(self, tree: str) -> list[str]:
+        """Return the names, in the store, of the trees that a tree refers to."""
+        try:
+            with open(os.path.join(tree, USES), encoding="utf-8") as stream:
+                return list(json.load(stream)["trees"])
+        except FileNotFoundError:
+            return []
+
+    def used(self) -> set[str]:
+        """Return the names of the trees that others refer to: a toolchain's compiler, though a newer one is in use."""
+        return {name for entry in os.listdir(self.trees) for name in self.uses_of(os.path.join(self.trees, entry))}
+
     def prune(self, name: str, keep: int) -> list[str]:
-        """Remove all but the `keep` trees of this name that were in use last, and every half-made one."""
+        """Remove all but the `keep` trees of this name that were in use last, and every half-made one.
+
+        What another tree refers to stays.
+        """
         pattern = re.compile(re.escape(name) + r"-.+-[0-9a-f]{12}")
         current = os.path.realpath(self.current(name) or "")
         whole, removed = [], []
         for entry in os.listdir(self.trees):
             tree = os.path.join(self.trees, entry)
-            half = entry.startswith(".") and pattern.fullmatch(entry[1:].removesuffix(".part"))
+            half = entry.startswith(".") and pattern.fullmatch(entry[1:].removesuffix(".part").removesuffix(".former"))
             if half or (pattern.fullmatch(entry) and self.stamp_of(tree) is None):
                 removed.append(tree)
             elif pattern.fullmatch(entry) and os.path.realpath(tree) != current:
                 whole.append((os.stat(os.path.join(tree, COMPLETE)).st_mtime_ns, tree))
-        removed += [tree for _, tree in sorted(whole, reverse=True)[max(keep - 1, 0) :]]
+        used = self.used()
+        older = [tree for _, tree in sorted(whole, reverse=True)[max(keep - 1, 0) :]]
+        removed += [tree for tree in older if os.path.basename(tree) not in used]
         for tree in removed:
             remove_tree(tree)
         return removed
@@ -147,6 +208,7 @@ class Store:
 
     def describe(self, name: str, descriptor: Mapping[str, Any]) -> bool:
         """Write a component's descriptor atomically; True when it differs from the one that stood there."""
+        descriptor = hidden(descriptor)
         if self.descriptor(name) == descriptor:
             return False
         write_json(os.path.join(self.components, f"{name}.json"), descriptor)
@@ -161,17 +223,3 @@ def remove_tree(path: str) -> None:
                 os.chmod(directory, 0o700)
     if os.path.lexists(path):
         shutil.rmtree(path)
-
-
-def write_json(path: str, content: Mapping[str, Any]) -> None:
-    """Write JSON by way of a temporary file and a rename, readable by all."""
-    descriptor, fresh = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            json.dump(content, stream, indent=2, sort_keys=True, ensure_ascii=False)
-            stream.write("\n")
-        os.chmod(fresh, 0o644)
-        os.replace(fresh, path)
-    except BaseException:
-        os.unlink(fresh)
-        raise

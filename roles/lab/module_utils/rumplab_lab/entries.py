@@ -16,10 +16,10 @@ import hashlib
 import os
 import pwd
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+from .files import write_text as write_file
 from .record import Entry
 
 LIMIT = 60
@@ -41,17 +41,8 @@ def read_text(path: str) -> str | None:
 
 
 def write_text(path: str, text: str, mode: int, uid: int, gid: int) -> None:
-    """Write a file by way of a temporary one and a rename."""
-    descriptor, fresh = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".rumplab-")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
-        os.chown(fresh, uid, gid)
-        os.chmod(fresh, mode)
-        os.replace(fresh, path)
-    except BaseException:
-        os.unlink(fresh)
-        raise
+    """Write a file in a directory of others, whole or not at all."""
+    write_file(path, text, mode, (uid, gid), prefix=".rumplab-")
 
 
 def with_line(text: str, line: str) -> str:

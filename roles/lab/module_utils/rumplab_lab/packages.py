@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 LISTS = {
@@ -17,22 +18,85 @@ LISTS = {
 }
 # Where Homebrew lies on Apple's and on Intel's processors; only a login shell has it in PATH.
 BREW_PATH = ("/opt/homebrew/bin", "/usr/local/bin")
+# dpkg's letters for what isn't on the host: not installed, and removed but for its configuration.
+ABSENT, REMOVED = "n", "c"
+# And for what was being installed or removed when dpkg was killed.
+HALF = "HUFWt"
+# Seconds to wait for another run of the package manager.
+LOCK_WAIT = 600.0
+CONFIGURE = ["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"]
+# Of packages that can't be configured any more, dpkg takes back what it had unpacked only if it is forced to.
+PURGE = ["dpkg", "--force-depends", "--force-remove-reinstreq", "--force-remove-essential", "--purge"]
 
 
-def parse_list(manager: str, text: str) -> list[str]:
-    """Return the sorted package names in the output of the manager's list command."""
+def parse_list(manager: str, text: str, but: str = ABSENT + REMOVED) -> list[str]:
+    """Return the sorted package names in the output of the manager's list command.
+
+    With apt, those in one of dpkg's states `but` are left out. A package that dpkg had only begun with counts.
+    """
     lines = text.splitlines()
     if manager == "apt":
-        # "ii " is installed; "rc " is a removed package whose configuration is still there.
-        lines = [line[3:] for line in lines if line[1:2] == "i"]
+        # "ii " is installed, "iU " unpacked, "rc " removed but for its configuration; the third letter is an error.
+        lines = [line[3:] for line in lines if line[1:2] not in ("", *but)]
     return sorted({line.strip() for line in lines if line.strip()})
 
 
 def installed(manager: str) -> list[str]:
     """Return the names of all installed packages; ValueError for a manager that isn't known."""
+    return parse_list(manager, _listed(manager))
+
+
+def present(manager: str) -> list[str]:
+    """Return the names of all packages of which there is anything on the host."""
+    return parse_list(manager, _listed(manager), ABSENT)
+
+
+def half_done(manager: str) -> list[str]:
+    """Return the names of the packages that dpkg was killed at; other managers don't tell."""
+    if manager != "apt":
+        return []
+    every = {letter for letter in "nciHUFWt" if letter not in HALF}
+    return parse_list(manager, _listed(manager), "".join(sorted(every)))
+
+
+def finish(manager: str) -> bool:
+    """Let dpkg finish what a killed run of it left, without which apt does nothing more; False where that is nothing.
+
+    What can't be finished, for want of its archive, stays as it is.
+    """
+    if manager != "apt" or not (_output(["dpkg", "--audit"]).strip() or _has_journal()):
+        return False
+    end = time.monotonic() + LOCK_WAIT
+    while "lock" in _dpkg(CONFIGURE) and time.monotonic() < end:
+        time.sleep(1)
+    return True
+
+
+def take_back(manager: str, names: Sequence[str]) -> list[str]:
+    """Purge those of `names` that dpkg left half done, and return them."""
+    half = sorted(set(half_done(manager)) & set(names))
+    if half:
+        _dpkg([*PURGE, *half])
+    return half
+
+
+def _has_journal() -> bool:
+    return any(name.isdigit() for name in os.listdir("/var/lib/dpkg/updates"))
+
+
+def _dpkg(argv: Sequence[str]) -> str:
+    """Run dpkg unattended, and return what it says of an error."""
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
+    run = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=900, env=environment
+    )
+    return run.stderr if run.returncode else ""
+
+
+def _listed(manager: str) -> str:
     if manager not in LISTS:
         raise ValueError(f"the package manager '{manager}' isn't one of {', '.join(sorted(LISTS))}")
-    return parse_list(manager, _output(LISTS[manager]))
+    return _output(LISTS[manager])
 
 
 def _output(argv: Sequence[str]) -> str:
@@ -82,15 +146,15 @@ def removable(manager: str, names: Sequence[str]) -> tuple[list[str], list[str]]
     apt removes what depends on a package along with it without being asked, and Homebrew refuses the whole list if one
     of it is needed; the others are left to see for themselves.
     """
-    present = set(installed(manager))
-    ours = [name for name in names if name in present]
+    there = set(present(manager))
+    ours = [name for name in names if name in there]
     needed_here = of_interpreter(manager)
     kept = [name for name in ours if name in needed_here]
     going = [name for name in ours if name not in kept]
     if manager == "homebrew":
         needs = parse_brew_deps(_output(["brew", "deps", "--installed", "--formula"]))
         # The command's answer holds what is needed indirectly too, so that one look is enough.
-        others = present.difference(going)
+        others = there.difference(going)
         kept += [name for name in going if any(name in needs.get(other, ()) for other in others)]
         return [name for name in going if name not in kept], sorted(kept)
     if manager != "apt":

@@ -1,0 +1,84 @@
+"""Names and passwords for servers: out of a file of the form of netrc(5), and never written or shown with a URL."""
+
+from __future__ import annotations
+
+import base64
+import netrc
+import os
+import re
+import stat
+import urllib.parse
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import Broken
+
+# What a URL may say between its scheme and its host, and the values of its query.
+URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>[^\s'\"<>]+)")
+PAIR = re.compile(r"(?P<key>[^&;=]+=)?[^&;]+")
+# Name and password by host, for the requests that this process makes.
+_known: dict[str, tuple[str, str]] = {}
+
+
+def _shown(match: re.Match[str]) -> str:
+    rest = match["rest"]
+    # A sentence goes on after its URL.
+    address = rest.rstrip(".,:;)")
+    place, mark, query = address.partition("?")
+    host, slash, path = place.partition("/")
+    query = PAIR.sub(lambda pair: f"{pair['key'] or ''}…", query)
+    return match["scheme"] + host.rpartition("@")[2] + slash + path + mark + query + rest[len(address) :]
+
+
+def hide(text: str) -> str:
+    """Return `text` with no name, password or key in any URL in it."""
+    return URL.sub(_shown, text)
+
+
+def hidden(content: Any) -> Any:
+    """Return a JSON-able object with no credentials in any URL in it."""
+    if isinstance(content, str):
+        return hide(content)
+    if isinstance(content, Mapping):
+        return {key: hidden(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [hidden(value) for value in content]
+    return content
+
+
+def load(path: str) -> None:
+    """Read the file of names and passwords; Broken where others could, or where it isn't of that form."""
+    _known.clear()
+    if not path:
+        return
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(handle, encoding="utf-8"):
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o077:
+                raise Broken(f"{path} holds passwords, and others may read or change it: chmod 600 {path}")
+            # By its descriptor: what has been looked at is what gets read.
+            hosts = netrc.netrc(f"/dev/fd/{handle}").hosts
+    except OSError as error:
+        raise Broken(f"{path}, which rumplab_credentials names, can't be read: {error.strerror}") from error
+    except (netrc.NetrcParseError, UnicodeDecodeError) as error:
+        raise Broken(f"{path} isn't of the form 'machine HOST login NAME password WORD': {error}") from error
+    _known.update({host: (login, password or "") for host, (login, _, password) in hosts.items()})
+
+
+def split(url: str) -> tuple[str, tuple[str, str] | None]:
+    """Return a URL without name and password, and those: the URL's own, else those of its host."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        return url, None
+    own, _, place = parts.netloc.rpartition("@")
+    clean = urllib.parse.urlunsplit(parts._replace(netloc=place))
+    if own:
+        name, _, password = own.partition(":")
+        return clean, (urllib.parse.unquote(name), urllib.parse.unquote(password))
+    return clean, _known.get(parts.hostname or "")
+
+
+def header(pair: tuple[str, str]) -> str:
+    """Return the value of the Authorization header for a name and a password."""
+    return "Basic " + base64.b64encode(":".join(pair).encode()).decode()
