@@ -59,10 +59,10 @@ def _started_ps(pid: int) -> str | None:
     return token.strip() if token and not state.startswith("Z") else None
 
 
-def words(pid: int) -> tuple[str, ...]:
+def words(pid: int, proc: Path = Path("/proc")) -> tuple[str, ...]:
     """The command line of the process, as far as the system shows it; never nothing."""
     try:
-        said = Path(f"/proc/{pid}/cmdline").read_bytes()
+        said = (proc / str(pid) / "cmdline").read_bytes()
     except OSError:
         said = b""
     return tuple(os.fsdecode(word) for word in said.rstrip(b"\0").split(b"\0") if word) or ("?",)

@@ -148,7 +148,7 @@ def test_a_stranger_at_the_line_is_told_apart(nb: LabPrefix) -> None:
     with socket.socket(socket.AF_UNIX) as stranger:
         stranger.connect(str(socket_path(machine(), DEBUGGER)))
         until(lambda: listed(nb)["debugger"])
-        assert "a program that is not rumplab's" in refused(nb, "debug", "nb", *BATCH, "bt")
+        assert f"pid {os.getpid()})" in refused(nb, "debug", "nb", *BATCH, "bt")
     until(lambda: not listed(nb)["debugger"])
     assert "kgdb_connect" in guest(nb, "debug", "nb", *BATCH, "bt")
 
