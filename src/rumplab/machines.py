@@ -8,6 +8,7 @@ from the process that has its socket, where there is one.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -15,7 +16,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,10 @@ NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_LENGTH - 1}}}")
 SOCKET = "qmp.sock"
 STUB = "gdb.sock"
 RECORD = "machine.json"
-# sun_path holds 108 bytes on Linux and 104 on macOS, with the closing NUL.
-SOCKET_PATH_LIMIT = 100
+# A guest's serial lines have the longest names of a machine's sockets.
+LONGEST_SOCKET = "com0.sock"
+# What sun_path holds, with the closing NUL.
+SOCKET_PATH_LIMIT = 104 if sys.platform == "darwin" else 108
 ENDED_KEPT = 16
 # What everything goes by.
 NEEDED: dict[str, Any] = {"pid": int, "token": str, "gdb_port": int, "since": (int, float)}
@@ -388,10 +391,26 @@ def write_record(machine: Machine) -> None:
 
 
 def open_machines(lab: Lab) -> Machines:
-    """The records of this user, where a machine's sockets have paths that the kernel takes."""
+    """The records of this user, where a machine's sockets have paths that the kernel takes. Machines that are recorded
+    where they were formerly, and still run, are named."""
+    old = places.former(lab)
+    for machine in formerly(old) if old else ():
+        places.tell(
+            f"machine '{machine.name}' was started by a rumplab that kept its records in {old}, where they are looked"
+            f" for no more; end it with: kill {machine.pid}"
+        )
     return Machines(places.directory(lab, "machines", fits))
+
+
+def formerly(old: Path) -> Iterator[Machine]:
+    """The machines with a record in `old` that run."""
+    for path in sorted(old.glob(f"*/{RECORD}")):
+        with contextlib.suppress(RumplabError):
+            machine = read_record(path.parent)
+            if machine is not None and machine.alive():
+                yield machine
 
 
 def fits(root: Path) -> bool:
     """Whether a machine's socket below `root` has a path that the kernel takes."""
-    return len(os.fsencode(root)) + NAME_LENGTH + len(SOCKET) + 2 < SOCKET_PATH_LIMIT
+    return len(os.fsencode(root)) + NAME_LENGTH + len(LONGEST_SOCKET) + 2 < SOCKET_PATH_LIMIT

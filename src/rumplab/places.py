@@ -6,6 +6,7 @@ of the user's. What others have made, or could change, is passed over and named.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import stat
@@ -32,7 +33,7 @@ def directory(lab: Lab, what: str, fits: Callable[[Path], bool] = lambda _: True
         why = made(base, base / name) or made(base / name, path)
         if why is None:
             for one in refused:
-                print(f"rumplab: {one}; {path} is used instead", file=sys.stderr)
+                tell(f"{one}; {base / name} is used instead")
             return path
         refused.append(why)
     raise RumplabError(
@@ -46,8 +47,8 @@ def candidates(lab: Lab, lasting: bool) -> Iterator[tuple[Path, str]]:
     state = os.environ.get("XDG_STATE_HOME", "")
     if os.path.isabs(state):
         yield Path(state), name
-    else:
-        yield Path.home() / ".local" / "state", name
+    elif (own := home()) is not None:
+        yield own / ".local" / "state", name
     if lasting:
         return
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
@@ -57,6 +58,36 @@ def candidates(lab: Lab, lasting: bool) -> Iterator[tuple[Path, str]]:
     import tempfile
 
     yield Path(tempfile.gettempdir()), f"rumplab-{os.getuid()}-{mark(lab)}"
+
+
+def former(lab: Lab) -> Path | None:
+    """Where this user's records were before they had places of their own, if they still are: in the prefix, where
+    anybody could make such a directory first."""
+    path = lab.prefix / "var" / "machines" / str(os.getuid())
+    try:
+        return path if unsafe(path) is None else None
+    except OSError:
+        return None
+
+
+def home() -> Path | None:
+    """The user's home; None for a user whom this system doesn't know."""
+    given = os.environ.get("HOME", "")
+    if os.path.isabs(given):
+        return Path(given)
+    # Only here: few have no HOME.
+    import pwd
+
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        return None
+
+
+@functools.cache
+def tell(message: str) -> None:
+    """Says it once: several places may be wanted of one command."""
+    print(f"rumplab: {message}", file=sys.stderr)
 
 
 def mark(lab: Lab) -> str:

@@ -228,7 +228,7 @@ def command(spec: qemu.Spec, detach: bool, module: tuple[str, bytes] | None = No
     stands alone: no record, no control socket."""
     log = f"{Path(spec.image or spec.program or '').name}.serial.log"
     if detach and spec.sandbox:
-        spec = replace(spec, sandbox=sandbox.SPAWNING)
+        spec = replace(spec, sandbox=sandbox.DAEMON)
     argv = qemu.machine_argv(spec)
     if detach:
         argv += ["-serial", f"file:{log}", "-daemonize"]

@@ -20,9 +20,8 @@ CACHE = ".sandbox.json"
 SECONDS = 10.0
 # No old system call, no other user, no other program, no other priority.
 CLOSED = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
-# QEMU runs qemu-bridge-helper, which is root's: it is a program, and has another user's rights. And a QEMU that goes to
-# the background by itself makes a process.
-SPAWNING = "on,obsolete=deny,resourcecontrol=deny"
+# Of a QEMU that goes to the background by itself, which makes a process.
+DAEMON = "on,obsolete=deny,resourcecontrol=deny"
 
 
 def choose(
@@ -36,9 +35,12 @@ def choose(
     """The value of -sandbox for a machine whose cards get on the bridge by `link`; None for none, and where the further
     arguments `extra` have their own. `directory` is for what is remembered."""
     own = any(word.lstrip("-") == "sandbox" for word in extra)
-    if own or not platform.startswith("linux") or not supported(emulator, version, directory):
+    # Whatever it allows, the kernel gives no program that QEMU runs in it root's rights, and qemu-bridge-helper needs
+    # them.
+    helped = link is not None and link.spawns
+    if own or helped or not platform.startswith("linux") or not supported(emulator, version, directory):
         return None
-    return SPAWNING if link is not None and link.spawns else CLOSED
+    return CLOSED
 
 
 def supported(emulator: str, version: str | None, directory: Path) -> bool:

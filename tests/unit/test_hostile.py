@@ -158,6 +158,7 @@ def invocations(place: Path, helps: bool = True) -> list[list[str]]:
         ["run", odd, "--accel", "tcg", "--dry-run"],
         ["run", str(place / "absent")],
         *(["screen", "nobody"], ["type", "nobody", "x"], ["type", "nobody", "--key", "ret"]),
+        ["relay", str(place / "absent.sock")],
         *(["logs", "nobody"], ["stop", "--all"], ["stop", "nobody"], ["debug"], ["debug", "nobody", "main"]),
         ["debug", "--vmware", str(place / "www")],
         ["export", image, "--vmware", str(place / f"{own}.vm"), "--json"],

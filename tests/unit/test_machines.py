@@ -195,6 +195,32 @@ def test_records_lie_in_the_users_state_one_place_a_lab(empty_lab: LabPrefix) ->
     assert root != machines.open_machines(replace(lab, prefix=Path("/other"))).root
 
 
+def test_a_machine_that_is_recorded_where_it_was_formerly_is_named(
+    empty_lab: LabPrefix, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = empty_lab.prefix / "var" / "machines" / str(os.getuid())
+    for name in ("runs", "ended"):
+        (old / name).mkdir(parents=True)
+        token = process.started(os.getpid()) if name == "runs" else "an earlier life"
+        machines.write_record(Machine(name, str(old / name), pid=os.getpid(), token=token or ""))
+    assert machines.open_machines(config.load()).all() == []
+    said = capsys.readouterr().err
+    assert f"machine 'runs' was started by a rumplab that kept its records in {old}" in said
+    assert f"end it with: kill {os.getpid()}\n" in said
+    assert "ended" not in said
+
+
+def test_a_user_whom_the_system_does_not_know_has_a_place(
+    empty_lab: LabPrefix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", "")
+    monkeypatch.setattr(os, "getuid", lambda: 4294967)
+    assert places.home() is None
+    with pytest.raises(RumplabError, match="no place for your guests"):
+        places.directory(config.load(), "guests", lasting=True)
+
+
 def test_a_place_whose_sockets_would_not_fit_is_gone_round(
     empty_lab: LabPrefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

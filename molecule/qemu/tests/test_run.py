@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import socket
 import time
@@ -61,10 +62,11 @@ def test_the_printed_command_is_the_machine_and_boots(host: Any) -> None:
     line = host.check_output(f"{RUMPLAB} run {PROGRAM} --dry-run --exit-device")
     words = shlex.split(line)
     assert "pci-bridge,chassis_nr=2,id=pci.1" in words
-    assert "user,id=net0,net=192.168.76.0/24,dhcpstart=192.168.76.9" in words
+    assert "user,id=net0,net=192.168.76.0/24,dhcpstart=192.168.76.9,restrict=on" in words
     assert "e1000,netdev=net0,mac=54:54:00:55:55:55,bus=pci.1,addr=1" in words
-    assert words[words.index("-gdb") + 1].startswith("tcp:127.0.0.1:")
-    ran = host.run(f"{USER} {line} </dev/null")
+    # A socket in the directory that it is pasted in.
+    assert words[words.index("-gdb") + 1] == "chardev:gdb"
+    ran = host.run(f"cd /tmp && {USER} {line} </dev/null")
     assert ran.rc == EXIT_STATUS, ran.stderr
     assert E1000 in ran.stdout
 
@@ -129,10 +131,33 @@ def alive(host: Any, machine: dict[str, Any]) -> bool:
 
 
 def test_records_are_the_users_own(host: Any) -> None:
-    host.check_output(f"{RUMPLAB} run {PROGRAM} --detach --wait")
-    directory = host.file(machines(host)[0]["directory"])
-    assert "/.local/state/rumplab-" in directory.path
+    """Of one who has no home, too."""
+    ran = host.run(f"{RUMPLAB} run {PROGRAM} --detach --wait")
+    assert ran.rc == 0, ran.stderr
+    assert re.search(r"/nonexistent/\.local/state/rumplab-\w+ can't be made \(.*is used instead", ran.stderr)
+    (machine,) = machines(host)
+    directory = host.file(machine["directory"])
+    assert directory.path.startswith("/tmp/rumplab-65534-")
     assert (directory.user, directory.mode) == ("nobody", 0o700)
+    for name in ("gdb.sock", "qmp.sock"):
+        socket = host.file(f"{directory.path}/{name}")
+        assert (socket.user, socket.mode) == ("nobody", 0o600)
+    host.check_output("install -d -m 700 -o nobody /tmp/home")
+    at_home = RUMPLAB.replace("HOME=/nonexistent", "HOME=/tmp/home")
+    try:
+        host.check_output(f"{at_home} run {PROGRAM} --detach --wait")
+        (machine,) = json.loads(host.check_output(f"{at_home} ps --json"))
+        assert machine["directory"].startswith("/tmp/home/.local/state/rumplab-")
+    finally:
+        host.check_output(f"{at_home} stop --all")
+        host.check_output("rm -rf /tmp/home")
+
+
+def test_what_is_not_asked_for_listens_on_no_port(host: Any) -> None:
+    host.check_output(f"{RUMPLAB} run {PROGRAM} --detach --wait")
+    table = [line.split() for line in host.file("/proc/net/tcp").content_string.splitlines()[1:]]
+    nobodys = [words[1] for words in table if words[3] == "0A" and words[7] == "65534"]
+    assert nobodys == []
 
 
 def test_a_taken_port(host: Any) -> None:

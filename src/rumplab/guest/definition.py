@@ -149,8 +149,17 @@ def check_types(guest: Guest) -> None:
 
 
 def open_guests(lab: Lab) -> Guests:
-    """The guests of this user, which outlive a session and the machine's start."""
-    return Guests(places.directory(lab, "guests", lasting=True))
+    """The guests of this user, which outlive a session and the machine's start. Those that are where they were formerly
+    are named."""
+    guests = Guests(places.directory(lab, "guests", lasting=True))
+    old = places.former(lab)
+    left = sorted(path.parent.name for path in old.glob(f".guests/*/{FILE}")) if old else []
+    if old and left:
+        places.tell(
+            f"{len(left)} of your guests ({', '.join(left)}) are in {old / '.guests'}, where they are looked for no"
+            f" more; stop them, and bring each here with: mv {old / '.guests'}/NAME {guests.root}/"
+        )
+    return guests
 
 
 def keeps_disk(directory: Path) -> bool:

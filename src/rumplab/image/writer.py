@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rumplab import surroundings
+from rumplab import locks, surroundings
 from rumplab.building.explain import ending
 from rumplab.errors import RumplabError
 from rumplab.image import formats
@@ -31,6 +31,8 @@ OUT_OF_SPACE = os.strerror(errno.ENOSPC)
 SLOWEST = MIB
 PATIENCE = 60
 LINES_TOLD = 8
+# Two renames take much less.
+PUBLISHING = 5.0
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -69,13 +71,33 @@ def write_image(
         runner.finish(recipe.loader, loader)
         for step in (*recipe.boot, *recipe.convert):
             runner.run(step)
+        publish(result, description, output, force)
+
+
+def publish(result: Path, description: Path, output: Path, force: bool) -> None:
+    """Gives the files the names `output` and that of its sidecar. RumplabError when there is an `output`, unless with
+    `force`."""
+    with alone_in(output.parent):
         if force:
-            # In this order a description never stands beside an image that it doesn't describe.
+            # Who is killed in between leaves no description beside an image that it doesn't describe.
             sidecar(output).unlink(missing_ok=True)
             result.rename(output)
         else:
             take_name(result, output)
         description.rename(sidecar(output))
+
+
+@contextlib.contextmanager
+def alone_in(directory: Path) -> Iterator[None]:
+    """Has others who publish in `directory` wait, so that an image and its description are of one stage."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # Everybody who may read the directory can hold its lock, and keeps nobody from staging by that.
+        with contextlib.suppress(RumplabError, OSError):
+            locks.exclusive(handle, "another stage", str(directory), PUBLISHING)
+        yield
+    finally:
+        os.close(handle)
 
 
 def take_name(result: Path, output: Path) -> None:

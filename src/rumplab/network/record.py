@@ -24,6 +24,7 @@ from rumplab.network.settings import Settings
 if TYPE_CHECKING:
     from typing import TypeGuard
 
+LOCK = ".lock"
 LOCK_SECONDS = 10.0
 # The settings that `seen.sysctls` reads; an interface's name may hold dots but no slash.
 SYSCTL = re.compile(r"ip_forward|conf/all/accept_redirects|conf/(?!\.\.?/)[^/]+/forwarding")
@@ -103,7 +104,7 @@ def locked(where: Path) -> Iterator[None]:
     # Whatever root's umask is: everybody may ask for the status. Nobody but root writes there.
     where.chmod(0o755)
     # Who can open a file can hold its lock, so it isn't the directory's, which everybody can open.
-    handle = locks.opened(where / ".lock")
+    handle = locks.opened(where / LOCK)
     try:
         locks.exclusive(handle, "another 'rumplab net'", str(where), LOCK_SECONDS)
         locks.sign(handle)
