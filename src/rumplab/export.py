@@ -108,11 +108,12 @@ def run(args: argparse.Namespace) -> int:
             digest = copying.result()
         describe(machine, digest, work)
         take_place(work, target)
-    report(args, target, machine, digest, time.monotonic() - started)
+    seconds = time.monotonic() - started
     warn(
         f"VMware's debug stub listens on TCP port {machine.port} of 127.0.0.1 while the machine runs, and every user of"
         " this host can attach to it: who does has the guest, its memory and its disk; use it on a host of your own"
     )
+    report(args, target, machine, digest, seconds)
     return 0
 
 

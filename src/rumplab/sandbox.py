@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rumplab import surroundings
 from rumplab.nics import Link
 
 CACHE = ".sandbox.json"
@@ -64,7 +65,14 @@ def works(emulator: str) -> bool:
     """Runs a machine without anything, whose monitor is told to end at once."""
     command = [emulator, "-machine", "none", "-nodefaults", "-display", "none", "-sandbox", CLOSED, "-monitor", "stdio"]
     try:
-        done = subprocess.run(command, input=b"quit\n", capture_output=True, timeout=SECONDS, check=False)
+        done = subprocess.run(
+            command,
+            env=surroundings.of(surroundings.QEMU),
+            input=b"quit\n",
+            capture_output=True,
+            timeout=SECONDS,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0

@@ -227,7 +227,11 @@ async def listen(door: Door, remote: str, port: int) -> asyncio.Server:
     """Waits for GDB on `port` of 127.0.0.1, or with 0 on the UNIX socket `remote`. RumplabError when the port is
     taken."""
     if not port:
-        return await asyncio.start_unix_server(door.enter, remote)
+        before = os.umask(0o177)
+        try:
+            return await asyncio.start_unix_server(door.enter, remote)
+        finally:
+            os.umask(before)
     try:
         return await asyncio.start_server(door.enter, ports.LOOPBACK, port)
     except OSError as error:
