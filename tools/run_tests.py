@@ -37,7 +37,11 @@ MINUTE = 60.0
 LANES = 2
 # The releases of Debian that a scenario runs on, where these aren't just the usual one; then those that --all adds.
 USUAL = "12"
-RELEASES: dict[str, tuple[str, ...]] = {"default": (USUAL, "13"), "boxes": (USUAL, base_images.TESTING)}
+RELEASES: dict[str, tuple[str, ...]] = {
+    "default": (USUAL, "13"),
+    "boxes": (USUAL, base_images.TESTING),
+    "gcc": (USUAL, "13"),
+}
 MORE_RELEASES: dict[str, tuple[str, ...]] = {"default": (base_images.TESTING,)}
 RUNNING: set[subprocess.Popen[bytes]] = set()
 SHELL = re.compile(rb"#!\s*(?:/usr/bin/env\s+)?(?:/bin/)?(?:sh|bash|dash)\b|# shellcheck shell=")

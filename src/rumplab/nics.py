@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import shlex
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -12,6 +13,8 @@ from rumplab import macs
 
 PCI_BRIDGE = "pci.1"
 BOARD_BUS = "pci.0"
+# Where QEMU's pc has its first card beside a VGA card. Without one it is the same, for kernels that are told a slot.
+FIRST_SLOT = 3
 MODELS = {"e1000": "e1000", "virtio": "virtio-net-pci", "ne2k_pci": "ne2k_pci", "rtl8139": "rtl8139"}
 USER = "user"
 BRIDGE = "bridge"
@@ -117,23 +120,25 @@ def from_data(data: Iterable[dict[str, Any]]) -> tuple[Nic, ...]:
 
 def argv(cards: Sequence[Nic], link: Link | None, pci_bridge: bool) -> list[str]:
     """The options for all cards; `link` is needed when one is on the bridge."""
-    pinned: list[str] = []
-    free = ["-device", f"pci-bridge,chassis_nr=2,id={PCI_BRIDGE}"] if pci_bridge else []
+    wanted = {card.slot for card in cards}
+    slots = (slot for slot in itertools.count(FIRST_SLOT) if slot not in wanted)
+    words: list[str] = []
+    if pci_bridge:
+        words = ["-device", f"pci-bridge,chassis_nr=2,id={PCI_BRIDGE},{board(next(slots))}"]
     for number, card in enumerate(cards):
-        words = pinned if card.slot else free
+        if pci_bridge and not card.slot:
+            place = f"bus={PCI_BRIDGE},addr={number + 1:x}"
+        else:
+            place = board(card.slot or next(slots))
         words += ["-netdev", netdev(card, number, link)]
-        words += ["-device", f"{MODELS[card.model]},netdev=net{number},mac={card.mac}{place(card, number, pci_bridge)}"]
-    # QEMU gives slots away in this order, so those that are wanted come first.
-    words = pinned + free
+        words += ["-device", f"{MODELS[card.model]},netdev=net{number},mac={card.mac},{place}"]
     # Else QEMU adds a card of its own.
     return words if cards else [*words, "-nic", "none"]
 
 
-def place(card: Nic, number: int, pci_bridge: bool) -> str:
-    """The options of -device that say where card `number` is plugged in. QEMU reads a slot as hexadecimal."""
-    if card.slot:
-        return f",bus={BOARD_BUS},addr={card.slot:x}"
-    return f",bus={PCI_BRIDGE},addr={number + 1:x}" if pci_bridge else ""
+def board(slot: int) -> str:
+    """The options of -device that put a card in a slot of the board's own bus. QEMU reads a slot as hexadecimal."""
+    return f"bus={BOARD_BUS},addr={slot:x}"
 
 
 def netdev(card: Nic, number: int, link: Link | None) -> str:

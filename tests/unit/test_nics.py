@@ -31,7 +31,7 @@ def parsed(*options: str, platform: str = LINUX) -> tuple[Nic, ...]:
 def test_the_default_is_one_e1000_on_the_user_network() -> None:
     assert parsed() == (Nic("e1000", "user", "54:54:00:55:55:55"),)
     assert nics.argv(parsed(), None, pci_bridge=True) == [
-        *("-device", "pci-bridge,chassis_nr=2,id=pci.1"),
+        *("-device", "pci-bridge,chassis_nr=2,id=pci.1,bus=pci.0,addr=3"),
         *("-netdev", "user,id=net0,net=192.168.76.0/24,dhcpstart=192.168.76.9,restrict=on"),
         *("-device", "e1000,netdev=net0,mac=54:54:00:55:55:55,bus=pci.1,addr=1"),
     ]
@@ -56,10 +56,18 @@ def test_models_networks_and_addresses_can_be_mixed() -> None:
     argv = nics.argv(nics.with_macs(cards, "0 m", ()), LINK, pci_bridge=False)
     assert argv == [
         *("-netdev", "bridge,id=net0,br=rumplab0,helper=/h"),
-        *("-device", "ne2k_pci,netdev=net0,mac=54:54:00:55:55:55"),
+        *("-device", "ne2k_pci,netdev=net0,mac=54:54:00:55:55:55,bus=pci.0,addr=3"),
         *("-netdev", "user,id=net1,net=192.168.77.0/24,dhcpstart=192.168.77.9,restrict=on"),
-        *("-device", "rtl8139,netdev=net1,mac=02:aa:00:00:00:01"),
+        *("-device", "rtl8139,netdev=net1,mac=02:aa:00:00:00:01,bus=pci.0,addr=4"),
     ]
+
+
+def test_a_card_that_needs_its_slot_has_it_whatever_else_there_is() -> None:
+    cards = (Nic(), Nic("ne2k_pci", slot=3))
+    places = [word.partition(",bus=")[2] for word in nics.argv(cards, None, pci_bridge=True) if ",bus=" in word]
+    assert places == ["pci.0,addr=4", "pci.1,addr=1", "pci.0,addr=3"]
+    places = [word.partition(",bus=")[2] for word in nics.argv(cards, None, pci_bridge=False) if ",bus=" in word]
+    assert places == ["pci.0,addr=4", "pci.0,addr=3"]
 
 
 def test_mac_is_the_first_cards() -> None:

@@ -22,7 +22,7 @@ def pairs(argv: list[str], option: str) -> list[str]:
 def test_the_default_machine() -> None:
     argv = qemu.machine_argv(IMAGE)
     assert pairs(argv, "-device") == [
-        "pci-bridge,chassis_nr=2,id=pci.1",
+        "pci-bridge,chassis_nr=2,id=pci.1,bus=pci.0,addr=3",
         "e1000,netdev=net0,mac=54:54:00:55:55:55,bus=pci.1,addr=1",
         "virtio-blk-pci,drive=disk0",
     ]

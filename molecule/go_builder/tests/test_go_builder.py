@@ -59,9 +59,13 @@ def put(host: Host, path: str, text: str) -> None:
     assert host.run(f"mkdir -p {os.path.dirname(path)} && printf %s {encoded} | base64 -d >{path}").rc == 0
 
 
-def harness(host: Host, root: str) -> list[str]:
-    """Compile string1.go of a Go tree with the harness, with Debian's Go, and return what it prints."""
-    text = host.file(f"{root}/src/runtime/string1.go").content_string
+def string1(host: Host, root: str) -> str:
+    """Return a Go tree's string1.go."""
+    return str(host.file(f"{root}/src/runtime/string1.go").content_string)
+
+
+def harness(host: Host, text: str) -> list[str]:
+    """Compile a string1.go with the harness, with Debian's Go, and return what it prints."""
     put(host, "/tmp/harness/string1.go", of_main(text))
     put(host, "/tmp/harness/harness.go", HARNESS)
     settings = "HOME=/tmp GO111MODULE=off GOCACHE=/tmp/harness-cache"
@@ -100,12 +104,17 @@ def test_make_bash_was_run_as_upstream_documents_by_the_lab_user(host: Host) -> 
 
 
 def test_findnull_of_the_tree_is_bounded_and_findnullw_as_it_was(host: Host) -> None:
-    assert harness(host, f"{PREFIX}/go_builder") == BOUNDED
+    assert harness(host, string1(host, f"{PREFIX}/go_builder")) == BOUNDED
 
 
 def test_the_source_in_the_cache_stays_pristine(host: Host) -> None:
     pins = json.loads(host.file("/srv/upstream/gorump/pins.json").content_string)
-    assert harness(host, f"{PREFIX}/cache/go_builder-{pins['commit']}/go1.5") == UPSTREAMS
+    objects = f"GIT_ALTERNATE_OBJECT_DIRECTORIES={PREFIX}/cache/go_builder-{pins['commit']}/objects"
+    reader = "/tmp/harness/reader"
+    assert host.run(f"git init --quiet --bare {reader}").rc == 0
+    shown = host.run(f"env {objects} git -C {reader} show {pins['commit']}:go1.5/src/runtime/string1.go")
+    assert shown.rc == 0, shown.stderr
+    assert harness(host, shown.stdout) == UPSTREAMS
 
 
 def test_the_heap_is_upstreams_unless_said_otherwise(host: Host) -> None:
@@ -118,12 +127,12 @@ def test_an_edit_off_and_on_again_are_two_trees_and_one_build_each(host: Host) -
     assert off.returncode == 0, said(off)
     without = descriptor(host, "go_builder")
     assert without["stamp"] != before["stamp"]
-    assert harness(host, f"{PREFIX}/go_builder") == UPSTREAMS
+    assert harness(host, string1(host, f"{PREFIX}/go_builder")) == UPSTREAMS
     log = host.run(f"stat -c %y {PREFIX}/var/log/build/go_builder.log {PREFIX}/var/log/build/go_bootstrap.log").stdout
     on = row("", rumplab_prefix=PREFIX)
     assert on.returncode == 0, said(on)
     assert descriptor(host, "go_builder") == before
-    assert harness(host, f"{PREFIX}/go_builder") == BOUNDED
+    assert harness(host, string1(host, f"{PREFIX}/go_builder")) == BOUNDED
     again = host.run(f"stat -c %y {PREFIX}/var/log/build/go_builder.log {PREFIX}/var/log/build/go_bootstrap.log").stdout
     assert again == log
     assert len([name for name in trees(host, PREFIX) if name.startswith("go_builder-")]) == 2
@@ -139,7 +148,7 @@ def test_the_other_tree_and_a_larger_heap(host: Host) -> None:
     root = f"{prefix}/go_builder"
     assert host.file(f"{root}/VERSION").content_string == "go1.7beta2-miniature\n"
     assert host.file(f"{root}/src/runtime/malloc.go").contains("25\\*goos_rumprun$")
-    assert harness(host, root) == BOUNDED
+    assert harness(host, string1(host, root)) == BOUNDED
 
 
 @pytest.mark.parametrize(

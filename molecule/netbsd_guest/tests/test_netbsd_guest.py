@@ -100,11 +100,11 @@ def test_what_the_descriptors_say(name: str) -> None:
 
 
 def test_a_release_that_was_moved_comes_from_the_archive_with_its_key() -> None:
+    archive = ARCHIVE.replace("@release@", "10.9").replace("key=NetBSD", "key=…")
+    expected = [archive.replace("@file@", f"source/sets/{name}.tgz") for name in ("src", "syssrc")]
     first, *_ = described("tools_amd64")["origin"].split(", ")
-    assert first == f"{PREFIX}/cache/NetBSD-10.9-source-sets-src.tgz"
-    origins = described("sources")["origin"].split(", ")
-    archive = ARCHIVE.replace("@release@", "10.9")
-    assert origins == [archive.replace("@file@", f"source/sets/{name}.tgz") for name in ("src", "syssrc")]
+    assert first == expected[0]
+    assert described("sources")["origin"].split(", ") == expected
 
 
 def test_files_of_one_name_have_names_of_their_own_in_the_cache() -> None:
