@@ -6,9 +6,11 @@ of the user's. What others have made, or could change, is passed over and named.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
+import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -60,6 +62,24 @@ def candidates(lab: Lab, lasting: bool) -> Iterator[tuple[Path, str]]:
     yield Path(tempfile.gettempdir()), f"rumplab-{os.getuid()}-{mark(lab)}"
 
 
+def forget(lab: Lab) -> list[Path]:
+    """Takes away all that this user has of this lab, and the directories of a home that hold nothing else. Returns what
+    it has taken away."""
+    removed = []
+    for base, name in candidates(lab, lasting=False):
+        path = base / name
+        with contextlib.suppress(OSError):
+            if unsafe(path) is None:
+                shutil.rmtree(path)
+                removed.append(path)
+    own = home()
+    with contextlib.suppress(OSError):
+        if own is not None and removed:
+            (own / ".local" / "state").rmdir()
+            (own / ".local").rmdir()
+    return removed
+
+
 def former(lab: Lab) -> Path | None:
     """Where this user's records were before they had places of their own, if they still are: in the prefix, where
     anybody could make such a directory first."""
@@ -73,9 +93,11 @@ def former(lab: Lab) -> Path | None:
 def home() -> Path | None:
     """The user's home; None for a user whom this system doesn't know."""
     given = os.environ.get("HOME", "")
-    if os.path.isabs(given):
-        return Path(given)
-    # Only here: few have no HOME.
+    # sudo and runuser may leave HOME as it was, another user's.
+    with contextlib.suppress(OSError):
+        if os.path.isabs(given) and os.stat(given).st_uid == os.getuid():
+            return Path(given)
+    # Only here: most have a HOME of their own.
     import pwd
 
     try:

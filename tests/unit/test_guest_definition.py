@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from unit.labfixture import LabPrefix, host_tool
+from unit.labfixture import SOURCE, LabPrefix, host_tool
 from unit.test_stage import in_small_disk
 
 from rumplab import config
@@ -271,6 +271,32 @@ def test_guests_that_are_where_they_were_formerly_are_named(empty_lab: LabPrefix
         subprocess.run(["sh", "-c", remedy.replace("NAME", name)], check=True)
     assert [guest["name"] for guest in listed(empty_lab)] == ["old", "older"]
     assert empty_lab.tool("guest", "list").stderr == ""
+
+
+def test_all_that_a_user_has_of_a_lab_can_be_taken_away(
+    empty_lab: LabPrefix, kernel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    words = {"RUMPLAB_CONFIG": str(empty_lab.config), "PYTHONPATH": str(SOURCE), "HOME": str(home), "TMPDIR": "/tmp"}
+
+    def tool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            empty_lab.argv(*arguments), env=words, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    assert tool("guest", "create", "nb", "--kernel", kernel).returncode == 0
+    (place,) = (home / ".local" / "state").iterdir()
+    other = place.with_name("rumplab-00000000")
+    other.mkdir()
+    assert tool("stop", "--forget", "nb").returncode == 2
+    said = tool("stop", "--all", "--forget")
+    assert (said.returncode, f"{place} removed\n" in said.stdout) == (0, True), said.stderr
+    assert list((home / ".local" / "state").iterdir()) == [other]
+    other.rmdir()
+    assert tool("stop", "--all", "--forget").returncode == 0
+    assert list(home.iterdir()) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory to another user")

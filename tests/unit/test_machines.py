@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pwd
 import socket
 import subprocess
 import sys
@@ -208,6 +209,14 @@ def test_a_machine_that_is_recorded_where_it_was_formerly_is_named(
     assert f"machine 'runs' was started by a rumplab that kept its records in {old}" in said
     assert f"end it with: kill {os.getpid()}\n" in said
     assert "ended" not in said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory to another user")
+def test_a_home_that_is_another_users_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert places.home() == tmp_path
+    os.chown(tmp_path, 65534, -1)
+    assert places.home() == Path(pwd.getpwuid(0).pw_dir)
 
 
 def test_a_user_whom_the_system_does_not_know_has_a_place(
