@@ -8,7 +8,6 @@ import getpass
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
@@ -27,6 +26,7 @@ from rumplab.kdb.target import Target
 from rumplab.kdb.trace import Trace
 from rumplab.kdb.udp import linked
 from rumplab.machines import Machine
+from rumplab.temporary import work_directory
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 NOTE_SECONDS = 1.0
@@ -168,8 +168,8 @@ async def served(door: Door, plan: Plan, streams: Streams | None) -> AsyncIterat
         return
     where = f"{plan.place[0]}:{plan.place[1]}"
     # Nobody else can look into it, so that the socket is out of their reach from its first moment.
-    with tempfile.TemporaryDirectory(prefix="rumplab-ipkdb-") as directory:
-        remote = f"{ports.LOOPBACK}:{plan.port}" if plan.port else str(Path(directory) / SOCKET)
+    with work_directory("rumplab-ipkdb-") as directory:
+        remote = f"{ports.LOOPBACK}:{plan.port}" if plan.port else str(directory / SOCKET)
         server = await serve.listen(door, remote, plan.port or 0)
         if plan.port:
             say(f"every user of this host can attach by {remote}, and has the kernel then; without --port only you")
