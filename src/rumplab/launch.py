@@ -146,7 +146,12 @@ def detached(
 ) -> Machine | None:
     """Starts QEMU on its own, with the descriptors `passed`, and waits until it answers. None when the guest has ended
     it by then."""
-    with machine.qemu_log.open("wb") as log:
+    try:
+        log = machine.qemu_log.open("wb")
+    except OSError:
+        machines.abandon(machine)
+        raise
+    with log:
         running, child = started(
             machines,
             machine,
