@@ -111,8 +111,11 @@ def work_directory(prefix: str) -> Iterator[Path]:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             yield path
         finally:
-            signal.pthread_sigmask(signal.SIG_BLOCK, ending)
-            shutil.rmtree(path, ignore_errors=True)
-            os.close(lock)
+            try:
+                # A signal that came just before is answered in this call.
+                signal.pthread_sigmask(signal.SIG_BLOCK, ending)
+            finally:
+                shutil.rmtree(path, ignore_errors=True)
+                os.close(lock)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
