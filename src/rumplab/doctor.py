@@ -154,7 +154,7 @@ def check_sandbox(lab: Lab) -> Check:
         return Check("sandbox", "ok", "not on this system: QEMU has one on Linux only")
     component = lab.component("qemu")
     if sandbox.supported(component.path("qemu-system-x86_64"), component.version, open_machines(lab).root):
-        return Check("sandbox", "ok", "QEMU runs in it, but on the lab's bridge")
+        return Check("sandbox", "ok", "QEMU runs in it")
     return Check(
         "sandbox", "warn", "QEMU can't run in its own", "use a QEMU with seccomp for guests that you don't trust"
     )

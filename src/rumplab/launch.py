@@ -43,8 +43,6 @@ IMAGE_IN_USE = re.compile(r"Is another process using the image \[(.+)\]\?")
 KNOWN_FAILURES = (
     ("Could not set up host forwarding rule", "a port of --forward is taken; use another"),
     ("Address already in use", "the debug port is taken; use another --gdb-port"),
-    ("access denied by acl file", "the bridge's name must stand in QEMU's bridge.conf; provision the bridge again"),
-    ("failed to open /dev/net/tun", "let your account open it, or: sudo modprobe tun"),
     ("No space left on device", "free some space"),
 )
 
@@ -203,9 +201,13 @@ def explain(code: int, log: str, files: Sequence[tuple[str, bool]] = ()) -> str:
         file = locked[1] if locked else next(iter(files), ("a disk's file", True))[0]
         holder = holders.of_file(file) or "another user's, or it has ended meanwhile"
         return f"{file} is locked by a process that is none of your machines ({holder}); stop that first"
+    if code == -signal.SIGSYS:
+        return (
+            "QEMU was ended for a system call that its sandbox forbids; if what stands behind '--' has it run a"
+            " program, and you trust the guest, add: -sandbox off"
+        )
     lines = log.strip().splitlines()
     for sign, remedy in KNOWN_FAILURES:
-        # A helper's reason stands before what QEMU makes of it.
         said = next((line for line in lines if sign in line), None)
         if said is not None:
             return f"QEMU did not start: {said}; {remedy}"

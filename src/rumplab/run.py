@@ -267,7 +267,9 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     if spec.accel == "auto":
         spec = replace(spec, accel=accel.decide(emulator, component.version, machines.root).chosen)
         record = replace(record, accel=spec.accel)
-    closed = sandbox.choose(emulator, component.version, machines.root, spec.link, spec.extra, platform)
+    # A printed command has QEMU run the helper itself.
+    helped = args.dry_run and spec.link is not None and spec.link.spawns
+    closed = sandbox.choose(emulator, component.version, machines.root, helped, spec.extra, platform)
     spec = replace(spec, sandbox=closed)
     if spec.gdb_port:
         ports.warn_of_stub(spec.gdb_port)
@@ -284,15 +286,15 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     machine = machines.claim(record, numbered=args.name is None, seen_macs=seen)
     spec = replace(spec, stub=machine.stub, nics=machine.nics)
     say_disks(spec)
-    with module_file(module) as descriptor:
-        spec = replace(spec, initrd=f"/dev/fd/{descriptor}" if descriptor is not None else None)
+    with attachment.opened(way, cards) as link, module_file(module) as descriptor:
+        spec = replace(spec, link=link, initrd=f"/dev/fd/{descriptor}" if descriptor is not None else None)
         argv = [
             *qemu.machine_argv(spec),
             *ports_argv(spec, str(machine.serial_log), args.detach),
             *qemu.control_argv(str(machine.socket)),
             *spec.extra,
         ]
-        passed = () if descriptor is None else (descriptor,)
+        passed = (*(link.taps if link else ()), *(() if descriptor is None else (descriptor,)))
         if args.detach:
             return start_detached(machines, machine, argv, passed)
         return start(machines, machine, argv, passed, args)

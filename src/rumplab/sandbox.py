@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from rumplab import surroundings
-from rumplab.nics import Link
 
 CACHE = ".sandbox.json"
 SECONDS = 10.0
@@ -29,16 +28,15 @@ def choose(
     emulator: str,
     version: str | None,
     directory: Path,
-    link: Link | None,
+    helped: bool = False,
     extra: Sequence[str] = (),
     platform: str = sys.platform,
 ) -> str | None:
-    """The value of -sandbox for a machine whose cards get on the bridge by `link`; None for none, and where the further
-    arguments `extra` have their own. `directory` is for what is remembered."""
+    """The value of -sandbox; None for none, and where the further arguments `extra` have their own. With `helped`, QEMU
+    is to run qemu-bridge-helper. `directory` is for what is remembered."""
     own = any(word.lstrip("-") == "sandbox" for word in extra)
     # Whatever it allows, the kernel gives no program that QEMU runs in it root's rights, and qemu-bridge-helper needs
     # them.
-    helped = link is not None and link.spawns
     if own or helped or not platform.startswith("linux") or not supported(emulator, version, directory):
         return None
     return CLOSED

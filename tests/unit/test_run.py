@@ -277,6 +277,26 @@ def test_arguments_for_qemu(lab: LabPrefix, pcihello: Path) -> None:
     assert len(lab.machines()) == 1
 
 
+def test_what_has_qemu_run_a_program_is_told_of_the_sandbox(lab: LabPrefix, pcihello: Path) -> None:
+    machine = started(lab, pcihello, "--wait")
+    if "-sandbox" not in machine["argv"]:
+        pytest.skip("QEMU has no sandbox here")
+    refused = detach(lab, pcihello, "--", "-incoming", "exec:true")
+    assert refused.returncode == 1
+    assert "for a system call that its sandbox forbids" in refused.stderr
+    assert "add: -sandbox off" in refused.stderr
+
+
+def test_the_printed_command_of_a_machine_in_the_background_starts_one(
+    lab: LabPrefix, pcihello: Path, tmp_path: Path
+) -> None:
+    """QEMU goes there by itself, for which it needs more than it otherwise may."""
+    printed = lab.tool("run", pcihello, "--accel", "tcg", "--exit-device", "--detach", "--dry-run").stdout
+    done = subprocess.run(["sh", "-c", printed], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    until(lambda: DONE in (tmp_path / "pcihello.bin.serial.log").read_text())
+
+
 def test_the_printed_command_boots(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
     path = shutil.copy(pcihello, tmp_path / "it's, a $HOME `x`.bin")
     arguments = ("--accel", "tcg", "--exit-device", "--args", "'a' \"b\" $c", "--dry-run")

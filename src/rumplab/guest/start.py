@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import sys
@@ -232,7 +233,9 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
         chosen = accel.decide(emulator, component.version, machines.root).chosen
     spec = replace(make_spec(plan, args, emulator, chosen), link=way.link if way else None)
     taken = {port for machine in others for port in machine.tcp_ports}
-    closed = sandbox.choose(emulator, component.version, machines.root, spec.link, spec.extra, platform)
+    # A printed command has QEMU run the helper itself.
+    helped = args.dry_run and spec.link is not None and spec.link.spawns
+    closed = sandbox.choose(emulator, component.version, machines.root, helped, spec.extra, platform)
     spec = replace(spec, nics=with_ssh(spec.nics, taken), sandbox=closed)
     netoptions.warn(spec.nics)
     seen = macs.learned(way.bridge) if way and way.bridge else frozenset()
@@ -247,9 +250,15 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     except BaseException:
         machines.retire(machine)
         raise
-    spec = replace(spec, stub=machine.stub, nics=machine.nics)
-    argv = [*hardware.machine_argv(spec, guest, kernel, plan.disk), *hardware.running_argv(machine), *spec.extra]
-    running_machine = launch.detached(machines, machine, argv)
+    with contextlib.ExitStack() as stack:
+        try:
+            link = stack.enter_context(attachment.opened(way, machine.nics))
+        except BaseException:
+            machines.retire(machine)
+            raise
+        spec = replace(spec, stub=machine.stub, nics=machine.nics, link=link)
+        argv = [*hardware.machine_argv(spec, guest, kernel, plan.disk), *hardware.running_argv(machine), *spec.extra]
+        running_machine = launch.detached(machines, machine, argv, link.taps if link else ())
     if running_machine is None:
         raise RumplabError(f"{guest.name} has ended already; read its console with: rumplab logs {guest.name}")
     print(report(guest, running_machine, args))
