@@ -31,6 +31,8 @@ from roles.artifact.module_utils.rumplab_artifact.pathway import provide
 
 ROUNDS = 5
 WANTED = 15.0
+# MiB, as roles/gcc declares.
+SPACE = 400
 ROLE = ROOT / "roles/gcc"
 
 
@@ -72,6 +74,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         prefix = Path(directory)
         more = {"name": "gcc", "version": "9.3.0", "build": build, "paths": paths, "fetch_timeout": 30.0}
+        more["space"] = SPACE
         fetching = seconds(request(prefix, source, only="source", **more), "fetched")
         made = []
         for _ in range(rounds):

@@ -28,6 +28,8 @@ from fixtures.upstream.support import ROOT, opener, request
 from roles.artifact.module_utils.rumplab_artifact.pathway import provide
 
 LIMIT = 7200
+# MiB, as roles/gdb declares.
+SPACE = 1500
 
 
 def load_recipe() -> dict[str, Any]:
@@ -56,6 +58,7 @@ def by_the_role(tarball: Path, directory: Path, variables: dict[str, Any]) -> fl
         strict=True,
         jobs=0,
         build_timeout=LIMIT,
+        space=SPACE,
     )
     start = time.monotonic()
     answer = provide(wanted, opener)

@@ -26,7 +26,8 @@ options:
   stamps: {description: "The stamps of the upstream's tree and of the substitute's.", type: dict, required: true}
   host: {description: "What the host must be: C(system), C(machine), C(glibc); C(instead) says what to do elsewhere.",
          type: dict, default: {}}
-  space: {description: "MiB that must be free before a build starts.", type: int, default: 16}
+  space: {description: "MiB that must be free before a build starts, and to which its source may unpack.",
+          type: int, default: 16}
   mirror: {description: "A directory or URL that holds the same files.", type: str, default: ''}
   candidates: {description: "What may be tried, in order.", type: list, elements: str, required: true}
   strict: {description: "Neither a substitute nor a deferral will do.", type: bool, default: false}
