@@ -6,11 +6,12 @@ DOCUMENTATION = r"""
 name: lab_inputs
 short_description: A hash of the checkout, the variables and the facts that roles decide by
 description:
-  - Returns one SHA-256 in hex, which two runs have in common if the checkout's files, the host's variables from
-    inventory and command line, the facts, and the versions of Ansible and Python are the same. Returns an empty string
-    where a variable is looked up somewhere, since nobody can tell then whether the answer will be the same.
+  - Returns one SHA-256 in hex, which two runs have in common if the checkout's files, the variables (as they are
+    written, and those of them that are templates by their values too) and the facts that roles use are the same.
+  - Returns an empty string where nobody can tell that, since a variable looks something up or has no value yet, and
+    for a run that leaves out tasks (C(--step), C(--start-at-task)).
 options:
-  _terms: {description: "The root of the checkout.", required: true}
+  _terms: {description: "The root of the checkout; then values that decide too.", required: true}
 author: rumplab
 """
 
@@ -18,31 +19,29 @@ import hashlib
 import json
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ansible import context
 from ansible.errors import AnsibleError
 from ansible.plugins.lookup import LookupBase
-from ansible.release import __version__ as ansible_version
 
 # What roles are made of, and what they bring to hosts.
-PARTS = ("site.yml", "playbooks", "roles", "inventory", "src", "examples", "requirements.txt")
-# How a run is made, and what it has found so far, decide nothing of what the lab is to be; nor do the packages that
-# ./provision itself has brought, which are only recorded.
+PARTS = ("site.yml", "playbooks", "roles", "inventory", "src", "examples")
+# How Ansible goes about a run decides nothing of what the lab is to be; nor do passwords, which shall stand in no hash,
+# nor the packages that ./provision itself has brought, which are only recorded.
 PASSING = re.compile(
-    r"__.*|lab_state|lab_bootstrap_packages|hostvars|vars|omit|environment|groups|group_names|play_hosts"
-    r"|artifact_result|module_setup|gather_subset|role_.*|ansible_(check_mode|diff_mode|verbosity|forks|run_tags"
-    r"|skip_tags|limit|play.*|loop.*|index_var|search_path|config_file|inventory_sources|parent_role.*|dependent_role.*"
-    r"|facts)"
+    r"ansible_(facts|verbosity|diff_mode|forks|\w*role_names|\w*pass(word|phrase)?)|role_(names|uuid)|hostvars|vars|omit"
+    r"|lab_bootstrap_packages"
 )
 # The facts that roles use.
 FACTS = (
-    *("architecture", "distribution", "distribution_major_version", "distribution_version", "os_family", "pkg_mgr"),
-    *("python", "python_version", "system", "user_id"),
+    *("architecture", "distribution", "distribution_major_version", "os_family", "pkg_mgr", "python", "python_version"),
+    *("system", "user_id"),
 )
-ELSEWHERE = re.compile(r"\b(lookup|query|q)\s*\(|\bnow\s*\(|\brandom\b")
+TEMPLATE = re.compile(r"\{\{|\{%")
+ELSEWHERE = re.compile(r"\b(lookup|query|q)\s*\(")
 
 
 def files(root: Path) -> Iterator[tuple[str, bytes]]:
@@ -76,21 +75,32 @@ def deciding_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: facts.get(name) for name in FACTS}, "SUDO_USER": environment.get("SUDO_USER")}
 
 
-def inputs(root: Path, variables: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
-    """The hash, or an empty string."""
-    own = deciding(variables)
-    text = json.dumps([own, deciding_facts(facts), ansible_version, sys.version], sort_keys=True, default=str)
-    if ELSEWHERE.search(json.dumps(own, default=str)):
-        return ""
-    return hashlib.sha256(f"{digest_of_files(root)}\n{text}".encode()).hexdigest()
+def written(value: Any) -> str:
+    """A value as text, the same for the same value."""
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def templates(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of them that have to be evaluated; what begins with __ is the roles' own, out of the checkout's files."""
+    return {name: each for name, each in variables.items() if name[:2] != "__" and TEMPLATE.search(written(each))}
 
 
 class LookupModule(LookupBase):
     """The lookup."""
 
     def run(self, terms: list[str], variables: Any = None, **kwargs: Any) -> list[str]:
-        """Return the one hash."""
+        """Return the one hash, or an empty string."""
         if not os.path.isdir(os.path.join(terms[0], "roles")):
             raise AnsibleError(f"lab_inputs: {terms[0]} is not the root of a checkout: it has no roles")
-        own = variables["hostvars"].raw_get(variables["inventory_hostname"])
-        return [inputs(Path(terms[0]).resolve(), own, variables["ansible_facts"])]
+        own = deciding(variables)
+        evaluated = templates(own)
+        if any(ELSEWHERE.search(written(value)) for value in evaluated.values()):
+            return [""]
+        if context.CLIARGS.get("step") or context.CLIARGS.get("start_at_task"):
+            return [""]
+        try:
+            values = {name: str(self._templar.template(value)) for name, value in evaluated.items()}
+        except AnsibleError:
+            return [""]
+        text = written([own, values, deciding_facts(variables["ansible_facts"]), terms[1:]])
+        return [hashlib.sha256(f"{digest_of_files(Path(terms[0]).resolve())}\n{text}".encode()).hexdigest()]
