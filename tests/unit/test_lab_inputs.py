@@ -127,7 +127,20 @@ def test_where_a_template_cannot_be_evaluated_nothing_is_remembered(ask: Ask) ->
     assert ask(rumplab_mirror="{{ set_by_a_later_task }}") == ""
 
 
-@pytest.mark.parametrize("call", ["lookup('env', 'X')", "query ('file', 'x')", "q('pipe', 'date')"])
+def test_a_variable_that_reads_the_environment_or_a_file_is_told_by_what_it_read(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    for word in ("one", "two"):
+        monkeypatch.setenv("MIRROR", word)
+        told.append(ask(rumplab_mirror="{{ lookup('env', 'MIRROR') }}"))
+        (tmp_path / "mirror").write_text(word)
+        told.append(ask(rumplab_mirror=f"{{{{ lookup('file', '{tmp_path}/mirror') }}}}"))
+    assert "" not in told and len(set(told)) == 4
+    assert ask(rumplab_mirror="{{ lookup('file', '/nonexistent') }}") == ""
+
+
+@pytest.mark.parametrize("call", ["lookup('url', 'x')", "query ('password', 'x')", "q('pipe', 'date')", "q(env)"])
 def test_where_a_variable_looks_something_up_nothing_is_remembered(ask: Ask, call: str) -> None:
     assert ask(rumplab_mirror=f"{{{{ {call} }}}}") == ""
     assert ask(rumplab_mirror=[{"url": f"{{{{ {call} }}}}"}]) == ""

@@ -8,8 +8,8 @@ short_description: A hash of the checkout, the variables and the facts that role
 description:
   - Returns one SHA-256 in hex, which two runs have in common if the checkout's files, the variables (as they are
     written, and those of them that are templates by their values too) and the facts that roles use are the same.
-  - Returns an empty string where nobody can tell that, since a variable looks something up or has no value yet, and
-    for a run that leaves out tasks (C(--step), C(--start-at-task)).
+  - Returns an empty string where nobody can tell that, since a variable has no value yet or looks something up other
+    than a variable of the environment or a file, and for a run that leaves out tasks (C(--step), C(--start-at-task)).
 options:
   _terms: {description: "The root of the checkout; then values that decide too.", required: true}
 author: rumplab
@@ -41,7 +41,8 @@ FACTS = (
     *("system", "user_id"),
 )
 TEMPLATE = re.compile(r"\{\{|\{%")
-ELSEWHERE = re.compile(r"\b(lookup|query|q)\s*\(")
+# Lookups that may do more than read on the controller, ask somebody or take their time: not for a hash.
+ELSEWHERE = re.compile(r"\b(lookup|query|q)\s*\((?!\s*['\"](ansible\.builtin\.)?(env|file)['\"])")
 
 
 def files(root: Path) -> Iterator[tuple[str, bytes]]:
