@@ -95,6 +95,10 @@ def test_variables_of_every_kind_are_inputs(ask: Ask) -> None:
     assert len(set(told)) == len(told)
 
 
+def test_the_order_of_tags_is_no_input(ask: Ask) -> None:
+    assert ask(ansible_skip_tags=("gdb", "gcc")) == ask(ansible_skip_tags=("gcc", "gdb"))
+
+
 def test_facts_that_roles_use_are_inputs_and_no_others(ask: Ask) -> None:
     before = ask()
     assert ask(facts={**FACTS, "date_time": "later", "env": {"SUDO_USER": "alice", "SHLVL": "2"}}) == before

@@ -67,7 +67,9 @@ def digest_of_files(root: Path) -> str:
 
 def deciding(variables: Mapping[str, Any]) -> dict[str, Any]:
     """Those variables that may decide something; templates as they are written."""
-    return {name: value for name, value in variables.items() if not PASSING.fullmatch(name)}
+    found = {name: value for name, value in variables.items() if not PASSING.fullmatch(name)}
+    # Ansible gives them in any order.
+    return {**found, "ansible_skip_tags": sorted(variables.get("ansible_skip_tags", ()))}
 
 
 def deciding_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
