@@ -8,12 +8,15 @@ import importlib.util
 import json
 import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import ansible.module_utils
 import pytest
+from ansible.module_utils.testing import patch_module_args
 
 ROLE = Path(__file__).resolve().parents[2] / "roles" / "lab"
 ansible.module_utils.__path__.append(str(ROLE / "module_utils"))
@@ -399,3 +402,120 @@ def test_a_description_that_names_nobody_is_damaged(tmp_path: Path) -> None:
     for text, user in (('{"user": "root"}', "root"), ('{"user": "rooT"}', ""), ("{", ""), ('{"user": 1}', "")):
         path.write_text(text)
         assert lab_state.recorded_user(str(path)) == user
+
+
+class Remembering:
+    """A lab with a component, a tree and a deferral, and module lab_state run on it as a play does."""
+
+    def __init__(self, prefix: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.prefix, self.monkeypatch, self.capsys = prefix, monkeypatch, capsys
+        self.components = prefix / "etc" / "components.d"
+        self.components.mkdir(parents=True)
+        (prefix / "gdb").mkdir()
+        (prefix / "gdb" / "gdb").write_text("program")
+        (prefix / "gdb" / ".complete").write_text("stamp")
+        paths = {"gdb": str(prefix / "gdb" / "gdb")}
+        tree = {"name": "gdb", "state": "installed", "paths": paths, "fingerprints": files.fingerprints(paths)}
+        self.write("etc/components.d/gdb.json", tree)
+        self.write("etc/components.d/qemu.json", {**tree, "name": "qemu", "request": "r"})
+        for directory in ("var", "etc"):
+            self.write(f"{directory}/manifest.json", {"entries": []})
+        self.defer("2026-01-01T10:00:00Z", "2100-01-01T00:00:00Z")
+
+    def write(self, name: str, content: Any) -> None:
+        (self.prefix / name).parent.mkdir(exist_ok=True)
+        (self.prefix / name).write_text(json.dumps(content))
+
+    def defer(self, tried: str, until: str) -> None:
+        told = {"request": "r", "tried": tried, "until": until}
+        self.write("etc/components.d/go_builder.json", {"name": "go_builder", "state": "deferred", "deferral": told})
+
+    def look(self, inputs: str = "i", **params: Any) -> dict[str, Any]:
+        """Run the module and return its answer."""
+        told = {"prefix": str(self.prefix), "link": "/nonexistent", "inputs": inputs, **params}
+        with patch_module_args(told), pytest.raises(SystemExit):
+            lab_state.main()
+        found: dict[str, Any] = json.loads(self.capsys.readouterr().out)
+        return found
+
+    def settle(self) -> None:
+        """A run of everything that finds nothing to do."""
+        assert "msg" not in self.look(settle=self.look()["state"])
+        assert self.look()["settled"]
+
+
+@pytest.fixture
+def remembering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Remembering:
+    return Remembering(tmp_path, monkeypatch, capsys)
+
+
+def test_a_run_that_found_nothing_to_do_is_remembered_for_what_it_was_decided_by(remembering: Remembering) -> None:
+    assert not remembering.look()["settled"]
+    remembering.settle()
+    assert remembering.look()["settled"]
+    assert not remembering.look(inputs="other")["settled"]
+    assert not remembering.look(inputs="")["settled"]
+
+
+def test_a_run_that_changed_something_is_not_remembered(remembering: Remembering) -> None:
+    began = remembering.look()["state"]
+    remembering.write("var/manifest.json", {"entries": [{"kind": "package", "name": "gcc"}]})
+    assert not remembering.look(settle=began)["settled"]
+    assert not remembering.look()["settled"]
+
+
+def test_a_run_that_tried_for_what_is_deferred_is_not_remembered(remembering: Remembering) -> None:
+    """With a rumplab_retry_after of nothing, each run is to try."""
+    remembering.defer("2026-01-01T10:00:00Z", "2026-01-01T10:00:00Z")
+    began = remembering.look()["state"]
+    remembering.defer("2026-01-01T10:00:09Z", "2026-01-01T10:00:09Z")
+    assert not remembering.look(settle=began)["settled"]
+
+
+def test_a_run_without_inputs_and_one_in_check_mode_leave_no_word(remembering: Remembering) -> None:
+    state = remembering.look()["state"]
+    remembering.look(inputs="", settle=state)
+    remembering.look(settle=state, _ansible_check_mode=True)
+    assert not (remembering.prefix / "var" / "settled.json").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lab: (lab.components / "qemu.json").unlink(),
+        lambda lab: (lab.components / "gdb.json").write_text("{"),
+        lambda lab: (lab.components / "go_builder.json").unlink(),
+        lambda lab: (lab.prefix / "gdb" / "gdb").write_text("another"),
+        lambda lab: (lab.prefix / "gdb" / ".complete").unlink(),
+        lambda lab: (lab.prefix / "var" / "manifest.json").unlink(),
+        lambda lab: (lab.prefix / "etc" / "manifest.json").unlink(),
+        lambda lab: (lab.prefix / "etc" / "rumplab.json").write_text("{}"),
+        lambda lab: lab.defer("2026-01-01T10:00:00Z", "2026-01-01T11:00:00Z"),
+        lambda lab: lab.monkeypatch.setenv("https_proxy", "http://proxy.example"),
+        lambda lab: lab.monkeypatch.setattr(time, "time", lambda: 5e9),
+        lambda lab: (lab.prefix / "var" / "settled.json").write_text("{"),
+        lambda lab: lab.write("var/settled.json", ["i"]),
+    ],
+    ids=[
+        *("descriptor of packages lost", "descriptor of a tree damaged", "descriptor of a deferral lost"),
+        *("program changed", "stamp lost", "manifest lost", "manifest's copy lost", "another description"),
+        *(
+            "another deferral",
+            "another way out",
+            "time of the deferral over",
+            "record damaged",
+            "record of another kind",
+        ),
+    ],
+)
+def test_what_a_run_would_notice_ends_the_memory(
+    remembering: Remembering, change: Callable[[Remembering], Any]
+) -> None:
+    remembering.settle()
+    change(remembering)
+    assert not remembering.look()["settled"]
+
+
+def test_a_record_that_is_no_plain_file_is_none(remembering: Remembering) -> None:
+    os.mkfifo(remembering.prefix / "var" / "settled.json")
+    assert not remembering.look()["settled"]

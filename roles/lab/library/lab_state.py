@@ -11,6 +11,10 @@ description:
 options:
   prefix: {description: "The lab's prefix.", type: path, required: true}
   link: {description: "A link on the host whose target is told.", type: path, required: true}
+  inputs: {description: "What stands for all that a run of everything is decided by, or empty.", type: str, default: ''}
+  settle: {description: "What C(state) was when a run of everything began. If it is the same now that the run has ended
+           well, that is recorded for these inputs.", type: str, default: ''}
+  user: {description: "Whom that record belongs to.", type: str, default: ''}
 author: rumplab
 """
 
@@ -30,6 +34,11 @@ user: {description: "The lab user by that description, or empty where it names n
 link: {description: "The target of the link, or empty.", type: str, returned: always}
 trees: {description: "SHA-1 of NAME/.complete, by name, of every tree in use that waits for no other, and whose files
         are those that were described, as far as a glance tells.", type: dict, returned: always}
+settled: {description: "Whether a run of everything, for these inputs, once found what is found now, ended well and
+          changed nothing of it.", type: bool, returned: always}
+inputs: {description: "The inputs, as given.", type: str, returned: always}
+state: {description: "Stands for all of the rest, and for what the descriptors and the manifest say.", type: str,
+        returned: always}
 deferred: {description: "What the deferrals were asked for, by component, of those that are to be left alone for a
            while yet.", type: dict, returned: always}
 network: {description: "Stands for the host's way out: its default routes, name servers and proxies.", type: str,
@@ -46,7 +55,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.rumplab_lab.files import account_of, fingerprints, moment, program
+from ansible.module_utils.rumplab_lab.files import account_of, fingerprints, moment, program, read_json, write_json
 
 PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
 
@@ -162,28 +171,66 @@ def is_recorded(prefix: str) -> bool:
     return texts[0] == texts[1]
 
 
-def main() -> None:
-    """Run the module."""
-    module = AnsibleModule(
-        argument_spec={"prefix": {"type": "path", "required": True}, "link": {"type": "path", "required": True}},
-        supports_check_mode=True,
-    )
-    prefix, link = module.params["prefix"], module.params["link"]
+def found(prefix: str, link: str) -> dict[str, Any]:
+    """Return what stands under the prefix."""
     described = descriptors(os.path.join(prefix, "etc", "components.d"))
     trees = {name: checksum(os.path.join(prefix, name, ".complete")) for name in names(prefix)}
     now = moment(time.time())
-    module.exit_json(
-        changed=False,
-        deferred={name: one["deferral"]["request"] for name, one in described.items() if is_left_alone(one, now)},
-        network=way_out(content("/proc/net/route"), content("/etc/resolv.conf"), os.environ),
-        prefix=prefix,
-        description=checksum(os.path.join(prefix, "etc", "rumplab.json")),
-        user=recorded_user(os.path.join(prefix, "etc", "rumplab.json")),
-        recorded=is_recorded(prefix),
-        link=os.readlink(link) if os.path.islink(link) else "",
-        trees={name: stamp for name, stamp in trees.items() if stamp and is_sound(described.get(name, {}))},
-        components={name: one["request"] for name, one in described.items() if one.get("request") and is_intact(one)},
+    return {
+        "deferred": {name: one["deferral"]["request"] for name, one in described.items() if is_left_alone(one, now)},
+        "network": way_out(content("/proc/net/route"), content("/etc/resolv.conf"), os.environ),
+        "prefix": prefix,
+        "description": checksum(os.path.join(prefix, "etc", "rumplab.json")),
+        "user": recorded_user(os.path.join(prefix, "etc", "rumplab.json")),
+        "recorded": is_recorded(prefix),
+        "link": os.readlink(link) if os.path.islink(link) else "",
+        "trees": {name: stamp for name, stamp in trees.items() if stamp and is_sound(described.get(name, {}))},
+        "components": {
+            name: one["request"] for name, one in described.items() if one.get("request") and is_intact(one)
+        },
+    }
+
+
+def state_of(prefix: str, told: Mapping[str, Any]) -> str:
+    """Return what stands for that, and for the files of the lab that a run of everything may write."""
+    directory = os.path.join(prefix, "etc", "components.d")
+    paths = [os.path.join(directory, name) for name in names(directory)]
+    paths.append(os.path.join(prefix, "var", "manifest.json"))
+    text = json.dumps([told, {path: checksum(path) for path in paths}], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_settled(path: str, record: Mapping[str, str]) -> bool:
+    """True when a run has left that record."""
+    try:
+        return bool(read_json(path, None) == record)
+    except (OSError, ValueError):
+        return False
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "prefix": {"type": "path", "required": True},
+            "link": {"type": "path", "required": True},
+            "inputs": {"type": "str", "default": ""},
+            "settle": {"type": "str", "default": ""},
+            "user": {"type": "str", "default": ""},
+        },
+        supports_check_mode=True,
     )
+    prefix, inputs = module.params["prefix"], module.params["inputs"]
+    told = found(prefix, module.params["link"])
+    record = {"inputs": inputs, "state": state_of(prefix, told)}
+    path = os.path.join(prefix, "var", "settled.json")
+    # What a run of everything began with and left as it was, the next one would leave so too.
+    if inputs and module.params["settle"] == record["state"] and not module.check_mode:
+        try:
+            write_json(path, record, module.params["user"])
+        except (OSError, ValueError) as error:
+            module.fail_json(msg=f"lab_state: {error}")
+    module.exit_json(changed=False, settled=bool(inputs) and is_settled(path, record), **record, **told)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,94 @@
+"""A run of everything after one that found nothing to do: it leaves early, unless anything is another."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from testinfra.host import Host
+
+SITE = Path(__file__).resolve().parents[3] / "site.yml"
+RECORD = "/opt/rumplab/var/settled.json"
+DESCRIPTOR = "/opt/rumplab/etc/components.d/qemu.json"
+# What stands in the output once the roles that provide components are entered.
+LOOKS = "TASK [qemu : "
+pytestmark = pytest.mark.skipif(
+    os.environ.get("RUMPLAB_DEBIAN", "12") != "12" and os.environ.get("RUMPLAB_TEST_ALL") != "1",
+    reason="the same on Debian 12; for ./test --all",
+)
+
+
+def site(*options: str) -> subprocess.CompletedProcess[str]:
+    """Run site.yml on the scenario's host, as its converge.yml does."""
+    told = ["-i", os.environ["MOLECULE_INVENTORY_FILE"], "-e", "rumplab_built_cache=/var/cache/rumplab-built"]
+    command = ["ansible-playbook", str(SITE), *told, *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+
+
+def settle() -> None:
+    """See to it that a run like that has just left early, having found nothing to do."""
+    # The first may have something to do, the second finds that there is nothing, and the third has been told so.
+    for _ in range(3):
+        run = site()
+        assert run.returncode == 0, run.stdout + run.stderr
+        if LOOKS not in run.stdout:
+            break
+    assert LOOKS not in run.stdout, run.stdout
+    assert re.search(r"changed=0 .*failed=0", run.stdout), run.stdout
+
+
+def test_a_run_that_leaves_early_still_says_what_there_is() -> None:
+    settle()
+    run = site()
+    assert LOOKS not in run.stdout
+    for said in ("COMPONENT", "gdb", "qemu", "verified: yes", "Python: /usr/bin/python3"):
+        assert said in run.stdout
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--check"],
+        ["--tags", "qemu"],
+        ["-e", "bridge_name=another"],
+        ["-e", "rumplab_strict=true"],
+        ["-e", "rumplab_retry=true"],
+    ],
+    ids=" ".join,
+)
+def test_a_run_that_is_another_looks_at_everything(options: list[str]) -> None:
+    settle()
+    run = site(*options)
+    assert LOOKS in run.stdout
+    # Where upstreams are out of reach, that is an error to a strict one.
+    assert run.returncode == 0 or "rumplab_strict" in run.stdout
+
+
+def test_a_run_that_has_to_look_each_time_leaves_no_memory(host: Host) -> None:
+    settle()
+    host.run_test(f"rm {RECORD}")
+    run = site("-e", "rumplab_verify=true")
+    assert run.returncode == 0, run.stdout
+    assert LOOKS in run.stdout
+    assert not host.file(RECORD).exists
+
+
+def test_parts_of_a_run_of_everything_leave_no_memory(host: Host) -> None:
+    host.run_test(f"rm -f {RECORD}")
+    parts = [str(SITE.parent / "playbooks" / name) for name in ("lab.yml", "verify.yml")]
+    command = ["ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"], *parts]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert run.returncode == 0, run.stdout
+    assert not host.file(RECORD).exists
+
+
+def test_what_is_lost_is_noticed_and_made_anew(host: Host) -> None:
+    settle()
+    host.run_test(f"rm {DESCRIPTOR}")
+    run = site()
+    assert run.returncode == 0, run.stdout
+    assert LOOKS in run.stdout
+    assert host.file(DESCRIPTOR).exists
