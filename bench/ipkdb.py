@@ -70,9 +70,10 @@ class Bridge:
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        if ":" not in line:
+        said = re.search(r"target remote (\S+)", line)
+        if said is None:
             sys.exit("rumplab ipkdb did not start")
-        self.remote = f"127.0.0.1:{int(line.rpartition(':')[2])}"
+        self.remote = said[1]
 
     def __enter__(self) -> Bridge:
         return self

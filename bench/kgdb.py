@@ -70,7 +70,7 @@ def read_back(program: Path, stub: str) -> tuple[float, int]:
         guest.wait_for(WAITING)
         of = session.session(guest, "amd64", program)
         if stub == QEMU:
-            of = KgdbSession(stub=QEMU, architecture="amd64", port=port, symbols=str(program))
+            of = KgdbSession(stub=QEMU, architecture="amd64", remote=f"127.0.0.1:{port}", symbols=str(program))
         log, image = Path(directory) / "packets", Path(directory) / "memory"
         prepared = [f"set remotelogfile {log}", *gdbside.commands(of)]
         began, ended = Path(directory) / "began", Path(directory) / "ended"

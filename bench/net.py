@@ -48,7 +48,7 @@ def call(*argv: str, quiet: bool = False) -> str:
 def make_lab(prefix: Path) -> None:
     """A lab of the host's own tools, as provisioning would describe it."""
     (prefix / "etc" / "components.d").mkdir(parents=True)
-    (prefix / "var" / "machines").mkdir(parents=True)
+    (prefix / "var").mkdir()
     lab = {"schema": 1, "version": "0", "prefix": str(prefix), "user": "root", "group": "root"}
     (prefix / "etc" / "rumplab.json").write_text(json.dumps(lab))
     (prefix / "etc" / "bridge.json").write_text(json.dumps(SETTINGS))

@@ -15,6 +15,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -29,11 +30,13 @@ def tool() -> list[str]:
     return [launcher] if launcher else [sys.executable, "-m", "rumplab"]
 
 
-def seconds(command: list[str] | str) -> float:
+def seconds(command: list[str] | str, directory: str) -> float:
     """Wall-clock seconds of one run. The guest's exit status is not this benchmark's business."""
     began = time.perf_counter()
     subprocess.run(
         command,
+        # The printed command makes a socket where it is run.
+        cwd=directory,
         shell=isinstance(command, str),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -56,7 +59,8 @@ def main() -> None:
     dry = [*run, "--dry-run"]
     bare = subprocess.run(dry, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
     # The shell must not stand between: exec makes it QEMU itself.
-    pairs = [(seconds(run), seconds(f"exec {bare}")) for _ in range(rounds)]
+    with tempfile.TemporaryDirectory() as directory:
+        pairs = [(seconds(run, directory), seconds(f"exec {bare}", directory)) for _ in range(rounds)]
     ours, floor = (statistics.median(side) for side in zip(*pairs, strict=True))
     print(f"rumplab run   {ours:.3f} s")
     print(f"bare QEMU     {floor:.3f} s")

@@ -26,7 +26,7 @@ VERBS = (
     *("status", "doctor", "build", "stage", "run", "ps", "logs", "screen", "type", "stop"),
     *("debug", "guest", "ipkdb", "net", "export", "smoke"),
 )
-HIDDEN_VERBS = ("completion",)
+HIDDEN_VERBS = ("completion", "relay")
 
 EXAMPLES = """\
 examples:

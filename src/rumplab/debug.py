@@ -15,7 +15,7 @@ from rumplab.config import Lab
 from rumplab.container import Container
 from rumplab.engine import Image
 from rumplab.errors import RumplabError, UsageError
-from rumplab.gdbcall import COMPONENT, LOOPBACK, Session
+from rumplab.gdbcall import COMPONENT, Session
 from rumplab.guest import attach
 from rumplab.machines import Machine, Machines, open_machines
 from rumplab.streams import script
@@ -70,7 +70,7 @@ def attach_commands(session: Session) -> list[str]:
         commands.append(f"file {gdbcall.gdb_quote(session.program)}")
     if session.sources is not None:
         commands.append(f"directory {gdbcall.gdb_quote(session.sources)}")
-    commands += gdbcall.attached(f"target remote {session.host}:{session.port}")
+    commands += gdbcall.attached(f"target remote {session.remote}")
     if session.location is not None:
         # A software breakpoint set before the loader has run would be overwritten by the program itself.
         commands += gdbcall.run_to(session.location, "hbreak")
@@ -124,6 +124,7 @@ def run(args: argparse.Namespace) -> int:
     lab = config.load()
     image = images.find(lab, COMPONENT) if container.wanted(args.container, lab, sys.platform, COMPONENT) else None
     gdb, gdbinit = gdbcall.debugger(lab) if image is None else debugger_inside(image)
+    version = lab.component(COMPONENT).version if image is None else image.version(COMPONENT)
     machine, wanted = target_of(args, lab)
     location = gdbcall.checked_location(wanted)
     gdbcall.check_files(args.symbols, *args.script)
@@ -133,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
     session = Session(
         gdb=gdb,
         gdbinit=gdbinit,
-        port=machine.gdb_port,
+        remote=remote_inside(machine, version, sys.platform) if image else gdbcall.remote(machine.stub, version),
         program=program,
         sources=sources_of(lab, program),
         location=location,
@@ -141,11 +142,10 @@ def run(args: argparse.Namespace) -> int:
         scripts=tuple(args.script),
         batch=args.batch,
         extra=tuple(args.extra),
-        host=stub_host(sys.platform) if image else LOOPBACK,
     )
     with the_stub(machine, args) as handle:
         if image is not None:
-            return run_inside(image, session, args.dry_run)
+            return run_inside(image, session, machine, args.dry_run)
         argv = gdb_argv(session)
         if args.dry_run:
             script(shlex.join(argv) + "\n")
@@ -170,16 +170,32 @@ def debugger_inside(image: Image) -> tuple[str, str]:
     return image.path(COMPONENT, "gdb"), image.path(COMPONENT, "gdbinit")
 
 
-def stub_host(platform: str) -> str:
-    """What a debug stub on this machine's loopback interface is called in a container, on sys.platform's names."""
-    return DESKTOP if platform == "darwin" else LOOPBACK
+def remote_inside(machine: Machine, version: str | None, platform: str) -> str:
+    """What 'target remote' takes in a container, on `platform` (sys.platform's names). RumplabError for a socket where
+    a container can't have it."""
+    if platform != "darwin":
+        return gdbcall.remote(machine.stub, version, ("rumplab", "relay", machine.stub))
+    if not machine.gdb_port:
+        raise RumplabError(
+            f"Docker Desktop gives a container no socket of this host, and the debug stub of {machine.name} is on one;"
+            " run the machine with --gdb-port PORT, or debug it without --container"
+        )
+    return f"{DESKTOP}:{machine.gdb_port}"
 
 
-def run_inside(image: Image, session: Session, dry_run: bool) -> int:
-    """GDB in a container that sees the program, its sources, the scripts and the working directory."""
+def network_inside(machine: Machine, platform: str) -> str | None:
+    """The container's network: on Linux one of the host's has its loopback interface; a socket needs none."""
+    if not machine.gdb_port:
+        return "none"
+    return None if platform == "darwin" else "host"
+
+
+def run_inside(image: Image, session: Session, machine: Machine, dry_run: bool) -> int:
+    """GDB in a container that sees the program, its sources, the scripts, the stub and the working directory."""
     directory = os.getcwd()
     own = [directory] if mounts.possible(directory, image.prefix) else []
-    read = [path for path in (session.program, session.sources, *session.scripts) if path is not None]
+    stub = None if machine.gdb_port else machine.stub
+    read = [path for path in (session.program, session.sources, *session.scripts, stub) if path is not None]
     terminal = not session.batch and sys.stdin.isatty() and sys.stdout.isatty()
     box = Container(
         image=image.name,
@@ -187,8 +203,7 @@ def run_inside(image: Image, session: Session, dry_run: bool) -> int:
         command=tuple(gdb_argv(session)),
         mounts=tuple(mounts.collect(read, own, image.prefix)),
         caller=container.caller(),
-        # On Linux a container of the host's network has its loopback interface.
-        network="host" if session.host == LOOPBACK else None,
+        network=network_inside(machine, sys.platform),
         stdin=not session.batch,
         terminal=terminal,
     )

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rumplab import accel, accounts, config, images, output, ports, surroundings
+from rumplab import accel, accounts, config, images, output, ports, sandbox, surroundings
 from rumplab.config import Lab
 from rumplab.errors import RumplabError
+from rumplab.guest.definition import open_guests
 from rumplab.machines import open_machines
 
 HELP = "check what this host can do: accelerator, tools, network devices, disk"
@@ -147,6 +148,26 @@ def accelerator_remedy(name: str) -> str:
     return "nothing to do; --accel auto avoids it"
 
 
+def check_sandbox(lab: Lab) -> Check:
+    """Whether a guest that breaks out of QEMU has less than its user's rights."""
+    if not sys.platform.startswith("linux"):
+        return Check("sandbox", "ok", "not on this system: QEMU has one on Linux only")
+    component = lab.component("qemu")
+    if sandbox.supported(component.path("qemu-system-x86_64"), component.version, open_machines(lab).root):
+        return Check("sandbox", "ok", "QEMU runs in it")
+    return Check(
+        "sandbox", "warn", "QEMU can't run in its own", "use a QEMU with seccomp for guests that you don't trust"
+    )
+
+
+def check_guests(lab: Lab) -> Iterator[Check]:
+    """The definitions of the user's guests that describe none."""
+    told: list[str] = []
+    open_guests(lab).all(told.append)
+    for problem in told:
+        yield Check("guest", "warn", problem)
+
+
 def check_tap() -> Check:
     """Whether tap devices could be used; nothing is opened."""
     if sys.platform == "darwin":
@@ -207,6 +228,12 @@ def checks(lab: Lab, reprobe: bool) -> Iterator[Check]:
         yield from check_accelerators(lab, reprobe)
     except RumplabError as error:
         yield Check("accelerator", "fail", str(error), f"{lab.provision} --tags qemu")
+    else:
+        yield check_sandbox(lab)
+    try:
+        yield from check_guests(lab)
+    except RumplabError as error:
+        yield Check("guests", "warn", str(error))
     yield check_tap()
     yield check_bridge_helper()
     yield check_port()

@@ -6,10 +6,11 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from rumplab import disks, media
+from rumplab import disks
+from rumplab.config import Lab
 from rumplab.disks import Disk
 from rumplab.errors import RumplabError, UsageError
-from rumplab.image.formats import FORMATS
+from rumplab.image import recognise, recorded
 
 SETTINGS = "disk=CONTROLLER, format=FORMAT and snapshot"
 
@@ -43,7 +44,7 @@ def wish(text: str) -> Wish:
     found: dict[str, str] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
-        choices = {"disk": tuple(disks.CONTROLLERS), "format": FORMATS}.get(key)
+        choices = {"disk": tuple(disks.CONTROLLERS), "format": recognise.FORMATS}.get(key)
         if key in found or (key != "snapshot" and choices is None) or (key == "snapshot" and equals):
             raise argparse.ArgumentTypeError(
                 f"'{setting}' in '{text}' is not a setting; use {SETTINGS}, once each (write a comma of FILE twice)"
@@ -54,14 +55,15 @@ def wish(text: str) -> Wish:
     return Wish(file, found.get("disk"), found.get("format"), "snapshot" in found)
 
 
-def disk(wanted: Wish) -> Disk:
+def disk(wanted: Wish, lab: Lab, allow_backing: bool = False) -> Disk:
     """The disk that --drive asks for: a CD where the file is one and no controller is named."""
     path = Path(wanted.file)
     if not path.is_file() and not path.is_block_device():
         why = "is no file" if path.exists() else "does not exist"
         raise RumplabError(f"--drive: {wanted.file} {why}; make an empty disk with: truncate -s 64M FILE")
-    found = media.inspect(wanted.file)
+    file = str(path.resolve())
+    found = recorded.settle(lab, file, wanted.format, allow_backing)
     if found.format is None:
         raise UsageError(f"--drive: {wanted.file} is a program, not a disk; name it first, to boot it")
     controller = wanted.disk or (disks.CDROM if found.cd else disks.DEFAULT)
-    return Disk(str(path.resolve()), wanted.format or found.format, controller, wanted.snapshot)
+    return Disk(file, found.format, controller, wanted.snapshot)

@@ -33,6 +33,16 @@ class Image:
         """Where the lab stands in it."""
         return self.labels.get("rumplab.prefix", "/opt/rumplab")
 
+    def version(self, component: str) -> str | None:
+        """The version of `component` in the image; None when the labels tell none."""
+        try:
+            for one in json.loads(self.labels["rumplab.components"]):
+                if one["name"] == component:
+                    return str(one["version"])
+        except (KeyError, TypeError, ValueError):
+            pass
+        return None
+
     def path(self, component: str, logical: str) -> str:
         """The path that `component` has for `logical` in the image. RumplabError when the labels tell none."""
         try:

@@ -18,7 +18,7 @@ from pathlib import Path
 from rumplab import config, media
 from rumplab.digest import sha256
 from rumplab.errors import RumplabError, UsageError
-from rumplab.image import disk, formats, vmdk
+from rumplab.image import disk, formats, recognise, recorded, vmdk
 from rumplab.machines import open_machines
 from rumplab.process import interruptible
 from rumplab.vmware import directory as layout
@@ -61,6 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--vmware", metavar="DIR", type=Path, required=True, help="the directory to make")
     parser.add_argument("--force", action="store_true", help="replace an earlier export")
+    parser.add_argument("--format", choices=recognise.FORMATS, help="of IMAGE (default: as on record; see docs/run.md)")
+    parser.add_argument("--allow-backing", action="store_true", help="take an IMAGE that names other files")
     parser.add_argument(
         "--port", type=port, default=vmx.PORT, help="of the debug stub, on 127.0.0.1 (default: %(default)s)"
     )
@@ -86,17 +88,18 @@ def run(args: argparse.Namespace) -> int:
     started = time.monotonic()
     lab = config.load()
     qemu_img = lab.component("qemu").path("qemu-img")
-    found = media.inspect(args.image)
-    if found.format is None:
+    found = recorded.settle(lab, args.image, args.format, args.allow_backing)
+    kind = found.format
+    if kind is None:
         raise UsageError(f"{args.image} is a program; make an image of it first with 'rumplab stage'")
     target = Path(os.path.abspath(args.vmware))
     check_target(target, Path(found.path), args.force)
     machine = virtual_machine(args, target)
     machines = open_machines(lab)
-    size = disk.virtual_size(qemu_img, found.path, found.format, machines)
+    size = disk.virtual_size(qemu_img, found.path, kind, machines)
     with interruptible(), temporary_sibling(target) as work:
         steps = formats.vmdk_steps(
-            qemu_img, found.format, found.path, f"./{layout.DISK}", size, args.subformat
+            qemu_img, kind, found.path, f"./{layout.DISK}", size, args.subformat
         )
         # The program is hashed while qemu-img converts.
         with ThreadPoolExecutor(1) as beside:
@@ -105,7 +108,12 @@ def run(args: argparse.Namespace) -> int:
             digest = copying.result()
         describe(machine, digest, work)
         take_place(work, target)
-    report(args, target, machine, digest, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    warn(
+        f"VMware's debug stub listens on TCP port {machine.port} of 127.0.0.1 while the machine runs, and every user of"
+        " this host can attach to it: who does has the guest, its memory and its disk; use it on a host of your own"
+    )
+    report(args, target, machine, digest, seconds)
     return 0
 
 

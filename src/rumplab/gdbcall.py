@@ -5,19 +5,22 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from rumplab import surroundings
+from rumplab import surroundings, wire
 from rumplab.config import Lab
 from rumplab.digest import sha256
 from rumplab.errors import RumplabError, UsageError
 from rumplab.machines import Machine
 
 COMPONENT = "gdb"
-LOOPBACK = "127.0.0.1"
+# The first version whose 'target remote' takes the path of a UNIX socket, as numbers.
+TAKES_SOCKETS = (8, 3)
+VERSION = re.compile(r"(\d+)\.(\d+)")
 # A place as GDB's linespecs have it: a function, FILE:LINE or *ADDRESS, maybe with a condition.
 # What GDB can tell of a machine that it is attached to and that is stopped, and of no other.
 STOPPED = "$pc == $pc"
@@ -27,12 +30,12 @@ LOCATION = re.compile(r"[^\x00-\x1f]+")
 
 @dataclass(frozen=True)
 class Session:
-    """One GDB session: runs to `location`, then `commands`, then `scripts`. `sources` is a directory, `host` where
-    the stub listens, as the debugger sees it."""
+    """One GDB session: runs to `location`, then `commands`, then `scripts`. `sources` is a directory, `remote` what
+    'target remote' takes: the stub as the debugger sees it."""
 
     gdb: str
     gdbinit: str | None
-    port: int
+    remote: str
     program: str | None
     sources: str | None = None
     location: str | None = None
@@ -40,7 +43,6 @@ class Session:
     scripts: tuple[str, ...] = ()
     batch: bool = False
     extra: tuple[str, ...] = ()
-    host: str = LOOPBACK
 
 
 def add_command_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,6 +113,20 @@ def debugger(lab: Lab) -> tuple[str, str | None]:
     """The lab's GDB, and its settings where it has any. NotProvisioned where there is none."""
     gdb = lab.component(COMPONENT)
     return gdb.path("gdb"), gdb.path("gdbinit") if "gdbinit" in gdb.paths else None
+
+
+def takes_sockets(version: str | None) -> bool:
+    """Whether the GDB of this version opens a UNIX socket itself; one that tells none isn't believed to."""
+    found = VERSION.match(version or "")
+    return found is not None and tuple(map(int, found.groups())) >= TAKES_SOCKETS
+
+
+def remote(stub: str, version: str | None, relay: Sequence[str] | None = None) -> str:
+    """What 'target remote' takes for the stub at `stub` (see Machine.stub) in a GDB of `version`. An old one gets to a
+    socket by a pipe; `relay` is the command of that, where it isn't this very tool's."""
+    if not os.path.isabs(stub) or takes_sockets(version):
+        return stub
+    return f"| {shlex.join(relay or wire.argv(stub, through=True))}"
 
 
 def symbols_of(machine: Machine) -> str | None:

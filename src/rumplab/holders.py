@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import re
+import socket
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
@@ -17,6 +19,12 @@ T = TypeVar("T")
 PROC = Path("/proc")
 ESTABLISHED, LISTEN = "01", "0A"
 SOCKET = re.compile(r"socket:\[(\d+)\]")
+# Of Linux's sock_diag(7): which sockets, and what of them.
+SOCK_DIAG, BY_FAMILY, DUMP, DONE, ERROR = 4, 20, 0x301, 3, 2
+HEADER, UNIX_QUESTION, UNIX_ANSWER = struct.Struct("=IHHII"), struct.Struct("=BBHIIIII"), struct.Struct("=BBBBIII")
+CONNECTED, ITS_NAME, ITS_PEER = 1 << 1, 1 << 0, 1 << 2
+ATTRIBUTE, NUMBER, NAME, PEER = struct.Struct("=HH"), struct.Struct("=I"), 0, 2
+DIAG_SECONDS, DIAG_BYTES = 2.0, 1 << 16
 
 
 def of_port(protocol: str, port: int, proc: Path = PROC) -> str | None:
@@ -39,6 +47,53 @@ def of_connection(port: int, proc: Path = PROC) -> str | None:
     rows = _rows(proc / "net" / "tcp")
     inodes = {words[9] for words in rows if words[3] == ESTABLISHED and _port(words[1]) == port}
     return _of_inodes(inodes, proc)
+
+
+def of_client(path: str, proc: Path = PROC) -> str | None:
+    """The process that is connected to the UNIX socket at `path`, as ``NAME, pid N``."""
+    if sys.platform != "linux":
+        return None
+    wanted = os.fsencode(path)
+    try:
+        inodes = {str(peer) for name, peer in connections() if name == wanted}
+    except OSError:
+        return None
+    return _of_inodes(inodes, proc)
+
+
+def connections() -> Iterator[tuple[bytes, int]]:
+    """(the name of a UNIX socket that somebody is connected to, the inode of the other end), as the kernel tells them.
+    OSError where it doesn't."""
+    question = UNIX_QUESTION.pack(socket.AF_UNIX, 0, 0, CONNECTED, 0, ITS_NAME | ITS_PEER, 0, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, SOCK_DIAG) as line:
+        line.settimeout(DIAG_SECONDS)
+        line.send(HEADER.pack(HEADER.size + len(question), BY_FAMILY, DUMP, 0, 0) + question)
+        while True:
+            data = line.recv(DIAG_BYTES)
+            while data:
+                length, kind, *_ = HEADER.unpack_from(data)
+                if kind == ERROR:
+                    raise OSError("the kernel doesn't tell whose sockets there are")
+                if kind == DONE:
+                    return
+                told = attributes(data[HEADER.size + UNIX_ANSWER.size : length])
+                if NAME in told and PEER in told:
+                    yield told[NAME].rstrip(b"\0"), NUMBER.unpack(told[PEER])[0]
+                data = data[aligned(length) :]
+
+
+def attributes(data: bytes) -> dict[int, bytes]:
+    """What netlink's attributes in `data` say, by their kinds."""
+    found = {}
+    while len(data) >= ATTRIBUTE.size:
+        length, kind = ATTRIBUTE.unpack_from(data)
+        found[kind] = data[ATTRIBUTE.size : length]
+        data = data[aligned(max(length, ATTRIBUTE.size)) :]
+    return found
+
+
+def aligned(length: int) -> int:
+    return (length + 3) & ~3
 
 
 def of_file(path: str, proc: Path = PROC) -> str | None:

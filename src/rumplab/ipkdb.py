@@ -31,7 +31,7 @@ decode prints a capture. check-port tries a target's IPKDB, point by point. new-
 another card or machine begins with.
 
 examples:
-  rumplab ipkdb netbsd --key-file ipkdb.key                       then in GDB: target remote 127.0.0.1:PORT
+  rumplab ipkdb netbsd --key-file ipkdb.key                       then in GDB: target remote SOCKET
   rumplab ipkdb --target 127.0.0.1:1138 --key-file ipkdb.key --port 2345
   rumplab ipkdb --target 10.0.1.50 --stdio --pcap session.pcap    for GDB's: target remote | rumplab ipkdb …
   rumplab ipkdb decode session.pcap --key-file ipkdb.key
@@ -89,7 +89,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     target.add_argument("--i-know", action="store_true", help="talk to an address outside the lab's networks")
     session = parser.add_argument_group("a session")
-    session.add_argument("--port", type=port, help="wait for GDB on this TCP port of 127.0.0.1 (default: a free one)")
+    session.add_argument(
+        "--port", type=port, help="wait for GDB on this TCP port, open to every user of this host (default: a socket)"
+    )
     session.add_argument("--stdio", action="store_true", help="GDB is on standard input and output")
     session.add_argument("--pcap", type=Path, metavar="FILE", help="write what goes over the wire")
     session.add_argument("--trace", action="store_true", help="show both protocols on standard error")

@@ -1,8 +1,14 @@
-"""Starts a machine and keeps its record: the one place that runs QEMU for ``rumplab run``."""
+"""Starts a machine and keeps its record: the one place that runs QEMU for ``rumplab run``.
+
+QEMU's process waits at a gate until the record names it. Whatever ends the launcher before, the gate falls shut and the
+process ends without having become QEMU; whatever ends it afterwards, the machine is on record.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import re
 import signal
@@ -12,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import FrameType
+from typing import Any
 
 from rumplab import holders, process, qmp, surroundings
 from rumplab.errors import RumplabError
@@ -20,6 +27,14 @@ from rumplab.machines import Machine, Machines
 STDIN = 0
 READY_SECONDS = 20.0
 POLL_SECONDS = 0.002
+KILL_SECONDS = 5.0
+SHELL = "/bin/sh"
+# What the process does until it becomes QEMU: a line has come, or it ends. A shell knows, and can close, descriptors of
+# one digit only.
+WAIT = 'read go <&{gate} || exit {shut}; exec "$@" {gate}<&-'
+WAIT_HIGH = 'read go </dev/fd/{gate} || exit {shut}; exec "$@"'
+SHUT = 124
+FIRST_DESCRIPTOR, LAST_DESCRIPTOR = 3, 9
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # With --snapshot, QEMU still wants nobody to write to the image, and says "shared".
 LOCKED = ('Failed to get "write" lock', 'Failed to get shared "write" lock')
@@ -28,22 +43,58 @@ IMAGE_IN_USE = re.compile(r"Is another process using the image \[(.+)\]\?")
 KNOWN_FAILURES = (
     ("Could not set up host forwarding rule", "a port of --forward is taken; use another"),
     ("Address already in use", "the debug port is taken; use another --gdb-port"),
-    ("access denied by acl file", "the bridge's name must stand in QEMU's bridge.conf; provision the bridge again"),
-    ("failed to open /dev/net/tun", "let your account open it, or: sudo modprobe tun"),
     ("No space left on device", "free some space"),
 )
 
 
-def adopt(
-    machines: Machines, machine: Machine, child: subprocess.Popen[bytes], argv: Sequence[str]
-) -> Machine:
-    """Records QEMU's process as the machine's own. One that has ended by now leaves the launcher's claim."""
-    token = process.started(child.pid)
-    if token is None:
-        return replace(machine, argv=tuple(argv))
-    running = replace(machine, pid=child.pid, token=token, argv=tuple(argv))
-    machines.update(running)
-    return running
+def started(
+    machines: Machines, machine: Machine, argv: Sequence[str], passed: Sequence[int], **options: Any
+) -> tuple[Machine, subprocess.Popen[bytes]]:
+    """Starts QEMU, as Popen does with `options` and the descriptors `passed`, and returns the machine with its process
+    on record. What goes wrong, or ends this process, leaves neither."""
+    child: subprocess.Popen[bytes] | None = None
+    try:
+        if not os.access(argv[0], os.X_OK):
+            number = errno.EACCES if os.path.exists(argv[0]) else errno.ENOENT
+            raise OSError(number, os.strerror(number), argv[0])
+        with gate() as (behind, way):
+            wait = (WAIT if behind <= LAST_DESCRIPTOR else WAIT_HIGH).format(gate=behind, shut=SHUT)
+            child = subprocess.Popen(
+                [SHELL, "-c", wait, "rumplab", *argv],
+                env=surroundings.of(surroundings.QEMU),
+                pass_fds=(behind, *passed),
+                **options,
+            )
+            token = process.started(child.pid)
+            if token is None:
+                raise RumplabError("the process that was to become QEMU was ended; try again")
+            running = replace(machine, pid=child.pid, token=token, argv=tuple(argv))
+            machines.update(running)
+            os.write(way, b"\n")
+    except BaseException:
+        # Ctrl-C may have come when the gate was open already.
+        if child is not None:
+            child.kill()
+            child.wait(KILL_SECONDS)
+        machines.abandon(machine)
+        raise
+    return running, child
+
+
+@contextlib.contextmanager
+def gate() -> Iterator[tuple[int, int]]:
+    """A pipe's ends: where the process waits, with the lowest number there is, and where it is let go. The kernel shuts
+    it when this process ends, however it ends."""
+    given, way = os.pipe()
+    try:
+        behind = fcntl.fcntl(given, fcntl.F_DUPFD_CLOEXEC, FIRST_DESCRIPTOR)
+    finally:
+        os.close(given)
+    try:
+        yield behind, way
+    finally:
+        os.close(behind)
+        os.close(way)
 
 
 @contextlib.contextmanager
@@ -70,11 +121,7 @@ def foreground(machines: Machines, machine: Machine, argv: Sequence[str], passed
 
 def _attend(machines: Machines, machine: Machine, argv: Sequence[str], passed: Sequence[int]) -> int:
     caught: list[int] = []
-    try:
-        child = subprocess.Popen(argv, env=surroundings.of(surroundings.QEMU), pass_fds=passed)
-    except OSError:
-        machines.retire(machine)
-        raise
+    machine, child = started(machines, machine, argv, passed)
 
     def forward(number: int, _frame: FrameType | None) -> None:
         caught.append(number)
@@ -82,7 +129,6 @@ def _attend(machines: Machines, machine: Machine, argv: Sequence[str], passed: S
 
     previous = {number: signal.signal(number, forward) for number in FORWARDED}
     try:
-        machine = adopt(machines, machine, child, argv)
         code = child.wait()
     finally:
         for number, handler in previous.items():
@@ -99,28 +145,28 @@ def detached(
     """Starts QEMU on its own, with the descriptors `passed`, and waits until it answers. None when the guest has ended
     it by then."""
     try:
-        with machine.qemu_log.open("wb") as log:
-            child = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                close_fds=True,
-                env=surroundings.of(surroundings.QEMU),
-                pass_fds=passed,
-                # Whoever can open one of its sockets has the machine.
-                umask=0o177,
-            )
+        log = machine.qemu_log.open("wb")
     except OSError:
-        machines.retire(machine)
+        machines.abandon(machine)
         raise
-    running = adopt(machines, machine, child, argv)
+    with log:
+        running, child = started(
+            machines,
+            machine,
+            argv,
+            passed,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            # Whoever can open one of its sockets has the machine.
+            umask=0o177,
+        )
     try:
         return _until_ready(machines, running, child)
     except BaseException:
         child.kill()
-        child.wait(5)
+        child.wait(KILL_SECONDS)
         machines.retire(running)
         raise
 
@@ -155,9 +201,13 @@ def explain(code: int, log: str, files: Sequence[tuple[str, bool]] = ()) -> str:
         file = locked[1] if locked else next(iter(files), ("a disk's file", True))[0]
         holder = holders.of_file(file) or "another user's, or it has ended meanwhile"
         return f"{file} is locked by a process that is none of your machines ({holder}); stop that first"
+    if code == -signal.SIGSYS:
+        return (
+            "QEMU was ended for a system call that its sandbox forbids; if what stands behind '--' has it run a"
+            " program, and you trust the guest, add: -sandbox off"
+        )
     lines = log.strip().splitlines()
     for sign, remedy in KNOWN_FAILURES:
-        # A helper's reason stands before what QEMU makes of it.
         said = next((line for line in lines if sign in line), None)
         if said is not None:
             return f"QEMU did not start: {said}; {remedy}"

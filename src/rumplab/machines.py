@@ -1,25 +1,27 @@
 """The records of the machines that ``rumplab run`` started: one directory a machine.
 
-``<root>/NAME/`` holds ``machine.json``, ``serial.log``, ``qemu.log`` and the socket ``qmp.sock``. All changes
-are made under the root's lock, so that two starts at once can't take the same name or port. A record whose
-process is gone is retired when it is met: its logs move to ``<root>/.ended/NAME/``.
+``<root>/NAME/`` holds ``machine.json``, ``serial.log``, ``qemu.log`` and the sockets ``qmp.sock`` and ``gdb.sock``. All
+changes are made under the root's lock, so that two starts at once can't take the same name or port. A record whose
+process is gone is retired when it is met: its logs move to ``<root>/.ended/NAME/``. One that is damaged is made again
+from the process that has its socket, where there is one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import hashlib
 import json
 import os
 import re
 import shutil
-import stat
+import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
-from rumplab import locks, nics, ports, process
+from rumplab import locks, nics, peer, places, ports, process
 from rumplab.config import SCHEMA, Lab
 from rumplab.disks import Disk
 from rumplab.errors import RumplabError, UsageError
@@ -28,10 +30,15 @@ from rumplab.nics import Forward, Nic
 NAME_LENGTH = 32
 NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_LENGTH - 1}}}")
 SOCKET = "qmp.sock"
+STUB = "gdb.sock"
 RECORD = "machine.json"
-# sun_path holds 108 bytes on Linux and 104 on macOS, with the closing NUL.
-SOCKET_PATH_LIMIT = 100
+# A guest's serial lines have the longest names of a machine's sockets.
+LONGEST_SOCKET = "com0.sock"
+# What sun_path holds, with the closing NUL.
+SOCKET_PATH_LIMIT = 104 if sys.platform == "darwin" else 108
 ENDED_KEPT = 16
+# What everything goes by.
+NEEDED: dict[str, Any] = {"pid": int, "token": str, "gdb_port": int, "since": (int, float)}
 
 
 @dataclass(frozen=True)
@@ -40,13 +47,14 @@ class Machine:
 
     `snapshot` says that nothing is written to `image`; `drives` are further disks. `console` is "serial", where there
     is no VGA card, or "vga"; it is empty for a guest, which has a card, and whose console is a serial port.
+    `gdb_port` is 0 where the debug stub is the machine's socket, which only its user can open.
     `guest` says how ``rumplab guest start`` started it: "run", or "kgdb" or "ipkdb" where the kernel
     waits for a debugger.
     """
 
     name: str
     directory: str
-    gdb_port: int
+    gdb_port: int = 0
     image: str | None = None
     program: str | None = None
     program_sha256: str | None = None
@@ -84,6 +92,11 @@ class Machine:
         return self.path / SOCKET
 
     @property
+    def stub(self) -> str:
+        """Where the debug stub listens, as GDB's 'target remote' has it: a socket's path, or a host and port."""
+        return f"{ports.LOOPBACK}:{self.gdb_port}" if self.gdb_port else str(self.path / STUB)
+
+    @property
     def files(self) -> list[tuple[str, bool]]:
         """The files that are its disks, each with whether it is written to."""
         files = [(drive.file, drive.writes) for drive in self.drives]
@@ -96,7 +109,8 @@ class Machine:
     @property
     def tcp_ports(self) -> set[int]:
         """The TCP ports of 127.0.0.1 that are its own: the debug stub's, and those that lead to the guest."""
-        return {self.gdb_port, *(forward.host for forward in self.forwards if forward.protocol == "tcp")}
+        stub = {self.gdb_port} if self.gdb_port else set()
+        return stub | {forward.host for forward in self.forwards if forward.protocol == "tcp"}
 
     def alive(self) -> bool:
         return process.alive(self.pid, self.token)
@@ -135,12 +149,34 @@ class Machines:
         for path in sorted(self.root.iterdir()):
             if path.name.startswith(".") or not path.is_dir():
                 continue
-            machine = read_record(path)
+            try:
+                machine = read_record(path)
+            except RumplabError as error:
+                machine = self._made_again(path, str(error))
             if machine is None or not machine.alive():
                 self._retire(path)
             else:
                 found.append(machine)
         return found
+
+    def _made_again(self, path: Path, why: str) -> Machine | None:
+        """A record for the machine in `path`, whose own can't be read: what its process shows. None without one."""
+        pid = peer.listening(path / SOCKET)
+        token = process.started(pid) if pid else None
+        if pid is None or token is None:
+            # An end that isn't its own can't hide others; the logs are kept.
+            print(f"rumplab: {why}; no process has its socket, so it has ended", file=sys.stderr)
+            return None
+        machine = Machine(
+            name=path.name, directory=str(path), pid=pid, token=token, since=time.time(), argv=process.words(pid)
+        )
+        write_record(machine)
+        print(
+            f"rumplab: {why}; the machine runs (pid {pid}), and has a new one, which doesn't say what it booted from,"
+            " nor its symbols and ports",
+            file=sys.stderr,
+        )
+        return machine
 
     def find(self, name: str) -> Machine:
         """The running machine `name`; RumplabError lists those there are."""
@@ -156,18 +192,14 @@ class Machines:
     def claim(self, wanted: Machine, numbered: bool, seen_macs: Collection[str] = ()) -> Machine:
         """Makes the directory and record of `wanted`, which the calling process owns until `update`.
 
-        With `numbered`, a taken name gets a number; else it is an error. A `gdb_port` of 0 becomes a free one,
-        and network cards without an address get one that is neither another machine's nor in `seen_macs`, those
-        that the bridge has seen. RumplabError also when a port is taken, or an address on the bridge, or when
-        another of these machines uses the image.
+        With `numbered`, a taken name gets a number; else it is an error. Network cards without an address get one
+        that is neither another machine's nor in `seen_macs`, those that the bridge has seen. RumplabError also when a
+        port is taken, or an address on the bridge, or when another of these machines uses the image.
         """
         with locks.held(self.root):
             others = self._all()
             check_free(wanted, others)
             check_macs(wanted, others, seen_macs)
-            if not wanted.gdb_port:
-                avoid = set().union(wanted.tcp_ports, *(other.tcp_ports for other in others))
-                wanted = replace(wanted, gdb_port=ports.free(avoid))
             name = wanted.name
             if numbered:
                 name = free_name(name, {other.name for other in others})
@@ -214,8 +246,18 @@ class Machines:
         """Takes the record away once its process is gone, keeping its logs."""
         with locks.held(self.root):
             # Another command may have retired it and the name may have been taken since.
-            current = read_record(machine.path)
+            try:
+                current = read_record(machine.path)
+            except RumplabError:
+                # Nobody else's, then: `all` makes a damaged one again.
+                current = machine
             if current is not None and (current.pid, current.token) == (machine.pid, machine.token):
+                self._retire(machine.path)
+
+    def abandon(self, machine: Machine) -> None:
+        """Takes the record of a machine away whose process never became QEMU, whatever it names by now."""
+        with locks.held(self.root):
+            if machine.path.exists():
                 self._retire(machine.path)
 
     def ended(self, name: str) -> Path | None:
@@ -312,16 +354,33 @@ def free_name(base: str, taken: set[str]) -> str:
 
 
 def read_record(directory: Path) -> Machine | None:
-    """The record in `directory`; None when there is none that can be understood."""
+    """The record in `directory`; None where there is none. RumplabError for one that can't be understood."""
     try:
-        data = json.loads((directory / RECORD).read_text(encoding="utf-8"))
+        text = (directory / RECORD).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        # Who claims the directory writes it, and may have been killed before.
+        if not (directory / SOCKET).exists():
+            return None
+        raise RumplabError(f"{directory / RECORD}, a machine's record, is gone") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise damaged(directory, error) from error
+    try:
+        data = json.loads(text)
         known = {item.name for item in fields(Machine)}
         machine = Machine(**{key: value for key, value in data.items() if key in known})
         cards = nics.from_data(data.get("nics", ()))
         drives = tuple(Disk(**drive) for drive in data.get("drives", ()))
-        return replace(machine, directory=str(directory), argv=tuple(machine.argv), nics=cards, drives=drives)
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
-        return None
+        machine = replace(machine, directory=str(directory), argv=tuple(machine.argv), nics=cards, drives=drives)
+        if not all(isinstance(getattr(machine, name), kind) for name, kind in NEEDED.items()):
+            raise ValueError("a number or a text isn't one")
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise damaged(directory, error) from error
+    # The directory is where it is, and the name with it.
+    return replace(machine, name=directory.name)
+
+
+def damaged(directory: Path, error: Exception) -> RumplabError:
+    return RumplabError(f"{directory / RECORD}, a machine's record, is damaged ({error})")
 
 
 def write_record(machine: Machine) -> None:
@@ -332,49 +391,26 @@ def write_record(machine: Machine) -> None:
 
 
 def open_machines(lab: Lab) -> Machines:
-    """The records of this user: in the prefix, or in a runtime directory where the prefix doesn't serve."""
-    shared = lab.prefix / "var" / "machines"
-    own = shared / str(os.getuid())
-    if fits(own) and (os.access(own, os.W_OK) or (not own.exists() and os.access(shared, os.W_OK))):
-        own.mkdir(mode=0o700, exist_ok=True)
-        check_private(own)
-        return Machines(own)
-    return Machines(runtime_root(lab))
+    """The records of this user, where a machine's sockets have paths that the kernel takes. Machines that are recorded
+    where they were formerly, and still run, are named."""
+    old = places.former(lab)
+    for machine in formerly(old) if old else ():
+        places.tell(
+            f"machine '{machine.name}' was started by a rumplab that kept its records in {old}, where they are looked"
+            f" for no more; end it with: kill {machine.pid}"
+        )
+    return Machines(places.directory(lab, "machines", fits))
+
+
+def formerly(old: Path) -> Iterator[Machine]:
+    """The machines with a record in `old` that run."""
+    for path in sorted(old.glob(f"*/{RECORD}")):
+        with contextlib.suppress(RumplabError):
+            machine = read_record(path.parent)
+            if machine is not None and machine.alive():
+                yield machine
 
 
 def fits(root: Path) -> bool:
     """Whether a machine's socket below `root` has a path that the kernel takes."""
-    return len(os.fsencode(root)) + NAME_LENGTH + len(SOCKET) + 2 < SOCKET_PATH_LIMIT
-
-
-def runtime_root(lab: Lab) -> Path:
-    """A per-user directory for this lab's machines outside its prefix."""
-    base = os.environ.get("XDG_RUNTIME_DIR") or temporary()
-    root = Path(base) / f"rumplab-{os.getuid()}-{mark(lab)}"
-    if not fits(root):
-        raise RumplabError(
-            f"{root} is too long for a socket's path; set XDG_RUNTIME_DIR to a shorter directory"
-        )
-    root.mkdir(mode=0o700, exist_ok=True)
-    check_private(root)
-    return root
-
-
-def mark(lab: Lab) -> str:
-    """What tells directories of this lab outside its prefix from another lab's."""
-    return hashlib.sha256(os.fsencode(lab.prefix)).hexdigest()[:8]
-
-
-def temporary() -> str:
-    """The system's directory for temporary files."""
-    # Only here: it takes longer to load than all the rest of a record's work.
-    import tempfile
-
-    return tempfile.gettempdir()
-
-
-def check_private(root: Path) -> None:
-    """RumplabError unless `root` is a directory that only this user can write to."""
-    info = root.lstat()
-    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o022:
-        raise RumplabError(f"{root} is not a directory of your own; remove it, or ask its owner to")
+    return len(os.fsencode(root)) + NAME_LENGTH + len(LONGEST_SOCKET) + 2 < SOCKET_PATH_LIMIT

@@ -31,8 +31,9 @@ class Media:
         return self.format is not None and self.program is not None
 
 
-def inspect(path: str) -> Media:
-    """Looks at the file. RumplabError when it is neither a program nor an image; `path` becomes absolute."""
+def inspect(path: str, format: str | None = None) -> Media:
+    """Looks at the file. RumplabError when it is neither a program nor an image; `path` becomes absolute. With `format`
+    it is a disk image of that, whatever its bytes say by now."""
     # An absolute path also keeps QEMU from taking what stands before a colon for a protocol.
     absolute = os.path.abspath(path)
     try:
@@ -42,12 +43,12 @@ def inspect(path: str) -> Media:
         raise RumplabError(
             f"cannot read {path}: {error.strerror}; give an image made by 'rumplab stage', or a program"
         ) from error
-    if head.startswith(b"\x7fELF"):
+    if format is None and head.startswith(b"\x7fELF"):
         return Media(absolute, None, absolute, None)
     if len(head) < SECTOR and not head.startswith(recognise.DESCRIPTOR):
         raise RumplabError(f"{path} is neither an ELF program nor a disk image ({len(head)} bytes)")
     program, sha256 = sidecar(absolute)
-    format = recognise.format_of(absolute)
+    format = format or recognise.format_of(absolute)
     return Media(absolute, format, program, sha256, format == recognise.RAW and recognise.is_cd(absolute))
 
 

@@ -148,7 +148,7 @@ def prepare_down(lab: Lab, tools: Tools, force: bool) -> tuple[Settings, list[St
     link = found.link(current.bridge)
     if link is not None and plan.is_ours(link, current) and not force:
         names = [port.name for port in found.ports(current.bridge)]
-        attached = ports.identify(names, lab.prefix / "var" / "machines")
+        attached = ports.identify(names)
         if attached:
             raise RumplabError(
                 f"{current.bridge} is in use by {', '.join(map(str, attached))}; stop that first,"
@@ -174,9 +174,7 @@ def status(lab: Lab, as_json: bool) -> int:
     tools = tools_of(lab)
     found, stood = look(tools)
     current = stood.settings if stood else settings.load(lab)
-    attached = ports.identify(
-        [port.name for port in found.ports(current.bridge)], lab.prefix / "var" / "machines"
-    )
+    attached = ports.identify([port.name for port in found.ports(current.bridge)])
     path = tools.directory / "leases"
     leases = dhcp.leases(path.read_text(encoding="utf-8"), time.time()) if path.exists() else []
     data = report.as_data(current, found, stood is not None, attached, leases, bridge_netfilter())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -39,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="[udp:]HOST:GUEST",
         help="lead port HOST of 127.0.0.1 to the guest's port GUEST (user network; repeatable)",
+    )
+    group.add_argument(
+        "--host-loopback",
+        action="store_true",
+        help="let the guest on a user network reach 127.0.0.1 of this host, and what this host reaches",
     )
     group.add_argument(
         "--nic",
@@ -122,7 +128,22 @@ def cards(args: argparse.Namespace, platform: str) -> tuple[Nic, ...]:
         raise UsageError("--vmnet is for macOS; here the lab's bridge is set up by './provision --tags bridge'")
     if args.vmnet and not any(card.net == nics.BRIDGE for card in found):
         raise UsageError("--vmnet goes with --net bridge")
+    if args.host_loopback:
+        if all(card.net != nics.USER for card in found):
+            raise UsageError("--host-loopback is for a user network; a guest on the bridge is kept in by its rules")
+        found = [replace(card, open=card.net == nics.USER) for card in found]
     return tuple(with_forwards(found, args.forward))
+
+
+def warn(found: Sequence[Nic]) -> None:
+    """Says on standard error what a forward opens."""
+    keys = [item.key for item in nics.opened_by_udp(found)]
+    if keys:
+        print(
+            f"rumplab: for the forward of {', '.join(keys)} the guest can reach this host's 127.0.0.1 too: QEMU"
+            " forwards UDP to no guest that it keeps in; --host-loopback says that you know",
+            file=sys.stderr,
+        )
 
 
 def make(wish: Wish, number: int, network: str) -> Nic:
@@ -133,9 +154,9 @@ def make(wish: Wish, number: int, network: str) -> Nic:
 
 def refuse_without_card(args: argparse.Namespace) -> None:
     """UsageError for an option that needs a card, when --net none has taken it away."""
-    for option in ("nic", "mac", "forward", "vmnet"):
+    for option in ("nic", "mac", "forward", "vmnet", "host_loopback"):
         if getattr(args, option):
-            raise UsageError(f"--net none leaves no network card for --{option}")
+            raise UsageError(f"--net none leaves no network card for --{option.replace('_', '-')}")
 
 
 def refuse_shared_macs(found: Sequence[Nic]) -> None:

@@ -48,7 +48,8 @@ class Forward:
 class Nic:
     """A card of one of MODELS on one of NETWORKS. `mac` is empty as long as none has been chosen.
 
-    `slot` is where it must be on the board's own PCI bus; with 0 it goes where there is room.
+    `slot` is where it must be on the board's own PCI bus; with 0 it goes where there is room. `open` lets the guest
+    reach the host's loopback interface over a user network, and with it whatever the host reaches.
     """
 
     model: str = "e1000"
@@ -56,21 +57,36 @@ class Nic:
     mac: str = macs.DEFAULT
     forwards: tuple[Forward, ...] = ()
     slot: int = 0
+    open: bool = False
+
+    @property
+    def restricted(self) -> bool:
+        """Whether QEMU keeps the guest in. It forwards no UDP to a guest that is kept in, whose answers it drops."""
+        return self.net == USER and not self.open and all(item.protocol != "udp" for item in self.forwards)
 
 
 @dataclass(frozen=True)
 class Link:
-    """How a card gets on the bridge: the kind of -netdev and its options, each with the comma before it."""
+    """How cards get on the bridge: the kind of -netdev and its options, each with the comma before it. `spawns` says
+    that QEMU runs a program for it. With `taps` each card has one of these instead, open files that QEMU inherits."""
 
     kind: str
     options: str = ""
+    spawns: bool = False
+    taps: tuple[int, ...] = ()
+
+    def netdev(self, number: int, at: int) -> str:
+        """The value of -netdev for card `number`, the one of index `at` on the bridge."""
+        if self.taps:
+            return f"tap,id=net{number},fd={self.taps[at]}"
+        return f"{self.kind},id=net{number}{self.options}"
 
 
 def helper_link(bridge: str, helper: str) -> Link:
-    """Through qemu-bridge-helper, which needs no root."""
+    """Through qemu-bridge-helper, which QEMU itself runs."""
     # QEMU gives a helper to the shell if there is a blank in it, and runs it as it is otherwise.
     command = shlex.quote(helper) if any(blank in helper for blank in " \t") else helper
-    return Link("bridge", f",br={bridge},helper={command.replace(',', ',,')}")
+    return Link("bridge", f",br={bridge},helper={command.replace(',', ',,')}", spawns=True)
 
 
 def vmnet_link(mode: str) -> Link:
@@ -113,6 +129,7 @@ def argv(cards: Sequence[Nic], link: Link | None, pci_bridge: bool) -> list[str]
     """The options for all cards; `link` is needed when one is on the bridge."""
     wanted = {card.slot for card in cards}
     slots = (slot for slot in itertools.count(FIRST_SLOT) if slot not in wanted)
+    bridged = itertools.count()
     words: list[str] = []
     if pci_bridge:
         words = ["-device", f"pci-bridge,chassis_nr=2,id={PCI_BRIDGE},{board(next(slots))}"]
@@ -121,7 +138,10 @@ def argv(cards: Sequence[Nic], link: Link | None, pci_bridge: bool) -> list[str]
             place = f"bus={PCI_BRIDGE},addr={number + 1:x}"
         else:
             place = board(card.slot or next(slots))
-        words += ["-netdev", netdev(card, number, link)]
+        if card.net == BRIDGE and link is None:
+            raise ValueError("a card on the bridge needs a link")
+        on_bridge = link.netdev(number, next(bridged)) if link and card.net == BRIDGE else None
+        words += ["-netdev", on_bridge or user_netdev(card, number)]
         words += ["-device", f"{MODELS[card.model]},netdev=net{number},mac={card.mac},{place}"]
     # Else QEMU adds a card of its own.
     return words if cards else [*words, "-nic", "none"]
@@ -132,12 +152,21 @@ def board(slot: int) -> str:
     return f"bus={BOARD_BUS},addr={slot:x}"
 
 
-def netdev(card: Nic, number: int, link: Link | None) -> str:
-    """The value of -netdev for card `number`, whose id is ``netNUMBER``."""
-    if card.net == BRIDGE:
-        if link is None:
-            raise ValueError("a card on the bridge needs a link")
-        return f"{link.kind},id=net{number}{link.options}"
+def user_netdev(card: Nic, number: int) -> str:
+    """The value of -netdev for card `number`, whose id is ``netNUMBER``, on a user network."""
     subnet = ipaddress.IPv4Network((int(NETWORK.network_address) + (number << 8), NETWORK.prefixlen))
     rules = "".join(f",hostfwd={forward.rule}" for forward in card.forwards)
-    return f"user,id=net{number},net={subnet},dhcpstart={subnet[FIRST_GUEST]}{rules}"
+    # QEMU has one switch: the guest reaches the host's loopback and all the rest, or nothing but forwards.
+    kept = ",restrict=on" if card.restricted else ""
+    return f"user,id=net{number},net={subnet},dhcpstart={subnet[FIRST_GUEST]}{kept}{rules}"
+
+
+def opened_by_udp(cards: Iterable[Nic]) -> list[Forward]:
+    """The forwards of `cards` for which QEMU can't keep the guest in, where nobody has asked for that."""
+    return [
+        item
+        for card in cards
+        if card.net == USER and not card.open and not card.restricted
+        for item in card.forwards
+        if item.protocol == "udp"
+    ]

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
 from collections.abc import Collection
 
 from rumplab import holders
 
+LOOPBACK = "127.0.0.1"
 LAST_PORT = 65535
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+
+
+def warn_of_stub(port: int) -> None:
+    """Says on standard error what a debug stub on a TCP port means."""
+    print(
+        f"rumplab: the debug stub on {LOOPBACK}:{port} is open to every user of this host: who attaches has the guest"
+        " and QEMU's monitor, and with it your files; without --gdb-port only you reach it. All that is left between"
+        " them and you is QEMU's sandbox, which runs no program; leave --gdb-port out on a host that you share",
+        file=sys.stderr,
+    )
 
 
 def free(avoid: Collection[int] = (), protocol: str = "tcp") -> int:

@@ -59,6 +59,15 @@ def _started_ps(pid: int) -> str | None:
     return token.strip() if token and not state.startswith("Z") else None
 
 
+def words(pid: int, proc: Path = Path("/proc")) -> tuple[str, ...]:
+    """The command line of the process, as far as the system shows it; never nothing."""
+    try:
+        said = (proc / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        said = b""
+    return tuple(os.fsdecode(word) for word in said.rstrip(b"\0").split(b"\0") if word) or ("?",)
+
+
 def alive(pid: int, token: str) -> bool:
     """Whether `pid` is still the process that `token` was taken from."""
     return started(pid) == token

@@ -12,6 +12,7 @@ from rumplab.machines import Machine, open_machines
 
 HELP = "list the machines that are running"
 EPILOG = """\
+GDB is where the debug stub is: on a socket that only you can open, or on a TCP port (--gdb-port).
 STATE is QEMU's: 'prelaunch' waits before the first instruction, 'paused' is held by a debugger. CONSOLE is 'serial'
 (see logs) or 'vga' (see screen).
 
@@ -45,7 +46,7 @@ def age(seconds: float) -> str:
 
 def described(machine: Machine) -> dict[str, Any]:
     """A machine's record and state, for --json."""
-    return {**asdict(machine), "state": state(machine)}
+    return {**asdict(machine), "stub": machine.stub, "state": state(machine)}
 
 
 def row(machine: Machine, now: float) -> list[str]:
@@ -53,7 +54,7 @@ def row(machine: Machine, now: float) -> list[str]:
         machine.name,
         state(machine),
         str(machine.pid),
-        f"127.0.0.1:{machine.gdb_port}",
+        machine.stub if machine.gdb_port else "socket",
         machine.accel,
         machine.console or "serial",
         age(max(now - machine.since, 0)),

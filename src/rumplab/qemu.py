@@ -1,7 +1,7 @@
 """Builds QEMU's command line. Nothing here runs anything.
 
 The default machine is the one of the rump PCI work: an e1000 behind a PCI bridge on a user-mode network, and
-a debug stub that only this host can reach.
+a debug stub that only its user can reach.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rumplab import disks, nics
+from rumplab import disks, nics, ports
 from rumplab.disks import Disk
 from rumplab.errors import UsageError
 from rumplab.nics import Link, Nic
@@ -21,11 +21,14 @@ EXIT_PORT = 0xF4
 @dataclass(frozen=True)
 class Spec:
     """What the machine is to be. Exactly one of `image` and `program` is a path. `link` is for the bridge, `initrd` a
-    program's module, `drives` are further disks. `display` shows the VGA card, where there is one."""
+    program's module, `drives` are further disks. `display` shows the VGA card, where there is one. The debug stub is on
+    the TCP port `gdb_port`, or the socket `stub`, or there is none. `sandbox` is what -sandbox says, if anything."""
 
     qemu: str
-    gdb_port: int
     accel: str
+    gdb_port: int = 0
+    stub: str | None = None
+    sandbox: str | None = None
     memory: str = "128M"
     image: str | None = None
     image_format: str = "raw"
@@ -68,12 +71,22 @@ def machine_argv(spec: Spec) -> list[str]:
     argv = [spec.qemu, "-machine", f"pc,accel={spec.accel}", "-m", spec.memory, "-display", spec.display]
     argv += [] if spec.vga else ["-vga", "none"]
     argv += nics.argv(spec.nics, spec.link, spec.pci_bridge)
-    argv += ["-gdb", f"tcp:127.0.0.1:{spec.gdb_port}"]
+    argv += stub_argv(spec)
+    argv += ["-sandbox", spec.sandbox] if spec.sandbox else []
     if spec.wait:
         argv.append("-S")
     if spec.exit_device:
         argv += ["-device", f"isa-debug-exit,iobase={EXIT_PORT:#x},iosize=0x4"]
     return argv + boot_argv(spec)
+
+
+def stub_argv(spec: Spec) -> list[str]:
+    """The debug stub. Whoever can send it a packet can send QEMU's monitor a command, which runs programs."""
+    if spec.gdb_port:
+        return ["-gdb", f"tcp:{ports.LOOPBACK}:{spec.gdb_port}"]
+    if spec.stub is None:
+        return []
+    return ["-chardev", f"socket,id=gdb,path={value(spec.stub)},server=on,wait=off", "-gdb", "chardev:gdb"]
 
 
 def boot_argv(spec: Spec) -> list[str]:

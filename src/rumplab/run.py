@@ -27,17 +27,19 @@ from rumplab import (
     ports,
     qemu,
     rumprunconfig,
+    sandbox,
 )
+from rumplab.config import Lab
 from rumplab.disks import Disk
 from rumplab.errors import RumplabError, UsageError
-from rumplab.image import multiboot, recognise
+from rumplab.image import multiboot, recognise, recorded
 from rumplab.machines import Machine, Machines, addressed, base_name, check_name, open_machines
 from rumplab.streams import script
 
 HELP = "boot an image or a program in QEMU, with a debug stub"
 EPILOG = """\
-The machine: a PC with an e1000 (54:54:00:55:55:55) behind a PCI bridge, user network 192.168.76.0/24, debug stub on
-127.0.0.1. Options change each part of it.
+The machine: a PC with an e1000 (54:54:00:55:55:55) behind a PCI bridge, user network 192.168.76.0/24, and a debug stub
+that only you can reach, by 'rumplab debug'. Options change each part of it.
 
 Its console is the serial port, on this terminal (Ctrl-A x ends QEMU, Ctrl-A c is its monitor), and there is no VGA
 card: programs and staged images. Any other image, and a CD, has its console on the screen of a VGA card, on this
@@ -101,6 +103,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory", type=memory, default="128M", metavar="SIZE", help="default: %(default)s")
     parser.add_argument("--disk", choices=disks.CHOICES, help="an IMAGE's controller (default: virtio)")
     driveoptions.add_arguments(parser)
+    parser.add_argument(
+        "--format", choices=recognise.FORMATS, help="of an IMAGE (default: as on record; see docs/run.md)"
+    )
+    parser.add_argument(
+        "--allow-backing", action="store_true", help="take disks that name other files, as a qcow2 over another disk"
+    )
     parser.add_argument("--snapshot", action="store_true", help="throw writes to all disks away")
     parser.add_argument(
         "--accel",
@@ -109,7 +117,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="auto, the default: the quickest that works here",
     )
     parser.add_argument(
-        "--gdb-port", type=port, metavar="PORT", help="the debug stub's port (default: a free one)"
+        "--gdb-port",
+        type=port,
+        metavar="PORT",
+        help="the debug stub on this TCP port of 127.0.0.1, where every user of this host has it",
     )
     parser.add_argument("--symbols", metavar="FILE", help="the ELF file whose symbols debug loads")
     parser.add_argument(
@@ -121,9 +132,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     netoptions.add_arguments(parser)
 
 
-def further_disks(args: argparse.Namespace) -> tuple[Disk, ...]:
+def further_disks(args: argparse.Namespace, lab: Lab) -> tuple[Disk, ...]:
     """What --drive asks for."""
-    found = (driveoptions.disk(wanted) for wanted in args.drive)
+    found = (driveoptions.disk(wanted, lab, args.allow_backing) for wanted in args.drive)
     return tuple(replace(disk, snapshot=disk.snapshot or args.snapshot) for disk in found)
 
 
@@ -216,6 +227,8 @@ def command(spec: qemu.Spec, detach: bool, module: tuple[str, bytes] | None = No
     """The QEMU command as a line for a shell, behind one that makes the file `module` if the program gets one. It
     stands alone: no record, no control socket."""
     log = f"{Path(spec.image or spec.program or '').name}.serial.log"
+    if detach and spec.sandbox:
+        spec = replace(spec, sandbox=sandbox.DAEMON)
     argv = qemu.machine_argv(spec)
     if detach:
         argv += ["-serial", f"file:{log}", "-daemonize"]
@@ -233,11 +246,11 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     emulator = component.path("qemu-system-x86_64")
     if args.name is not None:
         check_name(args.name)
-    found = media.inspect(args.image)
+    found = recorded.settle(lab, args.image, args.format, args.allow_backing)
     if found.cd and args.disk is not None:
         # A hybrid is a disk's image, too.
         found = replace(found, cd=False)
-    spec = make_spec(args, found, emulator, further_disks(args))
+    spec = make_spec(args, found, emulator, further_disks(args, lab))
     module = rumprunconfig.make(args.config, args.rumprun_schema, lab, "--config") if args.config else None
     if spec.vga and not args.detach:
         spec = replace(spec, display=consoles.CURSES)
@@ -254,27 +267,34 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     if spec.accel == "auto":
         spec = replace(spec, accel=accel.decide(emulator, component.version, machines.root).chosen)
         record = replace(record, accel=spec.accel)
+    # A printed command has QEMU run the helper itself.
+    helped = args.dry_run and spec.link is not None and spec.link.spawns
+    closed = sandbox.choose(emulator, component.version, machines.root, helped, spec.extra, platform)
+    spec = replace(spec, sandbox=closed)
+    if spec.gdb_port:
+        ports.warn_of_stub(spec.gdb_port)
+    netoptions.warn(cards)
     seen = macs.learned(way.bridge) if way and way.bridge else frozenset()
     if args.dry_run:
         cards = addressed(cards, record.name, machines.all(), seen)
         file = f"{record.name}.config.json"
-        spec = replace(spec, nics=cards, gdb_port=spec.gdb_port or ports.free(record.tcp_ports))
+        spec = replace(spec, nics=cards, stub=f"{record.name}.gdb.sock")
         spec = replace(spec, initrd=f"./{file}" if module else None)
         say_disks(spec)
         script(command(spec, args.detach, (file, module) if module else None) + "\n")
         return 0
     machine = machines.claim(record, numbered=args.name is None, seen_macs=seen)
-    spec = replace(spec, gdb_port=machine.gdb_port, nics=machine.nics)
+    spec = replace(spec, stub=machine.stub, nics=machine.nics)
     say_disks(spec)
-    with module_file(module) as descriptor:
-        spec = replace(spec, initrd=f"/dev/fd/{descriptor}" if descriptor is not None else None)
+    with attachment.opened(way, cards) as link, module_file(module) as descriptor:
+        spec = replace(spec, link=link, initrd=f"/dev/fd/{descriptor}" if descriptor is not None else None)
         argv = [
             *qemu.machine_argv(spec),
             *ports_argv(spec, str(machine.serial_log), args.detach),
             *qemu.control_argv(str(machine.socket)),
             *spec.extra,
         ]
-        passed = () if descriptor is None else (descriptor,)
+        passed = (*(link.taps if link else ()), *(() if descriptor is None else (descriptor,)))
         if args.detach:
             return start_detached(machines, machine, argv, passed)
         return start(machines, machine, argv, passed, args)
@@ -316,9 +336,10 @@ def start_detached(machines: Machines, machine: Machine, argv: list[str], passed
     if running is None:
         print(f"{machine.name} has run and ended; read its console with: rumplab logs {machine.name}")
         return 0
+    stub = f", debug stub {running.stub}" if running.gdb_port else ""
     print(
-        f"{running.name} runs (pid {running.pid}, {running.accel}, console {running.console}, debug stub"
-        f" 127.0.0.1:{running.gdb_port}); stop it with: rumplab stop {running.name}"
+        f"{running.name} runs (pid {running.pid}, {running.accel}, console {running.console}{stub}); attach with:"
+        f" rumplab debug {running.name}; stop it with: rumplab stop {running.name}"
     )
     if running.console == consoles.VGA:
         print(f"its console is the screen: rumplab screen {running.name}")
@@ -329,8 +350,7 @@ def start(
     machines: Machines, machine: Machine, argv: list[str], passed: tuple[int, ...], args: argparse.Namespace
 ) -> int:
     print(
-        f"rumplab: {machine.name}: console {machine.console}, debug stub on 127.0.0.1:{machine.gdb_port};"
-        f" attach with: rumplab debug {machine.name}",
+        f"rumplab: {machine.name}: console {machine.console}; attach with: rumplab debug {machine.name}",
         file=sys.stderr,
     )
     code = launch.foreground(machines, machine, argv, passed)

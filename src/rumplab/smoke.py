@@ -156,7 +156,7 @@ def boot(loop: Loop) -> str:
     disk = ["--disk", loop.disk] if loop.disk else []
     call(loop, "run", str(loop.image), "--wait", "--detach", "--name", loop.name, *disk)
     machine = loop.machines.find(loop.name)
-    return f"{machine.accel}, debug stub on 127.0.0.1:{machine.gdb_port}"
+    return f"{machine.accel}, stopped before its first instruction"
 
 
 def attach(loop: Loop) -> str:

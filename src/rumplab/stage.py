@@ -13,7 +13,7 @@ from pathlib import Path
 from rumplab import config, container, rumprunconfig
 from rumplab.digest import sha256
 from rumplab.errors import RumplabError, UsageError
-from rumplab.image import formats, grub, layout, volume
+from rumplab.image import formats, grub, layout, recognise, volume
 from rumplab.image.multiboot import check_program
 from rumplab.image.recipe import Partition, Recipe, recipe, shell
 from rumplab.image.volume import Volume
@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a further ext2 partition with the content of DIR; repeatable, up to 3",
     )
     parser.add_argument(
-        "--format", choices=formats.FORMATS, default="raw", help="of the image (default: %(default)s)"
+        "--format", choices=recognise.FORMATS, default="raw", help="of the image (default: %(default)s)"
     )
     parser.add_argument("--size", help="MiB, or with suffix M or G (default: what it takes)")
     parser.add_argument("--force", action="store_true", help="overwrite IMAGE")
@@ -104,11 +104,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
 
     def describe() -> dict[str, object]:
-        return {"program": str(program), "sha256": sha256(program), "args": args.args}
+        return {"program": str(program), "sha256": sha256(program), "args": args.args, "format": args.format}
 
     needed = layout.image_size(contents) + sum(sum(item.contents) for item in volumes)
     # The raw image goes when the other one is made of it.
-    write_image(made, output, needed if args.format == "raw" else 2 * needed, describe)
+    write_image(made, output, needed if args.format == "raw" else 2 * needed, describe, args.force)
     seconds = time.monotonic() - started
     if args.json:
         report = {"image": str(output), "program": str(program), "size": size}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from rumplab import config, process, qmp
+from rumplab import config, places, process, qmp
 from rumplab.errors import RumplabError, UsageError
 from rumplab.machines import Machine, Machines, open_machines
 
@@ -26,6 +26,11 @@ POWERDOWN_SECONDS = 30.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", nargs="?", help="the machine")
     parser.add_argument("--all", action="store_true", help="all of your machines")
+    parser.add_argument(
+        "--forget",
+        action="store_true",
+        help="with --all: and take away all that you have of this lab, guests and their disks too; for uninstalling",
+    )
     parser.add_argument(
         "--powerdown",
         action="store_true",
@@ -60,7 +65,10 @@ def end(machines: Machines, machine: Machine, powerdown: bool = False) -> bool:
 def run(args: argparse.Namespace) -> int:
     if args.all == (args.name is not None):
         raise UsageError("say which machine: its NAME, or --all")
-    machines = open_machines(config.load())
+    if args.forget and not args.all:
+        raise UsageError("--forget goes with --all: what a machine has written is kept for 'rumplab logs'")
+    lab = config.load()
+    machines = open_machines(lab)
     chosen = machines.all() if args.all else [machines.find(args.name)]
     for machine in chosen:
         if not end(machines, machine, args.powerdown):
@@ -68,4 +76,6 @@ def run(args: argparse.Namespace) -> int:
                 f"{machine.name} (pid {machine.pid}) does not end; look at it with: ps {machine.pid}"
             )
         print(f"{machine.name} stopped")
+    for path in places.forget(lab) if args.forget else ():
+        print(f"{path} removed")
     return 0

@@ -1,48 +1,100 @@
-"""Files and directories beside an output, which take its place when they are complete or vanish."""
+"""Temporary files and directories: those beside an output take its place when they are complete, or vanish.
+
+Whoever makes one holds its lock. One that is nobody's was left by a process that was killed, and the next one takes it
+away.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rumplab.errors import RumplabError
+
+PREFIX = ".rumplab-stage-"
 
 
 @contextlib.contextmanager
 def temporary_file(directory: Path) -> Iterator[Path]:
     """An empty file in `directory`, removed at the end unless it was renamed. Its mode follows the umask."""
-    path = directory / f".rumplab-stage-{secrets.token_hex(8)}"
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    except OSError as error:
-        raise RumplabError(
-            f"cannot write in {directory}: {error.strerror}; choose another place with -o"
-        ) from error
+    with told(directory):
+        path, lock = locked(directory, PREFIX, make_file)
     try:
         yield path
     finally:
         path.unlink(missing_ok=True)
+        os.close(lock)
 
 
 @contextlib.contextmanager
 def temporary_directory(directory: Path) -> Iterator[Path]:
     """An empty directory in `directory`, removed at the end. Its mode follows the umask."""
-    path = directory / f".rumplab-stage-{secrets.token_hex(8)}"
-    path.mkdir()
+    with told(directory):
+        path, lock = locked(directory, PREFIX, Path.mkdir)
     try:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def told(directory: Path) -> Iterator[None]:
+    """Makes of a system's error one that says what to do about an output's place."""
+    try:
+        yield
+    except OSError as error:
+        raise RumplabError(f"cannot write in {directory}: {error.strerror}; choose another place with -o") from error
+
+
+def make_file(path: Path) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+
+
+def locked(directory: Path, prefix: str, make: Callable[[Path], None]) -> tuple[Path, int]:
+    """A new name in `directory` that begins with `prefix`, which `make` has made, and an open file that holds its
+    lock."""
+    while True:
+        path = directory / f"{prefix}{secrets.token_hex(8)}"
+        make(path)
+        try:
+            lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            # Swept, before it had its lock.
+            continue
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            return path, lock
+        os.close(lock)
+
+
+def sweep(directory: Path, prefix: str = PREFIX) -> None:
+    """Takes away what processes of this user's that were killed have left in `directory`."""
+    for path in directory.glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                if os.fstat(handle).st_uid != os.getuid():
+                    continue
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
+            finally:
+                os.close(handle)
 
 
 @contextlib.contextmanager
 def work_directory(prefix: str) -> Iterator[Path]:
-    """A directory for temporary files, private and empty, removed at the end.
+    """A directory for temporary files, private and empty, removed at the end. Those of the same `prefix` that were left
+    are swept first.
 
     A signal that comes while it is made or removed waits until that is done: else nobody would remove it.
     """
@@ -52,12 +104,18 @@ def work_directory(prefix: str) -> Iterator[Path]:
     ending = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ending)
     try:
-        path = Path(tempfile.mkdtemp(prefix=prefix))
+        base = Path(tempfile.gettempdir())
+        sweep(base, prefix)
+        path, lock = locked(base, prefix, lambda path: path.mkdir(0o700))
         try:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             yield path
         finally:
-            signal.pthread_sigmask(signal.SIG_BLOCK, ending)
-            shutil.rmtree(path, ignore_errors=True)
+            try:
+                # A signal that came just before is answered in this call.
+                signal.pthread_sigmask(signal.SIG_BLOCK, ending)
+            finally:
+                shutil.rmtree(path, ignore_errors=True)
+                os.close(lock)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,8 +1,9 @@
-"""The wire between GDB and a guest's serial line: ``target remote | python … SOCKET …`` in GDB.
+"""The wire between GDB and a guest's serial line, or a debug stub: ``target remote | python … SOCKET …`` in GDB.
 
 A pipe because every GDB takes one, and a UNIX socket only since 8.3; and because of Ctrl-C. GDB sends the byte
 0x03 to stop a running program, which a kernel that debugs itself over a serial line doesn't listen for: it is
-taken out of the stream here, and the guest is stopped by a BREAK on the line, or by a command.
+taken out of the stream here, and the guest is stopped by a BREAK on the line, or by a command. A stub does
+listen for it.
 
 GDB's prompt waits for this module to load, which is why it does without much of the standard library.
 """
@@ -28,6 +29,7 @@ CHECKSUM_DIGITS = 2
 # The packets that nothing answers until the program stops.
 RESUMING = b"cCsS"
 CHUNK = 4096
+THROUGH = "--through"
 # How long GDB's last packet and its answer may take, and by which silence all has come. GDB grants its pipe 5 s.
 FINISH_SECONDS = 3.0
 QUIET_SECONDS = 0.1
@@ -112,6 +114,10 @@ class Wire:
                 self.waiting += kept
                 for _ in range(interrupts):
                     interrupt()
+
+    def pass_on(self) -> None:
+        """Gives the other end an interrupt as GDB does."""
+        self.waiting += bytes([INTERRUPT])
 
     def command(self) -> bytes:
         """What GDB sends, nothing once it has hung up: maybe with something unread, which resets its socket."""
@@ -226,19 +232,28 @@ def no_way() -> None:
 
 
 def argv(
-    line_socket: str, control: str | None = None, line: str | None = None, command: Sequence[str] = ()
+    line_socket: str,
+    control: str | None = None,
+    line: str | None = None,
+    command: Sequence[str] = (),
+    through: bool = False,
 ) -> list[str]:
-    """The command that GDB's pipe runs: ``… SOCKET [--break CONTROL LINE | -- COMMAND…]``. `control` is a QMP socket,
-    `line` the character device that a BREAK goes to; `command` is what stops the guest instead."""
+    """The command that GDB's pipe runs: ``… SOCKET [--through | --break CONTROL LINE | -- COMMAND…]``. `control` is
+    a QMP socket, `line` the character device that a BREAK goes to; `command` is what stops the guest instead. With
+    `through` a stub is behind the socket, which takes an interrupt as it is."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(rumplab.__file__)))
     call = [sys.executable, "-I", "-S", "-c", CALL, root, line_socket]
+    if through:
+        return [*call, THROUGH]
     if command:
         return [*call, "--", *command]
     return [*call, "--break", control, line] if control and line else call
 
 
-def way(words: Sequence[str]) -> Callable[[], None]:
+def way(words: Sequence[str], wire: Wire) -> Callable[[], None]:
     """What Ctrl-C does, by what stands behind the socket in `argv`."""
+    if words[:1] == [THROUGH]:
+        return wire.pass_on
     if words[:1] == ["--"]:
         return lambda: run_command(words[1:])
     if words[:1] == ["--break"]:
@@ -250,7 +265,7 @@ def way(words: Sequence[str]) -> Callable[[], None]:
 def main(arguments: Sequence[str]) -> int:
     """Entry point, run by GDB with the words of `argv`. Returns 0 when GDB hung up, 1 when the guest did or wasn't
     there."""
-    line_socket, interrupt = arguments[0], way(arguments[1:])
+    line_socket, words = arguments[0], list(arguments[1:])
     # A terminal sends Ctrl-C to everything on it; what it means is for GDB to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as guest:
@@ -260,7 +275,7 @@ def main(arguments: Sequence[str]) -> int:
             complain(f"{line_socket}: {error.strerror}; is the guest running?")
             return 1
         wire = Wire(guest, sys.stdin.fileno(), sys.stdout.fileno())
-        if wire.relay(interrupt):
+        if wire.relay(way(words, wire)):
             wire.finish()
             return 0
     complain("the guest has closed its line")

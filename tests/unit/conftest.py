@@ -26,6 +26,7 @@ def empty_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LabPr
     runtime = Path(tempfile.mkdtemp(prefix="rl"))
     lab = make_lab(tmp_path / "lab", runtime)
     monkeypatch.setenv("RUMPLAB_CONFIG", str(lab.config))
+    monkeypatch.setenv("XDG_STATE_HOME", str(runtime))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     yield lab
     stopped = lab.tool("stop", "--all")

@@ -18,7 +18,7 @@ STAMP = "0123456789ab" * 5 + "0123"
 
 @dataclass(frozen=True)
 class LabPrefix:
-    """A prefix as provisioning leaves it. `runtime` takes machines whose sockets don't fit below `prefix`."""
+    """A prefix as provisioning leaves it. `runtime` is short, for the paths of sockets: it takes what is the user's."""
 
     prefix: Path
     runtime: Path
@@ -34,6 +34,7 @@ class LabPrefix:
             **os.environ,
             "RUMPLAB_CONFIG": str(self.config),
             "PYTHONPATH": str(SOURCE),
+            "XDG_STATE_HOME": str(self.runtime),
             "XDG_RUNTIME_DIR": str(self.runtime),
         }
 
@@ -122,8 +123,7 @@ class LabPrefix:
 def make_lab(prefix: Path, runtime: Path) -> LabPrefix:
     """An empty lab: configured, no components."""
     (prefix / "etc" / "components.d").mkdir(parents=True)
-    (prefix / "var" / "machines").mkdir(parents=True)
-    (prefix / "var" / "machines").chmod(0o1777)
+    (prefix / "var").mkdir()
     lab = LabPrefix(prefix, runtime)
     lab.write_config()
     return lab

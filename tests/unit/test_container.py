@@ -22,6 +22,7 @@ from rumplab import cli, config, container, debug, engine, images
 from rumplab.container import Caller, Container
 from rumplab.engine import Image
 from rumplab.errors import NotProvisioned, RumplabError
+from rumplab.machines import Machine
 from rumplab.mounts import Mount
 
 # Any image will do; this is the one that the scenarios start from.
@@ -182,12 +183,15 @@ def test_the_debuggers_command_line_on_both_systems(
     labels = {"rumplab.components": json.dumps([{"name": "gdb", "paths": paths}])}
     image = Image("rumplab/gdb", "sha256:1", labels)
     gdb, gdbinit = debug.debugger_inside(image)
-    session = debug.Session(gdb=gdb, gdbinit=gdbinit, port=1234, program=str(program), batch=True)
+    session = debug.Session(gdb=gdb, gdbinit=gdbinit, remote="127.0.0.1:1234", program=str(program), batch=True)
+    machine = Machine(name="m", directory=str(work), gdb_port=1234)
     for platform, network, place in (
         ("linux", ["--network", "host"], "127.0.0.1"),
         ("darwin", [], "host.docker.internal"),
     ):
-        assert debug.run_inside(image, replace(session, host=debug.stub_host(platform)), dry_run=True) == 0
+        monkeypatch.setattr(debug.sys, "platform", platform)
+        remote = debug.remote_inside(machine, "16.3", platform)
+        assert debug.run_inside(image, replace(session, remote=remote), machine, dry_run=True) == 0
         argv = shlex.split(capsys.readouterr().out)
         assert argv[argv.index("--network") :][:2] == network if network else "--network" not in argv
         assert f"target remote {place}:1234" in argv

@@ -23,7 +23,7 @@ from rumplab.gdbcall import Session
 from rumplab.guest import attach
 from rumplab.machines import Machine, Machines, open_machines
 
-SESSION = Session(gdb="/g", gdbinit="/i", port=1234, program="/p")
+SESSION = Session(gdb="/g", gdbinit="/i", remote="127.0.0.1:1234", program="/p")
 
 
 def executed(argv: list[str]) -> list[str]:
@@ -40,7 +40,7 @@ def store(empty_lab: LabPrefix) -> Iterator[Machines]:
 
 
 def claim(store: Machines, name: str, program: str | None = None, digest: str | None = None) -> Machine:
-    wanted = Machine(name=name, directory="", gdb_port=0, program=program, program_sha256=digest)
+    wanted = Machine(name=name, directory="", program=program, program_sha256=digest)
     return store.claim(wanted, numbered=False)
 
 
@@ -128,7 +128,7 @@ def test_dry_run_prints_a_shell_line(empty_lab: LabPrefix, store: Machines, tmp_
     argv = shlex.split(result.stdout)
     assert argv[0] == "/bin/echo"
     assert f'file "{program}"' in argv
-    assert f"target remote 127.0.0.1:{machine.gdb_port}" in argv
+    assert any(word.startswith("target remote | ") and machine.stub in word for word in argv)
     assert argv[-4:] == ["-ex", "p 1", "-x", "f"]
 
 
@@ -158,7 +158,8 @@ def test_a_machine_that_ends_before_the_place_is_told_by_the_status(lab: LabPref
 
 def test_a_stub_that_does_not_answer_is_told_by_the_status(lab: LabPrefix, pcihello: Path) -> None:
     """GDB's own commands, since the tool asks QEMU first."""
-    session = replace(SESSION, gdb=host_tool("gdb"), gdbinit=None, program=None, port=ports.free(), batch=True)
+    nobody = f"{ports.LOOPBACK}:{ports.free()}"
+    session = replace(SESSION, gdb=host_tool("gdb"), gdbinit=None, program=None, remote=nobody, batch=True)
     argv = debug.gdb_argv(replace(session, commands=("print 111111 * 8",)))
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
@@ -168,7 +169,7 @@ def test_a_stub_that_does_not_answer_is_told_by_the_status(lab: LabPrefix, pcihe
 @pytest.mark.parametrize("mine", [True, False])
 def test_a_second_debugger_is_told_at_once_who_is_attached(lab: LabPrefix, pcihello: Path, mine: bool) -> None:
     machine = started(lab, pcihello, "--wait", "--name", "two")
-    stub = f"target remote 127.0.0.1:{machine['gdb_port']}"
+    stub = f"target remote {machine['directory']}/gdb.sock"
     argv = lab.argv("debug", "two") if mine else [host_tool("gdb"), "-q", "-nx", "-ex", stub]
     with subprocess.Popen(
         argv, env=lab.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

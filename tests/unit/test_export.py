@@ -291,6 +291,25 @@ def test_refusals_leave_nothing(
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_what_a_guest_wrote_into_its_disk_and_what_an_image_names_reach_no_other_file(
+    lab: LabPrefix, image: Path, tmp_path: Path
+) -> None:
+    secret, evil = tmp_path / "secret", tmp_path / "evil.qcow2"
+    secret.write_bytes(b"a secret" * (MIB // 8))
+    command_line = [command("qemu-img"), "create", "-q", "-f", "qcow2", "-b", str(secret), "-F", "raw", str(evil), "1M"]
+    subprocess.run(command_line, check=True)
+    refused = lab.tool("export", evil, "--vmware", tmp_path / "refused")
+    assert refused.returncode == 1
+    assert f"{evil} lies over {str(secret)!r}" in refused.stderr
+    assert not (tmp_path / "refused").exists()
+    allowed = export(lab, evil, tmp_path / "allowed", "--allow-backing")
+    assert back(allowed / "disk.vmdk", tmp_path).startswith(b"a secret")
+    # The staged image is raw on record.
+    with image.open("r+b") as stream:
+        stream.write(evil.read_bytes())
+    assert back(export(lab, image, tmp_path / "raw") / "disk.vmdk", tmp_path).startswith(b"QFI\xfb")
+
+
 def test_qemu_img_that_is_not_provisioned(empty_lab: LabPrefix, tmp_path: Path) -> None:
     result = empty_lab.tool("export", "x", "--vmware", tmp_path / "vm")
     assert result.returncode == 3

@@ -74,7 +74,7 @@ def test_the_ports_of_a_machine() -> None:
 
 
 def test_one_processor_and_the_root_disk_behind_the_one_that_boots() -> None:
-    spec = Spec("qemu", 1234, "tcg", image="/boot.img", disk="ide", nics=())
+    spec = Spec("qemu", "tcg", image="/boot.img", disk="ide", nics=())
     argv = hardware.machine_argv(spec, GUEST, replace(KERNEL, boot=GRUB, cdrom="/p.iso"), ("/d.img", "raw", True))
     assert argv[argv.index("-smp") + 1] == "1"
     drives = [argv[at + 1] for at, word in enumerate(argv) if word == "-drive"]
@@ -155,7 +155,7 @@ def test_what_the_debuggers_side_is_told(kind: str, qemu_stub: bool, stub: str) 
     guest = replace(GUEST, kind=kind, kernel="/netbsd", sources="/here", source_name="/usr/src/sys")
     machine = Machine(name="nb", directory="/m/nb", gdb_port=1234, program="/netbsd.gdb")
     session = debugging.gdb_session(lab, guest, machine, qemu_stub)
-    assert (session.stub, session.architecture, session.port) == (stub, "i386", 1234)
+    assert (session.stub, session.architecture, session.remote) == (stub, "i386", "127.0.0.1:1234")
     assert (session.socket, session.symbols) == ("/m/nb/com1.sock", "/netbsd.gdb")
     assert session.sources == (("/usr/src/sys", "/here"),)
     # Linux has ears for a BREAK on its console only, to which a key belongs.
@@ -165,11 +165,12 @@ def test_what_the_debuggers_side_is_told(kind: str, qemu_stub: bool, stub: str) 
 
 def test_a_breakpoint_before_the_kernel_is_loaded_is_no_instruction() -> None:
     by_kgdb = KgdbSession(stub="kgdb", architecture="amd64", socket="/com1.sock")
-    by_qemu = KgdbSession(stub="qemu", architecture="amd64", port=1234)
+    by_qemu = KgdbSession(stub="qemu", architecture="amd64", remote="127.0.0.1:1234")
     for session, how in ((by_kgdb, "break"), (by_qemu, "hbreak")):
         running = gdbcall.run_to("main", how)
         assert debugging.attach_commands(session, "main")[-len(running) :] == running
         assert running.index(f"{how} main") < running.index("continue")
+    assert "target remote 127.0.0.1:1234" in debugging.attach_commands(by_qemu, None)
     assert "continue" not in debugging.attach_commands(by_qemu, None)
 
 

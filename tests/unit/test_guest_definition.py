@@ -7,10 +7,11 @@ import os
 import re
 import shlex
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
-from unit.labfixture import LabPrefix, host_tool
+from unit.labfixture import SOURCE, LabPrefix, host_tool
 from unit.test_stage import in_small_disk
 
 from rumplab import config
@@ -226,6 +227,88 @@ def test_where_the_prefix_is_not_writable_guests_are_in_the_users_state(
     assert stat.S_IMODE(root.stat().st_mode) == 0o700
 
 
+def test_a_disk_that_names_other_files_is_taken_when_that_is_asked_for(
+    empty_lab: LabPrefix, kernel: Path, tmp_path: Path
+) -> None:
+    below, disk = tmp_path / "below.img", tmp_path / "disk.qcow2"
+    below.write_bytes(bytes(1 << 20))
+    tool = host_tool("qemu-img")
+    subprocess.run([tool, "create", "-q", "-f", "qcow2", "-b", str(below), "-F", "raw", str(disk)], check=True)
+    words = ("guest", "create", "nb", "--kernel", kernel, "--disk", disk)
+    refused = empty_lab.tool(*words)
+    assert refused.returncode == 1
+    assert f"{disk} lies over {str(below)!r}" in refused.stderr
+    assert listed(empty_lab) == []
+    assert empty_lab.tool(*words, "--allow-backing").returncode == 0
+    alone = empty_lab.tool("guest", "create", "other", "--kernel", kernel, "--allow-backing")
+    assert (alone.returncode, "--allow-backing goes with --disk" in alone.stderr) == (2, True)
+
+
+def test_the_format_of_a_guests_disk_is_as_on_record(empty_lab: LabPrefix, kernel: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(1 << 20))
+    for name, content in (("first", bytes(4)), ("second", b"QFI\xfb\0\0\0\3")):
+        with disk.open("r+b") as stream:
+            stream.write(content)
+        made = empty_lab.tool("guest", "create", name, "--kernel", kernel, "--disk", disk)
+        assert made.returncode == 0, made.stderr
+        assert open_guests(config.load()).find(name).disk_format == "raw"
+
+
+def test_guests_that_are_where_they_were_formerly_are_named(empty_lab: LabPrefix, kernel: Path) -> None:
+    for name in ("old", "older"):
+        assert empty_lab.tool("guest", "create", name, "--kernel", kernel).returncode == 0
+    root = open_guests(config.load()).root
+    former = empty_lab.prefix / "var" / "machines" / str(os.getuid()) / ".guests"
+    former.mkdir(parents=True)
+    for name in ("old", "older"):
+        (root / name).rename(former / name)
+    said = empty_lab.tool("guest", "list").stderr
+    assert f"2 of your guests (old, older) are in {former}" in said
+    # The remedy.
+    remedy = said.partition("bring each here with: ")[2].strip()
+    for name in ("old", "older"):
+        subprocess.run(["sh", "-c", remedy.replace("NAME", name)], check=True)
+    assert [guest["name"] for guest in listed(empty_lab)] == ["old", "older"]
+    assert empty_lab.tool("guest", "list").stderr == ""
+
+
+def test_all_that_a_user_has_of_a_lab_can_be_taken_away(
+    empty_lab: LabPrefix, kernel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    words = {"RUMPLAB_CONFIG": str(empty_lab.config), "PYTHONPATH": str(SOURCE), "HOME": str(home), "TMPDIR": "/tmp"}
+
+    def tool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            empty_lab.argv(*arguments), env=words, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    assert tool("guest", "create", "nb", "--kernel", kernel).returncode == 0
+    (place,) = (home / ".local" / "state").iterdir()
+    other = place.with_name("rumplab-00000000")
+    other.mkdir()
+    assert tool("stop", "--forget", "nb").returncode == 2
+    said = tool("stop", "--all", "--forget")
+    assert (said.returncode, f"{place} removed\n" in said.stdout) == (0, True), said.stderr
+    assert list((home / ".local" / "state").iterdir()) == [other]
+    other.rmdir()
+    assert tool("stop", "--all", "--forget").returncode == 0
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory to another user")
+def test_guests_that_somebody_else_put_where_ones_own_were_are_not_named(empty_lab: LabPrefix) -> None:
+    former = empty_lab.prefix / "var" / "machines" / str(os.getuid())
+    (former / ".guests" / "theirs").mkdir(parents=True)
+    (former / ".guests" / "theirs" / "guest.json").touch()
+    assert "theirs" in empty_lab.tool("guest", "list").stderr
+    os.chown(former, 65534, -1)
+    assert empty_lab.tool("guest", "list").stderr == ""
+
+
 @pytest.mark.parametrize(("size", "what"), [("1m", "the disk that boots it"), ("9m", "the disk that is kept")])
 def test_a_full_disk(lab: LabPrefix, tmp_path: Path, size: str, what: str) -> None:
     """The definition has room where the guests are, and what it starts from has not."""
@@ -235,7 +318,7 @@ def test_a_full_disk(lab: LabPrefix, tmp_path: Path, size: str, what: str) -> No
     disk = tmp_path / "root.img"
     disk.write_bytes(bytes(1 << 20))
     tool = shlex.join(lab.argv())
-    place = lab.prefix / "var" / "machines"
+    place = lab.runtime
     persist = "--persist" if "kept" in what else ""
     script = (
         f"chmod 1777 . && {tool} guest create nb --kernel {kernel} --disk {disk} >/dev/null"

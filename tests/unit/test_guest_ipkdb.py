@@ -43,7 +43,7 @@ def devices(argv: list[str]) -> list[str]:
 
 def test_the_card_is_in_its_slot_which_nothing_else_takes() -> None:
     guest = ipkdb.with_card(GUEST, None, 4711, ())
-    spec = Spec("qemu", 1, "tcg", program="/netbsd", nics=guest.nics)
+    spec = Spec("qemu", "tcg", program="/netbsd", nics=guest.nics)
     argv = hardware.machine_argv(spec, guest, Kernel("/netbsd", None, "direct"), None)
     cards = [word for word in devices(argv) if ",bus=" in word]
     assert cards[2] == f"ne2k_pci,netdev=net1,mac={guest.nics[1].mac},bus=pci.0,addr={ipkdb.slot():x}"

@@ -23,6 +23,12 @@ file = open(sys.argv[2])
 print(sock.getsockname()[1], flush=True)
 sys.stdin.read()
 """
+CONNECT = """
+import socket, sys
+sock = socket.socket(socket.AF_UNIX)
+sock.connect(sys.argv[1])
+sys.stdin.read()
+"""
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
@@ -47,6 +53,30 @@ def test_the_process_is_named(protocol: str, tmp_path: Path) -> None:
         child.communicate(timeout=20)
     assert holders.of_port(protocol, port) is None
     assert holders.of_file(str(path)) is None
+
+
+def test_the_client_of_a_socket_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x, y.sock"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        assert holders.of_client(str(path)) is None
+        child = subprocess.Popen([sys.executable, "-c", CONNECT, str(path)], stdin=subprocess.PIPE)
+        try:
+            with server.accept()[0]:
+                assert holders.of_client(str(path)) == f"{holders.command(child.pid)}, pid {child.pid}"
+                assert holders.of_client(str(tmp_path / "other")) is None
+        finally:
+            child.communicate(timeout=20)
+        assert holders.of_client(str(path)) is None
+
+
+def test_a_kernel_that_does_not_tell_names_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(1, os.strerror(1))
+
+    monkeypatch.setattr(socket.socket, "send", refused)
+    assert holders.of_client("/x.sock") is None
 
 
 def test_what_does_not_exist_is_nobodys(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -38,7 +39,8 @@ def session(
     lab: LabPrefix, server: Server, key_file: Path, *options: str | Path
 ) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """(the tool, the TCP port that it waits for GDB on)."""
-    process = lab.start("ipkdb", "--target", f"127.0.0.1:{server.port}", "--key-file", key_file, *options)
+    port = () if "--port" in options else ("--port", str(ports.free()))
+    process = lab.start("ipkdb", "--target", f"127.0.0.1:{server.port}", "--key-file", key_file, *port, *options)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -48,6 +50,22 @@ def session(
         if process.poll() is None:
             process.kill()
         process.communicate(timeout=SECONDS)
+
+
+@pytest.mark.parametrize("relayed", [False, True])
+def test_gdb_comes_by_a_socket_of_the_users_own(empty_lab: LabPrefix, key_file: Path, relayed: bool) -> None:
+    with Server(FINE) as server:
+        process = empty_lab.start("ipkdb", "--target", f"127.0.0.1:{server.port}", "--key-file", key_file)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        path = Path(line.partition("target remote ")[2].split(" ")[0])
+        assert path.is_socket()
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+        relay = f"| {shlex.join([*empty_lab.argv('relay'), str(path)])}"
+        assert "$1 = " in gdb(relay if relayed else str(path), "print $eax", lab=empty_lab)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=SECONDS)
+        assert not path.parent.exists()
 
 
 WALK = (

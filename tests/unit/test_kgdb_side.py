@@ -62,7 +62,7 @@ def test_the_pipe_is_one_shell_command_that_names_the_sockets() -> None:
 
 
 def test_other_stubs_get_no_description() -> None:
-    qemu = commands(replace(SESSION, stub=QEMU, port=1234, architecture="i386"))
+    qemu = commands(replace(SESSION, stub=QEMU, remote="127.0.0.1:1234", architecture="i386"))
     assert "target remote 127.0.0.1:1234" in qemu
     assert f"source {gdbside.HELPERS}" in qemu
     linux = commands(replace(SESSION, stub=LINUX_KGDB))

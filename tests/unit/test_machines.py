@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pwd
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 from unit.labfixture import SOURCE, LabPrefix
 
-from rumplab import config, machines, ports, process
+from rumplab import config, machines, places, ports, process
 from rumplab.errors import RumplabError, UsageError
 from rumplab.machines import Machine, Machines
 
@@ -21,7 +23,7 @@ CLAIM = """
 import sys, time
 from pathlib import Path
 from rumplab.machines import Machine, Machines
-claimed = Machines(Path(sys.argv[1])).claim(Machine(name="same", directory="", gdb_port=0), numbered=True)
+claimed = Machines(Path(sys.argv[1])).claim(Machine(name="same", directory=""), numbered=True)
 print(claimed.name, claimed.gdb_port, flush=True)
 sys.stdin.read()
 """
@@ -62,7 +64,8 @@ def test_a_name_is_taken_once(store: Machines) -> None:
 
 
 def test_a_port_of_ours_names_the_machine(store: Machines) -> None:
-    port = store.claim(wanted("first"), numbered=False).gdb_port
+    port = machines.ports.free()
+    store.claim(wanted("first", port), numbered=False)
     with pytest.raises(RumplabError, match=f"port {port} is taken by machine 'first'"):
         store.claim(wanted("second", port), numbered=False)
     assert [machine.name for machine in store.all()] == ["first"]
@@ -90,9 +93,8 @@ def test_claims_at_once_never_clash(store: Machines) -> None:
     for child in children:
         assert child.stdout is not None
         claimed.append(child.stdout.readline().split())
-    names, taken = zip(*claimed, strict=True)
+    names = [name for name, _ in claimed]
     assert sorted(names) == ["same", *(f"same-{number}" for number in range(2, 9))]
-    assert len(set(taken)) == 8
     assert len(store.all()) == 8
     for child in children:
         child.communicate(timeout=20)
@@ -159,7 +161,8 @@ def test_a_full_disk_names_the_place_and_leaves_nothing(
 
 def test_the_lock_is_waited_for_but_not_for_ever(store: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machines.locks, "RECORD_SECONDS", 0.2)
-    with machines.locks.held(store.root), pytest.raises(RumplabError, match=r"another rumplab has held .*/\.lock"):
+    held = rf"another rumplab \(pid {os.getpid()}\) has held .*/\.lock"
+    with machines.locks.held(store.root), pytest.raises(RumplabError, match=held):
         store.all()
 
 
@@ -185,37 +188,119 @@ def test_names_made_from_files(path: str, name: str) -> None:
     machines.check_name(f"{name}-99")
 
 
-def test_records_lie_in_the_prefix_if_they_fit(tmp_path: Path, empty_lab: LabPrefix) -> None:
-    short = empty_lab.runtime / "l"
-    (short / "var" / "machines").mkdir(parents=True)
-    lab = replace(config.load(), prefix=short)
-    assert machines.open_machines(lab).root == short / "var" / "machines" / str(os.getuid())
-    long = tmp_path / ("x" * 80)
-    (long / "var" / "machines").mkdir(parents=True)
-    root = machines.open_machines(replace(lab, prefix=long)).root
-    assert root.parent == empty_lab.runtime
-    assert root != machines.open_machines(replace(lab, prefix=tmp_path / ("y" * 80))).root
-
-
-def test_a_prefix_without_machines_directory_is_gone_round(empty_lab: LabPrefix) -> None:
-    lab = replace(config.load(), prefix=empty_lab.runtime / "none")
-    assert machines.open_machines(lab).root.parent == empty_lab.runtime
-
-
-def test_a_place_that_others_can_write_to_is_refused(empty_lab: LabPrefix) -> None:
-    lab = replace(config.load(), prefix=empty_lab.runtime / "none")
-    machines.open_machines(lab).root.chmod(0o777)
-    with pytest.raises(RumplabError, match="is not a directory of your own"):
-        machines.open_machines(lab)
-
-
-def test_a_link_in_that_place_is_refused(empty_lab: LabPrefix, tmp_path: Path) -> None:
-    lab = replace(config.load(), prefix=empty_lab.runtime / "none")
+def test_records_lie_in_the_users_state_one_place_a_lab(empty_lab: LabPrefix) -> None:
+    lab = config.load()
     root = machines.open_machines(lab).root
-    root.rmdir()
-    root.symlink_to(tmp_path)
-    with pytest.raises(RumplabError, match="is not a directory of your own"):
-        machines.open_machines(lab)
+    assert root.parent.parent == empty_lab.runtime
+    assert (root.stat().st_mode & 0o777, root.parent.stat().st_mode & 0o777) == (0o700, 0o700)
+    assert root != machines.open_machines(replace(lab, prefix=Path("/other"))).root
+
+
+def test_a_machine_that_is_recorded_where_it_was_formerly_is_named(
+    empty_lab: LabPrefix, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = empty_lab.prefix / "var" / "machines" / str(os.getuid())
+    for name in ("runs", "ended"):
+        (old / name).mkdir(parents=True)
+        token = process.started(os.getpid()) if name == "runs" else "an earlier life"
+        machines.write_record(Machine(name, str(old / name), pid=os.getpid(), token=token or ""))
+    assert machines.open_machines(config.load()).all() == []
+    said = capsys.readouterr().err
+    assert f"machine 'runs' was started by a rumplab that kept its records in {old}" in said
+    assert f"end it with: kill {os.getpid()}\n" in said
+    assert "ended" not in said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory to another user")
+def test_a_home_that_is_another_users_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert places.home() == tmp_path
+    os.chown(tmp_path, 65534, -1)
+    assert places.home() == Path(pwd.getpwuid(0).pw_dir)
+
+
+def test_a_user_whom_the_system_does_not_know_has_a_place(
+    empty_lab: LabPrefix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", "")
+    monkeypatch.setattr(os, "getuid", lambda: 4294967)
+    assert places.home() is None
+    with pytest.raises(RumplabError, match="no place for your guests"):
+        places.directory(config.load(), "guests", lasting=True)
+
+
+def test_a_place_whose_sockets_would_not_fit_is_gone_round(
+    empty_lab: LabPrefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / ("x" * 80)))
+    assert machines.open_machines(config.load()).root.parent.parent == empty_lab.runtime
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("how", ["others", "link", "file"])
+def test_a_squatted_place_is_passed_over_and_named(
+    empty_lab: LabPrefix,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    how: str,
+) -> None:
+    lab = config.load()
+    own = empty_lab.runtime / "s"
+    own.mkdir()
+    monkeypatch.setenv("XDG_STATE_HOME", str(own))
+    squatted = own / f"rumplab-{places.mark(lab)}"
+    if how == "link":
+        squatted.symlink_to(tmp_path)
+    elif how == "file":
+        squatted.touch()
+    else:
+        squatted.mkdir()
+        squatted.chmod(0o777)
+    root = machines.open_machines(lab).root
+    assert root.parent.parent == empty_lab.runtime
+    assert f"{squatted} is not a directory of your own" in capsys.readouterr().err
+    with pytest.raises(RumplabError, match=r"no place for your guests: .* of your own.*XDG_STATE_HOME"):
+        places.directory(lab, "guests", lasting=True)
+
+
+def test_a_lock_is_its_owners_alone_and_names_who_holds_it(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        (tmp_path / ".lock").touch(mode=0o666)
+        with machines.locks.held(tmp_path):
+            assert (tmp_path / ".lock").stat().st_mode & 0o777 == 0o600
+            assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
+    finally:
+        os.umask(before)
+
+
+def test_a_damaged_record_of_a_process_that_runs_is_made_again(
+    store: Machines, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.claim(wanted("good"), numbered=False)
+    bad = store.claim(wanted("bad"), numbered=False)
+    for content in (None, b"", b"{", b"[]", b'{"pid": "x"}', b"\xff", b"[" * 100000):
+        with socket.socket(socket.AF_UNIX) as listener:
+            bad.socket.unlink(missing_ok=True)
+            listener.bind(str(bad.socket))
+            listener.listen()
+            record = bad.path / machines.RECORD
+            record.unlink() if content is None else record.write_bytes(content)
+            assert [(one.name, one.pid) for one in store.all()] == [("bad", os.getpid()), ("good", os.getpid())]
+            assert "machine.json, a machine's record, is" in capsys.readouterr().err
+            assert store.find("bad").argv
+            assert capsys.readouterr().err == ""
+
+
+def test_a_damaged_record_of_no_process_hides_no_other(store: Machines, capsys: pytest.CaptureFixture[str]) -> None:
+    store.claim(wanted("good"), numbered=False)
+    bad = store.claim(wanted("bad"), numbered=False)
+    (bad.path / machines.RECORD).write_bytes(b"{")
+    assert [one.name for one in store.all()] == ["good"]
+    assert "no process has its socket, so it has ended" in capsys.readouterr().err
+    assert (store.root / ".ended" / "bad").is_dir()
 
 
 def test_the_token_is_this_process(store: Machines) -> None:

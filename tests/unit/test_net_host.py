@@ -21,6 +21,7 @@ from rumplab import config, net, nics
 from rumplab.errors import RumplabError
 from rumplab.kdb import reach
 from rumplab.machines import Machine
+from rumplab.network import record
 from rumplab.nics import Nic
 
 SECONDS = 30
@@ -103,7 +104,7 @@ def test_up_and_down_leave_no_trace(space: Namespace, nat: bool) -> None:
     assert "up already" in space.net("up").stdout
     assert "is down" in space.net("down").stdout
     assert space.picture() == before
-    assert list(space.directory.iterdir()) == []
+    assert os.listdir(space.directory) == [record.LOCK]
     assert "down already" in space.net("down").stdout
 
 
@@ -178,7 +179,7 @@ def test_a_program_that_cannot_be_run_is_named_and_the_rest_undone(space: Namesp
     assert failed.returncode == 1
     assert f"cannot run {space.lab.prefix / 'dnsmasq'}: Permission denied; see that it is" in failed.stderr
     assert space.picture() == before
-    assert list(space.directory.iterdir()) == []
+    assert os.listdir(space.directory) == [record.LOCK]
 
 
 def test_an_interrupted_up_is_undone(space: Namespace) -> None:

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from unit.test_net_settings import parsed
 
+from rumplab import qemu
 from rumplab.errors import RumplabError
 from rumplab.network import dhcp, firewall, plan, record, report, seen
 from rumplab.network.plan import Tools
-from rumplab.network.ports import RECORD_BYTES, Port, holders_of_taps, identify, machine_names
+from rumplab.network.ports import RECORD_BYTES, Port, holders_of_taps, identify, machine_name
 from rumplab.network.record import Record
 from rumplab.network.seen import Link, Route, Seen
 from rumplab.network.steps import Run, Sysctl, Write, script
@@ -254,7 +255,7 @@ def test_holder_of_a_tap_and_its_machine(tmp_path: Path) -> None:
         (process / "fd" / number).symlink_to("/dev/net/tun")
     (tmp_path / "proc" / "self").mkdir()
     assert holders_of_taps(tmp_path / "proc") == {"tap3": 77}
-    assert identify([], tmp_path) == []
+    assert identify([]) == []
     assert str(Port("tap3", 77, "qemu", "guest")) == "tap3 (machine 'guest', pid 77)"
     assert str(Port("tap3", 77, "qemu")) == "tap3 (qemu, pid 77)"
 
@@ -262,9 +263,11 @@ def test_holder_of_a_tap_and_its_machine(tmp_path: Path) -> None:
 @pytest.fixture
 def record_of(tmp_path: Path) -> Callable[[object], Path]:
     """Writes the record of a machine of pid 77, which is a process of the one who runs the test."""
-    (tmp_path / "proc" / "77").mkdir(parents=True)
-    path = tmp_path / "machines" / "jo" / "guest" / "machine.json"
+    path = tmp_path / "state, jo's" / "guest" / "machine.json"
     path.parent.mkdir(parents=True)
+    (tmp_path / "proc" / "77").mkdir(parents=True)
+    argv = ["qemu", "-S", *qemu.control_argv(str(path.with_name("qmp.sock")))]
+    (tmp_path / "proc" / "77" / "cmdline").write_text("\0".join(argv) + "\0")
 
     def write(data: object) -> Path:
         path.write_text(json.dumps(data))
@@ -273,13 +276,13 @@ def record_of(tmp_path: Path) -> Callable[[object], Path]:
     return write
 
 
-def named(tmp_path: Path) -> dict[int, str]:
-    return machine_names(tmp_path / "machines", tmp_path / "proc")
+def named(tmp_path: Path) -> str:
+    return machine_name(77, tmp_path / "proc")
 
 
 def test_a_machine_is_named_by_its_record(record_of: Callable[[object], Path], tmp_path: Path) -> None:
     record_of({"pid": 77, "name": "guest"})
-    assert named(tmp_path) == {77: "guest"}
+    assert named(tmp_path) == "guest"
 
 
 @pytest.mark.parametrize(
@@ -299,12 +302,12 @@ def test_a_record_that_is_none_names_nobody(
     data: object, record_of: Callable[[object], Path], tmp_path: Path
 ) -> None:
     record_of(data)
-    assert named(tmp_path) == {}
+    assert named(tmp_path) == ""
 
 
 def test_a_record_may_be_nested_as_deep_as_anybody_likes(record_of: Callable[[object], Path], tmp_path: Path) -> None:
     record_of({}).write_text("[" * 200_000)
-    assert named(tmp_path) == {}
+    assert named(tmp_path) == ""
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link"])
@@ -321,7 +324,7 @@ def test_neither_pipes_nor_links_are_read(
     reader.start()
     reader.join(10)
     assert not reader.is_alive()
-    assert named(tmp_path) == {}
+    assert named(tmp_path) == ""
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user")
@@ -330,9 +333,9 @@ def test_a_record_of_somebody_elses_process_is_passed_over(
 ) -> None:
     path = record_of({"pid": 77, "name": "guest"})
     os.chown(path, 65534, -1)
-    assert named(tmp_path) == {}
+    assert named(tmp_path) == ""
     os.chown(tmp_path / "proc" / "77", 65534, -1)
-    assert named(tmp_path) == {77: "guest"}
+    assert named(tmp_path) == "guest"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -32,7 +34,7 @@ def test_the_default_is_one_e1000_on_the_user_network() -> None:
     assert parsed() == (Nic("e1000", "user", "54:54:00:55:55:55"),)
     assert nics.argv(parsed(), None, pci_bridge=True) == [
         *("-device", "pci-bridge,chassis_nr=2,id=pci.1,bus=pci.0,addr=3"),
-        *("-netdev", "user,id=net0,net=192.168.76.0/24,dhcpstart=192.168.76.9"),
+        *("-netdev", "user,id=net0,net=192.168.76.0/24,dhcpstart=192.168.76.9,restrict=on"),
         *("-device", "e1000,netdev=net0,mac=54:54:00:55:55:55,bus=pci.1,addr=1"),
     ]
 
@@ -57,7 +59,7 @@ def test_models_networks_and_addresses_can_be_mixed() -> None:
     assert argv == [
         *("-netdev", "bridge,id=net0,br=rumplab0,helper=/h"),
         *("-device", "ne2k_pci,netdev=net0,mac=54:54:00:55:55:55,bus=pci.0,addr=3"),
-        *("-netdev", "user,id=net1,net=192.168.77.0/24,dhcpstart=192.168.77.9"),
+        *("-netdev", "user,id=net1,net=192.168.77.0/24,dhcpstart=192.168.77.9,restrict=on"),
         *("-device", "rtl8139,netdev=net1,mac=02:aa:00:00:00:01,bus=pci.0,addr=4"),
     ]
 
@@ -83,7 +85,7 @@ def test_forwards_go_to_the_first_card_on_a_user_network() -> None:
     cards = parsed("--forward", "8080:80", "--forward", "udp:5353:53", "--nic", "e1000,net=bridge", "--nic", "virtio")
     assert cards[0].forwards == ()
     assert cards[1].forwards == (Forward("tcp", 8080, 80), Forward("udp", 5353, 53))
-    assert nics.netdev(cards[1], 1, None).endswith(",hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=udp:127.0.0.1:5353-:53")
+    assert nics.user_netdev(cards[1], 1).endswith(",hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=udp:127.0.0.1:5353-:53")
 
 
 @pytest.mark.parametrize(
@@ -254,6 +256,55 @@ def test_the_bridge_is_reached_by_its_helper(empty_lab: LabPrefix, tmp_path: Pat
     quoted = str(tmp_path / "it's, a helper").replace("'", "'\"'\"'").replace(",", ",,")
     assert way.link.options == f",br=rumplab0,helper='{quoted}'"
     assert (way.bridge, way.group) == ("rumplab0", "labgroup")
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("echo access denied by acl file >&2; exit 1", "access denied by acl file; the bridge's name must stand in"),
+        ("echo first >&2; echo 'no such bridge' >&2; exit 1", "no such bridge; bring the bridge up again"),
+        ("exit 1", "it printed nothing"),
+        ("exit 0", "has opened no tap on rumplab0"),
+    ],
+)
+def test_what_the_helper_has_against_it_is_told(
+    empty_lab: LabPrefix, tmp_path: Path, script: str, message: str
+) -> None:
+    helper = tmp_path / "helper"
+    bridge(empty_lab, helper)
+    helper.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    way = attachment.find(config.load(), None, LINUX)
+    with pytest.raises(RumplabError, match=message), attachment.opened(way, [Nic(net="bridge")]):
+        pass
+
+
+def test_each_card_on_the_bridge_has_a_tap_of_its_own_as_long_as_it_is_started(
+    empty_lab: LabPrefix, tmp_path: Path
+) -> None:
+    """A helper in miniature, whose taps are something else."""
+    helper = tmp_path / "helper"
+    bridge(empty_lab, helper)
+    helper.write_text(
+        f"#!{sys.executable}\nimport socket, sys\n"
+        "assert sys.argv[1:3] == ['--use-vnet', '--br=rumplab0']\n"
+        "with socket.socket(fileno=int(sys.argv[3].partition('=')[2])) as line:\n"
+        "    socket.send_fds(line, [b'x'], [0])\n",
+        encoding="utf-8",
+    )
+    way = attachment.find(config.load(), None, LINUX)
+    cards = (Nic(net="bridge"), Nic(), Nic(net="bridge"))
+    with attachment.opened(way, cards) as link:
+        assert link is not None and not link.spawns
+        words = nics.argv(cards, link, pci_bridge=True)
+        given = [words[at + 1] for at, word in enumerate(words) if word == "-netdev"]
+        assert given[::2] == [f"tap,id=net0,fd={link.taps[0]}", f"tap,id=net2,fd={link.taps[1]}"]
+        for tap in link.taps:
+            assert os.path.exists(f"/dev/fd/{tap}") and not os.get_inheritable(tap)
+    for tap in link.taps:
+        with pytest.raises(OSError):
+            os.fstat(tap)
+    with attachment.opened(None, cards) as nothing:
+        assert nothing is None
 
 
 def test_without_a_bridge_the_message_has_the_command(empty_lab: LabPrefix, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_the_default_machine() -> None:
         "e1000,netdev=net0,mac=54:54:00:55:55:55,bus=pci.1,addr=1",
         "virtio-blk-pci,drive=disk0",
     ]
-    assert pairs(argv, "-netdev") == ["user,id=net0,net=192.168.76.0/24,dhcpstart=192.168.76.9"]
+    assert pairs(argv, "-netdev") == ["user,id=net0,net=192.168.76.0/24,dhcpstart=192.168.76.9,restrict=on"]
     assert pairs(argv, "-gdb") == ["tcp:127.0.0.1:1234"]
     assert pairs(argv, "-drive") == ["file=/a/x.img,format=raw,id=disk0,if=none"]
     assert "-S" not in argv

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from unit.labfixture import LabPrefix
+from unit.labfixture import LabPrefix, host_tool
 from unit.running import DONE, detach, gone, image, started, until
 
 from rumplab import config, ports, stop
@@ -29,13 +29,13 @@ def test_two_machines_of_one_program_do_not_clash(lab: LabPrefix, pcihello: Path
     first = started(lab, pcihello, "--wait")
     second = started(lab, pcihello)
     assert (first["name"], second["name"]) == ("pcihello", "pcihello-2")
-    assert first["gdb_port"] != second["gdb_port"]
+    assert first["stub"] != second["stub"]
     until(lambda: DONE in lab.tool("logs", "pcihello-2").stdout)
     assert lab.tool("logs", "pcihello").stdout == ""
     states = {machine["name"]: machine["state"] for machine in lab.machines()}
     assert states == {"pcihello": "prelaunch", "pcihello-2": "running"}
     table = lab.tool("ps").stdout
-    assert re.search(rf"^pcihello +prelaunch +{first['pid']} +127\.0\.0\.1:{first['gdb_port']} ", table, re.M)
+    assert re.search(rf"^pcihello +prelaunch +{first['pid']} +socket ", table, re.M)
     assert lab.tool("stop", "pcihello").stdout == "pcihello stopped\n"
     assert gone(first)
     assert not gone(second)
@@ -45,12 +45,71 @@ def test_two_machines_of_one_program_do_not_clash(lab: LabPrefix, pcihello: Path
     assert DONE in lab.tool("logs", "pcihello-2").stdout
 
 
-def test_the_stub_listens_on_loopback_only(lab: LabPrefix, pcihello: Path) -> None:
-    machine = started(lab, pcihello)
-    port = f"{machine['gdb_port']:04X}"
-    sockets = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
-    listening = [words[1] for words in sockets if words[3] == "0A" and words[1].endswith(f":{port}")]
-    assert listening == [f"0100007F:{port}"]
+def test_nothing_of_a_machine_listens_on_tcp(lab: LabPrefix, pcihello: Path) -> None:
+    machine = started(lab, pcihello, "--wait")
+    stub = Path(machine["stub"])
+    assert (stub.parent.stat().st_mode & 0o777, stub.stat().st_mode & 0o777) == (0o700, 0o600)
+    assert listeners(machine["pid"]) == []
+
+
+def test_a_stub_on_a_port_is_on_loopback_and_warned_of(lab: LabPrefix, pcihello: Path) -> None:
+    port = ports.free()
+    result = detach(lab, pcihello, "--wait", "--gdb-port", str(port))
+    assert result.returncode == 0, result.stderr
+    assert f"the debug stub on 127.0.0.1:{port} is open to every user of this host" in result.stderr
+    (machine,) = lab.machines()
+    assert listeners(machine["pid"]) == [f"0100007F:{port:04X}"]
+
+
+def test_a_command_to_the_monitor_runs_no_program(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
+    """What a debugger may ask of QEMU's monitor, by a stub that is open to all."""
+    port, written = ports.free(), tmp_path / "written"
+    assert detach(lab, pcihello, "--wait", "--gdb-port", str(port)).returncode == 0
+    said = lab.gdb(f"target remote 127.0.0.1:{port}", f'monitor migrate "exec:echo >{written}"')
+    assert "Remote debugging" in said or "0x" in said
+    time.sleep(0.5)
+    assert not written.exists()
+
+
+def listeners(pid: int) -> list[str]:
+    """The TCP addresses that the process listens on, as Linux shows them."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
+    links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    return [words[1] for words in rows if words[3] == "0A" and f"socket:[{words[9]}]" in links]
+
+
+def test_a_guest_that_writes_a_header_into_its_disk_gets_no_file(
+    lab: LabPrefix, pcihello: Path, tmp_path: Path
+) -> None:
+    path, secret = image(lab, pcihello, tmp_path / "g.img"), tmp_path / "secret"
+    secret.write_bytes(bytes(1 << 20))
+    evil = tmp_path / "evil"
+    command = [host_tool("qemu-img"), "create", "-q", "-f", "qcow2", "-b", str(secret), "-F", "raw", str(evil), "1M"]
+    subprocess.run(command, check=True)
+    header = evil.read_bytes()
+    # The mark of a boot sector is nothing to a qcow2 file.
+    overwrite(path, header[:510] + b"\x55\xaa" + header[512:])
+    result = lab.tool("run", path, "--dry-run")
+    assert "format=raw" in result.stdout, result.stderr
+    assert "is a raw disk on record and looks like qcow2 now" in result.stderr
+    for arguments in ((evil,), (pcihello, "--drive", evil)):
+        refused = lab.tool("run", *arguments, "--dry-run")
+        assert refused.returncode == 1
+        assert f"{evil} lies over {str(secret)!r}" in refused.stderr
+    assert "format=qcow2" in lab.tool("run", evil, "--dry-run", "--allow-backing").stdout
+    data = tmp_path / "data.img"
+    data.write_bytes(bytes(1 << 20))
+    assert "format=raw" in lab.tool("run", pcihello, "--drive", data, "--dry-run").stdout
+    # Of the last two, one would be refused by its name, and one booted by QEMU itself.
+    for content in (header, bytes(64) + b"\x7f\x10\xda\xbe", b"\x7fELF"):
+        overwrite(data, content)
+        assert "format=raw" in lab.tool("run", pcihello, "--drive", data, "--dry-run").stdout
+
+
+def overwrite(path: Path, content: bytes) -> None:
+    """What a guest does to the first bytes of its disk."""
+    with path.open("r+b") as disk:
+        disk.write(content)
 
 
 def test_a_staged_image_boots_from_both_disks(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
@@ -216,6 +275,26 @@ def test_arguments_for_qemu(lab: LabPrefix, pcihello: Path) -> None:
     assert "QEMU did not start (exit status 1)" in refused.stderr
     assert "-nonesuch: invalid option" in refused.stderr
     assert len(lab.machines()) == 1
+
+
+def test_what_has_qemu_run_a_program_is_told_of_the_sandbox(lab: LabPrefix, pcihello: Path) -> None:
+    machine = started(lab, pcihello, "--wait")
+    if "-sandbox" not in machine["argv"]:
+        pytest.skip("QEMU has no sandbox here")
+    refused = detach(lab, pcihello, "--", "-incoming", "exec:true")
+    assert refused.returncode == 1
+    assert "for a system call that its sandbox forbids" in refused.stderr
+    assert "add: -sandbox off" in refused.stderr
+
+
+def test_the_printed_command_of_a_machine_in_the_background_starts_one(
+    lab: LabPrefix, pcihello: Path, tmp_path: Path
+) -> None:
+    """QEMU goes there by itself, for which it needs more than it otherwise may."""
+    printed = lab.tool("run", pcihello, "--accel", "tcg", "--exit-device", "--detach", "--dry-run").stdout
+    done = subprocess.run(["sh", "-c", printed], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    until(lambda: DONE in (tmp_path / "pcihello.bin.serial.log").read_text())
 
 
 def test_the_printed_command_boots(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:

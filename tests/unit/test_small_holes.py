@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from unit.labfixture import LabPrefix
 
-from rumplab import accounts
+from rumplab import accounts, config
 from rumplab.building import explain
+from rumplab.guest.definition import FILE, open_guests
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_a_damaged_guest_hides_no_other(lab: LabPrefix, pcihello: Path, changes:
     for name in ("good", "hurt"):
         made = lab.tool("guest", "create", name, "--kernel", pcihello)
         assert made.returncode == 0, made.stderr
-    path = lab.prefix / "var" / "machines" / str(os.getuid()) / ".guests" / "hurt" / "guest.json"
+    path = open_guests(config.load()).directory("hurt") / FILE
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     listed = lab.tool("guest", "list", "--json")
     assert listed.returncode == 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -69,6 +71,7 @@ def test_the_image_is_sound(lab: Path, program: Path, out: Path, tmp_path: Path)
     assert sorted(path.name for path in out.iterdir()) == ["a.img", "a.img.rumplab.json"]
     assert json.loads((out / "a.img.rumplab.json").read_text()) == {
         "schema": 1,
+        "format": "raw",
         "program": str(program),
         "sha256": digest(program),
         "args": "one two",
@@ -392,3 +395,92 @@ def test_a_disk_that_fills_while_staging(lab: Path, tmp_path: Path, small_disk: 
     assert status == 1
     assert said.startswith(f"rumplab stage: no space left: the image needs 8 MiB in {small_disk}, which has ")
     assert said.count("\n") == 1
+
+
+def test_of_those_who_want_one_name_one_gets_it(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from rumplab.image import writer
+
+    def take(number: int) -> bool:
+        mine = tmp_path / f"mine-{number}"
+        mine.write_text(str(number), encoding="utf-8")
+        try:
+            writer.take_name(mine, tmp_path / "out")
+        except RumplabError as error:
+            assert "has been made by somebody else meanwhile" in str(error)
+            return False
+        return True
+
+    with ThreadPoolExecutor(20) as all_at_once:
+        won = list(all_at_once.map(take, range(20)))
+    assert won.count(True) == 1
+    assert (tmp_path / "out").read_text(encoding="utf-8") == str(won.index(True))
+
+
+def test_of_twenty_stages_to_one_name_one_makes_it(lab: Path, program: Path, out: Path) -> None:
+    argvs = [stage_argv(program, "-o", out / "a.img", f"--args=WHICH_{number:02}") for number in range(20)]
+    environment = stage_environment(lab)
+    stages = [subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE, text=True) for argv in argvs]
+    ends = [(stage.communicate(timeout=120)[1], stage.returncode) for stage in stages]
+    won = [number for number, (_, status) in enumerate(ends) if status == 0]
+    assert len(won) == 1, ends
+    for said, status in ends:
+        assert status == 0 or "a.img exists" in said or "has been made by somebody else meanwhile" in said, said
+    assert sorted(path.name for path in out.iterdir()) == ["a.img", "a.img.rumplab.json"]
+    assert f"WHICH_{won[0]:02}".encode() in (out / "a.img").read_bytes()
+    assert f"WHICH_{won[0]:02}" in (out / "a.img.rumplab.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("locked", [True, False])
+def test_an_image_and_its_description_are_of_one_stage(
+    tmp_path: Path, locked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several that replace one output at once. Without the lock, it shows that they would be mixed up."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    if not locked:
+        monkeypatch.setattr(writer, "alone_in", lambda _: contextlib.nullcontext())
+    output = tmp_path / "a.img"
+
+    def replace(number: int) -> None:
+        result, description = tmp_path / f"r{number}", tmp_path / f"d{number}"
+        result.write_text(str(number), encoding="utf-8")
+        description.write_text(str(number), encoding="utf-8")
+        writer.publish(result, description, output, force=True)
+
+    mixed = 0
+    with ThreadPoolExecutor(8) as all_at_once:
+        for start in range(0, 2400, 8):
+            list(all_at_once.map(replace, range(start, start + 8)))
+            mixed += output.read_text() != writer.sidecar(output).read_text()
+    assert (mixed == 0) is locked
+
+
+def test_a_lock_on_the_directory_keeps_nobody_from_staging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "PUBLISHING", 0.1)
+    handle = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    for name in ("r", "d"):
+        (tmp_path / name).touch()
+    writer.publish(tmp_path / "r", tmp_path / "d", tmp_path / "a.img", force=False)
+    os.close(handle)
+    assert (tmp_path / "a.img").exists()
+
+
+def test_what_a_killed_stage_left_is_swept_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rumplab import temporary
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "rumplab-x-0").mkdir()
+    with temporary.work_directory("rumplab-x-") as used, temporary.work_directory("rumplab-x-") as place:
+        assert sorted(tmp_path.iterdir()) == sorted([used, place])
+        assert used.stat().st_mode & 0o777 == 0o700
+    assert not list(tmp_path.iterdir())
+    left, other = tmp_path / f"{temporary.PREFIX}0", tmp_path / "other"
+    left.touch()
+    other.touch()
+    (tmp_path / f"{temporary.PREFIX}1").mkdir()
+    with temporary.temporary_file(tmp_path) as used, temporary.temporary_directory(tmp_path) as place:
+        temporary.sweep(tmp_path)
+        assert sorted(tmp_path.iterdir()) == sorted([used, place, other])

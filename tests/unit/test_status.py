@@ -13,6 +13,7 @@ from unit.labfixture import STAMP, LabPrefix
 
 from rumplab import accel, config, doctor, output, status, verified
 from rumplab.errors import RumplabError
+from rumplab.guest.definition import FILE, open_guests
 
 
 def test_table_is_aligned() -> None:
@@ -86,7 +87,6 @@ def test_verified_until_something_changes(empty_lab: LabPrefix) -> None:
 
 def test_verified_in_a_place_that_is_not_there(empty_lab: LabPrefix) -> None:
     lab = config.load()
-    (empty_lab.prefix / "var" / "machines").rmdir()
     (empty_lab.prefix / "var").rmdir()
     with pytest.raises(RumplabError, match=r"cannot write .*verified\.json: No such file"):
         verified.record(lab)
@@ -98,6 +98,16 @@ def checks(lab: LabPrefix) -> dict[str, dict[str, str]]:
     failed = any(check["level"] == "fail" for check in found.values())
     assert result.returncode == (1 if failed else 0)
     return found
+
+
+def test_doctor_names_a_guest_that_is_none_and_knows_the_sandbox(lab: LabPrefix) -> None:
+    path = open_guests(config.load()).directory("hurt") / FILE
+    path.parent.mkdir()
+    path.write_text("[]", encoding="utf-8")
+    checks = {check["subject"]: check for check in json.loads(lab.tool("doctor", "--json").stdout)}
+    assert checks["guest"]["level"] == "warn"
+    assert "rumplab guest delete hurt" in checks["guest"]["detail"]
+    assert checks["sandbox"]["level"] in ("ok", "warn")
 
 
 def test_doctor_without_qemu_fails_with_the_remedy(empty_lab: LabPrefix) -> None:

@@ -13,7 +13,8 @@ from testinfra.host import Host
 
 PREFIX = "/var/tmp/rumplab-images/lab"
 PROGRAM = f"{PREFIX}/pcihello/pcihello.bin"
-ALICE = "runuser -u alice -- env HOME=/home/alice"
+# A debug stub is a socket, and the engine, the host's, gives a container only files where that finds them.
+ALICE = "runuser -u alice -- env HOME=/home/alice XDG_STATE_HOME=/var/tmp/rumplab-images/alice"
 # Starts rumplab with these words, waits for a container of its, sends a signal, and prints the exit status and how many
 # seconds that took.
 INTERRUPT = """

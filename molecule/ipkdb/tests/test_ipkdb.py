@@ -108,6 +108,12 @@ def test_the_key_is_the_lab_users_alone_and_so_is_the_kernel_that_has_it(host: H
     assert "has a key in it, and only rumplab may read it" in refused.stderr
 
 
+@pytest.fixture(scope="module", autouse=True)
+def home(host: Host) -> None:
+    """Where the lab user's guests are, who has no home."""
+    host.check_output("install -d -m 700 -o rumplab /home/rumplab")
+
+
 REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown hashes": (
         {"ipkdb_release": "8.3", "ipkdb_hashes": {}},

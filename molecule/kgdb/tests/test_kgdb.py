@@ -13,13 +13,22 @@ import pytest
 PREFIX = "/opt/rumplab"
 LINUX = f"{PREFIX}/linux"
 DEMO = f"{PREFIX}/kgdbdemo"
+# Guests outlive a session, so that they need a home.
+HOME = "/var/tmp/nobody"
 USER = (
     "setpriv --reuid nobody --regid nogroup --clear-groups --no-new-privs --inh-caps=-all"
-    " env HOME=/nonexistent timeout 120"
+    f" env HOME={HOME} timeout 120"
 )
 GUEST = f"{USER} rumplab guest"
 INITIAL = "kgdb_initial_breakpoint"
 BY_KEY = "handle_sysrq"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home(host: Any) -> Iterator[None]:
+    host.check_output(f"install -d -m 700 -o nobody {HOME}")
+    yield
+    host.check_output(f"rm -rf {HOME}")
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +131,7 @@ def test_ctrl_c_reaches_linux_too(host: Any, linux: str) -> None:
 
 def test_the_line_is_the_users_own(host: Any, linux: str) -> None:
     (machine,) = json.loads(host.check_output(f"{USER} rumplab ps --json"))
-    for name in ("com0.sock", "com1.sock", "qmp.sock"):
+    for name in ("com0.sock", "com1.sock", "gdb.sock", "qmp.sock"):
         socket = host.file(f"{machine['directory']}/{name}")
         assert (socket.user, socket.mode) == ("nobody", 0o600)
 

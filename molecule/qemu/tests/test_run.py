@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import socket
 import time
@@ -60,11 +61,12 @@ def test_component(host: Any) -> None:
 def test_the_printed_command_is_the_machine_and_boots(host: Any) -> None:
     line = host.check_output(f"{RUMPLAB} run {PROGRAM} --dry-run --exit-device")
     words = shlex.split(line)
-    assert "pci-bridge,chassis_nr=2,id=pci.1" in words
-    assert "user,id=net0,net=192.168.76.0/24,dhcpstart=192.168.76.9" in words
+    assert "pci-bridge,chassis_nr=2,id=pci.1,bus=pci.0,addr=3" in words
+    assert "user,id=net0,net=192.168.76.0/24,dhcpstart=192.168.76.9,restrict=on" in words
     assert "e1000,netdev=net0,mac=54:54:00:55:55:55,bus=pci.1,addr=1" in words
-    assert words[words.index("-gdb") + 1].startswith("tcp:127.0.0.1:")
-    ran = host.run(f"{USER} {line} </dev/null")
+    # A socket in the directory that it is pasted in.
+    assert words[words.index("-gdb") + 1] == "chardev:gdb"
+    ran = host.run(f"cd /tmp && {USER} {line} </dev/null")
     assert ran.rc == EXIT_STATUS, ran.stderr
     assert E1000 in ran.stdout
 
@@ -75,7 +77,7 @@ def test_two_machines_at_once(host: Any) -> None:
     running = {machine["name"]: machine for machine in machines(host)}
     assert set(running) == {"pcihello", "pcihello-2"}
     assert running["pcihello-2"]["state"] == "prelaunch"
-    assert len({machine["gdb_port"] for machine in running.values()}) == 2
+    assert len({machine["stub"] for machine in running.values()}) == 2
     assert {machine["accel"] for machine in running.values()} == {"tcg"}
     wait_for(host, "pcihello", DONE)
     assert E1000 in host.check_output(f"{RUMPLAB} logs pcihello")
@@ -129,10 +131,33 @@ def alive(host: Any, machine: dict[str, Any]) -> bool:
 
 
 def test_records_are_the_users_own(host: Any) -> None:
-    host.check_output(f"{RUMPLAB} run {PROGRAM} --detach --wait")
-    directory = host.file(machines(host)[0]["directory"])
-    assert directory.path.startswith(f"{PREFIX}/var/machines/")
+    """Of one who has no home, too."""
+    ran = host.run(f"{RUMPLAB} run {PROGRAM} --detach --wait")
+    assert ran.rc == 0, ran.stderr
+    assert re.search(r"/nonexistent/\.local/state/rumplab-\w+ can't be made \(.*is used instead", ran.stderr)
+    (machine,) = machines(host)
+    directory = host.file(machine["directory"])
+    assert directory.path.startswith("/tmp/rumplab-65534-")
     assert (directory.user, directory.mode) == ("nobody", 0o700)
+    for name in ("gdb.sock", "qmp.sock"):
+        socket = host.file(f"{directory.path}/{name}")
+        assert (socket.user, socket.mode) == ("nobody", 0o600)
+    host.check_output("install -d -m 700 -o nobody /tmp/home")
+    at_home = RUMPLAB.replace("HOME=/nonexistent", "HOME=/tmp/home")
+    try:
+        host.check_output(f"{at_home} run {PROGRAM} --detach --wait")
+        (machine,) = json.loads(host.check_output(f"{at_home} ps --json"))
+        assert machine["directory"].startswith("/tmp/home/.local/state/rumplab-")
+    finally:
+        host.check_output(f"{at_home} stop --all")
+        host.check_output("rm -rf /tmp/home")
+
+
+def test_what_is_not_asked_for_listens_on_no_port(host: Any) -> None:
+    host.check_output(f"{RUMPLAB} run {PROGRAM} --detach --wait")
+    table = [line.split() for line in host.file("/proc/net/tcp").content_string.splitlines()[1:]]
+    nobodys = [words[1] for words in table if words[3] == "0A" and words[7] == "65534"]
+    assert nobodys == []
 
 
 def test_a_taken_port(host: Any) -> None:
@@ -165,7 +190,7 @@ def test_a_kvm_that_hangs_is_not_taken(host: Any) -> None:
     """A QEMU that never comes back with KVM, behind a device node that looks right."""
     lab = "/tmp/hung"
     emulator = host.check_output("command -v qemu-system-x86_64")
-    host.check_output(f"mkdir -p {lab}/etc/components.d {lab}/var/machines && chmod 1777 {lab}/var/machines")
+    host.check_output(f"mkdir -p {lab}/etc/components.d")
     script = f'#!/bin/sh\\ncase "$*" in *accel=kvm*) exec sleep 60 ;; esac\\nexec {emulator} "$@"\\n'
     host.check_output(f"printf '%b' {shlex.quote(script)} >{lab}/qemu && chmod 755 {lab}/qemu")
     for name in ("rumplab.json", "components.d/qemu.json", "components.d/pcihello.json"):

@@ -19,7 +19,7 @@ from rumplab.building import explain
 from rumplab.building.recipe import RESULT, Recipe, Step, command, generated, in_work, origin, quoted
 from rumplab.errors import RumplabError
 from rumplab.output import shortened
-from rumplab.temporary import temporary_file
+from rumplab.temporary import sweep, temporary_file
 
 STEP_SECONDS = 3600
 LINES_TOLD = 40
@@ -191,6 +191,7 @@ def time_limit(process: subprocess.Popen[bytes], seconds: float = STEP_SECONDS) 
 
 def deliver(result: Path, output: Path, then: Callable[[], None]) -> None:
     """Puts a copy of `result` into the place of `output`, all of it or nothing; calls `then` just before."""
+    sweep(output.parent)
     with temporary_file(output.parent) as made:
         shutil.copyfile(result, made)
         shutil.copymode(result, made)

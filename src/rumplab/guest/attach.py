@@ -23,8 +23,9 @@ DEBUGGER = "com1"
 # QEMU's own name of the debug stub.
 STUB = "gdb"
 DISCONNECTED = "disconnected:"
-# The other end of a TCP connection, as QEMU shows it.
+# A connection as QEMU shows it: the other end of TCP, or the socket that somebody is connected to.
 PEER = re.compile(r"<-> 127\.0\.0\.1:([0-9]+)$")
+OWN = re.compile(r"unix:(.+?)(?:,server(?:=on)?)?", re.DOTALL)
 
 
 def socket_path(machine: Machine, line: str) -> Path:
@@ -81,8 +82,8 @@ def client(machine: Machine, line: str) -> str | None:
 
 def described(connection: str) -> str:
     """The client of a `connection` as QEMU shows it, in words."""
-    peer = PEER.search(connection)
-    found = holders.of_connection(int(peer[1])) if peer else None
+    peer, own = PEER.search(connection), OWN.fullmatch(connection)
+    found = holders.of_connection(int(peer[1])) if peer else holders.of_client(own[1]) if own else None
     return found or "a program that is not rumplab's has opened its socket"
 
 

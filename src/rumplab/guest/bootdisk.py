@@ -30,7 +30,8 @@ def provide(image: Path, kernel: Path, root: str | None, waits: bool) -> None:
         return
     made, size = plan(kernel, root, waits)
     space.check(image.parent, size, "the disk that boots it")
-    write_image(made, image, size, lambda: dict(wanted))
+    # The guest's own, made anew.
+    write_image(made, image, size, lambda: dict(wanted), force=True)
 
 
 def stands(image: Path, wanted: dict[str, object]) -> bool:

@@ -7,12 +7,13 @@ import os
 import sys
 from pathlib import Path
 
-from rumplab import config, media, netoptions, regular
+from rumplab import config, netoptions, regular
+from rumplab.config import Lab
 from rumplab.errors import RumplabError, UsageError
 from rumplab.guest import ipkdb, kernels
 from rumplab.guest.definition import ARCHES, DIRECT, GRUB, IPKDB, LINUX, NETBSD, SOURCE_NAME, Guest, open_guests
 from rumplab.guest.kernels import Kernel
-from rumplab.image import multiboot
+from rumplab.image import multiboot, recorded
 from rumplab.image.grub import COMMAND_LINE_LIMIT
 from rumplab.machines import check_name
 from rumplab.run import memory
@@ -53,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--initrd", metavar="FILE", help="Linux's initial RAM file system")
     parser.add_argument("--append", metavar="STRING", help="more words for the command line of a Linux kernel")
     parser.add_argument("--disk", metavar="FILE", help="the root disk (default: the lab's, for the lab's kernel)")
+    parser.add_argument(
+        "--allow-backing", action="store_true", help="take a --disk that names other files, as a qcow2 over another"
+    )
     parser.add_argument("--root", metavar="DEVICE", help="the guest's name of its root device (default: what fits)")
     parser.add_argument("--memory", type=memory, default=DEFAULT_MEMORY, metavar="SIZE", help="default: %(default)s")
     netoptions.add_arguments(parser)
@@ -73,6 +77,8 @@ def check_usage(args: argparse.Namespace) -> None:
     for option in ("symbols", "boot", "sources"):
         if getattr(args, option) is not None and args.kernel is None and args.linux is None:
             raise UsageError(f"--{option} goes with --kernel; the lab's own kernel has what it needs")
+    if args.allow_backing and args.disk is None:
+        raise UsageError("--allow-backing goes with --disk; the lab's own disk is one file")
     if args.config is not None and args.kernel is not None:
         raise UsageError("--config and --kernel both name the kernel; use one of them")
     for option in ("append", "root"):
@@ -121,12 +127,12 @@ def source_places(text: str | None) -> tuple[str, str | None]:
     return name, os.path.abspath(directory)
 
 
-def make_guest(args: argparse.Namespace, platform: str) -> Guest:
+def make_guest(args: argparse.Namespace, lab: Lab, platform: str) -> Guest:
     """The definition that the command line asks for. RumplabError for files that aren't there."""
     cards = netoptions.cards(args, platform)
     kernel: str | None
     symbols: str | None
-    disk = media.inspect(existing(args.disk)) if args.disk else None
+    disk = recorded.settle(lab, existing(args.disk), None, args.allow_backing) if args.disk else None
     if disk is not None and disk.format is None:
         raise UsageError(f"{args.disk} is a program, not a disk image")
     if args.linux is not None:
@@ -170,7 +176,7 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     check_name(args.name)
     check_usage(args)
     lab = config.load()
-    guest = make_guest(args, platform)
+    guest = make_guest(args, lab, platform)
     kernel = kernels.resolve(lab, guest)
     open_guests(lab).add(guest)
     way = IPKDB if guest.config == IPKDB else "kgdb"

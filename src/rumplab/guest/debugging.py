@@ -96,9 +96,9 @@ def bring_in(lab: Lab, machine: Machine, guest: Guest, args: argparse.Namespace,
 
 
 def gdb_session(
-    lab: Lab, guest: Guest, machine: Machine, qemu_stub: bool, key_file: str | None = None
+    lab: Lab, guest: Guest, machine: Machine, qemu_stub: bool, key_file: str | None = None, version: str | None = None
 ) -> KgdbSession:
-    """What GDB's side is to know of the guest."""
+    """What GDB, of `version`, is to know of the guest."""
     sources = kernels.sources(lab, guest)
     linux = guest.kind == LINUX
     own = gdbside.IPKDB if machine.guest == IPKDB else gdbside.LINUX_KGDB if linux else gdbside.KGDB
@@ -107,7 +107,7 @@ def gdb_session(
         architecture=guest.arch,
         bridge=tuple(ipkdb.bridge_argv(machine, key_file)) if own == gdbside.IPKDB else (),
         socket=str(socket_path(machine, DEBUGGER)),
-        port=machine.gdb_port,
+        remote=gdbcall.remote(machine.stub, version),
         control=None if linux else str(machine.socket),
         line=DEBUGGER,
         # A BREAK on the debugger's line means nothing to Linux.
@@ -161,7 +161,7 @@ def run(args: argparse.Namespace) -> int:
     session = gdbcall.Session(
         gdb=gdb,
         gdbinit=gdbinit,
-        port=machine.gdb_port,
+        remote=machine.stub,
         program=program,
         commands=tuple(args.ex),
         scripts=tuple(args.script),
@@ -169,7 +169,8 @@ def run(args: argparse.Namespace) -> int:
         extra=tuple(args.extra),
     )
     key_file = os.path.abspath(args.key_file) if args.key_file else None
-    commands = attach_commands(gdb_session(lab, guest, machine, args.qemu_stub, key_file), location)
+    version = lab.component(gdbcall.COMPONENT).version
+    commands = attach_commands(gdb_session(lab, guest, machine, args.qemu_stub, key_file, version), location)
     argv = gdbcall.command_line(session, commands)
     if args.dry_run:
         script(shlex.join(argv) + "\n")

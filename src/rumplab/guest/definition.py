@@ -8,16 +8,15 @@ recorded like every other; see rumplab.machines.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from rumplab import locks, nics
+from rumplab import locks, nics, places
 from rumplab.config import SCHEMA, Lab, read_object
 from rumplab.errors import RumplabError
-from rumplab.machines import Machine, Machines, check_name, check_private, mark
+from rumplab.machines import Machine, Machines, check_name
 from rumplab.nics import Nic
 
 FILE = "guest.json"
@@ -150,20 +149,17 @@ def check_types(guest: Guest) -> None:
 
 
 def open_guests(lab: Lab) -> Guests:
-    """The guests of this user: in the prefix, or where that can't be written to, in the user's state directory."""
-    shared = lab.prefix / "var" / "machines"
-    own = shared / str(os.getuid())
-    if os.access(own, os.W_OK) or (not own.exists() and os.access(shared, os.W_OK)):
-        own.mkdir(mode=0o700, exist_ok=True)
-        check_private(own)
-        # A name with a dot in front is no machine's.
-        root = own / ".guests"
-    else:
-        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-        root = Path(state) / f"rumplab-{mark(lab)}" / "guests"
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    check_private(root)
-    return Guests(root)
+    """The guests of this user, which outlive a session and the machine's start. Those that are where they were formerly
+    are named."""
+    guests = Guests(places.directory(lab, "guests", lasting=True))
+    old = places.former(lab)
+    left = sorted(path.parent.name for path in old.glob(f".guests/*/{FILE}")) if old else []
+    if old and left:
+        places.tell(
+            f"{len(left)} of your guests ({', '.join(left)}) are in {old / '.guests'}, where they are looked for no"
+            f" more; stop them, and bring each here with: mv {old / '.guests'}/NAME {guests.root}/"
+        )
+    return guests
 
 
 def keeps_disk(directory: Path) -> bool:

@@ -10,7 +10,7 @@ Nothing here is newer than GDB 7.3 and nothing runs anything. The stubs:
 ``ipkdb``
     What ``rumplab ipkdb`` makes of NetBSD's IPKDB, over a pipe; it describes itself.
 ``qemu``
-    QEMU's, over TCP, which describes itself.
+    QEMU's, on a socket of its user's or over TCP, which describes itself.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ class KgdbSession:
 
     `stub` and `architecture` are names of this module's. `bridge` is the command that speaks for the stub on its
     standard input and output (of IPKDB), `socket` the UNIX socket of the guest's serial line (of KGDB and LINUX_KGDB),
-    `port` the TCP port on 127.0.0.1 (of QEMU). Ctrl-C in GDB sends a BREAK on the character device `line` through the
-    QMP socket `control`, or runs the command `interrupt`. `sources` maps directories as the symbols name them to where
-    they are here.
+    `remote` what 'target remote' takes (of QEMU). Ctrl-C in GDB sends a BREAK on the character device `line` through
+    the QMP socket `control`, or runs the command `interrupt`. `sources` maps directories as the symbols name them to
+    where they are here.
     """
 
     stub: str
     architecture: str
     bridge: tuple[str, ...] = ()
     socket: str = ""
-    port: int = 0
+    remote: str = ""
     control: str | None = None
     line: str = "com1"
     interrupt: tuple[str, ...] = ()
@@ -137,7 +137,7 @@ def symbol_commands(session: KgdbSession) -> list[str]:
 def target(session: KgdbSession) -> str:
     """What ``target remote`` takes."""
     if session.stub == QEMU:
-        return f"127.0.0.1:{session.port}"
+        return session.remote
     if session.stub == IPKDB:
         return f"| {shlex.join(session.bridge)}"
     call = wire.argv(session.socket, session.control, session.line, session.interrupt)

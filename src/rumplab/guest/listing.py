@@ -80,7 +80,7 @@ def described(
         "ipkdb": reached(machine, lab),
         "pid": machine.pid if machine else None,
         "ssh": ssh_port(machine) if machine else None,
-        "gdb_port": machine.gdb_port if machine else None,
+        "stub": machine.stub if machine else None,
     }
 
 

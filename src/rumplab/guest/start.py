@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rumplab import accel, attachment, config, launch, macs, nics, ports
+from rumplab import accel, attachment, config, launch, macs, netoptions, nics, ports, sandbox
 from rumplab.config import Lab
 from rumplab.digest import sha256
 from rumplab.errors import RumplabError, UsageError
@@ -26,7 +27,7 @@ from rumplab.streams import script
 HELP = "start a guest, in the background"
 EPILOG = """\
 Its console is 'rumplab guest console NAME', its log 'rumplab logs NAME'. What it writes to its disk is thrown away
-when it ends, unless --persist keeps it. QEMU's debug stub is there always; see 'rumplab ps' for its port.
+when it ends, unless --persist keeps it. QEMU's debug stub is there always, on a socket that only you can open.
 
 examples:
   rumplab guest start nb --kgdb             the kernel waits in its debugger
@@ -140,7 +141,6 @@ def make_spec(plan: Plan, args: argparse.Namespace, emulator: str, accelerator: 
     direct = plan.kernel.boot == DIRECT
     return Spec(
         qemu=emulator,
-        gdb_port=0,
         accel=accelerator,
         memory=plan.guest.memory,
         image=str(plan.boot_image) if plan.boot_image else None,
@@ -160,7 +160,6 @@ def record(plan: Plan, spec: Spec) -> Machine:
     return Machine(
         name=plan.guest.name,
         directory="",
-        gdb_port=0,
         image=plan.disk[0] if plan.disk else None,
         program=symbols,
         program_sha256=sha256(symbols) if symbols else None,
@@ -234,11 +233,15 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
         chosen = accel.decide(emulator, component.version, machines.root).chosen
     spec = replace(make_spec(plan, args, emulator, chosen), link=way.link if way else None)
     taken = {port for machine in others for port in machine.tcp_ports}
-    spec = replace(spec, nics=with_ssh(spec.nics, taken))
+    # A printed command has QEMU run the helper itself.
+    helped = args.dry_run and spec.link is not None and spec.link.spawns
+    closed = sandbox.choose(emulator, component.version, machines.root, helped, spec.extra, platform)
+    spec = replace(spec, nics=with_ssh(spec.nics, taken), sandbox=closed)
+    netoptions.warn(spec.nics)
     seen = macs.learned(way.bridge) if way and way.bridge else frozenset()
     if args.dry_run:
         cards = addressed(spec.nics, guest.name, others, seen)
-        print_commands(plan, replace(spec, nics=cards, gdb_port=ports.free(taken)), qemu_img)
+        print_commands(plan, replace(spec, nics=cards, stub=f"{guest.name}.gdb.sock"), qemu_img)
         return 0
     machine = machines.claim(record(plan, spec), numbered=False, seen_macs=seen)
     try:
@@ -247,9 +250,15 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     except BaseException:
         machines.retire(machine)
         raise
-    spec = replace(spec, gdb_port=machine.gdb_port, nics=machine.nics)
-    argv = [*hardware.machine_argv(spec, guest, kernel, plan.disk), *hardware.running_argv(machine), *spec.extra]
-    running_machine = launch.detached(machines, machine, argv)
+    with contextlib.ExitStack() as stack:
+        try:
+            link = stack.enter_context(attachment.opened(way, machine.nics))
+        except BaseException:
+            machines.retire(machine)
+            raise
+        spec = replace(spec, stub=machine.stub, nics=machine.nics, link=link)
+        argv = [*hardware.machine_argv(spec, guest, kernel, plan.disk), *hardware.running_argv(machine), *spec.extra]
+        running_machine = launch.detached(machines, machine, argv, link.taps if link else ())
     if running_machine is None:
         raise RumplabError(f"{guest.name} has ended already; read its console with: rumplab logs {guest.name}")
     print(report(guest, running_machine, args))

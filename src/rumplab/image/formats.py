@@ -6,7 +6,6 @@ from rumplab.image import vmdk
 from rumplab.image.layout import SECTOR
 from rumplab.image.step import Step
 
-FORMATS = ("raw", "qcow2", "vmdk")
 # The directory, in a recipe's work directory, in which the converted image has its final name.
 CONVERTED = "converted"
 

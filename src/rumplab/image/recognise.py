@@ -13,7 +13,7 @@ from rumplab import regular
 from rumplab.errors import RumplabError
 from rumplab.image.layout import SECTOR
 
-RAW, QCOW2, VMDK = "raw", "qcow2", "vmdk"
+RAW, QCOW2, VMDK = FORMATS = "raw", "qcow2", "vmdk"
 CONVERT = "convert it first: qemu-img convert -f {format} -O qcow2 {path} IMAGE"
 UNPACK = "unpack it first: {tool} {path}"
 

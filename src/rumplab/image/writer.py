@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rumplab import surroundings
+from rumplab import locks, surroundings
 from rumplab.building.explain import ending
 from rumplab.errors import RumplabError
 from rumplab.image import formats
@@ -22,7 +22,7 @@ from rumplab.image.recipe import Recipe
 from rumplab.image.step import Step
 from rumplab.output import own_lines, shortened
 from rumplab.process import interruptible
-from rumplab.temporary import temporary_directory, temporary_file, work_directory
+from rumplab.temporary import sweep, temporary_directory, temporary_file, work_directory
 
 SIDECAR_SUFFIX = ".rumplab.json"
 VERSION_LINE = re.compile(r"\S+ [0-9]+\.[0-9]+.*\([^)]*\)\s*")
@@ -31,6 +31,9 @@ OUT_OF_SPACE = os.strerror(errno.ENOSPC)
 SLOWEST = MIB
 PATIENCE = 60
 LINES_TOLD = 8
+# Two renames take much less.
+PUBLISHING = 5.0
+NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 def sidecar(output: Path) -> Path:
@@ -38,11 +41,15 @@ def sidecar(output: Path) -> Path:
     return output.with_name(output.name + SIDECAR_SUFFIX)
 
 
-def write_image(recipe: Recipe, output: Path, needed: int, describe: Callable[[], dict[str, object]]) -> None:
-    """Writes the image `output` and its sidecar, or nothing. `needed` is what it takes on disk, in bytes.
+def write_image(
+    recipe: Recipe, output: Path, needed: int, describe: Callable[[], dict[str, object]], force: bool = False
+) -> None:
+    """Writes the image `output` and its sidecar, or nothing. `needed` is what it takes on disk, in bytes. RumplabError
+    when somebody else has made `output` meanwhile, unless with `force`.
 
     `describe`, called while commands are running, returns what the sidecar says.
     """
+    sweep(output.parent)
     check_space(output.parent, needed)
     with contextlib.ExitStack() as stack:
         stack.enter_context(interruptible())
@@ -64,10 +71,52 @@ def write_image(recipe: Recipe, output: Path, needed: int, describe: Callable[[]
         runner.finish(recipe.loader, loader)
         for step in (*recipe.boot, *recipe.convert):
             runner.run(step)
-        # In this order a description never stands beside an image that it doesn't describe.
-        sidecar(output).unlink(missing_ok=True)
-        result.rename(output)
+        publish(result, description, output, force)
+
+
+def publish(result: Path, description: Path, output: Path, force: bool) -> None:
+    """Gives the files the names `output` and that of its sidecar. RumplabError when there is an `output`, unless with
+    `force`."""
+    with alone_in(output.parent):
+        if force:
+            # Who is killed in between leaves no description beside an image that it doesn't describe.
+            sidecar(output).unlink(missing_ok=True)
+            result.rename(output)
+        else:
+            take_name(result, output)
         description.rename(sidecar(output))
+
+
+@contextlib.contextmanager
+def alone_in(directory: Path) -> Iterator[None]:
+    """Has others who publish in `directory` wait, so that an image and its description are of one stage."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # Everybody who may read the directory can hold its lock, and keeps nobody from staging by that.
+        with contextlib.suppress(RumplabError, OSError):
+            locks.exclusive(handle, "another stage", str(directory), PUBLISHING)
+        yield
+    finally:
+        os.close(handle)
+
+
+def take_name(result: Path, output: Path) -> None:
+    """Gives the file `result` the name `output`, which one of those who want it at a time gets. RumplabError for the
+    others."""
+    try:
+        try:
+            os.link(result, output)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            # A file system without hard links: the name is taken by an empty file first.
+            os.close(os.open(output, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            result.rename(output)
+    except FileExistsError:
+        raise RumplabError(
+            f"{output} has been made by somebody else meanwhile; overwrite it with --force or choose another name"
+            " with -o"
+        ) from None
 
 
 def lay_out(recipe: Recipe, work: Path, image: Path) -> None:

@@ -26,11 +26,13 @@ from rumplab.kdb.target import Target
 from rumplab.kdb.trace import Trace
 from rumplab.kdb.udp import linked
 from rumplab.machines import Machine
+from rumplab.temporary import work_directory
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 NOTE_SECONDS = 1.0
 LOOK_SECONDS = 1.0
 NAME_LIMIT = 64
+SOCKET = "gdb.sock"
 SILENCE = (
     "if its kernel waits for a debugger: the key may be the wrong one, to which it answers nothing; or DDB is in the"
     " kernel and has taken boot -d. See docs/ipkdb.md"
@@ -39,7 +41,8 @@ SILENCE = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What the command line asks for. Without `port`, GDB is on standard input and output; `patience` is how many
+    """What the command line asks for. GDB comes by the TCP port `port`; with 0 by a socket that only this user can
+    open, and without by standard input and output. `patience` is how many
     seconds the target may take to answer the opening; `machine` is the one that the target is, if it is known."""
 
     place: tuple[IPv4Address, int]
@@ -158,19 +161,24 @@ async def attended(door: Door, stub: Stub, plan: Plan, stop: asyncio.Event, stre
 
 @contextlib.asynccontextmanager
 async def served(door: Door, plan: Plan, streams: Streams | None) -> AsyncIterator[asyncio.Task[None]]:
-    """Lets GDB in; the task ends when no GDB can come any more. Without `streams`, by TCP."""
+    """Lets GDB in; the task ends when no GDB can come any more. Without `streams`, by a socket or TCP."""
     if streams is not None:
         say(f"{plan.place[0]}:{plan.place[1]} is stopped, {plan.arch.name}")
         yield asyncio.create_task(door.enter(*streams))
         return
-    server = await serve.listen(door, plan.port or 0)
-    port = server.sockets[0].getsockname()[1]
     where = f"{plan.place[0]}:{plan.place[1]}"
-    print(f"{where} is stopped, {plan.arch.name}; in GDB: target remote 127.0.0.1:{port}", flush=True)
-    try:
-        yield asyncio.create_task(server.serve_forever())
-    finally:
-        server.close()
+    # Nobody else can look into it, so that the socket is out of their reach from its first moment.
+    with work_directory("rumplab-ipkdb-") as directory:
+        remote = f"{ports.LOOPBACK}:{plan.port}" if plan.port else str(directory / SOCKET)
+        server = await serve.listen(door, remote, plan.port or 0)
+        if plan.port:
+            say(f"every user of this host can attach by {remote}, and has the kernel then; without --port only you")
+        older = "" if plan.port else f" (a GDB before 8.3: target remote | rumplab relay {remote})"
+        print(f"{where} is stopped, {plan.arch.name}; in GDB: target remote {remote}{older}", flush=True)
+        try:
+            yield asyncio.create_task(server.serve_forever())
+        finally:
+            server.close()
 
 
 async def machine_gone(machine: Machine | None) -> None:

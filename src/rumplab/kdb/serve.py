@@ -1,4 +1,4 @@
-"""GDB's side of the bridge: a conversation with one GDB, and the TCP port or the pipe that it comes by."""
+"""GDB's side of the bridge: a conversation with one GDB, and the socket, the TCP port or the pipe that it comes by."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import stat
 from collections import deque
 from collections.abc import Callable
 
+from rumplab import ports
 from rumplab.errors import RumplabError
 from rumplab.kdb import rsp
 from rumplab.kdb.faults import Lost
@@ -222,10 +223,17 @@ async def all_of(reader: asyncio.StreamReader) -> None:
         pass
 
 
-async def listen(door: Door, port: int) -> asyncio.Server:
-    """Waits for GDB on 127.0.0.1. RumplabError when the port is taken."""
+async def listen(door: Door, remote: str, port: int) -> asyncio.Server:
+    """Waits for GDB on `port` of 127.0.0.1, or with 0 on the UNIX socket `remote`. RumplabError when the port is
+    taken."""
+    if not port:
+        before = os.umask(0o177)
+        try:
+            return await asyncio.start_unix_server(door.enter, remote)
+        finally:
+            os.umask(before)
     try:
-        return await asyncio.start_server(door.enter, "127.0.0.1", port)
+        return await asyncio.start_server(door.enter, ports.LOOPBACK, port)
     except OSError as error:
         raise RumplabError(f"port {port} on 127.0.0.1: {error.strerror}; use another --port") from error
 

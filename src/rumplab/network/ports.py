@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rumplab import holders
-from rumplab.machines import NAME
+from rumplab import holders, process
+from rumplab.machines import NAME, RECORD, SOCKET
 
 TUN = "/dev/net/tun"
 # Many times what a record takes.
 RECORD_BYTES = 1 << 20
+# The word of QEMU's command line that names the machine's control socket, which its record stands beside.
+CONTROL = re.compile(rf"socket,id=control,path=(.+)/{re.escape(SOCKET)},.*", re.DOTALL)
 IFF = re.compile(r"^iff:\s*(\S+)$", re.MULTILINE)
 
 
@@ -49,22 +52,22 @@ def holders_of_taps(proc: Path = holders.PROC) -> dict[str, int]:
     return {name: pid for pid, name in holders.each(tap, proc) if name}
 
 
-def machine_names(machines: Path, proc: Path = holders.PROC) -> dict[int, str]:
-    """Pid → name of the machines of every user whose records may be read.
+def machine_name(pid: int, proc: Path = holders.PROC) -> str:
+    """The name of the machine that the process is, by the record of whichever user it belongs to; empty where there is
+    none that may be read.
 
     Any user can put anything there, and root reads it: what isn't a record of that user's own process is
     passed over.
     """
-    names = {}
-    for path in machines.glob("*/*/machine.json"):
-        try:
-            data, owner = read_record(path)
-            pid, name = data["pid"], data["name"]
-            if type(pid) is int and (proc / str(pid)).stat().st_uid == owner and is_name(name):
-                names[pid] = name
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    for word in process.words(pid, proc):
+        control = CONTROL.fullmatch(word)
+        if control is None:
             continue
-    return names
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            data, owner = read_record(Path(control[1].replace(",,", ",")) / RECORD)
+            if data["pid"] == pid and (proc / str(pid)).stat().st_uid == owner and is_name(data["name"]):
+                return str(data["name"])
+    return ""
 
 
 def is_name(value: Any) -> bool:
@@ -82,13 +85,13 @@ def read_record(path: Path) -> tuple[Any, int]:
         return json.loads(stream.read(RECORD_BYTES)), info.st_uid
 
 
-def identify(names: list[str], machines: Path) -> list[Port]:
+def identify(names: list[str]) -> list[Port]:
     """The ports called `names`, with whoever holds them."""
     if not names:
         return []
-    pids, known = holders_of_taps(), machine_names(machines)
+    pids = holders_of_taps()
     found = []
     for name in names:
         pid = pids.get(name)
-        found.append(Port(name) if pid is None else Port(name, pid, holders.command(pid), known.get(pid, "")))
+        found.append(Port(name) if pid is None else Port(name, pid, holders.command(pid), machine_name(pid)))
     return found

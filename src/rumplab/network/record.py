@@ -24,6 +24,7 @@ from rumplab.network.settings import Settings
 if TYPE_CHECKING:
     from typing import TypeGuard
 
+LOCK = ".lock"
 LOCK_SECONDS = 10.0
 # The settings that `seen.sysctls` reads; an interface's name may hold dots but no slash.
 SYSCTL = re.compile(r"ip_forward|conf/all/accept_redirects|conf/(?!\.\.?/)[^/]+/forwarding")
@@ -100,11 +101,13 @@ def locked(where: Path) -> Iterator[None]:
     """Makes the directory and holds its lock; the kernel drops the lock when the process ends."""
     where.mkdir(mode=0o755, exist_ok=True)
     check_own(where)
-    handle = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    # Whatever root's umask is: everybody may ask for the status. Nobody but root writes there.
+    where.chmod(0o755)
+    # Who can open a file can hold its lock, so it isn't the directory's, which everybody can open.
+    handle = locks.opened(where / LOCK)
     try:
-        # Whatever root's umask is: everybody may ask for the status.
-        os.fchmod(handle, 0o755)
         locks.exclusive(handle, "another 'rumplab net'", str(where), LOCK_SECONDS)
+        locks.sign(handle)
         yield
     finally:
         os.close(handle)
