@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from rumplab import locks, nics, ports, process
+from rumplab.answers import UNFIT, check_fields
 from rumplab.config import SCHEMA, Lab
 from rumplab.disks import Disk
 from rumplab.errors import RumplabError, UsageError
@@ -319,8 +320,10 @@ def read_record(directory: Path) -> Machine | None:
         machine = Machine(**{key: value for key, value in data.items() if key in known})
         cards = nics.from_data(data.get("nics", ()))
         drives = tuple(Disk(**drive) for drive in data.get("drives", ()))
+        for one in (machine, *drives):
+            check_fields(one)
         return replace(machine, directory=str(directory), argv=tuple(machine.argv), nics=cards, drives=drives)
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except (OSError, *UNFIT):
         return None
 
 

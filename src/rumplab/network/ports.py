@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rumplab import holders
+from rumplab.answers import UNFIT
 from rumplab.machines import NAME
 
 TUN = "/dev/net/tun"
@@ -62,7 +63,7 @@ def machine_names(machines: Path, proc: Path = holders.PROC) -> dict[int, str]:
             pid, name = data["pid"], data["name"]
             if type(pid) is int and (proc / str(pid)).stat().st_uid == owner and is_name(name):
                 names[pid] = name
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, *UNFIT):
             continue
     return names
 
