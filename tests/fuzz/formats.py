@@ -8,6 +8,7 @@ import gzip
 import http.client
 import io
 import lzma
+import os
 import shutil
 import struct
 import tarfile
@@ -349,10 +350,17 @@ TAR_WORDS = (
 
 def cleared(place: Path) -> Path:
     inner = place / "inner"
-    if inner.exists():
+    try:
+        os.mkdir(inner)
+    except FileExistsError:
         shutil.rmtree(inner)
-    inner.mkdir()
+        os.mkdir(inner)
     return inner
+
+
+def inside(place: Path, inner: Path, name: str) -> None:
+    """Nothing is outside of the directory `name` in `inner`, which is in `place` beside the input."""
+    assert os.listdir(inner) in ([], [name]) and len(os.listdir(place)) == 2
 
 
 def archive(data: bytes, place: Path) -> object:
@@ -361,7 +369,7 @@ def archive(data: bytes, place: Path) -> object:
     try:
         return unpack.unpack(str(written(place, "archive", data)), str(inner / "out"))
     finally:
-        assert [path.name for path in inner.iterdir()] in ([], ["out"]) and len(list(place.iterdir())) == 2
+        inside(place, inner, "out")
 
 
 def built_tree(data: bytes, place: Path) -> object:
@@ -371,7 +379,7 @@ def built_tree(data: bytes, place: Path) -> object:
     try:
         return built.restore(str(place / "cache"), "gdb", "01", str(inner / "out"))
     finally:
-        assert [path.name for path in inner.iterdir()] in ([], ["out"]) and len(list(place.iterdir())) == 2
+        inside(place, inner, "out")
 
 
 def binary_set(data: bytes, place: Path) -> object:
@@ -382,7 +390,7 @@ def binary_set(data: bytes, place: Path) -> object:
     try:
         return DISK.spec_lines(DISK.unpacked([str(path)], str(inner / "root")))
     finally:
-        assert [path.name for path in inner.iterdir()] == ["root"] and len(list(place.iterdir())) == 2
+        inside(place, inner, "root")
 
 
 READERS = (

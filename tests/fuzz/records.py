@@ -52,7 +52,10 @@ def lab(place: Path) -> Lab:
 
 def configuration(data: bytes, place: Path) -> object:
     os.environ["RUMPLAB_CONFIG"] = str(written(place, "rumplab.json", data))
-    found = config.load()
+    try:
+        found = config.load()
+    finally:
+        del os.environ["RUMPLAB_CONFIG"]
     return [found.components_dir, f"{found.provision} {found.group}".encode("utf-8", "surrogatepass")]
 
 

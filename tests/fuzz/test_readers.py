@@ -100,6 +100,7 @@ def test_fault_in_a_reader_is_found(
 ) -> None:
     """And the input that shows it is kept, as short as can be."""
     monkeypatch.setattr(engine, "KEPT", tmp_path / "kept")
+    monkeypatch.setattr(engine, "SECONDS", 0.2)
     reader = Reader("faulty", read, [b"\0\0\0\0sample of eight"])
     with pytest.raises(AssertionError, match=f"faulty ends in {kind}"):
         engine.check(reader, engine.inputs(reader, 1, 10_000), tmp_path)
