@@ -132,11 +132,13 @@ def lint_parts(root: Path) -> list[Part]:
 
 
 def unit_parts() -> list[Part]:
-    """The unit tests, and those of them that need an engine with an image in it, which come after it is made."""
+    """The unit tests; those of them that need an engine with an image in it, which come when it is made; tests/fuzz."""
     pytest = (str(BIN / "pytest"), "tests/unit", "-m")
     return [
         Part("unit", (*pytest, "not engine"), 10 * MINUTE, "unit", junit=True),
         Part("engine", (*pytest, "engine"), 10 * MINUTE, "unit", junit=True, release=USUAL),
+        # With --all, one test has a million inputs.
+        Part("fuzz", (str(BIN / "pytest"), "tests/fuzz"), 30 * MINUTE, "unit", junit=True),
     ]
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rumplab import qemu, surroundings
+from rumplab.answers import UNFIT, check_fields, typed
 
 ACCELS = ("auto", "kvm", "hvf", "tcg")
 PROBE_SECONDS = 5.0
@@ -31,6 +32,8 @@ CODE_BASE = 0xFFFF0000
 EXIT_VALUE = 0x2A
 # isa-debug-exit ends QEMU with (value << 1) | 1.
 EXIT_CODE = EXIT_VALUE << 1 | 1
+# More than a packet has.
+LONGEST = 1 << 16
 # What a remembered answer rests on; another number asks again.
 PROBE = 2
 # As GDB's protocol names them, and people.
@@ -182,7 +185,7 @@ def _ask(process: subprocess.Popen[bytes], data: str, deadline: float) -> str:
         more = os.read(process.stdout.fileno(), 4096)
         if not more:
             raise EOFError
-        said += more
+        said = (said + more)[-LONGEST:]
 
 
 def _abandon(process: subprocess.Popen[bytes]) -> None:
@@ -244,8 +247,11 @@ def recall(cache: Path, wanted: dict[str, Any]) -> Verdict | None:
         data = json.loads(cache.read_text(encoding="utf-8"))
         if data["key"] != wanted:
             return None
-        return Verdict(data["chosen"], tuple(Result(**result) for result in data["results"]), True)
-    except (OSError, ValueError, KeyError, TypeError):
+        results = tuple(Result(**result) for result in data["results"])
+        for result in results:
+            check_fields(result)
+        return Verdict(typed(data["chosen"], str), results, True)
+    except (OSError, *UNFIT):
         return None
 
 

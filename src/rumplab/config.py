@@ -91,11 +91,11 @@ class Lab:
         return Component(
             name=text(data, "name", path, remedy),
             state=text(data, "state", path, remedy),
-            version=data.get("version"),
-            wanted=data.get("wanted"),
-            stamp=data.get("stamp") or "",
-            source=data.get("source"),
-            reason=data.get("reason"),
+            version=maybe(data, "version", path, remedy),
+            wanted=maybe(data, "wanted", path, remedy),
+            stamp=maybe(data, "stamp", path, remedy) or "",
+            source=maybe(data, "source", path, remedy),
+            reason=maybe(data, "reason", path, remedy),
             paths=paths,
             provision=self.provision,
             deferral=deferral(data.get("deferral")),
@@ -149,6 +149,14 @@ def text(data: dict[str, Any], key: str, path: Path, remedy: str) -> str:
     return value
 
 
+def maybe(data: dict[str, Any], key: str, path: Path, remedy: str) -> str | None:
+    """The string under `key`, None where there is none; RumplabError for anything else."""
+    value = data.get(key)
+    if value is not None and not isinstance(value, str):
+        raise RumplabError(f"{path}: '{key}' must be a string; write it again: {remedy}")
+    return value
+
+
 def config_path() -> Path:
     """Where the lab's configuration is expected."""
     return Path(os.environ.get("RUMPLAB_CONFIG") or DEFAULT_CONFIG)
@@ -166,7 +174,7 @@ def load() -> Lab:
     return Lab(
         prefix=Path(text(data, "prefix", path, DEFAULT_PROVISION)),
         user=text(data, "user", path, DEFAULT_PROVISION),
-        group=data.get("group") or "",
+        group=maybe(data, "group", path, DEFAULT_PROVISION) or "",
         version=text(data, "version", path, DEFAULT_PROVISION),
-        provision=data.get("provision") or DEFAULT_PROVISION,
+        provision=maybe(data, "provision", path, DEFAULT_PROVISION) or DEFAULT_PROVISION,
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rumplab import surroundings
+from rumplab.answers import UNFIT, typed, understood
 from rumplab.errors import RumplabError
 
 DOCKER = "docker"
@@ -48,8 +49,9 @@ class Image:
         try:
             for one in json.loads(self.labels["rumplab.components"]):
                 if one["name"] == component:
-                    return str(one["paths"][logical])
-        except (KeyError, TypeError, ValueError):
+                    return str(typed(one["paths"][logical], str))
+        except UNFIT:
+            # As where it says nothing.
             pass
         raise RumplabError(f"image {self.name} doesn't say where its {logical} is; remove it, and make it again")
 
@@ -81,13 +83,20 @@ def image(name: str) -> Image | None:
     """The engine's image `name`; None when it has none. RumplabError when it doesn't answer."""
     said = ask("image", "inspect", "--format", INSPECT, name)
     if said.returncode == 0:
-        data: dict[str, Any] = json.loads(said.stdout)
-        return Image(name, data["id"], data["labels"] or {})
+        return image_in(said.stdout, name)
     if "no such image" in said.stderr.lower():
         return None
     raise RumplabError(
         f"the Docker engine can't be asked: {said.stderr.strip()}; start it, and see that this account may use it"
     )
+
+
+def image_in(said: str, name: str) -> Image:
+    """The image in the engine's answer to INSPECT. RumplabError where that is something else."""
+    with understood(f"what the Docker engine says of {name}"):
+        data: dict[str, Any] = json.loads(said)
+        labels = typed(data["labels"], dict, type(None)) or {}
+        return Image(name, typed(data["id"], str), {key: typed(value, str) for key, value in labels.items()})
 
 
 def is_rootless() -> bool:

@@ -100,7 +100,8 @@ def of_file(path: str, proc: Path = PROC) -> str | None:
     """The process, not this one, that has the file at `path` open, as ``NAME, pid N``."""
     try:
         wanted = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):
+        # ValueError is of a name that no file can have.
         return None
 
     def matches(descriptor: Path) -> bool:

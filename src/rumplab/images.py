@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from rumplab import engine
-from rumplab.config import Lab, read_object, text
+from rumplab.config import Lab, maybe, read_object, text
 from rumplab.engine import Image
 from rumplab.errors import NotProvisioned, RumplabError
 
@@ -56,9 +56,9 @@ def described(lab: Lab) -> list[Described]:
             name=name,
             image=text(one, "image", path, MAKE),
             state=text(one, "state", path, MAKE),
-            stamp=one.get("stamp"),
-            identity=one.get("id"),
-            reason=one.get("reason"),
+            stamp=maybe(one, "stamp", path, MAKE),
+            identity=maybe(one, "id", path, MAKE),
+            reason=maybe(one, "reason", path, MAKE),
         )
         for name, one in sorted(images.items())
     ]

@@ -19,9 +19,9 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 from rumplab import locks, nics, peer, places, ports, process
+from rumplab.answers import UNFIT, check_fields
 from rumplab.config import SCHEMA, Lab
 from rumplab.disks import Disk
 from rumplab.errors import RumplabError, UsageError
@@ -37,8 +37,6 @@ LONGEST_SOCKET = "com0.sock"
 # What sun_path holds, with the closing NUL.
 SOCKET_PATH_LIMIT = 104 if sys.platform == "darwin" else 108
 ENDED_KEPT = 16
-# What everything goes by.
-NEEDED: dict[str, Any] = {"pid": int, "token": str, "gdb_port": int, "since": (int, float)}
 
 
 @dataclass(frozen=True)
@@ -370,10 +368,10 @@ def read_record(directory: Path) -> Machine | None:
         machine = Machine(**{key: value for key, value in data.items() if key in known})
         cards = nics.from_data(data.get("nics", ()))
         drives = tuple(Disk(**drive) for drive in data.get("drives", ()))
+        for one in (machine, *drives):
+            check_fields(one)
         machine = replace(machine, directory=str(directory), argv=tuple(machine.argv), nics=cards, drives=drives)
-        if not all(isinstance(getattr(machine, name), kind) for name, kind in NEEDED.items()):
-            raise ValueError("a number or a text isn't one")
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except UNFIT as error:
         raise damaged(directory, error) from error
     # The directory is where it is, and the name with it.
     return replace(machine, name=directory.name)

@@ -176,7 +176,7 @@ def status(lab: Lab, as_json: bool) -> int:
     current = stood.settings if stood else settings.load(lab)
     attached = ports.identify([port.name for port in found.ports(current.bridge)])
     path = tools.directory / "leases"
-    leases = dhcp.leases(path.read_text(encoding="utf-8"), time.time()) if path.exists() else []
+    leases = dhcp.read(path, time.time())
     data = report.as_data(current, found, stood is not None, attached, leases, bridge_netfilter())
     print(output.as_json(data) if as_json else report.as_text(data, attached))
     return 0

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from rumplab import macs
+from rumplab.answers import check_fields
 
 PCI_BRIDGE = "pci.1"
 BOARD_BUS = "pci.0"
@@ -110,19 +111,22 @@ def on_bridge(cards: Iterable[Nic]) -> list[str]:
 
 def from_data(data: Iterable[dict[str, Any]]) -> tuple[Nic, ...]:
     """Cards from what dataclasses.asdict made of them; what a newer tool may add is left out.
-    ValueError for what is no card."""
-    known = {item.name for item in fields(Nic)}
+    ValueError or TypeError for what is no card."""
+    known = {item.name for item in fields(Nic)} - {"forwards"}
     data = list(data)
     for item in data:
         if item.get("model", "e1000") not in MODELS or item.get("net", USER) not in NETWORKS:
             raise ValueError(f"a network card that isn't known: {item}")
-    return tuple(
+    cards = tuple(
         Nic(
-            **{key: value for key, value in item.items() if key in known - {"forwards"}},
+            **{key: value for key, value in item.items() if key in known},
             forwards=tuple(Forward(**forward) for forward in item.get("forwards", ())),
         )
         for item in data
     )
+    for one in (*cards, *(forward for card in cards for forward in card.forwards)):
+        check_fields(one)
+    return cards
 
 
 def argv(cards: Sequence[Nic], link: Link | None, pci_bridge: bool) -> list[str]:

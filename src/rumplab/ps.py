@@ -30,10 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def state(machine: Machine) -> str:
     """QEMU's run state, 'starting' before it answers."""
     try:
-        status: str = qmp.execute(machine.socket, "query-status", timeout=0.5)["status"]
+        return qmp.status(machine.socket, timeout=0.5)
     except qmp.QmpError:
         return "starting" if machine.starting else "no answer"
-    return status
 
 
 def age(seconds: float) -> str:

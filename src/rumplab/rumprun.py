@@ -11,6 +11,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,6 +22,9 @@ from rumplab.errors import RumplabError
 
 # Far beyond what rumprun takes, and short enough for a reader in Python.
 LARGEST_FILE = 64 * 1024
+# The reader's time grows with the square of the brackets that are open. A configuration has six.
+DEEPEST = 100
+BRACKET = re.compile(r"[\[\]{}]")
 # rumprun copies its configuration into 4096 bytes, with a NUL.
 LARGEST_CONFIGURATION = 4094
 TAG = "tag:yaml.org,2002:"
@@ -63,7 +67,11 @@ def read(path: Path) -> schema.Config:
         raise RumplabError(f"cannot read {path}: {error.strerror}") from error
     if len(content) > LARGEST_FILE:
         raise RumplabError(f"{path} is larger than 64 KiB; put data into files of a --volume")
-    return Reader(path).config(compose(path, content))
+    root = compose(path, content)
+    # Without aliases, no file of that size has as many.
+    if root is not None and values(root, {}) > LARGEST_FILE:
+        raise RumplabError(f"{path} stands for more values than a configuration has room for; use fewer aliases")
+    return Reader(path).config(root)
 
 
 def compose(path: Path, content: bytes) -> yaml.Node | None:
@@ -73,6 +81,8 @@ def compose(path: Path, content: bytes) -> yaml.Node | None:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise RumplabError(f"{path} is not YAML: line {line}: not UTF-8 ({error.reason})") from error
+    if depth(text) > DEEPEST:
+        raise RumplabError(f"{path} is nested too deeply to be a configuration")
     try:
         return yaml.compose(text, yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -84,6 +94,26 @@ def compose(path: Path, content: bytes) -> yaml.Node | None:
         raise RumplabError(f"{path} is not YAML: line {line}: {error.reason}") from error
     except RecursionError as error:
         raise RumplabError(f"{path} is nested too deeply to be a configuration") from error
+    except (ValueError, OverflowError) as error:
+        # Of a number in an escape or in a version, which the reader doesn't look at.
+        raise RumplabError(f"{path} is not YAML: {error}") from error
+
+
+def values(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node stands for, with those that aliases repeat; `known` has what was counted."""
+    if id(node) not in known:
+        # For an alias in what it stands for itself, which the configuration has no place for.
+        known[id(node)] = 0
+        inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+        parts = (one for item in inner for one in (item if isinstance(item, tuple) else (item,)))
+        known[id(node)] = 1 + sum(values(one, known) for one in parts)
+    return known[id(node)]
+
+
+def depth(text: str) -> int:
+    """How deep brackets are nested in `text`, about: those in quotes and comments count."""
+    changes = (1 if found[0] in "[{" else -1 for found in BRACKET.finditer(text))
+    return max(accumulate(changes, initial=0))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rumplab import config, output, qmp, vgatext
+from rumplab.answers import UNFIT
 from rumplab.consoles import SERIAL
 from rumplab.errors import RumplabError
 from rumplab.machines import Machine, open_machines
@@ -85,14 +86,14 @@ def look(machine: Machine) -> Screen:
     path = machine.path / PICTURE
     try:
         with qmp.Session(machine.socket, ANSWER_SECONDS) as session:
-            if session.execute("query-status")["status"] == "prelaunch":
+            if session.status() == "prelaunch":
                 raise RumplabError(
                     f"{machine.name} waits before its first instruction, so its screen shows nothing; attach with:"
                     f" rumplab debug {machine.name}"
                 )
             session.execute("screendump", {"filename": str(path)})
             picture = vgatext.read_ppm(path.read_bytes())
-            cards = session.execute("query-pci")
+            shown = has_display(session.execute("query-pci"))
             memory = words(session.monitor(f"xp /{vgatext.WORDS}xw {vgatext.ADDRESS:#x}"))
             bios = [
                 words(session.monitor(f"xp /1xb {address:#x}"), 1)[0]
@@ -102,13 +103,13 @@ def look(machine: Machine) -> Screen:
         if NO_CARD in str(error):
             raise no_screen(machine) from error
         raise RumplabError(f"{machine.name} does not show its screen: {error}") from error
-    except ValueError as error:
+    except UNFIT as error:
         raise RumplabError(f"{machine.name} sent something that is not its screen: {error}") from error
     finally:
         with contextlib.suppress(OSError):
             path.unlink()
     shape = vgatext.layout(picture, *bios)
-    if shape is None and not has_display(cards):
+    if shape is None and not shown:
         # QEMU has shown a console of its own.
         raise no_screen(machine)
     if shape is None:
@@ -126,9 +127,15 @@ def has_display(buses: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def words(said: str, size: int = 4) -> bytes:
-    """The memory in what the monitor's `xp` says: lines of ``ADDRESS: 0xVALUE…``, each value of `size` bytes."""
+    """The memory in what the monitor's `xp` says: lines of ``ADDRESS: 0xVALUE…``, each value of `size` bytes.
+
+    ValueError for a value that is larger.
+    """
     values = (value for line in said.splitlines() for value in line.partition(":")[2].split())
-    return b"".join(int(value, 16).to_bytes(size, "little") for value in values)
+    try:
+        return b"".join(int(value, 16).to_bytes(size, "little") for value in values)
+    except OverflowError as error:
+        raise ValueError(str(error)) from error
 
 
 def described(machine: Machine, screen: Screen, png: Path | None) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def send(machine: Machine, strokes: Iterable[Sequence[str]]) -> None:
         with qmp.Session(machine.socket, ANSWER_SECONDS) as session:
             for keys in strokes:
                 # QEMU drops keys that a machine can't take.
-                state = session.execute("query-status")["status"]
+                state = session.status()
                 if state != "running":
                     raise RumplabError(f"{machine.name} is not running ({state}) and takes no keys; let it go on first")
                 press(session, keys)

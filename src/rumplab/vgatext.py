@@ -53,7 +53,11 @@ def read_ppm(content: bytes) -> Picture:
     fields = content.split(maxsplit=4)
     if len(fields) < 4 or fields[0] != b"P6" or fields[3] != b"255":
         raise ValueError("not a PPM picture")
+    if not fields[1].isdigit() or not fields[2].isdigit():
+        raise ValueError("a PPM picture without a size")
     width, height = int(fields[1]), int(fields[2])
+    if not width or not height:
+        raise ValueError("a PPM picture of nothing")
     size = 3 * width * height
     # One blank ends the header, and the first pixel may look like another.
     start = len(content) - size

@@ -55,7 +55,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.rumplab_lab.files import account_of, fingerprints, moment, program, read_json, write_json
+from ansible.module_utils.rumplab_lab.files import (
+    DAMAGED,
+    account_of,
+    fingerprints,
+    moment,
+    program,
+    read_json,
+    write_json,
+)
 
 PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
 
@@ -76,7 +84,7 @@ def recorded_user(path: str) -> str:
             user = str(json.load(stream)["user"])
         # A description that was damaged names nobody.
         return user if account_of(user) else ""
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, *DAMAGED):
         return ""
 
 
@@ -96,7 +104,7 @@ def descriptors(directory: str) -> dict[str, dict[str, Any]]:
             with open(os.path.join(directory, name), encoding="utf-8") as stream:
                 described = json.load(stream)
             found[str(described["name"])] = described
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, *DAMAGED):
             continue
     return found
 
@@ -105,7 +113,7 @@ def is_intact(described: dict[str, Any]) -> bool:
     """True when a component of the host's own programs is described, and none of them has changed since."""
     try:
         return described["state"] == "installed" and fingerprints(described["paths"]) == described["fingerprints"]
-    except (OSError, KeyError, AttributeError):
+    except (OSError, *DAMAGED):
         return False
 
 
@@ -120,7 +128,7 @@ def is_left_alone(described: dict[str, Any], now: str) -> bool:
         deferral = described["deferral"]
         come = [place for place in deferral.get("awaited", []) if os.path.exists(place) or program(place)]
         return bool(deferral["request"]) and deferral["tried"] <= now < deferral["until"] and not come
-    except (KeyError, TypeError, AttributeError):
+    except (OSError, *DAMAGED):
         return False
 
 
@@ -154,7 +162,7 @@ def is_sound(described: dict[str, Any]) -> bool:
         files = {name: described["paths"][name] for name in marks}
         there = all(os.path.exists(path) for path in described["paths"].values())
         return described["state"] == "installed" and not waits(described) and there and fingerprints(files) == marks
-    except (OSError, KeyError, TypeError, AttributeError):
+    except (OSError, *DAMAGED):
         return False
 
 
@@ -166,7 +174,7 @@ def is_recorded(prefix: str) -> bool:
             with open(os.path.join(prefix, directory, "manifest.json"), encoding="utf-8") as stream:
                 texts.append(stream.read())
             json.loads(texts[-1])["entries"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, *DAMAGED):
             return False
     return texts[0] == texts[1]
 

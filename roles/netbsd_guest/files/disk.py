@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import lzma
 import os
 import re
 import struct
 import subprocess
 import sys
 import tarfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -34,9 +36,31 @@ OVERHEAD = 1.1
 # What the kernel and rc(8) mount on, where no set has it.
 MOUNT_POINTS = {"kern": 0o755, "proc": 0o755, "tmp": 0o1777}
 
+# What damaged sets, in one form of packing or another, make tarfile raise; KeyError is of a link to nothing.
+UNREADABLE = (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, ValueError, OverflowError, RuntimeError, KeyError)
+
+# The types of headers that go before a member's own and describe it, and how long a description is at most.
+DESCRIBING = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
+LONGEST = 1 << 20
+
 
 class Refused(Exception):
     """What is wrong, in words for people."""
+
+
+class Header(tarfile.TarInfo):
+    """A header of an archive. tarfile reads a long name, or what describes a member, at once, however long it says."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Header:
+        """Return what a header says; tarfile.ReadError where that is longer than any."""
+        found = super().frombuf(buf, encoding, errors)
+        if found.type in DESCRIBING and not 0 <= found.size <= LONGEST:
+            raise tarfile.ReadError(f"a description of {found.size} bytes")
+        return found
 
 
 @dataclass
@@ -61,7 +85,7 @@ def place(root: str, path: str) -> str:
     """Return where an entry goes, its directory made, no link on the way followed, and what stood there removed."""
     here = os.path.join(root, path)
     parent = os.path.dirname(here)
-    if not os.path.realpath(parent).startswith(os.path.realpath(root)):
+    if os.path.commonpath([os.path.realpath(parent), os.path.realpath(root)]) != os.path.realpath(root):
         raise Refused(f"{path}: a link in the sets leads outside of the root")
     os.makedirs(parent, exist_ok=True)
     if os.path.islink(here) or os.path.isfile(here):
@@ -224,14 +248,23 @@ def write_disk(image: str, filesystem: str, size: int) -> None:
         disk.write(disklabel(START, size // SECTOR))
 
 
+def unpacked(sets: Sequence[str], root: str) -> dict[str, Entry]:
+    """Unpack the sets below `root`, one over the other; what is in them. Refused where one can't be unpacked."""
+    entries: dict[str, Entry] = {}
+    for name in sets:
+        try:
+            with tarfile.open(name, tarinfo=Header) as archive:
+                unpack_set(archive, root, entries)
+        except UNREADABLE as error:
+            raise Refused(f"{name} can't be unpacked: {error}") from error
+    return entries
+
+
 def make_disk(options: argparse.Namespace) -> None:
     """Unpack, change, list, and have the file system made."""
-    entries: dict[str, Entry] = {}
     root, size = os.path.join(options.work, "root"), options.size << 20
     os.makedirs(root)
-    for name in options.set:
-        with tarfile.open(name) as archive:
-            unpack_set(archive, root, entries)
+    entries = unpacked(options.set, root)
     for path, mode in MOUNT_POINTS.items():
         os.makedirs(os.path.join(root, path), exist_ok=True)
         entries.setdefault(path, Entry("dir", mode))

@@ -8,8 +8,8 @@ from typing import Any, Callable
 
 from ansible.errors import AnsibleFilterError
 
-# A line of a release's signed list of hashes; a release's directory may stand before the path.
-LINE = re.compile(r"^(SHA512|SHA256) \((?:\./)?(?:\S*?NetBSD-[^/\s]+/)?([^)\s]+)\) = ([0-9a-f]+)\s*$", re.MULTILINE)
+# A line of a release's signed list of hashes.
+LINE = re.compile(r"^(SHA512|SHA256) \(([^)\s]+)\) = ([0-9a-f]+)[ \t\r]*$", re.MULTILINE)
 ALGORITHMS = {128: "sha512", 64: "sha256"}
 
 
@@ -21,10 +21,18 @@ def algorithm(digest: str) -> str:
     return name
 
 
+def within_release(path: str) -> str:
+    """Return a path without the release's directory, which may stand before it."""
+    _, _, rest = path.partition("NetBSD-")
+    release, _, inside = rest.partition("/")
+    return inside if release and inside else path.removeprefix("./")
+
+
 def netbsd_hash_list(text: str) -> dict[str, str]:
     """Return the hashes of a release's list, by path in the release; of a file with several, the sha512."""
     found: dict[str, str] = {}
-    for _, path, digest in LINE.findall(text):
+    for _, listed, digest in LINE.findall(text):
+        path = within_release(listed)
         if len(digest) >= len(found.get(path, "")):
             found[path] = digest
     if not found:

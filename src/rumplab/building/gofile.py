@@ -10,9 +10,10 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+# What isn't closed is a token too: to look for its end from each of its bytes would take for ever.
 TOKEN = re.compile(
-    r"""(?P<comment>//[^\n]*|/\*.*?\*/)
-      | (?P<string>"(?:[^"\\\n]|\\.)*"|`[^`]*`)
+    r"""(?P<comment>//[^\n]*|/\*.*?(?:\*/|\Z))
+      | (?P<string>"(?:[^"\\\n]|\\.)*"?|`[^`]*`)
       | (?P<word>\w+)
       | (?P<line>\n)
       | (?P<blank>[\ \t\r\ufeff]+)
@@ -27,7 +28,7 @@ MACHINES = {
     *("386", "amd64", "amd64p32", "arm", "armbe", "arm64", "arm64be", "mips", "mipsle", "mips64", "mips64le"),
     *("mips64p32", "mips64p32le", "ppc", "ppc64", "ppc64le", "s390", "s390x", "sparc", "sparc64"),
 }
-CGO = re.compile(r"^[ \t]*(?://|/\*)?[ \t]*#cgo[ \t]+([^:\n]*):(.*)$", re.MULTILINE)
+CGO = re.compile(r"^[ \t]*(?:(?://|/\*)[ \t]*)?#cgo[ \t]([^:\n]*):(.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def _clauses(text: str) -> Iterator[tuple[str, str | None, str]]:
             keyword = ""
         elif kind == "word" and found in ("package", "import"):
             keyword = found
-        elif kind == "string" and keyword == "import":
+        elif kind == "string" and keyword == "import" and len(found) > 1 and found[-1] == found[0]:
             yield comment, found[1:-1], ""
             keyword, comment = (keyword if grouped else ""), ""
         elif found == "(" and keyword == "import":

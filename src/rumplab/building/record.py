@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rumplab import locks
+from rumplab.answers import UNFIT
 from rumplab.digest import sha256
 from rumplab.errors import RumplabError
 
@@ -65,6 +66,9 @@ def read_files(rules: str, directories: Iterable[str], outside: Iterable[str], s
     beyond = tuple(os.path.realpath(place) + os.sep for place in outside)
     bases = [*directories]
     for name in dict.fromkeys(prerequisites(rules)):
+        if "\0" in name:
+            # No file is called so.
+            continue
         for path in {os.path.join(base, name) for base in bases}:
             real = os.path.realpath(path)
             if real.startswith(beyond) or not os.path.isfile(real):
@@ -140,7 +144,7 @@ class Slot:
             return bool(same and known["output"] == identity(output)) and all(
                 file_sha256(path) == sha256 for path, sha256 in files
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, *UNFIT):
             # No record, or one that was cut short: then there is something to build.
             return False
 

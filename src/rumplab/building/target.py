@@ -12,7 +12,7 @@ from rumplab.errors import RumplabError
 
 COMPILER = re.compile(r"(?P<machine>\w+)-(?P<system>[a-z]+)(?:-\w+)?-gcc")
 GO_ARCHITECTURES = {"x86_64": "amd64", "i486": "386", "i686": "386", "aarch64": "arm64"}
-RELEASE = re.compile(r"go1\.(\d+)")
+RELEASE = re.compile(r"go1\.([0-9]{1,4})")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def go_release(goroot: str) -> int:
     RumplabError when the file is missing or says something else.
     """
     path = Path(goroot, "VERSION")
-    found = RELEASE.match(path.read_text(encoding="utf-8")) if path.is_file() else None
+    found = RELEASE.match(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else None
     if found is None:
         raise RumplabError(f"{path} does not say which Go this is; provision go_builder again")
     return int(found[1])

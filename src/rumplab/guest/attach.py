@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rumplab import holders, process, qmp
+from rumplab.answers import UNFIT
 from rumplab.errors import RumplabError
 from rumplab.machines import Machine
 
@@ -52,8 +53,8 @@ def lock(machine: Machine, line: str) -> int | None:
 
 def holder(machine: Machine, line: str) -> str:
     """Who has the lock of `line`, in words."""
-    text = lock_path(machine, line).read_text(encoding="ascii").strip()
-    if text.isdigit() and process.started(int(text)):
+    text = lock_path(machine, line).read_text(encoding="ascii", errors="replace").strip()
+    if re.fullmatch("[0-9]{1,10}", text) and process.started(int(text)):
         return f"pid {text}"
     return "another process"
 
@@ -75,6 +76,8 @@ def client(machine: Machine, line: str) -> str | None:
             if chardev["label"] == line:
                 name: str = chardev["filename"]
                 return None if name.startswith(DISCONNECTED) else described(name)
+    except UNFIT as error:
+        raise RumplabError(f"{machine.name} answers in a form that isn't known: {error}") from error
     except qmp.QmpError as error:
         raise RumplabError(f"{machine.name} doesn't answer: {error}; look at it with: rumplab ps") from error
     raise RumplabError(f"{machine.name} has no line {line}; 'rumplab guest start' makes those of a guest")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from rumplab.answers import UNFIT
 from rumplab.digest import sha256
 from rumplab.guest import space
 from rumplab.image import grub, layout
@@ -39,5 +40,5 @@ def stands(image: Path, wanted: dict[str, object]) -> bool:
     try:
         said = json.loads(sidecar(image).read_text(encoding="utf-8"))
         return image.is_file() and said == {"schema": 1, **wanted}
-    except (OSError, ValueError):
+    except (OSError, *UNFIT):
         return False

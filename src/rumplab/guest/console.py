@@ -21,6 +21,7 @@ from rumplab.guest.attach import CONSOLE, socket_path
 from rumplab.machines import Machine
 
 CHUNK = 4096
+MOST = 1 << 20
 POLL_SECONDS = 0.05
 # What of the log a user who attaches sees first.
 CONTEXT = 2000
@@ -76,9 +77,11 @@ class Console:
         """What the console has said since the last match."""
         self._drain()
         with self.machine.serial_log.open("rb") as log:
+            # A guest may say more than anybody wants to hold: then the end of it counts.
+            self.position = max(self.position, log.seek(0, os.SEEK_END) - MOST)
             log.seek(self.position)
             # A character a byte, so that the position can be counted.
-            return log.read().decode("latin-1")
+            return log.read(MOST).decode("latin-1")
 
     def tail(self) -> str:
         """The end of what has been said at all."""

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from rumplab import locks, nics, places
+from rumplab.answers import UNFIT, check_fields
 from rumplab.config import SCHEMA, Lab, read_object
 from rumplab.errors import RumplabError
 from rumplab.machines import Machine, Machines, check_name
@@ -131,19 +132,13 @@ class Guests:
             guest = Guest(**{key: value for key, value in data.items() if key in known})
             check_types(guest)
             return replace(guest, name=path.parent.name, nics=nics.from_data(data.get("nics", ())))
-        except (TypeError, ValueError, AttributeError) as error:
+        except UNFIT as error:
             raise RumplabError(f"{path} doesn't describe a guest ({error}); remove it: {remedy}") from error
 
 
 def check_types(guest: Guest) -> None:
     """TypeError for a value of another type than the field of Guest has."""
-    for item in fields(Guest):
-        value = getattr(guest, item.name)
-        if item.name in ("nics", "schema"):
-            continue
-        wanted = bool if item.name == "pci_bridge" else str
-        if not isinstance(value, wanted) and not (value is None and "None" in str(item.type)):
-            raise TypeError(f"'{item.name}' is {value!r}")
+    check_fields(guest)
     if guest.kind not in (NETBSD, LINUX) or guest.arch not in ARCHES or guest.boot not in (GRUB, DIRECT, None):
         raise TypeError(f"there is no {guest.kind}/{guest.arch} that boots by {guest.boot}")
 

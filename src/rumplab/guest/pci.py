@@ -25,7 +25,7 @@ examples:
   rumplab guest pci nb --json
 """
 # A line of pcictl's list: bus:device:function: description [driver]
-DEVICE = re.compile(r"^(\d+):(\d+):(\d+): (.*?)(?: \[(\w+)\])?$")
+DEVICE = re.compile(r"^([0-9]{1,3}):([0-9]{1,3}):([0-9]{1,3}): (.*?)(?: \[(\w+)\])?$")
 COMMAND_SECONDS = 20.0
 MOST_BUSES = 16
 # What to run before, and how to ask for a bus: the guest's own pcictl, the lab's on the CD, and without names.

@@ -29,6 +29,9 @@ ENTER_SECONDS = 5.0
 QUIET_SECONDS = 0.2
 AGAIN_SECONDS = 1.0
 CHUNK = 4096
+# More than a packet has: what is before that in a line's noise is no part of one.
+LONGEST = 1 << 16
+LOOKED_AT = 1 << 20
 # What kernels print on the console when they wait for a debugger for the first time.
 WAITING = ("kgdb waiting...", "KGDB: Waiting for connection from remote gdb")
 # What Linux prints when it has understood a key of magic SysRq's.
@@ -75,7 +78,7 @@ def _answered(line: socket.socket, seconds: float) -> bool:
             return False
         if not piece:
             raise ConnectionResetError
-        data += piece
+        data = (data + piece)[-LONGEST:]
         if valid_packet(data) is not None:
             line.sendall(b"+")
             return True
@@ -97,10 +100,9 @@ def _drain(line: socket.socket) -> None:
 def state(machine: Machine) -> str:
     """QEMU's run state. RumplabError when it doesn't answer."""
     try:
-        found: str = qmp.execute(machine.socket, "query-status")["status"]
+        return qmp.status(machine.socket)
     except qmp.QmpError as error:
         raise RumplabError(f"{machine.name} doesn't answer: {error}; look at it with: rumplab ps") from error
-    return found
 
 
 def require_executing(machine: Machine) -> None:
@@ -119,8 +121,15 @@ def require_executing(machine: Machine) -> None:
 
 def waits(machine: Machine) -> bool:
     """Whether the console says that the kernel waits for its first debugger."""
-    said = machine.serial_log.read_text(encoding="latin-1")
-    return any(sign in said for sign in WAITING)
+    signs = [sign.encode() for sign in WAITING]
+    before = b""
+    with machine.serial_log.open("rb") as log:
+        # A guest may have said more than there is memory for.
+        for piece in iter(lambda: log.read(LOOKED_AT), b""):
+            if any(sign in before + piece for sign in signs):
+                return True
+            before = (before + piece)[-max(map(len, signs)) :]
+    return False
 
 
 def first_time(machine: Machine) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rumplab import surroundings
+from rumplab.answers import typed, understood
 from rumplab.building.explain import ending
 from rumplab.errors import RumplabError
 from rumplab.image.step import Step
@@ -27,7 +28,16 @@ def virtual_size(qemu_img: str, image: str, kind: str, machines: Machines) -> in
     """The size in bytes of the disk that `image` of format `kind` holds."""
     step = Step((qemu_img, "info", "--output=json", "-f", kind, image))
     said = run(step, Path.cwd(), INFO_SECONDS, image, machines)
-    return int(json.loads(said)["virtual-size"])
+    return virtual_size_in(said, image)
+
+
+def virtual_size_in(said: str, image: str) -> int:
+    """The size in what ``qemu-img info --output=json`` said of `image`. RumplabError where there is none."""
+    with understood(f"what qemu-img says of {image}"):
+        size: int = typed(json.loads(said)["virtual-size"], int)
+        if size < 0:
+            raise ValueError(f"a size of {size}")
+    return size
 
 
 def run_all(steps: Sequence[Step], work: Path, size: int, image: str, machines: Machines) -> None:

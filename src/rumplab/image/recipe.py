@@ -187,7 +187,7 @@ def recipe(
     grub_modules = Path(tools["grub-modules"])
     name = module[0] if module else None
     menu = menu or grub.Menu(grub.menu(arguments, f"/boot/{name}" if name else None))
-    dependencies = (grub_modules / "moddep.lst").read_text(encoding="utf-8")
+    dependencies = (grub_modules / "moddep.lst").read_text(encoding="utf-8", errors="replace")
     needed = grub.modules_in_file_system(dependencies, menu.commands)
     files = {
         "grub.cfg": menu.text.encode(errors="surrogateescape"),

@@ -69,7 +69,7 @@ def place_of(machine: Machine, lab: Lab) -> tuple[IPv4Address, int]:
     addresses = nics.on_bridge(card for card in machine.nics if card.slot) or nics.on_bridge(machine.nics)
     if addresses:
         path = record.directory(lab) / "leases"
-        leases = dhcp.leases(path.read_text(encoding="utf-8"), time.time()) if path.exists() else []
+        leases = dhcp.read(path, time.time())
         found = [lease for lease in leases if lease.mac in addresses]
         if found:
             # What was given by BOOTP never expires; the system on top of the kernel may have another one by DHCP.

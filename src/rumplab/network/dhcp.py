@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import pwd
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from rumplab.network.settings import Settings
 
 DOMAIN = "rumplab"
 LEASE_TIME = "1h"
+# No other digits than ASCII's, and no more than a number of seconds has.
+SECONDS = re.compile("[0-9]{1,19}")
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,18 @@ def files(directory: Path) -> tuple[Path, ...]:
     return tuple(directory / name for name in ("dnsmasq.pid", "leases", "dnsmasq.log"))
 
 
+def read(path: Path, now: float) -> list[Lease]:
+    """The leases in the file `path`, none where there is no such file; see `leases`."""
+    # A guest gives its name itself.
+    return leases(path.read_text(encoding="utf-8", errors="replace"), now) if path.exists() else []
+
+
 def leases(text: str, now: float) -> list[Lease]:
     """The leases in a dnsmasq lease file that still hold at `now`, UNIX time."""
     found = []
     for line in text.splitlines():
         fields = line.split()
-        if len(fields) < 4 or not fields[0].isdigit() or not is_ipv4(fields[2]):
+        if len(fields) < 4 or not SECONDS.fullmatch(fields[0]) or not is_ipv4(fields[2]):
             continue
         lease = Lease(int(fields[0]), fields[1], fields[2], "" if fields[3] == "*" else fields[3])
         # An expiry of 0 is one that never comes.

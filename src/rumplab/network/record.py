@@ -28,6 +28,7 @@ LOCK = ".lock"
 LOCK_SECONDS = 10.0
 # The settings that `seen.sysctls` reads; an interface's name may hold dots but no slash.
 SYSCTL = re.compile(r"ip_forward|conf/all/accept_redirects|conf/(?!\.\.?/)[^/]+/forwarding")
+NUMBER = re.compile("[0-9]{1,10}")
 REMEDY = "rumplab net down --force"
 
 
@@ -84,7 +85,7 @@ def read(where: Path) -> Record | None:
 def is_sysctls(value: Any) -> TypeGuard[dict[str, str]]:
     """Whether `value` maps settings that `net up` changes, and no others, to numbers."""
     return isinstance(value, dict) and all(
-        isinstance(number, str) and number.isdigit() and SYSCTL.fullmatch(name)
+        isinstance(number, str) and NUMBER.fullmatch(number) and SYSCTL.fullmatch(name)
         for name, number in value.items()
     )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rumplab import process, surroundings
+from rumplab.answers import typed, understood
 from rumplab.errors import RumplabError
 
 SECONDS = 5
@@ -82,42 +83,49 @@ def output(argv: list[str]) -> str:
 
 
 def parse_links(text: str) -> tuple[Link, ...]:
-    """The interfaces in the output of ``ip -d -j addr show``."""
-    return tuple(
-        Link(
-            name=item["ifname"],
-            kind=item.get("linkinfo", {}).get("info_kind", ""),
-            mac=item.get("address", ""),
-            master=item.get("master", ""),
-            up="UP" in item.get("flags", []),
-            addresses=tuple(
-                IPv4Interface(f"{address['local']}/{address['prefixlen']}")
-                for address in item.get("addr_info", [])
-                if address.get("family") == "inet"
-            ),
+    """The interfaces in the output of ``ip -d -j addr show``. RumplabError where that is something else."""
+    with understood("what 'ip addr' prints"):
+        return tuple(
+            Link(
+                name=typed(item["ifname"], str),
+                kind=typed(item.get("linkinfo", {}).get("info_kind", ""), str),
+                mac=typed(item.get("address", ""), str),
+                master=typed(item.get("master", ""), str),
+                up="UP" in item.get("flags", []),
+                addresses=tuple(
+                    IPv4Interface(f"{address['local']}/{address['prefixlen']}")
+                    for address in item.get("addr_info", [])
+                    if address.get("family") == "inet"
+                ),
+            )
+            for item in json.loads(text or "[]")
+            if item.get("ifname")
         )
-        for item in json.loads(text or "[]")
-        if item.get("ifname")
-    )
 
 
 def parse_routes(text: str) -> tuple[Route, ...]:
-    """Each route but the default ones, from ``ip -j -4 route show``."""
-    return tuple(
-        Route(IPv4Network(item["dst"]), devices(item), item.get("type", ""))
-        for item in json.loads(text or "[]")
-        if item["dst"] != "default"
-    )
+    """Each route but the default ones, from ``ip -j -4 route show``. RumplabError where that is something else."""
+    with understood("what 'ip route' prints"):
+        return tuple(
+            Route(IPv4Network(typed(item["dst"], str)), devices(item), typed(item.get("type", ""), str))
+            for item in json.loads(text or "[]")
+            if item["dst"] != "default"
+        )
 
 
 def devices(item: dict[str, Any]) -> tuple[str, ...]:
     """The interfaces that a route leads to: several where it has several ways, none where it leads nowhere."""
-    return tuple(way["dev"] for way in (item, *item.get("nexthops", ())) if way.get("dev"))
+    return tuple(typed(way["dev"], str) for way in (item, *item.get("nexthops", ())) if way.get("dev"))
 
 
 def parse_chains(text: str) -> list[dict[str, Any]]:
-    """The chains in the output of ``nft -j list chains``."""
-    return [item["chain"] for item in json.loads(text)["nftables"] if "chain" in item]
+    """The chains in the output of ``nft -j list chains``. RumplabError where that is something else."""
+    with understood("what 'nft list chains' prints"):
+        found = [item["chain"] for item in json.loads(text)["nftables"] if "chain" in item]
+        for chain in found:
+            for key in ("family", "table"):
+                typed(chain[key], str)
+    return found
 
 
 def sysctls(root: Path = IPV4) -> dict[str, str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rumplab import config
+from rumplab.answers import typed
 from rumplab.config import Lab
 from rumplab.errors import NotProvisioned, RumplabError
 
@@ -117,7 +118,7 @@ SET_BY = {"bridge": "name"}
 def dhcp_range(value: Any, address: IPv4Interface, wrong: Any) -> tuple[IPv4Address, IPv4Address]:
     """First and last address of the range; the error that `wrong` makes when it doesn't fit the subnet."""
     try:
-        first, last = (IPv4Address(item) for item in value)
+        first, last = (IPv4Address(typed(item, str)) for item in value)
     except (AddressValueError, TypeError, ValueError) as error:
         raise wrong("dhcp", f"must be two addresses, the first and the last for guests ({error})") from error
     network = address.network

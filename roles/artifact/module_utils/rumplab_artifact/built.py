@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from .durable import replacing
 from .errors import Broken
 from .members import Allowance
-from .unpack import UNREADABLE, extract
+from .unpack import UNREADABLE, extract, reading
 
 # In the archive's own header, which tree it is: a name in a directory can be given to another file.
 STAMP = "RUMPLAB.tree"
@@ -69,7 +69,7 @@ def _opened(cache: str, name: str, stamp: str) -> Iterator[tarfile.TarFile | Non
             if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
                 raise Broken(f"{path} has another name, or is no file at all: remove it")
             check_owner(path, status)
-            with _readable(path), tarfile.open(fileobj=stream) as archive:
+            with _readable(path), reading(stream) as archive:
                 # One of an older form doesn't say what it is, and is built once more.
                 yield archive if archive.pax_headers.get(STAMP) == f"{name} {stamp}" else None
     finally:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import http.client
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -115,10 +116,12 @@ def _download(url: str, partial: str, opener: Opener, timeout: float) -> None:
         raise Unreachable(f"{url}: {error.reason}") from error
     except (socket.timeout, TimeoutError) as error:
         raise Unreachable(f"{url}: timed out: nothing, or next to nothing, came within {timeout:.0f} s") from error
+    except (ValueError, OverflowError) as error:
+        raise Unreachable(f"{url}: the server answers in no form of HTTP: {error}") from error
     except (ConnectionError, socket.gaierror, http.client.HTTPException) as error:
         raise Unreachable(f"{url}: {error or type(error).__name__}") from error
     # A body that is shorter than announced is a cut connection, which is the line's fault and not the file's.
-    if length is not None and length.isdigit() and received < int(length):
+    if length is not None and re.fullmatch("[0-9]{1,18}", length) and received < int(length):
         raise Unreachable(f"{url}: the connection was cut off after {received} of {length} bytes")
 
 

@@ -7,7 +7,6 @@ and no settings, hooks or references of a repository that would count.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -17,7 +16,7 @@ from typing import Any, Callable
 from . import credentials
 from .command import run_quiet
 from .durable import write_json
-from .errors import Broken, Unreachable
+from .errors import DAMAGED, Broken, Unreachable, parsed
 
 # Where a mirror holds a commit: (commit id) -> path of a bundle, or Unreachable.
 Bundles = Callable[[str], str]
@@ -27,6 +26,7 @@ PINNED = "pinned.json"
 # Keep what comes as the pack that it is, and do nothing else to it.
 FETCHING = ("-c", "fetch.unpackLimit=1", "-c", "gc.auto=0", "-c", "maintenance.auto=false")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+LINK = re.compile(r"160000 commit (?P<commit>[0-9a-f]{40,64})\t(?P<path>.+)", re.DOTALL)
 # What git says when the other side has the repository but not the commit: a wrong pin, not a bad line.
 NO_SUCH_COMMIT = re.compile(
     r"not our ref|couldn't find remote ref|no such remote ref|unadvertised object|did not contain", re.I
@@ -79,7 +79,10 @@ def installed() -> bool:
 
 
 def resolve(origin: str, url: str) -> str:
-    """Return a submodule's URL, which may be relative (./ or ../) to its parent's `origin`; gitmodules(5)."""
+    """Return a submodule's URL, which may be relative (./ or ../) to its parent's `origin`; gitmodules(5).
+
+    Broken where it leads further up than there is.
+    """
     if not url.startswith(("./", "../")):
         return url
     base, separator = origin.rstrip("/"), "/"
@@ -87,6 +90,8 @@ def resolve(origin: str, url: str) -> str:
         if url.startswith("../"):
             # HOST:PATH of ssh has a colon where the path begins.
             place = max(base.rfind("/"), base.rfind(":"))
+            if place < 0:
+                raise Broken(f"{origin} has no parent that {url} could lead to")
             base, separator = base[:place], base[place]
         url = url.split("/", 1)[1]
     return f"{base}{separator}{url}"
@@ -94,21 +99,37 @@ def resolve(origin: str, url: str) -> str:
 
 def submodules(repository: str, commit: str, more: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the commit of every submodule of a commit, by path; the parent's commit names them."""
-    tree = _git(repository, "ls-tree", "-r", "-z", commit, more=more)
-    links = (entry.split("\t", 1) for entry in tree.split("\0") if entry.startswith("160000 "))
-    return {path: what.split()[2] for what, path in links}
+    return links_in(_git(repository, "ls-tree", "-r", "-z", commit, more=more))
+
+
+def links_in(tree: str) -> dict[str, str]:
+    """Return the submodules' commits, by path, in what `git ls-tree -r -z` prints."""
+    links = {}
+    for entry in tree.split("\0"):
+        if entry.startswith("160000 "):
+            link = LINK.fullmatch(entry)
+            if link is None:
+                raise Broken(f"git lists a submodule in a form that isn't known: {entry[:200]!r}")
+            links[link["path"]] = link["commit"]
+    return links
 
 
 def _named_urls(repository: str, commit: str) -> dict[str, str]:
     """Return what .gitmodules says: URL by path."""
+    patterns = [rf"^submodule\..*\.{key}$" for key in ("path", "url")]
+    blob = ("config", "-z", "--blob", f"{commit}:.gitmodules", "--get-regexp")
+    return urls_in("\0".join(_git(repository, *blob, pattern) for pattern in patterns))
+
+
+def urls_in(printed: str) -> dict[str, str]:
+    """Return URL by path in what `git config -z --get-regexp` prints of .gitmodules."""
     said: dict[str, dict[str, str]] = {}
-    for key in ("path", "url"):
-        pattern = rf"^submodule\..*\.{key}$"
-        found = _git(repository, "config", "-z", "--blob", f"{commit}:.gitmodules", "--get-regexp", pattern)
-        for entry in filter(None, found.split("\0")):
-            name, value = entry.split("\n", 1)
-            said.setdefault(name.rsplit(".", 1)[0], {})[key] = value
-    return {entry["path"]: entry["url"] for entry in said.values() if len(entry) == 2}
+    for entry in filter(None, printed.split("\0")):
+        # A key may stand there without a value.
+        name, _, value = entry.partition("\n")
+        module, _, key = name.rpartition(".")
+        said.setdefault(module, {})[key] = value
+    return {entry["path"]: entry["url"] for entry in said.values() if entry.get("path") and entry.get("url")}
 
 
 def _packs_only(path: str) -> bool:
@@ -123,7 +144,7 @@ def is_whole(path: str, commit: str, recursive: bool = False) -> bool:
     """True when what is kept at `path` holds `commit`, unaltered; `recursive`: and its submodules' commits."""
     try:
         with open(os.path.join(path, PINNED), encoding="utf-8") as stream:
-            said = json.load(stream)
+            said = parsed(stream)
         if said["commit"] != commit or (recursive and not said["submodules"]) or not _packs_only(path):
             return False
         packs = os.path.join(path, "objects", "pack")
@@ -133,7 +154,7 @@ def is_whole(path: str, commit: str, recursive: bool = False) -> bool:
             _git(packs, "verify-pack", "--", *indexes, timeout=1800)
         with _repository(path) as (repository, more):
             _connected(repository, more, commit, recursive)
-    except (OSError, ValueError, KeyError, TypeError, Unreachable):
+    except (OSError, *DAMAGED, Unreachable):
         return False
     return True
 
@@ -173,7 +194,7 @@ def _write_out(repository: str, more: Mapping[str, str], commit: str, top: str, 
 def check_out(path: str, directory: str) -> None:
     """Write the files of the commit that is kept at `path` into `directory`, its submodules' in their places."""
     with open(os.path.join(path, PINNED), encoding="utf-8") as stream:
-        said = json.load(stream)
+        said = parsed(stream)
     try:
         with _repository(path) as (repository, more):
             _write_out(repository, more, said["commit"], directory, "", bool(said["submodules"]))

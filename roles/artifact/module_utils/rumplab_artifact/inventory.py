@@ -12,6 +12,8 @@ import os
 import stat
 from collections.abc import Iterator
 
+from .errors import parsed
+
 NAME = ".files.json"
 # Written after the list; and what Python compiles of modules in the tree as it runs.
 UNLISTED = (NAME, ".complete")
@@ -59,7 +61,7 @@ def write(tree: str) -> None:
 def read(tree: str) -> dict[str, str]:
     """Return what is listed; OSError or ValueError where there is no list that can be read."""
     with open(os.path.join(tree, NAME), encoding="utf-8") as stream:
-        found = json.load(stream)
+        found = parsed(stream)
     if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
         raise ValueError(f"{tree}/{NAME} is no list of files")
     return {str(name): str(what) for name, what in found["files"].items()}
@@ -80,5 +82,6 @@ def differences(tree: str) -> list[str]:
 def _is_as_listed(path: str, what: str) -> bool:
     try:
         return describe(path) == what
-    except OSError:
+    except (OSError, ValueError):
+        # ValueError is of a name that none can have.
         return False

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from . import processes
-from .errors import Broken
+from .errors import DAMAGED, Broken, parsed
 
 # The lock that this process holds, so that what it starts can be entered into the lock's file.
 _held: list[Lock] = []
@@ -46,9 +46,9 @@ class Lock:
         """Return what the file says of the holder, or None where it says nothing that makes sense."""
         try:
             with open(self.path, encoding="utf-8") as stream:
-                said = json.load(stream)
-            return {**said, "pid": int(said["pid"])}
-        except (OSError, ValueError, KeyError, TypeError):
+                said = parsed(stream)
+            return {**said, "pid": int(said["pid"]), **({"session": int(said["session"])} if "session" in said else {})}
+        except (OSError, *DAMAGED):
             return None
 
     def holder(self) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import errno
 import glob
-import json
 import os
 import re
 import shutil
@@ -22,7 +21,7 @@ from typing import Any
 from . import apt, built, edits, fetch, git, host, package, relocate
 from .build import require_space, run_recipe
 from .credentials import hide
-from .errors import Broken, Unreachable
+from .errors import DAMAGED, Broken, Unreachable, parsed
 from .lock import Lock
 from .members import declared
 from .store import PROVENANCE, USES, Store, remove_tree, write_json
@@ -122,9 +121,9 @@ def _came_from(path: str) -> tuple[str, str]:
     """Return (kind, origin) of what stands in the cache at `path`."""
     try:
         with open(_note_of_origin(path), encoding="utf-8") as stream:
-            said = json.load(stream)
-        return said["kind"], said["origin"]
-    except (OSError, ValueError, KeyError):
+            said = parsed(stream)
+        return str(said["kind"]), str(said["origin"])
+    except (OSError, *DAMAGED):
         return "upstream", path
 
 

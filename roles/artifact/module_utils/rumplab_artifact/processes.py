@@ -76,7 +76,8 @@ def _holds(pid: int, lock: os.stat_result) -> bool:
 
 def _builds_in(pid: int, temporary: str) -> bool:
     """Whether a process was started with a build's directory for temporary files."""
-    with contextlib.suppress(OSError), open(f"{PROC}/{pid}/environ", "rb") as stream:
+    # ValueError is of a name that no directory has.
+    with contextlib.suppress(OSError, ValueError), open(f"{PROC}/{pid}/environ", "rb") as stream:
         return os.fsencode(f"TMPDIR={temporary}") in stream.read().split(b"\0")
     return False
 

@@ -14,7 +14,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 
-from .errors import Broken
+from .errors import Broken, parsed
 
 PLACEHOLDER = b"@RUMPLAB_TREE@"
 # Of the directory in which this tree and those that it was built with stand side by side.
@@ -45,6 +45,12 @@ def _links(tree: str) -> Iterator[str]:
         for name in sorted(directories + names):
             if os.path.islink(os.path.join(here, name)):
                 yield os.path.join(here, name)
+
+
+def _is_own(tree: str, name: str) -> bool:
+    """Whether `name` is a file of the tree, by no way round."""
+    path, direct = os.path.join(tree, name), os.path.join(os.path.realpath(tree), name)
+    return not os.path.isabs(name) and os.path.isfile(path) and os.path.realpath(path) == direct
 
 
 def _rewrite(path: str, content: bytes) -> None:
@@ -124,10 +130,14 @@ def settle(tree: str, final: str) -> None:
     """
     try:
         with open(os.path.join(tree, LIST), encoding="utf-8") as stream:
-            listed = json.load(stream)
+            listed = parsed(stream)
     except FileNotFoundError:
         return
+    except ValueError as error:
+        raise Broken(f"{os.path.join(tree, LIST)} is not JSON: {error}") from error
     require_plain(final)
+    if not isinstance(listed, list) or not all(isinstance(name, str) and _is_own(tree, name) for name in listed):
+        raise Broken(f"{os.path.join(tree, LIST)} lists what are no files of that tree")
     for name in listed:
         path = os.path.join(tree, name)
         with open(path, "rb") as stream:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -14,7 +13,7 @@ from typing import Any
 from . import durable, inventory, relocate
 from .credentials import hidden
 from .durable import write_json
-from .errors import Broken
+from .errors import DAMAGED, Broken, parsed
 
 COMPLETE = ".complete"
 # Where a tree came from goes along with it: into a cache of built trees, and back when an older one is switched to.
@@ -99,7 +98,7 @@ class Store:
     def provenance_of(self, tree: str) -> dict[str, Any]:
         """Return a tree's version, source, origin, reason and time of installation."""
         with open(os.path.join(tree, PROVENANCE), encoding="utf-8") as stream:
-            found = json.load(stream)
+            found = parsed(stream)
         if not isinstance(found, dict):
             raise ValueError(f"{tree}/{PROVENANCE} is not an object")
         return found
@@ -165,11 +164,15 @@ class Store:
 
     def uses_of(self, tree: str) -> list[str]:
         """Return the names, in the store, of the trees that a tree refers to."""
+        path = os.path.join(tree, USES)
         try:
-            with open(os.path.join(tree, USES), encoding="utf-8") as stream:
-                return list(json.load(stream)["trees"])
+            with open(path, encoding="utf-8") as stream:
+                return [str(name) for name in parsed(stream)["trees"]]
         except FileNotFoundError:
             return []
+        except DAMAGED as error:
+            # What it refers to must not go for that.
+            raise Broken(f"{path} can't be read ({error}): remove {tree}, and it is built anew") from error
 
     def used(self) -> set[str]:
         """Return the names of the trees that others refer to: a toolchain's compiler, though a newer one is in use."""
@@ -201,7 +204,7 @@ class Store:
         """Return a component's descriptor, or None where there is none that can be read."""
         try:
             with open(os.path.join(self.components, f"{name}.json"), encoding="utf-8") as stream:
-                found = json.load(stream)
+                found = parsed(stream)
         except (OSError, ValueError):
             return None
         return found if isinstance(found, dict) else None

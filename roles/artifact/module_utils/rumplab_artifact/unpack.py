@@ -6,13 +6,14 @@ Python reads both by itself: a host needs neither ar, nor xz, nor dpkg.
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
 import os
 import tarfile
 import zlib
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from .errors import Broken
 from .members import Allowance, Bounded, allowance, checked
@@ -22,9 +23,14 @@ AR_MAGIC = b"!<arch>\n"
 AR_HEADER = 60
 AR_NAME, AR_SIZE, AR_END = slice(0, 16), slice(48, 58), slice(58, 60)
 
-# What a file that is no archive, or only half of one, makes the unpackers raise.
-UNREADABLE = (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile)
+# What a file that is no archive, or only half of one, makes the unpackers raise. DAMAGED: of numbers and names that no
+# file can have, and of bz2, which doesn't bear to be asked again.
+DAMAGED = (ValueError, OverflowError, RuntimeError)
+UNREADABLE = (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, *DAMAGED)
+# Errors that the archive's own names lead to: too long, or a file where there is to be a directory.
+OF_NAMES = (None, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.EINVAL)
 # What the formats' files begin with.
+ZSTD = b"\x28\xb5\x2f\xfd"
 PACKERS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open))
 
 
@@ -39,8 +45,12 @@ def opened(stream: IO[bytes]) -> IO[bytes]:
 
 
 def reading(content: IO[bytes]) -> tarfile.TarFile:
-    """Open what isn't packed (any more), or is packed in a way that only newer Pythons know."""
-    return tarfile.open(fileobj=cast(IO[bytes], Bounded(content)), mode="r:*")
+    """Open what isn't packed (any more), or is packed in the way that only newer Pythons know."""
+    packed = content.read(len(ZSTD)) == ZSTD
+    content.seek(0)
+    # No other mode: what is packed once more would be read through a stream that isn't bounded.
+    mode: Any = "r:zst" if packed else "r:"
+    return tarfile.open(fileobj=cast(IO[bytes], Bounded(content)), mode=mode)
 
 
 def extract(archive: tarfile.TarFile, directory: str, allowed: Allowance | None = None) -> None:
@@ -92,8 +102,8 @@ def unpack_over(path: str, directory: str) -> None:
     except UNREADABLE as error:
         raise Broken(f"{name} can't be unpacked: {error}") from error
     except OSError as error:
-        # What bz2 says of a damaged file; the system's errors have a number.
-        if error.errno is None:
+        # What bz2 says of a damaged file has no number; the system's errors have one.
+        if error.errno in OF_NAMES:
             raise Broken(f"{name} can't be unpacked: {error}") from error
         raise
 

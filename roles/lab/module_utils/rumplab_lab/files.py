@@ -41,6 +41,10 @@ def moment(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
+# What comes of a file that was damaged: it isn't JSON, or isn't made of what it should be.
+DAMAGED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+
+
 class Unfit(ValueError):
     """What stands at a path isn't what can be worked with; the message says why, and what to do."""
 
@@ -172,7 +176,7 @@ def read_json(path: str, otherwise: Any, owners: Collection[int] | None = None) 
         return otherwise if text is None else json.loads(text)
     except Unfit:
         raise
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Unfit(f"{path} is not JSON ({error}): remove it and run ./provision again") from error
 
 

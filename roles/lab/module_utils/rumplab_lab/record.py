@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import (
+    DAMAGED,
     Unfit,
     make_directory,
     missing_parents,
@@ -125,7 +126,7 @@ def _holder(handle: int) -> str:
     try:
         owner = json.loads(os.pread(handle, 4096, 0))
         return f"process {owner['pid']} of {owner_name(owner['uid'])}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, *DAMAGED):
         return "another process"
 
 
@@ -265,7 +266,7 @@ def settle_abandoned(manifest: str, user: str, older_than: float = ABANDONED) ->
             manager = snapshot["manager"]
             came = set(installed(manager)) - set(snapshot["before"]["package"])
             ours = came & ({*snapshot["wanted"]} | automatic(manager))
-        except (Unfit, KeyError, TypeError):
+        except DAMAGED:
             remove(path)
             continue
         new = [{"kind": "package", "manager": manager, "name": package} for package in sorted(ours)]

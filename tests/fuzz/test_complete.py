@@ -1,0 +1,82 @@
+"""Every function that takes something apart is reached by a reader of the table, or it says here why it isn't."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from fuzz.engine import ROOT
+from fuzz.readers import READERS
+from fuzz.test_readers import place  # noqa: F401 - a fixture
+
+PLACES = ("src/rumplab/**/*.py", *(f"roles/*/{kind}/**/*.py" for kind in ("module_utils", "library", "files")))
+# Calls that make something of bytes or of a text: by their last name, and by what it is a name of.
+ANYWHERE = {"unpack", "unpack_from", "iter_unpack", "from_bytes", "compose", "parsed", "read_object", "read_json"}
+OF_MODULES = {("json", "load"), ("json", "loads"), ("tarfile", "open"), ("shlex", "split"), ("netrc", "netrc")}
+NOT_READ = {
+    "src/rumplab/building/recipe.py:flags": "an environment variable of who runs the tool",
+    "src/rumplab/holders.py:of_peer": "of an address that is looked for in the kernel's table",
+    "src/rumplab/guest/ipkdb.py:slot": "a file of the tool's own",
+    "src/rumplab/kdb/ipv4.py:checksum": "of what is being written",
+    "roles/artifact/module_utils/rumplab_artifact/built.py:keep": "writes",
+    "roles/artifact/module_utils/rumplab_artifact/pathway.py:_open": "calls the archives' reader",
+    "roles/artifact/module_utils/rumplab_artifact/pathway.py:_unpack_bundle": "calls the archives' reader",
+    "roles/artifact/module_utils/rumplab_artifact/git.py:check_out": "what is_whole has read already",
+    "roles/artifact/module_utils/rumplab_artifact/privilege.py:as_user": "the answer of the same program's child",
+    "roles/lab/module_utils/rumplab_lab/record.py:settle_packages": "a list that the same run wrote",
+    "roles/netbsd_guest/files/disk.py:disklabel": "of what is being written",
+    "roles/netbsd_guest/files/disk.py:make_disk": "an option that the role gives",
+}
+
+
+def reads(node: ast.AST) -> bool:
+    """Whether a function has such a call in it, not counting functions within."""
+    inner = [child for child in ast.iter_child_nodes(node) if not isinstance(child, (ast.FunctionDef, ast.ClassDef))]
+    return any(is_reading(child) or reads(child) for child in inner)
+
+
+def is_reading(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Call):
+        return False
+    if isinstance(node.func, ast.Name):
+        return node.func.id in ANYWHERE
+    if not isinstance(node.func, ast.Attribute):
+        return False
+    of = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
+    return node.func.attr in ANYWHERE or (of, node.func.attr) in OF_MODULES
+
+
+def readers() -> Iterator[tuple[str, int, str]]:
+    """(file, first line, name) of every function that reads."""
+    for pattern in PLACES:
+        for path in sorted(ROOT.glob(pattern)):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.FunctionDef) and reads(node):
+                    lines = (node.lineno, *(one.lineno for one in node.decorator_list))
+                    yield str(path.relative_to(ROOT)), min(lines), node.name
+
+
+def test_everything_that_reads_is_in_the_table(place: Path) -> None:  # noqa: F811
+    reached: set[tuple[str, int]] = set()
+
+    def note(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call":
+            reached.add((frame.f_code.co_filename, frame.f_code.co_firstlineno))
+
+    for reader in READERS:
+        directory = place / reader.name
+        directory.mkdir()
+        for sample in reader.samples:
+            sys.setprofile(note)
+            try:
+                reader.read(sample, directory)
+            finally:
+                sys.setprofile(None)
+    files = {(str(Path(name).resolve().relative_to(ROOT)), line) for name, line in reached if str(ROOT) in name}
+    missed = {f"{path}:{name}" for path, line, name in readers() if (path, line) not in files}
+    assert sorted(missed - NOT_READ.keys()) == []
+    assert sorted(NOT_READ.keys() - missed) == []
