@@ -66,12 +66,10 @@ def read(tree: str) -> dict[str, str]:
 
 
 def differences(tree: str) -> list[str]:
-    """Return the paths that are lost, altered or new since the tree was installed; none for a tree without a list."""
+    """Return the paths that are lost, altered or new since the tree was installed: the list itself, where that is so."""
     try:
         listed = read(tree)
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return [NAME]
     found = [name for name, what in listed.items() if not _is_as_listed(os.path.join(tree, name), what)]
     return sorted(found + [name for name in names(tree) if name not in listed and COMPILED not in name.split(os.sep)])
