@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rumplab import regular
 from rumplab.errors import NotProvisioned, RumplabError
 
 SCHEMA = 1
@@ -76,7 +77,7 @@ class Lab:
         """The installed component `name`. NotProvisioned when it is absent or deferred."""
         remedy = f"{self.provision} --tags {tag(name)}"
         path = self.components_dir / f"{name}.json"
-        if not path.is_file():
+        if not os.path.lexists(path):
             raise NotProvisioned(f"{name} is not provisioned; run: {remedy}")
         component = self._read(path)
         if component.state != "installed":
@@ -159,9 +160,11 @@ def tag(component: str) -> str:
 def read_object(path: Path, remedy: str) -> dict[str, Any]:
     """The JSON object of schema 1 in `path`; RumplabError names the file and `remedy` if it isn't one."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        with open(path, encoding="utf-8", opener=regular.plain) as stream:
+            data = json.load(stream)
     except OSError as error:
-        raise RumplabError(f"cannot read {path}: {error.strerror}; check its permissions") from error
+        hint = "; check its permissions" if isinstance(error, PermissionError) else f"{REMEDY}{remedy}"
+        raise RumplabError(f"cannot read {path}: {error.strerror}{hint}") from error
     except UnicodeDecodeError as error:
         raise RumplabError(f"{path} is not UTF-8 ({error.reason}){REMEDY}{remedy}") from error
     except json.JSONDecodeError as error:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rumplab import accel, accounts, config, images, output, ports, recorded, surroundings, verified
+from rumplab import accel, accounts, config, images, output, ports, recorded, regular, surroundings, verified
 from rumplab.config import DAMAGED, REMEDY, Lab
 from rumplab.errors import RumplabError
 from rumplab.machines import open_machines
@@ -207,7 +207,8 @@ def check_records(lab: Lab) -> Iterator[Check]:
     texts = []
     for path in (lab.prefix / "var" / "manifest.json", lab.prefix / "etc" / "manifest.json"):
         try:
-            text = path.read_text(encoding="utf-8")
+            with open(path, encoding="utf-8", opener=regular.plain) as stream:
+                text = stream.read()
             json.loads(text)["entries"]
             texts.append(text)
         except FileNotFoundError:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from rumplab import regular
 from rumplab.config import DAMAGED, Component, Lab
 from rumplab.digest import sha256
 
@@ -102,7 +103,8 @@ def of_tree(lab: Lab, component: Component, tree: str) -> Comparison:
         except OSError:
             missing.append(path)
     try:
-        with open(os.path.join(tree, COMPLETE), encoding="utf-8", errors="replace") as stream:
+        path = os.path.join(tree, COMPLETE)
+        with open(path, encoding="utf-8", errors="replace", opener=regular.plain) as stream:
             if stream.read() != component.stamp:
                 altered.append(COMPLETE)
     except OSError:
@@ -115,7 +117,7 @@ def of_tree(lab: Lab, component: Component, tree: str) -> Comparison:
 
 def read(tree: str) -> dict[str, Any]:
     """What a tree's list says, by path; OSError or ValueError where there is none that can be read."""
-    with open(os.path.join(tree, LIST), encoding="utf-8") as stream:
+    with open(os.path.join(tree, LIST), encoding="utf-8", opener=regular.plain) as stream:
         found = json.load(stream)
     if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
         raise ValueError(f"{tree}/{LIST} is no list of files")

@@ -181,3 +181,11 @@ def test_a_work_directory_that_is_a_link_is_refused(store: Store, tmp_path: Path
     os.symlink(tmp_path / "precious", store.work)
     with pytest.raises(Broken, match="somebody else"):
         store.ready()
+
+
+@needs_root
+def test_a_directory_of_somebody_elses_in_a_tree_goes_with_it(public: Path) -> None:
+    (public / "tree/roots").mkdir(parents=True)
+    os.chown(public / "tree", NOBODY.pw_uid, -1)
+    answer = as_user("nobody", lambda: {"gone": remove_tree(str(public / "tree")) is None})
+    assert answer == {"gone": True} and not (public / "tree").exists()

@@ -178,6 +178,10 @@ def test_no_damaged_or_lost_record_hides_the_others(empty_lab: LabPrefix) -> Non
     }
     for name, text in damaged.items():
         empty_lab.descriptor(name).write_text(text, encoding="utf-8")
+    os.mkfifo(empty_lab.descriptor("pipe"))
+    empty_lab.descriptor("directory").mkdir()
+    empty_lab.descriptor("deep").write_text("[" * 100_000, encoding="utf-8")
+    names = (*damaged, "lost", "pipe", "directory", "deep")
     (empty_lab.prefix / "lost").symlink_to(f"store/lost-1.0-{STAMP[:12]}")
     (empty_lab.prefix / "other").symlink_to("/elsewhere")
     for record in ("var/verified.json", "etc/images.json"):
@@ -185,7 +189,7 @@ def test_no_damaged_or_lost_record_hides_the_others(empty_lab: LabPrefix) -> Non
     said = empty_lab.tool("status")
     assert said.returncode == 1 and said.stderr == ""
     assert f"gdb        1.0      packages  installed  {STAMP[:12]}\n" in said.stdout
-    for name in (*damaged, "lost"):
+    for name in names:
         assert f"{name:9}  -        -         damaged    -\n" in said.stdout
         assert f"; to write it again: ./provision --tags {name}\n" in said.stdout
     assert f"b: {empty_lab.descriptor('b')} describes 'gdb'; to" in said.stdout
@@ -196,7 +200,7 @@ def test_no_damaged_or_lost_record_hides_the_others(empty_lab: LabPrefix) -> Non
     assert told.returncode == 1 and len(data["damaged"]) == 2
     assert [one["name"] for one in data["components"] if one["state"] != "damaged"] == ["gdb"]
     found = checks(empty_lab)
-    for name in (*damaged, "lost"):
+    for name in names:
         assert found[name]["level"] == "fail" and found[name]["remedy"] == f"./provision --tags {name}"
     assert found["verified"]["remedy"] == "rumplab smoke --record" and "images" in found
     # What the damaged ones aren't needed for goes on.

@@ -7,7 +7,6 @@ and no settings, hooks or references of a repository that would count.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -18,6 +17,7 @@ from . import credentials
 from .command import run_quiet
 from .durable import write_json
 from .errors import Broken, Unreachable
+from .plain import read_json
 
 # Where a mirror holds a commit: (commit id) -> path of a bundle, or Unreachable.
 Bundles = Callable[[str], str]
@@ -122,8 +122,7 @@ def _packs_only(path: str) -> bool:
 def is_whole(path: str, commit: str, recursive: bool = False) -> bool:
     """True when what is kept at `path` holds `commit`, unaltered; `recursive`: and its submodules' commits."""
     try:
-        with open(os.path.join(path, PINNED), encoding="utf-8") as stream:
-            said = json.load(stream)
+        said = read_json(os.path.join(path, PINNED))
         if said["commit"] != commit or (recursive and not said["submodules"]) or not _packs_only(path):
             return False
         packs = os.path.join(path, "objects", "pack")
@@ -172,8 +171,7 @@ def _write_out(repository: str, more: Mapping[str, str], commit: str, top: str, 
 
 def check_out(path: str, directory: str) -> None:
     """Write the files of the commit that is kept at `path` into `directory`, its submodules' in their places."""
-    with open(os.path.join(path, PINNED), encoding="utf-8") as stream:
-        said = json.load(stream)
+    said = read_json(os.path.join(path, PINNED))
     try:
         with _repository(path) as (repository, more):
             _write_out(repository, more, said["commit"], directory, "", bool(said["submodules"]))

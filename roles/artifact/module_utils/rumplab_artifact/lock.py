@@ -13,6 +13,7 @@ from typing import Any
 
 from . import processes
 from .errors import Broken
+from .plain import read_json
 
 # The lock that this process holds, so that what it starts can be entered into the lock's file.
 _held: list[Lock] = []
@@ -45,8 +46,7 @@ class Lock:
     def owner(self) -> dict[str, Any] | None:
         """Return what the file says of the holder, or None where it says nothing that makes sense."""
         try:
-            with open(self.path, encoding="utf-8") as stream:
-                said = json.load(stream)
+            said = read_json(self.path)
             return {**said, "pid": int(said["pid"])}
         except (OSError, ValueError, KeyError, TypeError):
             return None

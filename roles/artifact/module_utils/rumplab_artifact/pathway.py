@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import errno
 import glob
-import json
 import os
 import re
 import shutil
@@ -25,6 +24,7 @@ from .credentials import hide
 from .errors import Broken, Unreachable
 from .lock import Lock
 from .members import declared
+from .plain import read_json
 from .store import PROVENANCE, USES, Store, remove_tree, write_json
 from .unpack import unpack, unpack_over
 
@@ -121,10 +121,9 @@ def _cached(request: Request, store: Store, pin: Mapping[str, Any]) -> str | Non
 def _came_from(path: str) -> tuple[str, str]:
     """Return (kind, origin) of what stands in the cache at `path`."""
     try:
-        with open(_note_of_origin(path), encoding="utf-8") as stream:
-            said = json.load(stream)
+        said = read_json(_note_of_origin(path))
         return said["kind"], said["origin"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "upstream", path
 
 
@@ -520,6 +519,8 @@ def _provide_locked(request: Request, store: Store, opener: fetch.Opener) -> Ans
     for kind in kinds if not request["retry"] else kinds[:1]:
         tree = store.find(name, request["stamps"][kind])
         if tree and store.examine(tree, request["paths"]):
+            # A run that was killed at its end left its work.
+            store.clean(name)
             return _use(request, store, tree)
     if request["only"] == "source":
         return _source_at_hand(request, store, opener)

@@ -176,6 +176,15 @@ def read_json(path: str, otherwise: Any, owners: Collection[int] | None = None) 
         raise Unfit(f"{path} is not JSON ({error}): remove it and run ./provision again") from error
 
 
+def plain(path: str, flags: int) -> int:
+    """Open a plain file, for `open(…, opener=plain)`; OSError for anything else: a pipe would be waited for."""
+    handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "is no plain file", path)
+    return handle
+
+
 def sweep(directory: int, prefix: str = TEMPORARY) -> None:
     """Remove what killed runs were writing into an open directory: a live one holds a lock on its file."""
     for name in os.listdir(directory):
