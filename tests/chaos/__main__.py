@@ -5,8 +5,8 @@ Each run of each kind disturbs the real code, and then checks: nothing that is d
 itself; after an orphaned build the lock is had within a second; no process, no machine and no temporary file is left.
 The last lines are a table of what was done and what was found. The exit status is 1 if anything was.
 
-Choices come out of the seed, moments out of it and the machine's speed: to repeat a fault, give the seed that is named
-with it, that kind alone, and a count.
+Choices come out of the seed, moments out of it and the machine's speed: to repeat a fault, run what is printed with it,
+which makes the same choices a number of times.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -38,7 +39,8 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="kinds:\n" + "\n".join(f"  {name:12} {row.what}" for name, row in ROWS.items()),
     )
-    parser.add_argument("--seed", type=int, default=1, help="of the first run of each kind (default: %(default)s)")
+    parser.add_argument("--seed", type=int, help="of the first run of each kind, one more for each further one")
+    parser.add_argument("--same", action="store_true", help="the same seed for every run")
     parser.add_argument("--only", metavar="KIND,…", default=",".join(ROWS), help="these kinds of run")
     much = parser.add_mutually_exclusive_group()
     much.add_argument("--count", type=int, help="runs of each kind")
@@ -46,6 +48,8 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=0, help="go on until that many were killed, with --minutes")
     chosen = parser.parse_args(words)
     unknown = set(chosen.only.split(",")) - set(ROWS)
+    if chosen.seed is None:
+        chosen.seed = int(time.time()) % 1_000_000
     if unknown:
         parser.error(f"no kind is called {', '.join(sorted(unknown))}")
     return chosen
@@ -53,7 +57,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def one(row: Row, seed: int) -> bool:
     """One run; False where it has a fault, which is counted and told."""
-    place = row.directory / f"run-{seed}"
+    place = row.directory / f"run-{row.runs}"
     place.mkdir(mode=0o755)
     try:
         row.run(random.Random(f"{row.name} {seed}"), place)
@@ -70,7 +74,7 @@ def one(row: Row, seed: int) -> bool:
     row.faults[kind] += 1
     if sum(row.faults.values()) <= MOST_SHOWN:
         print(f"{row.name}: {kind}: {text}", flush=True)
-        print(f"  to repeat: python tests/chaos --only {row.name} --count 20 --seed {seed}", flush=True)
+        print(f"  to repeat: python tests/chaos --only {row.name} --count 20 --same --seed {seed}", flush=True)
     return False
 
 
@@ -88,20 +92,23 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(map(shown, lines))
 
 
-def go(rows: Sequence[Row], seed: int, count: int | None, minutes: float, kills: int) -> None:
+def go(rows: Sequence[Row], chosen: argparse.Namespace) -> None:
     """Run the kinds in turn: `count` times each, or for a time, and on until there were that many kills."""
-    end = time.monotonic() + 60 * minutes
+    count: int | None = chosen.count
+    said = time.monotonic()
+    end = said + 60 * chosen.minutes
     number = 0
-    while rows and (number < count if count is not None else True):
+    while rows and (count is None or number < count):
         for row in rows:
-            over = time.monotonic() > end and sum(one.kills for one in rows) >= kills
+            over = time.monotonic() > end and sum(one.kills for one in rows) >= chosen.kills
             # Each kind has its turn once, however little time there is.
             if count is None and number and over:
                 return
-            one(row, seed + number)
+            one(row, chosen.seed if chosen.same else chosen.seed + number)
+            if time.monotonic() - said > 60:
+                said = time.monotonic()
+                print(f"{sum(one.runs for one in rows)} runs, {sum(one.kills for one in rows)} kills", flush=True)
         number += 1
-        if number % 20 == 0:
-            print(f"{number} runs of each kind, {sum(one.kills for one in rows)} kills", flush=True)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -120,7 +127,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 ready.append(row)
             except Unable as why:
                 print(f"{name}: skipped: {why}", flush=True)
-        go(ready, chosen.seed, chosen.count, chosen.minutes, chosen.kills)
+        go(ready, chosen)
     finally:
         for row in ready:
             row.end()
@@ -133,4 +140,6 @@ def main(words: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     os.umask(0o022)
+    # Ended like this, it takes along what it started and mounted.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main())
