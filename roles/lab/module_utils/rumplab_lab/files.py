@@ -27,6 +27,11 @@ TEMPORARY = ".new-"
 # Files of the lab are small; more is somebody's attempt to fill this process' memory.
 MOST = 64 << 20
 LINKS = 40
+REMEDIES = {
+    errno.ENOSPC: "; make room there, or choose another rumplab_prefix",
+    errno.EDQUOT: "; make room there, or choose another rumplab_prefix",
+    errno.EROFS: "; mount it writable, or choose another rumplab_prefix",
+}
 # Debian keeps some of these out of a user's PATH, Homebrew all of them out of a bare one.
 MORE_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/opt/homebrew/bin", "/opt/homebrew/sbin", "/usr/local/bin")
 
@@ -43,6 +48,14 @@ def moment(seconds: float) -> str:
 
 class Unfit(ValueError):
     """What stands at a path isn't what can be worked with; the message says why, and what to do."""
+
+
+def told(error: Exception) -> str:
+    """Return an error in words: of the system's, the place and what to do about it."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    remedy = REMEDIES.get(error.errno or 0, "")
+    return ": ".join(filter(None, (os.fsdecode(error.filename or ""), error.strerror + remedy)))
 
 
 def trusted() -> set[int]:
