@@ -129,15 +129,15 @@ class Lab:
         return Component(
             name=name,
             state=text(data, "state", path, remedy),
-            version=optional(data, "version", path, remedy),
-            wanted=optional(data, "wanted", path, remedy),
-            stamp=optional(data, "stamp", path, remedy) or "",
-            source=optional(data, "source", path, remedy),
-            reason=optional(data, "reason", path, remedy),
+            version=maybe(data, "version", path, remedy),
+            wanted=maybe(data, "wanted", path, remedy),
+            stamp=maybe(data, "stamp", path, remedy) or "",
+            source=maybe(data, "source", path, remedy),
+            reason=maybe(data, "reason", path, remedy),
             paths=strings(data, "paths", path, remedy),
             provision=self.provision,
             deferral=deferral(data.get("deferral")),
-            tree=optional(data, "tree", path, remedy),
+            tree=maybe(data, "tree", path, remedy),
             fingerprints=strings(data, "fingerprints", path, remedy),
         )
 
@@ -190,11 +190,11 @@ def text(data: dict[str, Any], key: str, path: Path, remedy: str) -> str:
     return value
 
 
-def optional(data: dict[str, Any], key: str, path: Path, remedy: str) -> str | None:
-    """The string under `key`, None where there is none; RumplabError for something else."""
+def maybe(data: dict[str, Any], key: str, path: Path, remedy: str) -> str | None:
+    """The string under `key`, None where there is none; RumplabError for anything else."""
     value = data.get(key)
     if value is not None and not isinstance(value, str):
-        raise RumplabError(f"{path}: '{key}' must be a string or null{REMEDY}{remedy}")
+        raise RumplabError(f"{path}: '{key}' must be a string{REMEDY}{remedy}")
     return value
 
 
@@ -236,7 +236,7 @@ def load() -> Lab:
     return Lab(
         prefix=prefix,
         user=text(data, "user", path, DEFAULT_PROVISION),
-        group=data.get("group") or "",
+        group=maybe(data, "group", path, DEFAULT_PROVISION) or "",
         version=text(data, "version", path, DEFAULT_PROVISION),
-        provision=data.get("provision") or DEFAULT_PROVISION,
+        provision=maybe(data, "provision", path, DEFAULT_PROVISION) or DEFAULT_PROVISION,
     )
