@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rumplab import accel, accounts, config, images, output, ports, recorded, regular, surroundings, verified
-from rumplab.config import DAMAGED, REMEDY, Lab
+from rumplab.config import DAMAGED, REMEDY, Component, Lab
 from rumplab.errors import RumplabError
 from rumplab.machines import open_machines
 
@@ -121,10 +121,24 @@ def check_components(lab: Lab) -> Iterator[Check]:
             continue
         for logical, path in component.paths.items():
             yield check_path(f"{component.name}/{logical}", logical, path, component.remedy)
+        if component.tree:
+            yield from check_tree(lab, component, component.tree)
         for path in recorded.of_programs(component).altered:
             # The host's own programs are upgraded; a tree never changes.
             level, when = ("fail", "installed") if component.tree else ("warn", "described")
             yield Check(component.name, level, f"{path} has changed since it was {when}", component.remedy)
+
+
+def check_tree(lab: Lab, component: Component, tree: str) -> Iterator[Check]:
+    """A tree at a glance: in use, and complete."""
+    problem = recorded.out_of_use(lab, component.name, tree)
+    try:
+        if not problem and not recorded.is_stamped(component, tree):
+            problem = f"{tree}/{recorded.COMPLETE} isn't what the descriptor says"
+    except OSError as error:
+        problem = f"{tree}/{recorded.COMPLETE}: {error.strerror}"
+    if problem:
+        yield Check(component.name, "fail", problem, component.remedy)
 
 
 def check_accelerators(lab: Lab, reprobe: bool) -> Iterator[Check]:

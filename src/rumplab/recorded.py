@@ -76,13 +76,29 @@ def of_programs(component: Component) -> Comparison:
     )
 
 
+def out_of_use(lab: Lab, name: str, tree: str) -> str:
+    """Why a tree isn't the one in use, or nothing: the link leads there."""
+    link = lab.prefix / name
+    if not os.path.isdir(tree):
+        return f"{tree} is lost"
+    if not os.path.exists(link) or not os.path.samefile(link, tree):
+        return f"{link} doesn't lead to {tree}"
+    return ""
+
+
+def is_stamped(component: Component, tree: str) -> bool:
+    """Whether a tree says that it is what its descriptor says; OSError where it says nothing."""
+    path = os.path.join(tree, COMPLETE)
+    with open(path, encoding="utf-8", errors="replace", opener=regular.plain) as stream:
+        return stream.read() == component.stamp
+
+
 def of_tree(lab: Lab, component: Component, tree: str) -> Comparison:
     """A tree in the store, whole, and the link that makes it the one in use."""
-    name, link = component.name, lab.prefix / component.name
-    if not os.path.isdir(tree):
-        return Comparison(name, problem=f"{tree} is lost", remedy=component.remedy)
-    if not os.path.exists(link) or not os.path.samefile(link, tree):
-        return Comparison(name, problem=f"{link} doesn't lead to {tree}", remedy=component.remedy)
+    name = component.name
+    problem = out_of_use(lab, name, tree)
+    if problem:
+        return Comparison(name, problem=problem, remedy=component.remedy)
     remedy = f"{component.remedy} {COMPARE_WHOLE}"
     try:
         listed = read(tree)
@@ -103,10 +119,8 @@ def of_tree(lab: Lab, component: Component, tree: str) -> Comparison:
         except OSError:
             missing.append(path)
     try:
-        path = os.path.join(tree, COMPLETE)
-        with open(path, encoding="utf-8", errors="replace", opener=regular.plain) as stream:
-            if stream.read() != component.stamp:
-                altered.append(COMPLETE)
+        if not is_stamped(component, tree):
+            altered.append(COMPLETE)
     except OSError:
         missing.append(COMPLETE)
     added = [path for path in names(tree) if path not in listed and COMPILED not in path.split(os.sep)]

@@ -241,9 +241,19 @@ def test_doctor_tells_at_a_glance_what_has_changed(empty_lab: LabPrefix, tmp_pat
     program = tmp_path / "tool"
     program.write_text("text", encoding="utf-8")
     mark = f"{program.stat().st_size} {program.stat().st_mtime_ns}"
+    (tmp_path / ".complete").write_text(STAMP)
+    (empty_lab.prefix / "own").symlink_to(tmp_path)
     for name, tree in (("own", str(tmp_path)), ("hosts", None)):
         empty_lab.component(name, {"tool": str(program)}, fingerprints={"tool": mark}, tree=tree)
     assert "own" not in checks(empty_lab)
+    (tmp_path / ".complete").write_text("x")
+    assert checks(empty_lab)["own"]["detail"].endswith(".complete isn't what the descriptor says")
+    (tmp_path / ".complete").unlink()
+    assert checks(empty_lab)["own"]["detail"].endswith(".complete: No such file or directory")
+    (empty_lab.prefix / "own").unlink()
+    assert f"{empty_lab.prefix}/own doesn't lead to {tmp_path}" in checks(empty_lab)["own"]["detail"]
+    (empty_lab.prefix / "own").symlink_to(tmp_path)
+    (tmp_path / ".complete").write_text(STAMP)
     os.utime(program, ns=(0, 0))
     found = checks(empty_lab)
     assert found["own"]["level"] == "fail" and found["own"]["remedy"] == "./provision --tags own"
