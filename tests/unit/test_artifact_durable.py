@@ -149,8 +149,11 @@ def test_a_run_that_was_killed_at_its_end_leaves_its_work_to_the_next(tmp_path: 
     provide(wanted(tmp_path), opener)
     (tmp_path / "work/hello/dest").mkdir(parents=True)
     (tmp_path / f"store/.hello-1.0-{STAMP[:12]}.part").mkdir()
+    for directory in ("cache", "etc/components.d"):
+        (tmp_path / directory / ".new-0123").write_text("{")
     assert provide(wanted(tmp_path), opener)["state"] == "installed"
     assert os.listdir(tmp_path / "work") == [] and len(os.listdir(tmp_path / "store")) == 1
+    assert list(tmp_path.rglob(".new-*")) == []
 
 
 def test_a_descriptor_says_by_what_a_file_is_known_at_a_glance(tmp_path: Path) -> None:

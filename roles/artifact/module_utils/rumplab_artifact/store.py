@@ -48,6 +48,9 @@ class Store:
         status = os.lstat(self.work)
         if status.st_uid != os.geteuid() or not stat.S_ISDIR(status.st_mode):
             raise Broken(f"{self.work} belongs to somebody else: remove it, or choose a rumplab_prefix without blanks")
+        # Whether or not this run writes there: what a killed one was writing goes.
+        for directory in (self.cache, self.components):
+            durable.sweep(directory)
 
     def clean(self, name: str) -> None:
         """Remove an artefact's work directory, and with it the one outside the prefix when nothing else is in it."""
