@@ -142,6 +142,12 @@ def unit_parts() -> list[Part]:
     ]
 
 
+def chaos_parts(everything: bool = False) -> list[Part]:
+    """Kills, power cuts, full disks and damage at random: a minute of them, or an hour and a number of kills."""
+    much = ("--minutes", "60", "--kills", "500") if everything else ("--minutes", "1")
+    return [Part("chaos", (str(BIN / "python"), "tests/chaos", *much), 10 * MINUTE, "chaos")]
+
+
 def upstream_parts() -> list[Part]:
     """Whether the source edits fit real checkouts: only for whoever has some, and says where."""
     directory = os.environ.get("RUMPLAB_UPSTREAM")
@@ -454,7 +460,8 @@ def main(argv: list[str]) -> int:
     # A shell starts what it puts in the background with SIGINT ignored, and tests that send one would wait for ever.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        every = [*lint_parts(ROOT), *unit_parts(), *upstream_parts(), *molecule_parts(ROOT, arguments.all)]
+        every = [*lint_parts(ROOT), *unit_parts(), *chaos_parts(arguments.all), *upstream_parts()]
+        every += molecule_parts(ROOT, arguments.all)
         parts = choose(every, arguments.parts, arguments.fast)
         if arguments.list:
             print("\n".join(f"{part.group:<9} {part.name}" for part in parts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import shutil
@@ -12,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rumplab import accel, accounts, config, images, output, ports, sandbox, surroundings
-from rumplab.config import Lab
+from rumplab import accel, accounts, config, images, output, ports, recorded, regular, sandbox, surroundings, verified
+from rumplab.config import DAMAGED, REMEDY, Component, Lab
 from rumplab.errors import RumplabError
 from rumplab.guest.definition import open_guests
 from rumplab.machines import open_machines
@@ -21,12 +22,16 @@ from rumplab.machines import open_machines
 HELP = "check what this host can do: accelerator, tools, network devices, disk"
 EPILOG = """\
 Each line is ok, warn or fail; warn and fail say what to do. Exits with 1 if a line is fail.
+With --verify it looks at what is installed instead of the host: every file is compared with the hash that was recorded
+when it was installed. Exits with 1 if one is altered, missing or was added.
 
 examples:
   rumplab doctor
   rumplab doctor --reprobe      try the accelerators again instead of remembering
   rumplab doctor --json
+  rumplab doctor --verify       compare every installed file with its recorded hash
 """
+SHOWN = 3
 OLDEST_PYTHON = (3, 9)
 TOOL_SECONDS = 10
 GIB = 1 << 30
@@ -64,7 +69,9 @@ class Check:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--reprobe", action="store_true", help="try the accelerators again")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--reprobe", action="store_true", help="try the accelerators again")
+    either.add_argument("--verify", action="store_true", help="compare every installed file with its recorded hash")
 
 
 def check_python() -> Check:
@@ -106,12 +113,33 @@ def check_path(subject: str, logical: str, path: str, remedy: str) -> Check:
 def check_components(lab: Lab) -> Iterator[Check]:
     """Every component, and every tool of those that are installed."""
     for component in lab.components():
+        if component.state == DAMAGED:
+            yield Check(component.name, "fail", component.reason or DAMAGED, component.remedy)
+            continue
         if component.state != "installed":
             reason = component.reason or "no reason recorded"
             yield Check(component.name, "warn", f"{component.state}: {reason}", component.remedy)
             continue
         for logical, path in component.paths.items():
             yield check_path(f"{component.name}/{logical}", logical, path, component.remedy)
+        if component.tree:
+            yield from check_tree(lab, component, component.tree)
+        for path in recorded.of_programs(component).altered:
+            # The host's own programs are upgraded; a tree never changes.
+            level, when = ("fail", "installed") if component.tree else ("warn", "described")
+            yield Check(component.name, level, f"{path} has changed since it was {when}", component.remedy)
+
+
+def check_tree(lab: Lab, component: Component, tree: str) -> Iterator[Check]:
+    """A tree at a glance: in use, and complete."""
+    problem = recorded.out_of_use(lab, component.name, tree)
+    try:
+        if not problem and not recorded.is_stamped(component, tree):
+            problem = f"{tree}/{recorded.COMPLETE} isn't what the descriptor says"
+    except OSError as error:
+        problem = f"{tree}/{recorded.COMPLETE}: {error.strerror}"
+    if problem:
+        yield Check(component.name, "fail", problem, component.remedy)
 
 
 def check_accelerators(lab: Lab, reprobe: bool) -> Iterator[Check]:
@@ -209,9 +237,37 @@ def check_disk(lab: Lab) -> Check:
     return Check("disk", "ok", detail)
 
 
+def check_records(lab: Lab) -> Iterator[Check]:
+    """The lab's other records, by which ./provision and uninstalling know what to do."""
+    texts = []
+    for path in (lab.prefix / "var" / "manifest.json", lab.prefix / "etc" / "manifest.json"):
+        try:
+            with open(path, encoding="utf-8", opener=regular.plain) as stream:
+                text = stream.read()
+            json.loads(text)["entries"]
+            texts.append(text)
+        except FileNotFoundError:
+            yield Check("manifest", "fail", f"{path} is lost", lab.provision)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            yield Check("manifest", "fail", f"{path} is damaged", lab.provision)
+    if len(texts) == 2:
+        same = texts[0] == texts[1]
+        level, detail = ("ok", "kept twice") if same else ("fail", "its copy says something else")
+        yield Check("manifest", level, detail, "" if same else lab.provision)
+    try:
+        verified.is_verified(lab, [])
+    except RumplabError as error:
+        yield Check("verified", "fail", *str(error).split(REMEDY, 1))
+
+
 def check_images(lab: Lab) -> Iterator[Check]:
     """The builder images, where the lab has any."""
-    for one in images.present(lab):
+    try:
+        found = images.present(lab)
+    except RumplabError as error:
+        yield Check("images", "fail", *str(error).split(REMEDY, 1))
+        return
+    for one in found:
         if one.state == "installed":
             yield Check(one.image, "ok", f"present, stamp {(one.stamp or '')[:12]}")
         elif one.state == "unknown":
@@ -224,6 +280,7 @@ def checks(lab: Lab, reprobe: bool) -> Iterator[Check]:
     """All checks, in the order they are printed."""
     yield check_python()
     yield from check_components(lab)
+    yield from check_records(lab)
     try:
         yield from check_accelerators(lab, reprobe)
     except RumplabError as error:
@@ -246,7 +303,43 @@ def line(check: Check) -> str:
     return f"{check.level:4}  {check.subject}: {check.detail}{remedy}"
 
 
+def difference(one: recorded.Comparison) -> str:
+    """What differs, the first few names of each kind, and what to do."""
+    kinds = (("altered", one.altered), ("missing", one.missing), ("added", one.added))
+    said = [
+        f"{kind}: {', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}" for kind, names in kinds if names
+    ]
+    return "; ".join(filter(None, (f"{one.component}: {one.problem or ', '.join(said)}", one.remedy)))
+
+
+def verification(found: list[recorded.Comparison], user: str) -> list[str]:
+    """What was compared, for people."""
+    rows = [
+        [one.component, *(str(number) for number in (one.files, len(one.altered), len(one.missing), len(one.added)))]
+        for one in found
+    ]
+    unread = sum(len(one.unread) for one in found)
+    return [
+        *output.table(["COMPONENT", "FILES", "ALTERED", "MISSING", "ADDED"], rows).splitlines(),
+        *(difference(one) for one in found if one.differs),
+        *([f"{unread} files were not compared, since only {user} may read them"] if unread else []),
+    ]
+
+
+def verify(args: argparse.Namespace) -> int:
+    lab = config.load()
+    found = list(recorded.compare(lab))
+    if args.json:
+        data = [{**asdict(one), "remedy": one.remedy if one.differs else ""} for one in found]
+        print(output.as_json(data))
+    else:
+        print("\n".join(verification(found, lab.user)))
+    return 1 if any(one.differs for one in found) else 0
+
+
 def run(args: argparse.Namespace) -> int:
+    if args.verify:
+        return verify(args)
     results = []
     for check in checks(config.load(), args.reprobe):
         results.append(check)

@@ -6,6 +6,7 @@ Opening a FIFO waits for a writer, and a device may have no end. `run` and `stag
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -24,6 +25,16 @@ def opened(path: str | Path) -> Iterator[BinaryIO]:
         if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
             raise RumplabError(f"{path} is {kind(mode)}, not a file; name a file")
         yield stream
+
+
+def plain(path: str, flags: int) -> int:
+    """Opens a plain file, for `open(…, opener=plain)`; OSError for anything else."""
+    handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, f"it is {kind(mode)}, not a file", path)
+    return handle
 
 
 def kind(mode: int) -> str:

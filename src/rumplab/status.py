@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import datetime
+from dataclasses import dataclass
 from typing import Any
 
 from rumplab import config, images, output, verified
-from rumplab.config import Component, Lab
+from rumplab.config import DAMAGED, Component, Lab
+from rumplab.errors import RumplabError
 from rumplab.images import Described
 
 HELP = "show what is provisioned, from which source, what is deferred and why"
 EPILOG = """\
-'verified' says whether 'rumplab smoke' has passed with exactly these components.
+'verified' says whether 'rumplab smoke' has passed with exactly these components. Exits with 1 if a record of the lab
+is lost or damaged.
 
 examples:
   rumplab status
@@ -40,7 +43,7 @@ def row(component: Component) -> list[str]:
 
 
 def notes(components: list[Component]) -> list[str]:
-    """One line for each component that is deferred or substituted: why, and what to do."""
+    """One line for each component that is deferred, substituted or damaged: why, and what to do."""
     return [
         f"{component.name}: {component.reason}; {remedy(component)}" for component in components if component.reason
     ]
@@ -48,6 +51,8 @@ def notes(components: list[Component]) -> list[str]:
 
 def remedy(component: Component) -> str:
     """What completes a component that isn't what was wanted."""
+    if component.state == DAMAGED:
+        return f"to write it again: {component.remedy}"
     if component.deferral:
         return f"to complete it: {component.remedy} (tried {since(component.deferral)})"
     if component.state == "installed":
@@ -82,21 +87,60 @@ def image_lines(described: list[Described]) -> list[str]:
     return [*output.table(["IMAGE", "STATE", "STAMP"], rows).splitlines(), *notes]
 
 
-def as_lines(components: list[Component], described: list[Described], passed: bool) -> list[str]:
+@dataclass(frozen=True)
+class Report:
+    """The lab as its records have it. `damaged` says what can't be read besides descriptors, and what to do."""
+
+    lab: Lab
+    components: list[Component]
+    images: list[Described]
+    passed: bool
+    damaged: tuple[str, ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether every record could be read."""
+        return not self.damaged and all(component.state != DAMAGED for component in self.components)
+
+
+def report(lab: Lab) -> Report:
+    """What there is to say; a record that can't be read hides no other."""
+    components = lab.components()
+    described: list[Described] = []
+    passed, damaged = False, []
+    try:
+        passed = verified.is_verified(lab, components)
+    except RumplabError as error:
+        damaged.append(str(error))
+    try:
+        described = images.present(lab)
+    except RumplabError as error:
+        damaged.append(str(error))
+    return Report(lab, components, described, passed, tuple(damaged))
+
+
+def as_lines(found: Report) -> list[str]:
     """The report for people."""
-    table = output.table(["COMPONENT", "VERSION", "SOURCE", "STATE", "STAMP"], map(row, components))
-    state = "yes" if passed else "no; to verify: rumplab smoke --record"
-    return [*table.splitlines(), *notes(components), *image_lines(described), f"verified: {state}"]
+    table = output.table(["COMPONENT", "VERSION", "SOURCE", "STATE", "STAMP"], map(row, found.components))
+    state = "yes" if found.passed else "no; to verify: rumplab smoke --record"
+    return [
+        *table.splitlines(),
+        *notes(found.components),
+        *image_lines(found.images),
+        *found.damaged,
+        f"verified: {state}",
+    ]
 
 
-def as_data(lab: Lab, components: list[Component], described: list[Described], passed: bool) -> dict[str, Any]:
+def as_data(found: Report) -> dict[str, Any]:
     """The report for --json; `lines` is what people are shown."""
     return {
-        "lines": as_lines(components, described, passed),
-        "prefix": str(lab.prefix),
-        "version": lab.version,
-        "user": lab.user,
-        "verified": passed,
+        "lines": as_lines(found),
+        "prefix": str(found.lab.prefix),
+        "version": found.lab.version,
+        "user": found.lab.user,
+        "verified": found.passed,
+        "damaged": list(found.damaged),
         "components": [
             {
                 "name": component.name,
@@ -110,21 +154,16 @@ def as_data(lab: Lab, components: list[Component], described: list[Described], p
                 "next_try": component.deferral.get("until"),
                 "paths": component.paths,
             }
-            for component in components
+            for component in found.components
         ],
         "images": [
             {"name": one.image, "state": one.state, "stamp": one.stamp, "reason": one.reason}
-            for one in described
+            for one in found.images
         ],
     }
 
 
 def run(args: argparse.Namespace) -> int:
-    lab = config.load()
-    components = lab.components()
-    passed = verified.is_verified(lab, components)
-    if args.json:
-        print(output.as_json(as_data(lab, components, images.present(lab), passed)))
-        return 0
-    print("\n".join(as_lines(components, images.present(lab), passed)))
-    return 0
+    found = report(config.load())
+    print(output.as_json(as_data(found)) if args.json else "\n".join(as_lines(found)))
+    return 0 if found.whole else 1

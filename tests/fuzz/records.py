@@ -51,7 +51,9 @@ def lab(place: Path) -> Lab:
 
 
 def configuration(data: bytes, place: Path) -> object:
-    os.environ["RUMPLAB_CONFIG"] = str(written(place, "rumplab.json", data))
+    # It says where it stands.
+    data = data.replace(b"/opt/x", os.fsencode(place))
+    os.environ["RUMPLAB_CONFIG"] = str(written(place, "etc/rumplab.json", data))
     try:
         found = config.load()
     finally:
@@ -80,21 +82,19 @@ def components(data: bytes, place: Path) -> object:
     """As `status` shows them, for people and as JSON."""
     written(place, "etc/components.d/gdb.json", data)
     here = lab(place)
-    found = here.components()
-    here_too = status.as_lines(found, [], verified.is_verified(here, found))
-    for one in found:
+    found = status.report(here)
+    for one in found.components:
         for name in one.paths:
             try:
                 one.path(name)
             except config.NotProvisioned:
                 continue
-    return [here_too, output.as_json(status.as_data(here, found, [], False))]
+    return [status.as_lines(found), output.as_json(status.as_data(found))]
 
 
 def described_images(data: bytes, place: Path) -> object:
     written(place, "etc/images.json", data)
-    found = images.described(lab(place))
-    return output.as_json(status.as_data(lab(place), [], found, False))
+    return [images.described(lab(place)), output.as_json(status.as_data(status.report(lab(place))))]
 
 
 def smoke_record(data: bytes, place: Path) -> object:

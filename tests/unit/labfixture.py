@@ -124,6 +124,8 @@ def make_lab(prefix: Path, runtime: Path) -> LabPrefix:
     """An empty lab: configured, no components."""
     (prefix / "etc" / "components.d").mkdir(parents=True)
     (prefix / "var").mkdir()
+    for directory in ("var", "etc"):
+        (prefix / directory / "manifest.json").write_text('{"entries": []}\n', encoding="utf-8")
     lab = LabPrefix(prefix, runtime)
     lab.write_config()
     return lab

@@ -24,7 +24,7 @@ import pytest
 from fixtures.upstream.support import OTHER, ROLE, STAMP, opener, request
 from staging import needs_root
 
-from roles.artifact.module_utils.rumplab_artifact import durable, inventory
+from roles.artifact.module_utils.rumplab_artifact import durable, fetch, inventory
 from roles.artifact.module_utils.rumplab_artifact.pathway import provide
 from roles.artifact.module_utils.rumplab_artifact.store import Store
 
@@ -92,10 +92,10 @@ def test_the_list_tells_every_kind_of_difference(tmp_path: Path) -> None:
     assert inventory.differences(str(tree)) == ["altered", "gone", "kind", "link", "mode", "new"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"files": 1}'])
-def test_a_list_that_is_damaged_is_a_difference_and_one_that_never_was_is_none(tmp_path: Path, text: str) -> None:
-    assert inventory.differences(str(tmp_path)) == []
-    (tmp_path / inventory.NAME).write_text(text)
+@pytest.mark.parametrize("text", [None, "", "{", "[]", '{"files": 1}', "[" * 100_000])
+def test_a_list_that_is_lost_or_damaged_is_a_difference(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / inventory.NAME).write_text(text)
     assert inventory.differences(str(tmp_path)) == [inventory.NAME]
 
 
@@ -106,8 +106,7 @@ def test_a_damaged_tree_is_made_anew(tmp_path: Path, name: str, how: str) -> Non
     path = tmp_path / "hello" / name
     {"lost": path.unlink, "altered": lambda: hurt(path), "emptied": lambda: os.truncate(path, 0)}[how]()
     answer = provide(wanted(tmp_path), opener)
-    lists_nothing = name == ".files.json" and how == "lost"
-    assert answer["state"] == "installed" and answer["changed"] is not lists_nothing, answer
+    assert answer["state"] == "installed" and answer["changed"] is True, answer
     assert all((tmp_path / "hello/bin" / str(number)).read_text() == "content\n" for number in range(1, FILES + 1))
     assert inventory.differences(str(tmp_path / "hello")) == []
     assert provide(wanted(tmp_path), opener)["changed"] is False
@@ -124,6 +123,37 @@ def test_a_lost_or_damaged_descriptor_is_written_anew(tmp_path: Path, text: str 
         path.write_text(text)
     assert provide(wanted(tmp_path), opener)["changed"] is True
     assert path.read_text() == before
+
+
+@pytest.mark.parametrize("name", ["hello/bin/1", "hello/.provenance.json", "hello/.files.json", "hello/.complete"])
+@pytest.mark.parametrize("what", ["pipe", "directory", "link", "depths"])
+def test_what_is_no_plain_file_is_not_waited_for_and_made_anew(tmp_path: Path, name: str, what: str) -> None:
+    provide(wanted(tmp_path), opener)
+    for path in (tmp_path / name, tmp_path / "etc/components.d/hello.json"):
+        path.unlink()
+        make = {"pipe": os.mkfifo, "directory": os.mkdir, "link": lambda path: os.symlink("/dev/zero", path)}
+        make.get(what, lambda path: path.write_text("[" * 100_000))(path)
+    assert provide(wanted(tmp_path), opener)["changed"] is True
+    assert is_whole(tmp_path) and json.loads(path.read_text())["state"] == "installed"
+
+
+@pytest.mark.parametrize("what", ["pipe", "directory", "link"])
+def test_what_is_no_plain_file_in_the_cache_is_fetched_anew(tmp_path: Path, what: str) -> None:
+    pin = {"urls": ["x"], "sha256": "0" * 64}
+    path = tmp_path / "file"
+    {"pipe": os.mkfifo, "directory": os.mkdir, "link": lambda path: os.symlink("nowhere", path)}[what](path)
+    assert not fetch.is_cached(str(path), pin) and not os.path.lexists(path)
+
+
+def test_a_run_that_was_killed_at_its_end_leaves_its_work_to_the_next(tmp_path: Path) -> None:
+    provide(wanted(tmp_path), opener)
+    (tmp_path / "work/hello/dest").mkdir(parents=True)
+    (tmp_path / f"store/.hello-1.0-{STAMP[:12]}.part").mkdir()
+    for directory in ("cache", "etc/components.d"):
+        (tmp_path / directory / ".new-0123").write_text("{")
+    assert provide(wanted(tmp_path), opener)["state"] == "installed"
+    assert os.listdir(tmp_path / "work") == [] and len(os.listdir(tmp_path / "store")) == 1
+    assert list(tmp_path.rglob(".new-*")) == []
 
 
 def test_a_descriptor_says_by_what_a_file_is_known_at_a_glance(tmp_path: Path) -> None:

@@ -181,3 +181,15 @@ def test_a_work_directory_that_is_a_link_is_refused(store: Store, tmp_path: Path
     os.symlink(tmp_path / "precious", store.work)
     with pytest.raises(Broken, match="somebody else"):
         store.ready()
+
+
+@needs_root
+def test_a_directory_of_somebody_elses_in_a_tree_goes_with_it(public: Path) -> None:
+    (public / "tree/roots").mkdir(parents=True)
+    os.chown(public / "tree", NOBODY.pw_uid, -1)
+
+    def remove() -> dict[str, Any]:
+        remove_tree(str(public / "tree"))
+        return {"gone": not (public / "tree").exists()}
+
+    assert as_user("nobody", remove) == {"gone": True}

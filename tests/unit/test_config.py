@@ -92,5 +92,5 @@ def test_malformed_descriptor_names_file_and_remedy(empty_lab: LabPrefix, change
 def test_configuration_that_is_a_directory(empty_lab: LabPrefix) -> None:
     empty_lab.config.unlink()
     empty_lab.config.mkdir()
-    with pytest.raises(RumplabError, match=r"cannot read .*Is a directory"):
+    with pytest.raises(RumplabError, match=r"cannot read .*it is a directory, not a file; write it again"):
         config.load()

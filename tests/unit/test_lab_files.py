@@ -413,3 +413,12 @@ def test_a_link_is_replaced_without_a_moment_in_which_there_is_none(tmp_path: Pa
     assert all(seen) and os.readlink(link) == "/opt/199"
 
 
+
+
+def test_an_error_of_the_systems_is_told_with_its_place_and_what_to_do() -> None:
+    full = files.told(OSError(28, "No space left on device", "/lab/var"))
+    assert full == "/lab/var: No space left on device; make room there, or choose another rumplab_prefix"
+    assert files.told(OSError(30, "Read-only file system", b"/lab")).startswith("/lab: Read-only file system; mount it")
+    assert files.told(OSError(1, "Operation not permitted")) == "Operation not permitted"
+    assert files.told(ValueError("x is no manifest: remove it")) == "x is no manifest: remove it"
+    assert files.told(OSError("refused")) == "refused"

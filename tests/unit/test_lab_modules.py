@@ -273,6 +273,25 @@ def test_one_look_tells_which_programs_changed_and_which_trees_wait(tmp_path: Pa
     assert not lab_state.is_intact(found["qemu"])
 
 
+def test_what_a_killed_run_left_of_an_artefact_is_unfinished(tmp_path: Path) -> None:
+    for name in ("work/gdb", "store/gcc-9-0123456789ab", "store/.go_builder-1-0123456789ab.former.part"):
+        (tmp_path / name).mkdir(parents=True)
+    left = lab_state.unfinished(str(tmp_path))
+    assert [name for name in ("gdb", "gcc", "go", "go_builder") if not lab_state.is_finished(name, left)] == [
+        "gdb",
+        "go_builder",
+    ]
+
+
+def test_a_pipe_where_a_record_was_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    os.mkfifo(tmp_path / "etc/rumplab.json")
+    os.mkfifo(tmp_path / "etc/gdb.json")
+    assert lab_state.checksum(str(tmp_path / "etc/rumplab.json")) == ""
+    assert lab_state.recorded_user(str(tmp_path / "etc/rumplab.json")) == ""
+    assert lab_state.descriptors(str(tmp_path / "etc")) == {}
+
+
 def test_a_deferral_is_left_alone_until_its_time_or_until_what_it_awaits_has_come(tmp_path: Path) -> None:
     awaited = tmp_path / "program"
     told = {"request": "r", "tried": "2026-01-01T10:00:00Z", "until": "2026-01-01T11:00:00Z", "awaited": [str(awaited)]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def test_verified_until_something_changes(empty_lab: LabPrefix) -> None:
 
 def test_verified_in_a_place_that_is_not_there(empty_lab: LabPrefix) -> None:
     lab = config.load()
-    (empty_lab.prefix / "var").rmdir()
+    shutil.rmtree(empty_lab.prefix / "var")
     with pytest.raises(RumplabError, match=r"cannot write .*verified\.json: No such file"):
         verified.record(lab)
 
@@ -176,3 +177,95 @@ def test_doctor_of_a_whole_lab(lab_prefix: LabPrefix) -> None:
         return
     assert found["accelerator/tcg"]["level"] == "ok"
     assert "(remembered)" in checks(lab_prefix)["accelerator"]["detail"]
+
+
+def test_no_damaged_or_lost_record_hides_the_others(empty_lab: LabPrefix) -> None:
+    empty_lab.component("gdb", {})
+    damaged = {
+        "a": "{",
+        "b": '{"schema": 1, "name": "gdb", "state": "installed"}',
+        "c": '{"schema": 1, "name": "c", "state": "installed", "version": 5}',
+        "d": '{"schema": 1, "name": "d", "state": "installed", "fingerprints": [1]}',
+    }
+    for name, text in damaged.items():
+        empty_lab.descriptor(name).write_text(text, encoding="utf-8")
+    os.mkfifo(empty_lab.descriptor("pipe"))
+    empty_lab.descriptor("directory").mkdir()
+    empty_lab.descriptor("deep").write_text("[" * 100_000, encoding="utf-8")
+    names = (*damaged, "lost", "pipe", "directory", "deep")
+    (empty_lab.prefix / "lost").symlink_to(f"store/lost-1.0-{STAMP[:12]}")
+    (empty_lab.prefix / "other").symlink_to("/elsewhere")
+    for record in ("var/verified.json", "etc/images.json"):
+        (empty_lab.prefix / record).write_text("{", encoding="utf-8")
+    said = empty_lab.tool("status")
+    assert said.returncode == 1 and said.stderr == ""
+    assert f"gdb        1.0      packages  installed  {STAMP[:12]}\n" in said.stdout
+    for name in names:
+        assert f"{name:9}  -        -         damaged    -\n" in said.stdout
+        assert f"; to write it again: ./provision --tags {name}\n" in said.stdout
+    assert f"b: {empty_lab.descriptor('b')} describes 'gdb'; to" in said.stdout
+    assert f"lost: {empty_lab.descriptor('lost')} is lost; to" in said.stdout
+    assert "verified.json is not JSON" in said.stdout and "images.json is not JSON" in said.stdout
+    told = empty_lab.tool("status", "--json")
+    data = json.loads(told.stdout)
+    assert told.returncode == 1 and len(data["damaged"]) == 2
+    assert [one["name"] for one in data["components"] if one["state"] != "damaged"] == ["gdb"]
+    found = checks(empty_lab)
+    for name in names:
+        assert found[name]["level"] == "fail" and found[name]["remedy"] == f"./provision --tags {name}"
+    assert found["verified"]["remedy"] == "rumplab smoke --record" and "images" in found
+    # What the damaged ones aren't needed for goes on.
+    assert config.load().component("gdb").state == "installed"
+
+
+@pytest.mark.parametrize("elsewhere", ["/opt/rumplab-that-is-not-there", ""])
+def test_a_description_of_another_lab_is_refused(empty_lab: LabPrefix, tmp_path: Path, elsewhere: str) -> None:
+    other = elsewhere or str(tmp_path / "second")
+    (tmp_path / "second/etc").mkdir(parents=True)
+    (tmp_path / "second/etc/rumplab.json").write_text("{}", encoding="utf-8")
+    empty_lab.write_config(prefix=other)
+    said = empty_lab.tool("status")
+    empty_lab.write_config()
+    assert said.returncode == 1
+    assert f"describes the lab at {other}, which isn't where it stands; write it again: ./provision" in said.stderr
+
+
+def test_a_lab_is_the_same_by_another_path(empty_lab: LabPrefix, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(empty_lab.prefix)
+    empty_lab.write_config(prefix=str(tmp_path / "link"))
+    assert empty_lab.tool("status").returncode == 0
+
+
+@pytest.mark.parametrize("where", ["var", "etc"])
+@pytest.mark.parametrize("text", [None, "", "[]", '{"entries": [1]}'])
+def test_doctor_tells_a_lost_or_damaged_manifest(empty_lab: LabPrefix, where: str, text: str | None) -> None:
+    path = empty_lab.prefix / where / "manifest.json"
+    assert checks(empty_lab)["manifest"]["level"] == "ok"
+    path.unlink()
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    found = checks(empty_lab)["manifest"]
+    assert (found["level"], found["remedy"]) == ("fail", "./provision")
+
+
+def test_doctor_tells_at_a_glance_what_has_changed(empty_lab: LabPrefix, tmp_path: Path) -> None:
+    program = tmp_path / "tool"
+    program.write_text("text", encoding="utf-8")
+    mark = f"{program.stat().st_size} {program.stat().st_mtime_ns}"
+    (tmp_path / ".complete").write_text(STAMP)
+    (empty_lab.prefix / "own").symlink_to(tmp_path)
+    for name, tree in (("own", str(tmp_path)), ("hosts", None)):
+        empty_lab.component(name, {"tool": str(program)}, fingerprints={"tool": mark}, tree=tree)
+    assert "own" not in checks(empty_lab)
+    (tmp_path / ".complete").write_text("x")
+    assert checks(empty_lab)["own"]["detail"].endswith(".complete isn't what the descriptor says")
+    (tmp_path / ".complete").unlink()
+    assert checks(empty_lab)["own"]["detail"].endswith(".complete: No such file or directory")
+    (empty_lab.prefix / "own").unlink()
+    assert f"{empty_lab.prefix}/own doesn't lead to {tmp_path}" in checks(empty_lab)["own"]["detail"]
+    (empty_lab.prefix / "own").symlink_to(tmp_path)
+    (tmp_path / ".complete").write_text(STAMP)
+    os.utime(program, ns=(0, 0))
+    found = checks(empty_lab)
+    assert found["own"]["level"] == "fail" and found["own"]["remedy"] == "./provision --tags own"
+    assert found["hosts"]["level"] == "warn" and "has changed since it was described" in found["hosts"]["detail"]

@@ -54,7 +54,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.rumplab_lab.files import fingerprints, moment, program, read_json, write_json
+from ansible.module_utils.rumplab_lab.files import fingerprints, moment, program, read_json, told, write_json
 
 
 def locate(commands: list[str], files: Mapping[str, list[str]]) -> tuple[dict[str, str], list[str]]:
@@ -162,14 +162,14 @@ def main() -> None:
         passing = ("installed", "deferral")
         changed = {key: value for key, value in before.items() if key not in passing} != wanted
         if (changed or missing) and not module.check_mode:
-            told = (
+            times = (
                 {"installed": None, "deferral": deferral(params, missing, time.time())}
                 if missing
                 else {"installed": moment(time.time())}
             )
-            write_json(path, {**wanted, **told}, params["user"])
+            write_json(path, {**wanted, **times}, params["user"])
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        module.fail_json(msg=f"{params['name']}: {error}")
+        module.fail_json(msg=f"{params['name']}: {told(error)}")
     module.exit_json(changed=changed, missing=missing)
 
 

@@ -29,6 +29,7 @@ taken_back: {description: "What was removed half done.", type: list, returned: s
 import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.rumplab_lab.files import told
 from ansible.module_utils.rumplab_lab.packages import finish, half_done, take_back
 
 
@@ -48,7 +49,7 @@ def main() -> None:
         finished = finish(manager)
         gone = take_back(manager, names)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        module.fail_json(msg=f"{manager}: {error}")
+        module.fail_json(msg=f"{manager}: {told(error)}")
     module.exit_json(changed=finished or bool(gone), taken_back=gone)
 
 

@@ -40,7 +40,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.rumplab_lab import entries
-from ansible.module_utils.rumplab_lab.files import make_directory, missing_parents
+from ansible.module_utils.rumplab_lab.files import make_directory, missing_parents, told
 from ansible.module_utils.rumplab_lab.record import Entry, entries_of, record
 
 
@@ -94,7 +94,7 @@ def main() -> None:
         else:
             done, kept = absent(module.params, module.check_mode)
     except (KeyError, OSError, ValueError, subprocess.SubprocessError) as error:
-        module.fail_json(msg=f"{error}")
+        module.fail_json(msg=told(error))
     module.exit_json(changed=bool(done), done=[f"{entry['kind']} {entry['name']}" for entry in done], kept=kept)
 
 

@@ -37,7 +37,7 @@ import os
 from collections.abc import Mapping
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.rumplab_lab.files import make_directory, missing_parents, parent_of
+from ansible.module_utils.rumplab_lab.files import make_directory, missing_parents, parent_of, told
 from ansible.module_utils.rumplab_lab.record import record
 
 
@@ -91,7 +91,7 @@ def main() -> None:
             for link, wanted in wrong:
                 replace(link, wanted)
     except (OSError, ValueError) as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=told(error))
     module.exit_json(changed=bool(made), made=made)
 
 

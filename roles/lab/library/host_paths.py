@@ -27,7 +27,7 @@ kept: {description: "What somebody else uses.", type: list, returned: success}
 import os
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.rumplab_lab.files import parent_of
+from ansible.module_utils.rumplab_lab.files import parent_of, told
 
 
 def sort_out(paths: list[str]) -> tuple[list[str], list[str]]:
@@ -60,7 +60,7 @@ def main() -> None:
                     else:
                         os.rmdir(name, dir_fd=parent)
     except (OSError, ValueError) as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=told(error))
     module.exit_json(changed=bool(going), removed=going, kept=kept)
 
 

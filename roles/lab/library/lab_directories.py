@@ -36,7 +36,7 @@ import stat
 from collections.abc import Sequence
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.rumplab_lab.files import DIRECTORY, account_of, make_directory, open_directory
+from ansible.module_utils.rumplab_lab.files import DIRECTORY, account_of, make_directory, open_directory, told
 
 
 def open_below(prefix: str, inside: str) -> int:
@@ -101,7 +101,7 @@ def main() -> None:
     try:
         made = ensure(params["prefix"], params["directories"], account.pw_uid, module.check_mode)
     except (OSError, ValueError) as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=told(error))
     module.exit_json(changed=bool(made), made=made)
 
 

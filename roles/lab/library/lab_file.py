@@ -31,7 +31,7 @@ path: {description: "The file.", type: str, returned: always}
 import os
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.rumplab_lab.files import owner_for, parent_of, read_text, write_text
+from ansible.module_utils.rumplab_lab.files import owner_for, parent_of, read_text, told, write_text
 
 MODE = 0o644
 
@@ -74,7 +74,7 @@ def main() -> None:
         if changed and not module.check_mode:
             write_text(path, content, MODE, owner)
     except (OSError, ValueError) as error:
-        module.fail_json(msg=f"{path}: {error}")
+        module.fail_json(msg=f"{path}: {told(error)}")
     module.exit_json(changed=changed, path=path, diff=diff if changed else {})
 
 

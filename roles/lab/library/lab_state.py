@@ -32,8 +32,9 @@ recorded: {description: "Whether the manifest and its copy are there, can be rea
            returned: always}
 user: {description: "The lab user by that description, or empty where it names nobody.", type: str, returned: always}
 link: {description: "The target of the link, or empty.", type: str, returned: always}
-trees: {description: "SHA-1 of NAME/.complete, by name, of every tree in use that waits for no other, and whose files
-        are those that were described, as far as a glance tells.", type: dict, returned: always}
+trees: {description: "SHA-1 of NAME/.complete, by name, of every tree in use that waits for no other, of which no killed
+        run has left unfinished work, and whose files are those that were described, as far as a glance tells.",
+        type: dict, returned: always}
 settled: {description: "Whether a run of everything, for these inputs, once found what is found now, ended well and
           changed nothing of it.", type: bool, returned: always}
 inputs: {description: "The inputs, as given.", type: str, returned: always}
@@ -60,6 +61,7 @@ from ansible.module_utils.rumplab_lab.files import (
     account_of,
     fingerprints,
     moment,
+    plain,
     program,
     read_json,
     write_json,
@@ -71,7 +73,7 @@ PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
 def checksum(path: str) -> str:
     """Return the SHA-1 of a file's content, in hex, or nothing where there is no such file."""
     try:
-        with open(path, "rb") as stream:
+        with open(path, "rb", opener=plain) as stream:
             return hashlib.sha1(stream.read()).hexdigest()
     except OSError:
         return ""
@@ -80,7 +82,7 @@ def checksum(path: str) -> str:
 def recorded_user(path: str) -> str:
     """Return whom a lab's description names, or nothing where there is none to read."""
     try:
-        with open(path, encoding="utf-8") as stream:
+        with open(path, encoding="utf-8", opener=plain) as stream:
             user = str(json.load(stream)["user"])
         # A description that was damaged names nobody.
         return user if account_of(user) else ""
@@ -101,7 +103,7 @@ def descriptors(directory: str) -> dict[str, dict[str, Any]]:
     found = {}
     for name in names(directory):
         try:
-            with open(os.path.join(directory, name), encoding="utf-8") as stream:
+            with open(os.path.join(directory, name), encoding="utf-8", opener=plain) as stream:
                 described = json.load(stream)
             found[str(described["name"])] = described
         except (OSError, *DAMAGED):
@@ -130,6 +132,17 @@ def is_left_alone(described: dict[str, Any], now: str) -> bool:
         return bool(deferral["request"]) and deferral["tried"] <= now < deferral["until"] and not come
     except (OSError, *DAMAGED):
         return False
+
+
+def unfinished(prefix: str) -> list[str]:
+    """Return what killed runs, or such as are at work, have in hand: names of artefacts, and of half-made trees."""
+    work = names(os.path.join(prefix, "work")) + names(f"/var/tmp/rumplab-work-{os.stat(prefix).st_uid}")
+    return work + [tree[1:] for tree in names(os.path.join(prefix, "store")) if tree.startswith(".")]
+
+
+def is_finished(name: str, left: list[str]) -> bool:
+    """True when nothing is left of an earlier run at this artefact."""
+    return not any(one == name or one.startswith(f"{name}-") for one in left)
 
 
 def default_routes(routes: str) -> list[str]:
@@ -171,7 +184,8 @@ def is_recorded(prefix: str) -> bool:
     texts = []
     for directory in ("var", "etc"):
         try:
-            with open(os.path.join(prefix, directory, "manifest.json"), encoding="utf-8") as stream:
+            path = os.path.join(prefix, directory, "manifest.json")
+            with open(path, encoding="utf-8", opener=plain) as stream:
                 texts.append(stream.read())
             json.loads(texts[-1])["entries"]
         except (OSError, *DAMAGED):
@@ -183,6 +197,7 @@ def found(prefix: str, link: str) -> dict[str, Any]:
     """Return what stands under the prefix."""
     described = descriptors(os.path.join(prefix, "etc", "components.d"))
     trees = {name: checksum(os.path.join(prefix, name, ".complete")) for name in names(prefix)}
+    left = unfinished(prefix) if trees else []
     now = moment(time.time())
     return {
         "deferred": {name: one["deferral"]["request"] for name, one in described.items() if is_left_alone(one, now)},
@@ -192,7 +207,11 @@ def found(prefix: str, link: str) -> dict[str, Any]:
         "user": recorded_user(os.path.join(prefix, "etc", "rumplab.json")),
         "recorded": is_recorded(prefix),
         "link": os.readlink(link) if os.path.islink(link) else "",
-        "trees": {name: stamp for name, stamp in trees.items() if stamp and is_sound(described.get(name, {}))},
+        "trees": {
+            name: stamp
+            for name, stamp in trees.items()
+            if stamp and is_finished(name, left) and is_sound(described.get(name, {}))
+        },
         "components": {
             name: one["request"] for name, one in described.items() if one.get("request") and is_intact(one)
         },

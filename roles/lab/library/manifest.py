@@ -39,6 +39,7 @@ list: {description: "The name of what was remembered.", type: str, returned: suc
 import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.rumplab_lab.files import told
 from ansible.module_utils.rumplab_lab.record import (
     entries_of,
     record,
@@ -76,7 +77,7 @@ def main() -> None:
         added += record(path, module.params["entries"], user, check=module.check_mode)
         listed = entries_of(path)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        module.fail_json(msg=f"manifest: {error}")
+        module.fail_json(msg=f"manifest: {told(error)}")
     module.exit_json(changed=bool(added), added=added, listed=listed, list=name)
 
 

@@ -29,6 +29,7 @@ kept: {description: "What others have come to need.", type: list, returned: succ
 import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.rumplab_lab.files import told
 from ansible.module_utils.rumplab_lab.packages import removable
 
 
@@ -45,7 +46,7 @@ def main() -> None:
     try:
         going, kept = removable(manager, module.params["names"])
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        module.fail_json(msg=f"{manager}: {error}")
+        module.fail_json(msg=f"{manager}: {told(error)}")
     module.exit_json(changed=False, removable=going, kept=kept)
 
 

@@ -98,6 +98,9 @@ def replacing(path: str) -> Iterator[IO[bytes]]:
             stream.flush()
             os.fchmod(handle, 0o644)
             os.fsync(handle)
+            if os.path.isdir(path) and not os.path.islink(path):
+                # Somebody's accident. One with content is theirs to look at: OSError names it.
+                os.rmdir(path)
             os.replace(fresh, path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from typing import IO, Any
-
 # What comes of a file that was damaged: it isn't JSON, or isn't made of what it should be.
 DAMAGED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
@@ -19,11 +16,3 @@ class Broken(Exception):
     def __init__(self, message: str, log: str | None = None) -> None:
         super().__init__(message)
         self.log = log
-
-
-def parsed(stream: IO[str]) -> Any:
-    """Return the JSON in a file; ValueError for what is none, and for what is nested too deeply to be read."""
-    try:
-        return json.load(stream)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error

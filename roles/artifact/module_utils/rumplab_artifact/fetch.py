@@ -18,6 +18,7 @@ from typing import IO, Any, Callable
 
 from . import apt
 from .errors import Broken, Unreachable
+from .plain import plain
 
 PAGES = ("text/html", "application/xhtml+xml")
 HASHES = ("sha512", "sha256", "sha1")
@@ -42,7 +43,7 @@ def wanted_hash(pin: Mapping[str, Any]) -> tuple[str, str]:
 def file_hash(path: str, algorithm: str) -> str:
     """Return the hex digest of a file, read in pieces."""
     digest = hashlib.new(algorithm)
-    with open(path, "rb") as stream:
+    with open(path, "rb", opener=plain) as stream:
         for piece in iter(lambda: stream.read(CHUNK), b""):
             digest.update(piece)
     return digest.hexdigest()
@@ -62,12 +63,15 @@ def check(path: str, pin: Mapping[str, Any], origin: str) -> None:
 
 def is_cached(path: str, pin: Mapping[str, Any]) -> bool:
     """True when the cache holds the pinned file; a file that rotted in the cache is taken away."""
-    if not os.path.exists(path):
+    if not os.path.lexists(path):
         return False
     algorithm, wanted = wanted_hash(pin)
-    if file_hash(path, algorithm) == wanted:
+    if os.path.isfile(path) and file_hash(path, algorithm) == wanted:
         return True
-    os.unlink(path)
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
     return False
 
 

@@ -16,7 +16,8 @@ from typing import Any, Callable
 from . import credentials
 from .command import run_quiet
 from .durable import write_json
-from .errors import DAMAGED, Broken, Unreachable, parsed
+from .errors import DAMAGED, Broken, Unreachable
+from .plain import read_json
 
 # Where a mirror holds a commit: (commit id) -> path of a bundle, or Unreachable.
 Bundles = Callable[[str], str]
@@ -143,8 +144,7 @@ def _packs_only(path: str) -> bool:
 def is_whole(path: str, commit: str, recursive: bool = False) -> bool:
     """True when what is kept at `path` holds `commit`, unaltered; `recursive`: and its submodules' commits."""
     try:
-        with open(os.path.join(path, PINNED), encoding="utf-8") as stream:
-            said = parsed(stream)
+        said = read_json(os.path.join(path, PINNED))
         if said["commit"] != commit or (recursive and not said["submodules"]) or not _packs_only(path):
             return False
         packs = os.path.join(path, "objects", "pack")
@@ -193,8 +193,7 @@ def _write_out(repository: str, more: Mapping[str, str], commit: str, top: str, 
 
 def check_out(path: str, directory: str) -> None:
     """Write the files of the commit that is kept at `path` into `directory`, its submodules' in their places."""
-    with open(os.path.join(path, PINNED), encoding="utf-8") as stream:
-        said = parsed(stream)
+    said = read_json(os.path.join(path, PINNED))
     try:
         with _repository(path) as (repository, more):
             _write_out(repository, more, said["commit"], directory, "", bool(said["submodules"]))

@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Iterator
 
-from .errors import parsed
+from .plain import plain, read_json
 
 NAME = ".files.json"
 # Written after the list; and what Python compiles of modules in the tree as it runs.
@@ -23,7 +23,7 @@ PIECE = 1 << 20
 
 def _digest(path: str) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
+    with open(path, "rb", opener=plain) as stream:
         for piece in iter(lambda: stream.read(PIECE), b""):
             digest.update(piece)
     return digest.hexdigest()
@@ -60,19 +60,16 @@ def write(tree: str) -> None:
 
 def read(tree: str) -> dict[str, str]:
     """Return what is listed; OSError or ValueError where there is no list that can be read."""
-    with open(os.path.join(tree, NAME), encoding="utf-8") as stream:
-        found = parsed(stream)
+    found = read_json(os.path.join(tree, NAME))
     if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
         raise ValueError(f"{tree}/{NAME} is no list of files")
     return {str(name): str(what) for name, what in found["files"].items()}
 
 
 def differences(tree: str) -> list[str]:
-    """Return the paths that are lost, altered or new since the tree was installed; none for a tree without a list."""
+    """Return the paths that are lost, altered or new since the tree was installed; the list itself may be one."""
     try:
         listed = read(tree)
-    except FileNotFoundError:
-        return []
     except (OSError, ValueError):
         return [NAME]
     found = [name for name, what in listed.items() if not _is_as_listed(os.path.join(tree, name), what)]

@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import Any
 
 from . import processes
-from .errors import DAMAGED, Broken, parsed
+from .errors import DAMAGED, Broken
+from .plain import read_json
 
 # The lock that this process holds, so that what it starts can be entered into the lock's file.
 _held: list[Lock] = []
@@ -45,8 +46,7 @@ class Lock:
     def owner(self) -> dict[str, Any] | None:
         """Return what the file says of the holder, or None where it says nothing that makes sense."""
         try:
-            with open(self.path, encoding="utf-8") as stream:
-                said = parsed(stream)
+            said = read_json(self.path)
             return {**said, "pid": int(said["pid"]), **({"session": int(said["session"])} if "session" in said else {})}
         except (OSError, *DAMAGED):
             return None

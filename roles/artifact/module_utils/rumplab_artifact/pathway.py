@@ -21,9 +21,10 @@ from typing import Any
 from . import apt, built, edits, fetch, git, host, package, relocate
 from .build import require_space, run_recipe
 from .credentials import hide
-from .errors import DAMAGED, Broken, Unreachable, parsed
+from .errors import DAMAGED, Broken, Unreachable
 from .lock import Lock
 from .members import declared
+from .plain import read_json
 from .store import PROVENANCE, USES, Store, remove_tree, write_json
 from .unpack import unpack, unpack_over
 
@@ -120,8 +121,7 @@ def _cached(request: Request, store: Store, pin: Mapping[str, Any]) -> str | Non
 def _came_from(path: str) -> tuple[str, str]:
     """Return (kind, origin) of what stands in the cache at `path`."""
     try:
-        with open(_note_of_origin(path), encoding="utf-8") as stream:
-            said = parsed(stream)
+        said = read_json(_note_of_origin(path))
         return str(said["kind"]), str(said["origin"])
     except (OSError, *DAMAGED):
         return "upstream", path
@@ -519,6 +519,8 @@ def _provide_locked(request: Request, store: Store, opener: fetch.Opener) -> Ans
     for kind in kinds if not request["retry"] else kinds[:1]:
         tree = store.find(name, request["stamps"][kind])
         if tree and store.examine(tree, request["paths"]):
+            # A run that was killed at its end left its work.
+            store.clean(name)
             return _use(request, store, tree)
     if request["only"] == "source":
         return _source_at_hand(request, store, opener)

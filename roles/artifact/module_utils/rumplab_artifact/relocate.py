@@ -14,7 +14,8 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 
-from .errors import Broken, parsed
+from .errors import Broken
+from .plain import read_json
 
 PLACEHOLDER = b"@RUMPLAB_TREE@"
 # Of the directory in which this tree and those that it was built with stand side by side.
@@ -129,8 +130,7 @@ def settle(tree: str, final: str) -> None:
     A tree without a list has nothing to be filled in.
     """
     try:
-        with open(os.path.join(tree, LIST), encoding="utf-8") as stream:
-            listed = parsed(stream)
+        listed = read_json(os.path.join(tree, LIST))
     except FileNotFoundError:
         return
     except ValueError as error:

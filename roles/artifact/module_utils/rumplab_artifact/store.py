@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -13,7 +14,8 @@ from typing import Any
 from . import durable, inventory, relocate
 from .credentials import hidden
 from .durable import write_json
-from .errors import DAMAGED, Broken, parsed
+from .errors import DAMAGED, Broken
+from .plain import plain, read_json
 
 COMPLETE = ".complete"
 # Where a tree came from goes along with it: into a cache of built trees, and back when an older one is switched to.
@@ -46,6 +48,9 @@ class Store:
         status = os.lstat(self.work)
         if status.st_uid != os.geteuid() or not stat.S_ISDIR(status.st_mode):
             raise Broken(f"{self.work} belongs to somebody else: remove it, or choose a rumplab_prefix without blanks")
+        # Whether or not this run writes there: what a killed one was writing goes.
+        for directory in (self.cache, self.components):
+            durable.sweep(directory)
 
     def clean(self, name: str) -> None:
         """Remove an artefact's work directory, and with it the one outside the prefix when nothing else is in it."""
@@ -90,15 +95,14 @@ class Store:
         """Return the stamp in a tree's .complete, or None for a tree that isn't whole, or doesn't say what it is."""
         try:
             self.provenance_of(tree)
-            with open(os.path.join(tree, COMPLETE), encoding="utf-8") as stream:
+            with open(os.path.join(tree, COMPLETE), encoding="utf-8", opener=plain) as stream:
                 return stream.read()
         except (OSError, ValueError):
             return None
 
     def provenance_of(self, tree: str) -> dict[str, Any]:
         """Return a tree's version, source, origin, reason and time of installation."""
-        with open(os.path.join(tree, PROVENANCE), encoding="utf-8") as stream:
-            found = parsed(stream)
+        found = read_json(os.path.join(tree, PROVENANCE))
         if not isinstance(found, dict):
             raise ValueError(f"{tree}/{PROVENANCE} is not an object")
         return found
@@ -166,8 +170,7 @@ class Store:
         """Return the names, in the store, of the trees that a tree refers to."""
         path = os.path.join(tree, USES)
         try:
-            with open(path, encoding="utf-8") as stream:
-                return [str(name) for name in parsed(stream)["trees"]]
+            return [str(name) for name in read_json(path)["trees"]]
         except FileNotFoundError:
             return []
         except DAMAGED as error:
@@ -203,8 +206,7 @@ class Store:
     def descriptor(self, name: str) -> dict[str, Any] | None:
         """Return a component's descriptor, or None where there is none that can be read."""
         try:
-            with open(os.path.join(self.components, f"{name}.json"), encoding="utf-8") as stream:
-                found = parsed(stream)
+            found = read_json(os.path.join(self.components, f"{name}.json"))
         except (OSError, ValueError):
             return None
         return found if isinstance(found, dict) else None
@@ -223,6 +225,8 @@ def remove_tree(path: str) -> None:
     for here, directories, _ in os.walk(path):
         for directory in [here, *(os.path.join(here, name) for name in directories)]:
             if not os.path.islink(directory):
-                os.chmod(directory, 0o700)
+                # Somebody else's can go all the same, where there is nothing in it.
+                with contextlib.suppress(PermissionError):
+                    os.chmod(directory, 0o700)
     if os.path.lexists(path):
         shutil.rmtree(path)

@@ -27,6 +27,11 @@ TEMPORARY = ".new-"
 # Files of the lab are small; more is somebody's attempt to fill this process' memory.
 MOST = 64 << 20
 LINKS = 40
+REMEDIES = {
+    errno.ENOSPC: "; make room there, or choose another rumplab_prefix",
+    errno.EDQUOT: "; make room there, or choose another rumplab_prefix",
+    errno.EROFS: "; mount it writable, or choose another rumplab_prefix",
+}
 # Debian keeps some of these out of a user's PATH, Homebrew all of them out of a bare one.
 MORE_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/opt/homebrew/bin", "/opt/homebrew/sbin", "/usr/local/bin")
 
@@ -47,6 +52,14 @@ DAMAGED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, 
 
 class Unfit(ValueError):
     """What stands at a path isn't what can be worked with; the message says why, and what to do."""
+
+
+def told(error: Exception) -> str:
+    """Return an error in words: of the system's, the place and what to do about it."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    remedy = REMEDIES.get(error.errno or 0, "")
+    return ": ".join(filter(None, (os.fsdecode(error.filename or ""), error.strerror + remedy)))
 
 
 def trusted() -> set[int]:
@@ -178,6 +191,15 @@ def read_json(path: str, otherwise: Any, owners: Collection[int] | None = None) 
         raise
     except (ValueError, RecursionError) as error:
         raise Unfit(f"{path} is not JSON ({error}): remove it and run ./provision again") from error
+
+
+def plain(path: str, flags: int) -> int:
+    """Open a plain file, for `open(…, opener=plain)`; OSError for anything else: a pipe would be waited for."""
+    handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "is no plain file", path)
+    return handle
 
 
 def sweep(directory: int, prefix: str = TEMPORARY) -> None:

@@ -1,0 +1,236 @@
+"""Runs of module `artifact`, as Ansible runs it: a process that reads its arguments and prints an answer."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import pwd
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fixtures.upstream import server
+from fixtures.upstream.support import ROLE, request
+
+from chaos.row import CORRUPT, HAND_WORK, LEFT, WAITED, Fault, none_left
+from roles.artifact.module_utils.rumplab_artifact import inventory
+from roles.artifact.module_utils.rumplab_artifact.store import Store
+
+FILES = 24
+USER = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+LABELS = "abcd"
+SECONDS = 90
+LOCK_WAIT = 1.0
+# Some work, with processes beside it of which a killed run leaves some, and nothing that fails unseen.
+RECIPE = f"""
+set -e
+mkdir -p "$0/hello/bin"
+sleep 60 &
+setsid sleep 60 &
+for n in $(seq {FILES}); do
+    cp text "$0/hello/bin/$n"
+    echo "$n" >>"$0/hello/bin/$n"
+    test $((n % 6)) != 0 || sleep 0.03
+done
+"""
+# The library file finds its helpers where Ansible would put them. A clock is set by a number of seconds.
+MODULE = """
+import runpy, sys, time
+shift, role = float(sys.argv[1]), sys.argv[2]
+if shift:
+    clock, fine = time.time, time.time_ns
+    time.time, time.time_ns = lambda: clock() + shift, lambda: fine() + int(shift * 10**9)
+import ansible.module_utils
+ansible.module_utils.__path__.append(role + "/module_utils")
+sys.argv[1:] = []
+runpy.run_path(role + "/library/artifact.py", run_name="__main__")
+"""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for: one of a few versions, whose files are known by their hashes."""
+
+    label: str
+
+    @property
+    def stamp(self) -> str:
+        return hashlib.sha256(self.label.encode()).hexdigest()
+
+    @property
+    def text(self) -> bytes:
+        return f"version {self.label}, line after line\n".encode() * 1500
+
+    def files(self) -> dict[str, str]:
+        """The SHA-256 of each file of the tree."""
+        return {
+            f"bin/{number}": hashlib.sha256(self.text + f"{number}\n".encode()).hexdigest()
+            for number in range(1, FILES + 1)
+        }
+
+
+class Upstream:
+    """Serves the sources of all versions."""
+
+    def __init__(self, directory: Path) -> None:
+        (directory / "files").mkdir(parents=True)
+        self.pins = {}
+        for label in LABELS:
+            path = directory / "files" / f"hello-{label}.tar"
+            with tarfile.open(path, "w") as archive:
+                member = tarfile.TarInfo(f"hello-{label}/text")
+                member.size = len(Wanted(label).text)
+                archive.addfile(member, io.BytesIO(Wanted(label).text))
+            self.pins[label] = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.server = server.Upstream(directory)
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+        self.thread.start()
+
+    def pin(self, wanted: Wanted) -> dict[str, Any]:
+        url = self.server.url(f"files/hello-{wanted.label}.tar")
+        return {"urls": [url], "sha256": self.pins[wanted.label]}
+
+    def close(self) -> None:
+        self.server.close()
+        self.thread.join(10)
+
+
+def give(directory: Path) -> Path:
+    """A directory as the lab user has it, who reaches it; returned."""
+    directory.mkdir(parents=True, exist_ok=True)
+    directory.chmod(0o755)
+    os.chown(directory, USER.pw_uid, USER.pw_gid)
+    return directory
+
+
+class Module:
+    """The module on one prefix."""
+
+    def __init__(self, prefix: Path, upstream: Upstream) -> None:
+        self.prefix, self.upstream = prefix, upstream
+
+    def start(self, wanted: Wanted, shift: float = 0.0, **more: Any) -> subprocess.Popen[bytes]:
+        """Begin a run, which leads a session."""
+        build = {"root": "hello", "commands": [{"argv": ["sh", "-c", RECIPE, "@dest@"], "in": "source"}]}
+        stamps = {"upstream": wanted.stamp, "substitute": ""}
+        settled = {"lock_wait": 60.0, "version": wanted.label, "fetch_timeout": 10.0, "user": USER.pw_name, **more}
+        asked = request(
+            self.prefix, self.upstream.pin(wanted), build=build, stamps=stamps, paths={"one": "bin/1"}, **settled
+        )
+        argv = [sys.executable, "-c", MODULE, str(shift), str(ROLE)]
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={"PATH": os.environ["PATH"], "HOME": str(self.prefix), "LC_ALL": "C.UTF-8", "no_proxy": "127.0.0.1"},
+            cwd="/",
+            start_new_session=True,
+        )
+        assert process.stdin is not None
+        # It may be dead already, if somebody was quick.
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(json.dumps({"ANSIBLE_MODULE_ARGS": asked}).encode())
+            process.stdin.close()
+        return process
+
+    def answer(self, process: subprocess.Popen[bytes]) -> dict[str, Any]:
+        """Wait for a run's answer; HAND_WORK where none comes, or an internal error."""
+        assert process.stdout is not None
+        said = b""
+        try:
+            # Its input is closed already.
+            process.stdin = None
+            said, _ = process.communicate(timeout=SECONDS)
+            found = json.loads(said)
+        except subprocess.TimeoutExpired:
+            raise Fault(HAND_WORK, f"no answer within {SECONDS} s") from None
+        except ValueError:
+            raise Fault(HAND_WORK, f"no answer but: {said.decode(errors='replace')[-800:]}") from None
+        if "exception" in found or "Traceback" in str(found.get("msg")):
+            raise Fault(HAND_WORK, f"an internal error: {found}")
+        return dict(found)
+
+    def answered_by_death(self, process: subprocess.Popen[bytes]) -> None:
+        """Take leave of a run that was killed. What it left may hold its output open: nobody reads on."""
+        process.wait(SECONDS)
+        assert process.stdout is not None
+        process.stdout.close()
+
+    def provide(self, wanted: Wanted, shift: float = 0.0, **more: Any) -> dict[str, Any]:
+        """Run it to its end."""
+        return self.answer(self.start(wanted, shift, **more))
+
+    def usual(self) -> float:
+        """How long a run takes, seconds; HAND_WORK where it doesn't do what it is for."""
+        began = time.monotonic()
+        self.repair(Wanted("a"))
+        return time.monotonic() - began
+
+    def trusted(self) -> dict[str, Path]:
+        """The trees that count, by stamp; CORRUPT where one isn't what was built."""
+        store, found = Store(str(self.prefix)), {}
+        stamps = {Wanted(label).stamp: Wanted(label) for label in LABELS}
+        for entry in sorted(os.listdir(store.trees)) if os.path.isdir(store.trees) else []:
+            tree = Path(store.trees, entry)
+            stamp = None if entry.startswith(".") else store.stamp_of(str(tree))
+            if stamp is None:
+                continue
+            if stamp not in stamps:
+                raise Fault(CORRUPT, f"{tree} counts as {stamp!r}, which nobody asked for")
+            check(tree, stamps[stamp])
+            found[stamp] = tree
+        return found
+
+    def repair(self, wanted: Wanted, lock_wait: float = LOCK_WAIT) -> dict[str, Any]:
+        """Run it anew, and see that all is well by that alone."""
+        answer = self.provide(wanted)
+        if answer.get("failed") or answer["state"] != "installed":
+            raise Fault(HAND_WORK, f"the next run doesn't mend it: {answer}")
+        if answer["waited"] > lock_wait:
+            raise Fault(WAITED, f"the next run waited {answer['waited']} s for the lock")
+        self.sound(wanted)
+        return answer
+
+    def sound(self, wanted: Wanted) -> None:
+        """Raise Fault unless `wanted` is in use, whole, and nothing else is left."""
+        trees, link = self.trusted(), self.prefix / "hello"
+        if wanted.stamp not in trees or not link.exists() or not link.samefile(trees[wanted.stamp]):
+            raise Fault(HAND_WORK, f"{link} isn't version {wanted.label}: {trees}")
+        described = json.loads((self.prefix / "etc/components.d/hello.json").read_text())
+        if (described["state"], described["stamp"]) != ("installed", wanted.stamp):
+            raise Fault(HAND_WORK, f"it is described as {described}")
+        left = leftovers(self.prefix)
+        if left:
+            raise Fault(LEFT, f"left: {left}")
+        none_left(self.prefix)
+
+
+def check(tree: Path, wanted: Wanted) -> None:
+    """CORRUPT unless each file of a tree has the hash that it was built with, and there is none besides."""
+    there = {
+        str(path.relative_to(tree)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in tree.rglob("*")
+        if path.is_file() and path.parent != tree
+    }
+    wrong = sorted(name for name in {**there, **wanted.files()} if there.get(name) != wanted.files().get(name))
+    if wrong:
+        raise Fault(CORRUPT, f"{tree} counts, and these differ: {wrong[:5]}")
+    differing = inventory.differences(str(tree))
+    if differing:
+        raise Fault(CORRUPT, f"{tree} counts, and its list says otherwise of {differing[:5]}")
+
+
+def leftovers(prefix: Path) -> list[str]:
+    """What a run that ended has no business to leave."""
+    found = [*(prefix / "work").glob("*"), *(prefix / "store").glob(".*"), *prefix.glob(".*.link")]
+    found += [*(prefix / "cache").rglob("*.part"), *prefix.rglob(".new-*")]
+    return sorted(str(path.relative_to(prefix)) for path in found)

@@ -1,0 +1,147 @@
+"""Damage to what is installed: `rumplab doctor --verify` notices it, nothing hides the rest, the next run mends it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import tempfile
+from pathlib import Path
+
+from unit.labfixture import LabPrefix, make_lab
+
+from chaos.building import FILES, Module, Wanted, give
+from chaos.builds import Builds
+from chaos.row import CORRUPT, HAND_WORK, Fault
+
+JUNK = [b"", b"{", b"[]", b"null", b'{"schema": 1}', b"\xff\xfe", b"[" * 5000, b'{"schema": 1, "files": [1]}']
+
+
+def flip(path: Path, chance: random.Random) -> None:
+    """Change one bit, and neither size nor time."""
+    status, content = path.stat(), bytearray(path.read_bytes())
+    content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def cut(path: Path, chance: random.Random) -> None:
+    os.truncate(path, chance.randrange(path.stat().st_size))
+
+
+def junk(path: Path, chance: random.Random) -> None:
+    path.write_bytes(chance.choice(JUNK))
+
+
+def lose(path: Path, chance: random.Random) -> None:
+    path.unlink()
+
+
+def shut(path: Path, chance: random.Random) -> None:
+    path.chmod(chance.choice([0o600, 0o666, 0o755]))
+
+
+def exchange(path: Path, chance: random.Random) -> None:
+    """Put a link, a directory or a FIFO where a file was."""
+    path.unlink()
+    kind = chance.choice(["1", "/dev/null", "nowhere", "directory", "fifo"])
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(kind)
+
+
+def add(path: Path, chance: random.Random) -> None:
+    """Put a file beside one."""
+    path.with_name(f"new-{chance.randrange(9)}").write_bytes(b"x")
+
+
+TREE = [flip, cut, junk, lose, shut, exchange, add]
+# Of what is compared with, any change counts, but for who may read it.
+RECORDS = [flip, cut, junk, lose, exchange]
+NAMES = [f"bin/{number}" for number in range(1, FILES + 1)] + [".provenance.json", ".files.json", ".complete"]
+
+
+class Tamper(Builds):
+    name, what = "tamper", "files of a tree, its lists, link and descriptor altered, lost or exchanged"
+
+    def prepare(self) -> None:
+        super().prepare()
+        # Short, for the paths of sockets.
+        self.runtime = Path(tempfile.mkdtemp(prefix="rc"))
+        self.prefix = self.directory / "lab"
+        self.lab: LabPrefix = make_lab(self.prefix, self.runtime)
+        self.lab.component("other", {})
+        give(self.prefix)
+        for path in self.prefix.rglob("*"):
+            shutil.chown(path, *(os.stat(self.prefix).st_uid, os.stat(self.prefix).st_gid))
+        self.module = Module(self.prefix, self.upstream)
+        self.wanted = Wanted("a")
+        self.module.repair(self.wanted)
+
+    def end(self) -> None:
+        shutil.rmtree(self.runtime)
+        super().end()
+
+    def damage(self, chance: random.Random) -> tuple[list[str], bool]:
+        """Do some, and tell what; and whether a comparison has to notice it."""
+        tree = Path(os.path.realpath(self.prefix / "hello"))
+        said, noticed = [], False
+        for _ in range(chance.choice([1, 1, 2, 4])):
+            name = chance.choice(NAMES)
+            path = chance.choice([tree / name, tree / name, self.lab.descriptor("hello")])
+            if not path.is_file() or path.is_symlink() or not path.stat().st_size:
+                continue
+            how = chance.choice(TREE if path.parent == tree / "bin" else RECORDS)
+            before = path.read_bytes()
+            how(path, chance)
+            said.append(f"{how.__name__} {path.relative_to(self.prefix)}")
+            same = path.is_file() and not path.is_symlink() and path.read_bytes() == before
+            changed = not same or how is add or path.stat().st_mode & 0o777 != 0o644
+            # A descriptor may say something else that nobody compares.
+            noticed |= tree in path.parents and changed
+        if chance.random() < 0.2:
+            link = self.prefix / "hello"
+            link.unlink()
+            if chance.random() < 0.5:
+                link.symlink_to(chance.choice(["store/nowhere", "hello", "store"]))
+            said.append("the link")
+            # Without a link and a descriptor nothing says that there ever was one.
+            noticed |= self.lab.descriptor("hello").is_file()
+        return said, noticed
+
+    def run(self, chance: random.Random, place: Path) -> None:
+        said, noticed = self.damage(chance)
+        try:
+            self.tell(said, noticed)
+            answer = self.module.repair(self.wanted)
+            if noticed and not answer["changed"]:
+                raise Fault(HAND_WORK, f"after {said} a run found nothing to do")
+            found = self.lab.tool("doctor", "--verify")
+            if found.returncode:
+                raise Fault(HAND_WORK, f"after {said} and the next run, this is left: {found.stdout}{found.stderr}")
+        except Fault:
+            # The next run begins with a lab that is whole.
+            shutil.rmtree(self.prefix / "store")
+            self.module.repair(self.wanted)
+            raise
+
+    def tell(self, said: list[str], noticed: bool) -> None:
+        """Raise Fault unless the tool says what there is to say."""
+        status = self.lab.tool("status", "--json")
+        if status.returncode not in (0, 1) or "Traceback" in status.stderr or not status.stdout:
+            raise Fault(HAND_WORK, f"after {said}, status says: {status.stdout}{status.stderr}")
+        if "other" not in [one["name"] for one in json.loads(status.stdout)["components"]]:
+            raise Fault(HAND_WORK, f"after {said}, status hides the others: {status.stdout}")
+        found = self.lab.tool("doctor", "--verify", "--json")
+        if found.returncode not in (0, 1) or "Traceback" in found.stderr:
+            raise Fault(HAND_WORK, f"after {said}, doctor --verify says: {found.stdout}{found.stderr}")
+        if noticed and found.returncode == 0:
+            raise Fault(CORRUPT, f"after {said}, doctor --verify found nothing: {found.stdout}")
+
+
+def rows() -> list[type[Tamper]]:
+    return [Tamper]

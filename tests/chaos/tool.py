@@ -1,0 +1,239 @@
+"""Kinds of run that disturb the runtime tool: `stage` and `run`."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from demos import EXAMPLE, build
+from unit.labfixture import SECONDS, LabPrefix, make_lab
+
+from chaos.row import (
+    CORRUPT,
+    HAND_WORK,
+    LEAKED,
+    LEFT,
+    Fault,
+    Row,
+    Unable,
+    end_all,
+    eventually,
+    none_left,
+    processes_of,
+    shown,
+)
+from rumplab.digest import sha256
+
+GRUB = Path("/usr/lib/grub/i386-pc")
+STAGER = ("sfdisk", "mke2fs", "debugfs", "grub-mkimage")
+QEMU = "qemu-system-x86_64"
+PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+ARGUMENTS = ["", "one", "two words", "three of them"]
+
+
+def program(name: str) -> str:
+    """The path of a program of the host; Unable where there is none."""
+    path = shutil.which(name, path=PATH)
+    if path is None:
+        raise Unable(f"{name} isn't installed")
+    return path
+
+
+class Tool(Row):
+    """What runs the tool in a lab of the host's own programs, on the demo."""
+
+    def prepare(self) -> None:
+        if not (GRUB / "boot.img").is_file():
+            raise Unable(f"GRUB's modules aren't in {GRUB}")
+        stager = {"grub-modules": str(GRUB), **{name: program(name) for name in STAGER}}
+        qemu = self.emulator()
+        for name in ("gcc", "make"):
+            program(name)
+        # Short, for the paths of sockets; and where nothing else of the tool's is.
+        self.runtime = Path(tempfile.mkdtemp(prefix="rc"))
+        self.lab: LabPrefix = make_lab(self.directory / "lab", self.runtime)
+        self.lab.component("rump_stager", stager)
+        if qemu:
+            self.lab.component("qemu", {QEMU: qemu})
+        self.demo = build(EXAMPLE, self.directory / "demo.bin")
+        self.calibrate()
+
+    def emulator(self) -> str:
+        return ""
+
+    def calibrate(self) -> None:
+        raise NotImplementedError
+
+    def end(self) -> None:
+        if hasattr(self, "runtime"):
+            end_all(self.runtime)
+            shutil.rmtree(self.runtime)
+
+    def start(self, place: Path, *arguments: str | Path) -> subprocess.Popen[bytes]:
+        """Begin `rumplab ARGUMENTS`, which leads a session, with its temporary files in `place`."""
+        temporary = place / "tmp"
+        temporary.mkdir(exist_ok=True)
+        return subprocess.Popen(
+            [sys.executable, "-m", "rumplab", *map(str, arguments)],
+            env={**self.lab.environment, "TMPDIR": str(temporary)},
+            cwd=place,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def must(self, place: Path, *arguments: str | Path) -> None:
+        """Run `rumplab ARGUMENTS`; HAND_WORK where it fails."""
+        done = subprocess.run(
+            [sys.executable, "-m", "rumplab", *map(str, arguments)],
+            env={**self.lab.environment, "TMPDIR": str(place / "tmp")},
+            cwd=place,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=SECONDS,
+            check=False,
+        )
+        if done.returncode:
+            raise Fault(HAND_WORK, f"{' '.join(map(str, arguments))}: {done.stdout.decode(errors='replace')}")
+
+
+class Stage(Tool):
+    name, what = "stage", "`rumplab stage`, one or several to one image, by SIGKILL"
+
+    def calibrate(self) -> None:
+        place = self.directory / "usual"
+        (place / "tmp").mkdir(parents=True)
+        self.hashes = {}
+        for text in ARGUMENTS:
+            began = time.monotonic()
+            self.must(place, "stage", self.demo, "-o", place / "x.img", "--force", "--args", text or " ")
+            self.usual = time.monotonic() - began
+            self.hashes[text or " "] = sha256(place / "x.img")
+
+    def run(self, chance: random.Random, place: Path) -> None:
+        image = place / "x.img"
+        if chance.random() < 0.5:
+            self.must_stage(place, image, chance)
+        several = [self.start(place, *self.words(image, chance, force=True)) for _ in range(chance.choice([1, 1, 3]))]
+        time.sleep(self.moment(chance))
+        for process in several[: chance.randint(1, len(several))]:
+            self.kill(process, whole=chance.random() < 0.5)
+        for process in several:
+            process.wait(SECONDS)
+        self.check(image)
+        self.must_stage(place, image, chance)
+        self.check(image)
+        left = [str(path.relative_to(place)) for path in place.rglob("*") if path not in (image, described(image))]
+        if left != ["tmp"]:
+            raise Fault(LEFT, f"the next stage leaves {left}")
+        none_left(place)
+
+    def words(self, image: Path, chance: random.Random, force: bool) -> list[str | Path]:
+        text = chance.choice(ARGUMENTS) or " "
+        return ["stage", self.demo, "-o", image, "--args", text, *(["--force"] if force else [])]
+
+    def must_stage(self, place: Path, image: Path, chance: random.Random) -> None:
+        (place / "tmp").mkdir(exist_ok=True)
+        self.must(place, *self.words(image, chance, force=True))
+
+    def check(self, image: Path) -> None:
+        """CORRUPT unless the image is none, or what its description says."""
+        if not image.exists():
+            return
+        if sha256(image) not in self.hashes.values():
+            raise Fault(CORRUPT, f"{image} is no image that was asked for")
+        # Killed between the two names, an image has no description: nothing is said of it then.
+        if described(image).exists():
+            said = json.loads(described(image).read_text())
+            if self.hashes[said["args"]] != sha256(image):
+                raise Fault(CORRUPT, f"{image} is another than its description says: {said}")
+
+
+def described(image: Path) -> Path:
+    return image.with_name(image.name + ".rumplab.json")
+
+
+class Run(Tool):
+    name, what = "run", "`rumplab run`, or the machine, by SIGKILL, and damage to the machine's record"
+
+    def emulator(self) -> str:
+        return program(QEMU)
+
+    def calibrate(self) -> None:
+        place = self.directory / "usual"
+        (place / "tmp").mkdir(parents=True)
+        self.image = self.directory / "demo.img"
+        self.must(place, "stage", self.demo, "-o", self.image)
+        for _ in range(2):
+            began = time.monotonic()
+            self.must(place, *self.words())
+            self.usual = time.monotonic() - began
+            self.must(place, "stop", "--all")
+
+    def words(self) -> list[str | Path]:
+        return ["run", self.image, "--detach", "--wait", "--snapshot", "--accel", "tcg"]
+
+    def machines(self) -> set[int]:
+        """The processes that are machines: each has its socket in the lab's own directory."""
+        return {pid for pid in processes_of(self.runtime) if b"qemu" in argv0(pid)}
+
+    def recorded(self) -> dict[int, dict[str, Any]]:
+        """What `rumplab ps` knows, by process."""
+        said = self.lab.tool("ps", "--json")
+        if said.returncode:
+            raise Fault(HAND_WORK, f"ps says: {said.stderr}")
+        return {one["pid"]: one for one in json.loads(said.stdout)}
+
+    def run(self, chance: random.Random, place: Path) -> None:
+        started = [self.start(place, *self.words()) for _ in range(chance.choice([1, 1, 2]))]
+        time.sleep(self.moment(chance))
+        for process in started:
+            self.kill(process, whole=chance.random() < 0.3)
+        known = self.recorded()
+        # What waits at the gate sees it fall shut.
+        if not eventually(lambda: self.machines() <= set(self.recorded()), 2.0):
+            raise Fault(LEAKED, f"run and are on no record: {shown(self.machines() - set(known))}")
+        known = self.recorded()
+        for pid, machine in known.items():
+            self.hurt(chance, pid, Path(machine["directory"]))
+        lost = self.machines() - set(self.recorded())
+        if lost:
+            raise Fault(LEAKED, f"not listed after damage to a record: {shown(lost)}")
+        self.must(place, "stop", "--all")
+        if not eventually(lambda: not self.machines()):
+            raise Fault(LEAKED, f"outlive `stop --all`: {shown(self.machines())}")
+        none_left(place)
+
+    def hurt(self, chance: random.Random, pid: int, directory: Path) -> None:
+        """Kill a machine, damage its record, or do nothing to it."""
+        what = chance.choice(["kill", "damage", "lose", "nothing", "nothing"])
+        if what == "kill":
+            os.kill(pid, 9)
+            self.kills += 1
+            if not eventually(lambda: pid not in self.recorded()):
+                raise Fault(HAND_WORK, f"the killed machine {pid} is still listed")
+        elif what == "damage":
+            (directory / "machine.json").write_bytes(chance.choice([b"", b"{", b"[]", b"\xff", b'{"pid": "x"}']))
+        elif what == "lose":
+            (directory / "machine.json").unlink()
+
+
+def argv0(pid: int) -> bytes:
+    try:
+        return os.path.basename(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0])
+    except OSError:
+        return b""
+
+
+def rows() -> list[type[Tool]]:
+    return [Stage, Run]

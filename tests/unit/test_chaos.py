@@ -1,0 +1,169 @@
+"""The program that disturbs the lab at random: that it counts, tells and finds."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from chaos import building, row
+from fixtures.upstream.support import ROOT
+from run_tests import chaos_parts
+
+from roles.artifact.module_utils.rumplab_artifact import inventory
+
+program = importlib.import_module("chaos.__main__")
+
+
+class Made(row.Row):
+    """A kind of run that finds what it is told to."""
+
+    name, what = "made", "nothing"
+    found: Exception | None = None
+
+    def prepare(self) -> None:
+        """Nothing is needed."""
+
+    def end(self) -> None:
+        """Nothing was made."""
+
+    def run(self, chance: random.Random, place: Path) -> None:
+        assert place.is_dir() and not list(place.iterdir())
+        self.kills += 2
+        self.seeds = [*getattr(self, "seeds", []), chance.random()]
+        if self.found:
+            raise self.found
+
+
+def chosen(*words: str) -> argparse.Namespace:
+    found: argparse.Namespace = program.arguments(list(words))
+    return found
+
+
+def test_a_run_without_a_fault_counts_as_repaired(tmp_path: Path) -> None:
+    made = Made(tmp_path)
+    program.go([made], chosen("--count", "3", "--seed", "1"))
+    assert (made.runs, made.kills, made.repaired, sum(made.faults.values())) == (3, 6, 3, 0)
+    assert len(set(made.seeds)) == 3 and os.listdir(tmp_path) == []
+
+
+def test_the_same_seed_makes_the_same_choices(tmp_path: Path) -> None:
+    made = Made(tmp_path)
+    program.go([made], chosen("--count", "2", "--seed", "5", "--same"))
+    program.go([made], chosen("--count", "1", "--seed", "5"))
+    assert len(set(made.seeds)) == 1
+
+
+def test_it_goes_on_until_there_were_so_many_kills(tmp_path: Path) -> None:
+    made = Made(tmp_path)
+    program.go([made], chosen("--minutes", "0", "--kills", "9"))
+    assert made.kills == 10
+
+
+@pytest.mark.parametrize("kind", row.FAULTS)
+def test_a_fault_is_counted_by_its_kind_and_told_with_its_seed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    made = Made(tmp_path)
+    made.found = row.Fault(kind, "what was seen")
+    program.go([made], chosen("--count", "1", "--seed", "7"))
+    assert made.faults[kind] == 1 and made.repaired == 0
+    said = capsys.readouterr().out
+    assert f"made: {kind}: what was seen" in said and "--only made --count 20 --same --seed 7" in said
+    lines = program.table([made]).splitlines()
+    assert lines[0].split()[:4] == ["what", "runs", "kills", "repaired"] and len(lines) == 3
+    assert lines[2].split() == ["all", "1", "2", "0", *("1" if one == kind else "0" for one in row.FAULTS)]
+
+
+def test_what_it_did_not_think_of_is_hand_work(tmp_path: Path) -> None:
+    made = Made(tmp_path)
+    made.found = KeyError("x")
+    program.go([made], chosen("--count", "1"))
+    assert made.faults[row.HAND_WORK] == 1
+
+
+@pytest.mark.parametrize(("found", "status"), [(None, 0), (row.Fault(row.LEFT, "x"), 1)])
+def test_the_exit_status_is_whether_anything_was_found(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], found: Exception | None, status: int
+) -> None:
+    monkeypatch.setattr(Made, "found", found)
+    monkeypatch.setitem(program.ROWS, "made", Made)
+    assert program.main(["--only", "made", "--count", "1"]) == status
+    assert capsys.readouterr().out.splitlines()[-1].startswith("all ")
+
+
+def test_what_this_host_cannot_do_is_skipped_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unable(_: Made) -> None:
+        raise row.Unable("no such device")
+
+    monkeypatch.setattr(Made, "prepare", unable)
+    monkeypatch.setitem(program.ROWS, "made", Made)
+    assert program.main(["--only", "made", "--count", "1"]) == 0
+    assert "made: skipped: no such device" in capsys.readouterr().out
+
+
+def test_a_tree_that_differs_by_a_bit_or_a_file_is_corrupt(tmp_path: Path) -> None:
+    wanted = building.Wanted("a")
+    (tmp_path / "bin").mkdir()
+    for number in range(1, building.FILES + 1):
+        (tmp_path / f"bin/{number}").write_bytes(wanted.text + f"{number}\n".encode())
+    inventory.write(str(tmp_path))
+    building.check(tmp_path, wanted)
+    with pytest.raises(row.Fault, match="bin/1"):
+        building.check(tmp_path, building.Wanted("b"))
+    (tmp_path / "bin/new").write_bytes(b"")
+    with pytest.raises(row.Fault, match="bin/new"):
+        building.check(tmp_path, wanted)
+    (tmp_path / "bin/new").unlink()
+    content = (tmp_path / "bin/3").read_bytes()
+    (tmp_path / "bin/3").write_bytes(b"V" + content[1:])
+    with pytest.raises(row.Fault, match="bin/3"):
+        building.check(tmp_path, wanted)
+
+
+def test_what_is_left_is_named(tmp_path: Path) -> None:
+    for name in ("work/hello", "store/.x.part", ".hello.link", "cache/a/b.part", "etc/.new-1", "store/whole", "etc/x"):
+        (tmp_path / name).mkdir(parents=True)
+    left = [".hello.link", "cache/a/b.part", "etc/.new-1", "store/.x.part", "work/hello"]
+    assert building.leftovers(tmp_path) == left
+
+
+def test_a_process_is_found_by_where_it_works_what_it_was_told_and_what_it_sees(tmp_path: Path) -> None:
+    ways = [
+        subprocess.Popen(["sleep", "60"], cwd=tmp_path),
+        subprocess.Popen(["sleep", "60"], env={**os.environ, "TMPDIR": str(tmp_path / "x")}),
+        subprocess.Popen(["sh", "-c", f"sleep 60; : {tmp_path}/x"]),
+    ]
+    bystander = subprocess.Popen(["sleep", "60"], cwd="/")
+    try:
+        assert row.eventually(lambda: {one.pid for one in ways} <= set(row.processes_of(tmp_path)))
+        assert bystander.pid not in row.processes_of(tmp_path)
+        row.end_all(tmp_path)
+        assert [one.wait(10) for one in ways] == [-9, -9, -9] and bystander.poll() is None
+    finally:
+        for one in (*ways, bystander):
+            one.kill()
+            one.wait(10)
+
+
+def test_the_suite_runs_a_minute_of_it_or_an_hour_with_so_many_kills() -> None:
+    (usual,), (more,) = chaos_parts(), chaos_parts(everything=True)
+    assert usual.argv[1:] == ("tests/chaos", "--minutes", "1")
+    assert more.argv[1:] == ("tests/chaos", "--minutes", "60", "--kills", "500")
+    for part in (usual, more):
+        chosen(*part.argv[2:])
+
+
+def test_its_help_names_the_kinds_and_an_unknown_one_is_refused() -> None:
+    argv = [sys.executable, str(ROOT / "tests/chaos")]
+    said = subprocess.run([*argv, "--help"], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert all(f"\n  {name} " in said for name in program.ROWS)
+    wrong = subprocess.run([*argv, "--only", "kill,x"], capture_output=True, text=True, timeout=60, check=False)
+    assert wrong.returncode == 2 and "no kind is called x" in wrong.stderr
