@@ -182,10 +182,18 @@ def read_object(path: Path, remedy: str) -> dict[str, Any]:
     return data
 
 
+def is_text(value: Any) -> bool:
+    """Whether it is a string that the system takes as a name or an argument."""
+    try:
+        return isinstance(value, str) and b"\0" not in value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+
+
 def text(data: dict[str, Any], key: str, path: Path, remedy: str) -> str:
     """The non-empty string under `key`; RumplabError otherwise."""
     value = data.get(key)
-    if not isinstance(value, str) or not value:
+    if not is_text(value) or not value:
         raise RumplabError(f"{path}: '{key}' must be a non-empty string{REMEDY}{remedy}")
     return value
 
@@ -193,7 +201,7 @@ def text(data: dict[str, Any], key: str, path: Path, remedy: str) -> str:
 def maybe(data: dict[str, Any], key: str, path: Path, remedy: str) -> str | None:
     """The string under `key`, None where there is none; RumplabError for anything else."""
     value = data.get(key)
-    if value is not None and not isinstance(value, str):
+    if value is not None and not is_text(value):
         raise RumplabError(f"{path}: '{key}' must be a string{REMEDY}{remedy}")
     return value
 
@@ -201,7 +209,7 @@ def maybe(data: dict[str, Any], key: str, path: Path, remedy: str) -> str | None
 def strings(data: dict[str, Any], key: str, path: Path, remedy: str) -> dict[str, str]:
     """The object of strings under `key`, empty where there is none; RumplabError for something else."""
     value = data.get(key, {})
-    if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
+    if not isinstance(value, dict) or not all(is_text(one) for one in value.values()):
         raise RumplabError(f"{path}: '{key}' must be an object of strings{REMEDY}{remedy}")
     return value
 
@@ -215,7 +223,7 @@ def is_of(path: Path, prefix: Path) -> bool:
     """Whether the configuration at `path` is the one of the lab at `prefix`."""
     try:
         return os.path.samefile(path, prefix / "etc" / path.name)
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 

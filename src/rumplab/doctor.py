@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rumplab import accel, accounts, config, images, output, ports, recorded, regular, sandbox, surroundings, verified
+from rumplab.answers import UNFIT
 from rumplab.config import DAMAGED, REMEDY, Component, Lab
 from rumplab.errors import RumplabError
 from rumplab.guest.definition import open_guests
@@ -248,7 +249,7 @@ def check_records(lab: Lab) -> Iterator[Check]:
             texts.append(text)
         except FileNotFoundError:
             yield Check("manifest", "fail", f"{path} is lost", lab.provision)
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        except (OSError, *UNFIT):
             yield Check("manifest", "fail", f"{path} is damaged", lab.provision)
     if len(texts) == 2:
         same = texts[0] == texts[1]

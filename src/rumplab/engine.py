@@ -40,7 +40,7 @@ class Image:
             for one in json.loads(self.labels["rumplab.components"]):
                 if one["name"] == component:
                     return str(one["version"])
-        except (KeyError, TypeError, ValueError):
+        except UNFIT:
             pass
         return None
 

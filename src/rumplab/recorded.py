@@ -132,7 +132,10 @@ def of_tree(lab: Lab, component: Component, tree: str) -> Comparison:
 def read(tree: str) -> dict[str, Any]:
     """What a tree's list says, by path; OSError or ValueError where there is none that can be read."""
     with open(os.path.join(tree, LIST), encoding="utf-8", opener=regular.plain) as stream:
-        found = json.load(stream)
+        try:
+            found = json.load(stream)
+        except RecursionError as error:
+            raise ValueError(f"{tree}/{LIST} is nested too deeply") from error
     if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
         raise ValueError(f"{tree}/{LIST} is no list of files")
     return {str(name): str(what) for name, what in found["files"].items()}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rumplab import surroundings
+from rumplab.answers import UNFIT
 
 CACHE = ".sandbox.json"
 SECONDS = 10.0
@@ -80,7 +81,7 @@ def recall(cache: Path, wanted: list[Any]) -> bool | None:
     try:
         data = json.loads(cache.read_text(encoding="utf-8"))
         return bool(data["works"]) if data["key"] == wanted else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, *UNFIT):
         return None
 
 

@@ -33,7 +33,7 @@ from rumplab import macs, media, rumprun, vgatext
 from rumplab.building import gofile, golang, gopath, target
 from rumplab.building import record as build_record
 from rumplab.errors import RumplabError
-from rumplab.image import grub, multiboot, recognise, vmdk
+from rumplab.image import grub, multiboot, recognise, recorded, vmdk
 from rumplab.kdb import decode, ipv4, pcap
 from rumplab.kdb.ipv4 import Datagram
 from rumplab.vmware import vmx
@@ -79,7 +79,8 @@ def disk_image(data: bytes, place: Path) -> object:
     written(place, "disk-flat", b"")
     path = str(written(place, "disk", data))
     found = media.inspect(path)
-    return [found, recognise.boots(path), recognise.is_cd(path)]
+    others = recorded.references(path, found.format) if found.format else None
+    return [found, recognise.boots(path), recognise.is_cd(path), others]
 
 
 MODDEP = b"normal: terminal crypto extcmd\nmultiboot: boot video\nserial: terminal\nterminal:\ncrypto:\nextcmd:\n"

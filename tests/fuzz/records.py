@@ -19,11 +19,26 @@ from fuzz.mutations import document, text
 from roles.artifact.module_utils.rumplab_artifact import git, inventory, lock, pathway, processes, relocate
 from roles.artifact.module_utils.rumplab_artifact.errors import Broken
 from roles.artifact.module_utils.rumplab_artifact.store import PROVENANCE, USES, Store
-from rumplab import accel, config, images, machines, media, output, ps, stage, status, verified
+from rumplab import (
+    accel,
+    config,
+    doctor,
+    images,
+    machines,
+    media,
+    output,
+    ps,
+    recorded,
+    sandbox,
+    stage,
+    status,
+    verified,
+)
 from rumplab.building import record as build_record
 from rumplab.config import Lab
 from rumplab.errors import RumplabError
 from rumplab.guest import bootdisk, definition, listing, overlay
+from rumplab.image import recorded as formats
 from rumplab.network import dhcp, ports
 from rumplab.network import record as net_record
 from rumplab.network import settings as net_settings
@@ -94,7 +109,9 @@ def components(data: bytes, place: Path) -> object:
 
 def described_images(data: bytes, place: Path) -> object:
     written(place, "etc/images.json", data)
-    return [images.described(lab(place)), output.as_json(status.as_data(status.report(lab(place))))]
+    found = images.described(lab(place))
+    report = status.Report(lab(place), [], found, False, ())
+    return [status.as_lines(report), output.as_json(status.as_data(report))]
 
 
 def smoke_record(data: bytes, place: Path) -> object:
@@ -340,6 +357,29 @@ def inventory_of(data: bytes, place: Path) -> object:
     return inventory.differences(str(place / "tree"))
 
 
+def compared(data: bytes, place: Path) -> object:
+    """As `doctor --verify` reads the same list."""
+    written(place, f"tree/{recorded.LIST}", data)
+    return recorded.read(str(place / "tree"))
+
+
+def format_of_a_disk(data: bytes, place: Path) -> object:
+    """As it was staged, and as it was when it was first run."""
+    image = str(written(place, "a.img", b""))
+    beside = written(place, "a.img.rumplab.json", data)
+    at = mock.patch.object(formats, "place", lambda lab, path: beside)
+    with at, mock.patch.object(formats, "identity", lambda path: [1, 2]):
+        return [formats.staged(image), formats.remembered(lab(place), image)]
+
+
+def verdict_on_the_sandbox(data: bytes, place: Path) -> object:
+    return sandbox.recall(written(place, "sandbox.json", data), ["qemu", 1])
+
+
+def settled(data: bytes, place: Path) -> object:
+    return lab_state.is_settled(str(written(place, "settled.json", data)), {"inputs": "0", "state": "1"})
+
+
 def pinned(data: bytes, place: Path) -> object:
     (place / "pinned" / "objects" / "pack").mkdir(parents=True, exist_ok=True)
     written(place, "pinned/pinned.json", data)
@@ -380,6 +420,8 @@ SNAPSHOT = json.dumps(
 def entries(data: bytes, place: Path) -> object:
     path = str(written(place, "var/manifest.json", data))
     found = manifest.entries_of(path)
+    written(place, "etc/manifest.json", data)
+    list(doctor.check_records(lab(place)))
     return [lab_state.is_recorded(str(place)), manifest.is_kept_twice(path, found), manifest.merged(found, found)]
 
 
@@ -428,6 +470,10 @@ READERS = (
     of("descriptor", descriptor, COMPONENT, INSTALLED, words=("installed", "deferred")),
     of("described-lab", described_lab, sample(prefix="/x", user="root")),
     of("inventory", inventory_of, FILES),
+    of("files-of-a-tree", compared, FILES, errors=(ValueError,)),
+    of("format-of-a-disk", format_of_a_disk, sample(file=[1, 2], format="raw"), words=("qcow2", "vmdk", "raw")),
+    of("sandbox", verdict_on_the_sandbox, json.dumps({"key": ["qemu", 1], "works": True}).encode()),
+    of("settled.json", settled, json.dumps({"inputs": "0", "state": "1"}).encode()),
     of("pinned.json", pinned, json.dumps({"commit": "1" * 40, "submodules": False}).encode()),
     of("origin-note", came_from, json.dumps({"kind": "mirror", "origin": "/x"}).encode()),
     of("relocation", relocation, json.dumps(["a/b"]).encode(), errors=(Broken,), words=("a/b", "../outside", "a/c")),

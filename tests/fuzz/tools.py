@@ -84,7 +84,7 @@ UNLABELLED = lines({"id": "sha256:00", "labels": None})
 
 def inspected(data: bytes, place: Path) -> object:
     found = engine.image_in(data.decode(errors="replace"), "x")
-    return [f"{found.prefix}{found.identity}", found.path("gdb", "gdb") if found.labels else None]
+    return [f"{found.prefix}{found.identity}", found.path("gdb", "gdb") if found.labels else None, found.version("gdb")]
 
 
 def labels(data: bytes, place: Path) -> object:

@@ -231,7 +231,7 @@ def is_settled(path: str, record: Mapping[str, str]) -> bool:
     """True when a run has left that record."""
     try:
         return bool(read_json(path, None) == record)
-    except (OSError, ValueError):
+    except (OSError, *DAMAGED):
         return False
 
 

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from rumplab import media, places
+from rumplab.answers import UNFIT
 from rumplab.config import Lab
 from rumplab.errors import RumplabError
 from rumplab.image import recognise
@@ -77,7 +78,7 @@ def staged(path: str) -> str | None:
     """What ``rumplab stage`` wrote beside the image."""
     try:
         kind = json.loads(Path(f"{path}.rumplab.json").read_text(encoding="utf-8"))["format"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, *UNFIT):
         return None
     return kind if kind in (RAW, QCOW2, VMDK) else None
 
@@ -97,7 +98,7 @@ def remembered(lab: Lab, path: str) -> str | None:
     try:
         data = json.loads(place(lab, path).read_text(encoding="utf-8"))
         kind = data["format"] if data["file"] == identity(path) else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, *UNFIT):
         return None
     return kind if kind in (RAW, QCOW2, VMDK) else None
 
