@@ -60,7 +60,7 @@ def test_component(host: Any) -> None:
 def test_the_printed_command_is_the_machine_and_boots(host: Any) -> None:
     line = host.check_output(f"{RUMPLAB} run {PROGRAM} --dry-run --exit-device")
     words = shlex.split(line)
-    assert "pci-bridge,chassis_nr=2,id=pci.1" in words
+    assert "pci-bridge,chassis_nr=2,id=pci.1,bus=pci.0,addr=3" in words
     assert "user,id=net0,net=192.168.76.0/24,dhcpstart=192.168.76.9" in words
     assert "e1000,netdev=net0,mac=54:54:00:55:55:55,bus=pci.1,addr=1" in words
     assert words[words.index("-gdb") + 1].startswith("tcp:127.0.0.1:")
