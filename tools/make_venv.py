@@ -109,7 +109,7 @@ def compile_argv(venv: Path) -> list[str]:
     """
     packages = [str(path) for path in sorted((venv / "lib").glob("python3*/site-packages"))]
     python = str(venv / "bin" / "python")
-    return [python, "-I", "-m", "compileall", "-q", "-x", "/ansible_collections/", *packages]
+    return [python, "-I", "-m", "compileall", "-q", "-j", "0", "-x", "/ansible_collections/", *packages]
 
 
 def explain(output: str, lock: Path) -> str:
