@@ -73,3 +73,11 @@ def test_names_say_whose_and_whether_private(role: Path) -> None:
 @each_role
 def test_no_meta_dependencies(role: Path) -> None:
     assert not load(role / "meta" / "main.yml").get("dependencies")
+
+
+def test_the_settings_are_specified() -> None:
+    """Role settings has no tasks: what it takes is all of inventory/group_vars/all."""
+    role = ROOT / "roles" / "settings"
+    files = list((role / "defaults" / "main").glob("*.yml"))
+    assert set(options(role)) == {name for file in files for name in load(file)}
+    assert all(spec["description"] and spec["type"] for spec in options(role).values())

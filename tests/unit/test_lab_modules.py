@@ -138,6 +138,15 @@ def package(name: str) -> dict[str, str]:
     return {"kind": "package", "manager": "apt", "name": name}
 
 
+def test_only_what_is_installed_whole_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = "ii make\nii libc6-dev:amd64\nii zlib1g-dev:i386\niU gdb\niHRqemu-utils\nrc flex\nhi held\n"
+    answers = {"dpkg-query": listed, "dpkg": "amd64\n", "pacman": "make\n"}
+    monkeypatch.setattr(packages, "_output", lambda argv: answers[argv[0]])
+    wanted = ["make", "libc6-dev", "held", "zlib1g-dev", "gdb", "qemu-utils", "flex", "bison"]
+    assert packages.missing("apt", wanted) == ["zlib1g-dev", "gdb", "qemu-utils", "flex", "bison"]
+    assert packages.missing("pacman", ["make", "gcc"]) == ["gcc"]
+
+
 def test_what_came_while_packages_were_installed_is_entered(tmp_path: Path, host_now: dict[str, list[str]]) -> None:
     path = str(tmp_path / "var" / "manifest.json")
     (tmp_path / "var").mkdir()

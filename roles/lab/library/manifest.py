@@ -14,8 +14,9 @@ options:
   path: {description: "The manifest.", type: path, required: true}
   user: {description: "Whom it belongs to.", type: str, required: true}
   entries: {description: "What was created, each with C(kind) and C(name).", type: list, elements: dict, default: []}
-  packages: {description: "C(remember) what is installed before C(wanted) is; C(settle) what has come since; settle
-             what every run left that was killed (C(abandoned)).", type: str, choices: [remember, settle, abandoned]}
+  packages: {description: "C(remember) what is installed before C(wanted) is, unless it all is; C(settle) what has
+             come since; settle what every run left that was killed (C(abandoned)).", type: str,
+             choices: [remember, settle, abandoned]}
   wanted: {description: "What is going to be installed.", type: list, elements: str, default: []}
   list: {description: "What C(remember) returned.", type: str}
   manager: {description: "The package manager, as in the fact pkg_mgr.", type: str}
@@ -33,13 +34,15 @@ EXAMPLES = r"""
 RETURN = r"""
 added: {description: "The entries that are new.", type: list, returned: success}
 listed: {description: "All entries there are.", type: list, returned: success}
-list: {description: "The name of what was remembered.", type: str, returned: success}
+list: {description: "The name of what was remembered, empty where all is installed.", type: str, returned: success}
+missing: {description: "Those of C(wanted) that aren't installed.", type: list, returned: success}
 """
 
 import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.rumplab_lab.files import told
+from ansible.module_utils.rumplab_lab.packages import missing
 from ansible.module_utils.rumplab_lab.record import (
     entries_of,
     record,
@@ -65,11 +68,13 @@ def main() -> None:
         required_if=[("packages", "remember", ["manager"]), ("packages", "settle", ["list"])],
     )
     path, user, packages = module.params["path"], module.params["user"], module.params["packages"]
-    added, listed, name = [], [], ""
+    manager, wanted = module.params["manager"], module.params["wanted"]
+    added, listed, name, lacking = [], [], "", []
     try:
         if packages == "remember" and not module.check_mode:
             added += settle_abandoned(path, user)
-            name = remember_packages(path, module.params["manager"], module.params["wanted"], user)
+            lacking = missing(manager, wanted)
+            name = remember_packages(path, manager, wanted, user) if lacking else ""
         if packages == "settle" and not module.check_mode:
             added += settle_packages(path, module.params["list"], user)
         if packages == "abandoned" and not module.check_mode:
@@ -78,7 +83,7 @@ def main() -> None:
         listed = entries_of(path)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         module.fail_json(msg=f"manifest: {told(error)}")
-    module.exit_json(changed=bool(added), added=added, listed=listed, list=name)
+    module.exit_json(changed=bool(added), added=added, listed=listed, list=name, missing=lacking)
 
 
 if __name__ == "__main__":

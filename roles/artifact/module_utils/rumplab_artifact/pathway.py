@@ -44,10 +44,14 @@ def _note_of_origin(path: str) -> str:
 
 
 class Source:
-    """A pristine source: its directory, what it is, and where it came from."""
+    """A pristine source: its directory, what it is, and where it came from.
 
-    def __init__(self, directory: str, kind: str, version: str, origin: str) -> None:
+    `tree` is the tree that was made of it before; then nothing was fetched, and there is no directory.
+    """
+
+    def __init__(self, directory: str, kind: str, version: str, origin: str, tree: str = "") -> None:
         self.directory, self.kind, self.version, self.origin = directory, kind, version, origin
+        self.tree = tree
 
 
 def file_name(pin: Mapping[str, Any], name: str) -> str:
@@ -218,8 +222,13 @@ def _assemble(request: Request, store: Store, work: str, opener: fetch.Opener) -
     return Source(directory, kind, request["version"], ", ".join(origin for _, _, origin in obtained))
 
 
-def _obtain_substitute(request: Request, work: str, reasons: Sequence[str] = ()) -> Source:
+def _obtain_substitute(request: Request, store: Store, work: str, reasons: Sequence[str] = ()) -> Source:
     """Return the declared substitute's source; Unreachable says, after `reasons`, why it can't be had."""
+    tree = store.find(request["name"], request["stamps"]["substitute"])
+    tree = tree or _from_built_cache(request, store, work, "substitute")
+    if tree:
+        said = store.provenance_of(tree)
+        return Source("", "substitute", said["version"], said["origin"], tree)
     try:
         tarball, version, where = package.fetch_apt_source(request["substitute"], os.path.join(work, "package"))
     except Unreachable as error:
@@ -236,7 +245,7 @@ def obtain(request: Request, store: Store, work: str, opener: fetch.Opener, lack
     """
     pin = request["source"]
     if lacking:
-        return _obtain_substitute(request, work, [lacking])
+        return _obtain_substitute(request, store, work, [lacking])
     if pin.get("data") is not None:
         return _unpack_bundle(request, work)
     if pin.get("parts"):
@@ -249,7 +258,7 @@ def obtain(request: Request, store: Store, work: str, opener: fetch.Opener, lack
     for kind, origin in _origins(request, pin):
         try:
             if kind == "substitute":
-                return _obtain_substitute(request, work)
+                return _obtain_substitute(request, store, work)
             path = _fetch(request, store, pin, kind, origin, opener)
             return Source(_open(work, path, pin.get("member", "")), kind, request["version"], _came_from(path)[1])
         except Unreachable as error:
@@ -465,11 +474,9 @@ def _build(request: Request, store: Store, work: str, opener: fetch.Opener) -> A
         source = obtain(request, store, work, opener, lacking)
     except Unreachable as error:
         return _defer(request, store, str(error))
-    kind = "substitute" if source.kind == "substitute" else "upstream"
-    stamp = request["stamps"][kind]
-    if kind == "substitute":
-        tree = store.find(name, stamp) or _from_built_cache(request, store, work, kind)
+    tree = source.tree
     if not tree:
+        stamp = request["stamps"]["substitute" if source.kind == "substitute" else "upstream"]
         made, used = make_tree(request, store, work, source)
         write_json(os.path.join(made, PROVENANCE), _provenance(request, source, lacking))
         if used:

@@ -46,6 +46,18 @@ def installed(manager: str) -> list[str]:
     return parse_list(manager, _listed(manager))
 
 
+def missing(manager: str, wanted: Sequence[str]) -> list[str]:
+    """Return those of `wanted` that aren't installed whole; a name that only another package provides is one too."""
+    if manager != "apt":
+        there = set(installed(manager))
+    else:
+        # dpkg names the architecture of some packages, and of every foreign one. A third letter is an error.
+        own = ":" + _output(["dpkg", "--print-architecture"]).strip()
+        whole = (line[3:] for line in _listed(manager).splitlines() if line[1:3] == "i ")
+        there = {name[: -len(own)] if name.endswith(own) else name for name in whole}
+    return [name for name in wanted if name not in there]
+
+
 def present(manager: str) -> list[str]:
     """Return the names of all packages of which there is anything on the host."""
     return parse_list(manager, _listed(manager), ABSENT)
