@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
 
 import pytest
+from box import CHECKOUT, ROOT, Box
+from testinfra.host import Host
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -19,3 +23,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     out = [item for item in items if left & set(item.keywords)]
     config.hook.pytest_deselected(items=out)
     items[:] = [item for item in items if item not in out]
+
+
+@pytest.fixture(scope="module")
+def box(host: Host) -> Box:
+    """The container, with a copy of this checkout as somebody has it who has just cloned it."""
+    name = host.backend.get_hostname()
+    left = [f"--exclude=./{name}" for name in (".venv", "build", ".cache", ".ansible", ".git")]
+    packed = subprocess.run(
+        ["tar", "-C", str(ROOT), *left, "--exclude=__pycache__", "-cf", "-", "."],
+        capture_output=True,
+        timeout=120,
+        check=True,
+    )
+    place = shlex.quote(CHECKOUT)
+    into = ["sh", "-c", f"mkdir -p {place} && tar -C {place} --no-same-owner -xf -"]
+    subprocess.run(["docker", "exec", "-i", name, *into], input=packed.stdout, timeout=120, check=True)
+    return Box(name)

@@ -9,36 +9,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import leftovers
 import pytest
 from testinfra.host import Host
 
-HERE = Path(__file__).resolve().parent.parent
-PLAYBOOKS = HERE.parent.parent / "playbooks"
-
-# What a package manager, Ansible and the C library write for themselves: logs, caches and their indexes.
-LEFT: tuple[str, ...] = (
-    r"/var/lib/apt/(lists|periodic|extended_states).*",
-    r"/var/cache/(apt|debconf|ldconfig|fontconfig|man)(/.*)?",
-    r"/var/lib/dpkg/(status|available|status-old|diversions|statoverride|lock|triggers).*",
-    r"/var/lib/dpkg/info(/format)?",
-    r"/var/log(/.*)?",
-    r"/var/lib/systemd/.*",
-    r"/etc/ld\.so\.cache",
-    # Backups that the account tools keep of the files they changed.
-    r"/etc/(passwd|group|shadow|gshadow|subuid|subgid)-",
-    r"/root/\.ansible(/.*)?",
-    r".*/__pycache__(/.*)?",
-)
-
-# QEMU's packages of Debian testing bring systemd to a container that has none, and its removal leaves what its script
-# has made. On a machine that starts by systemd all of this is there before.
-if os.environ.get("RUMPLAB_DEBIAN") == "testing":
-    LEFT += (
-        r"/etc/(default/locale|machine-id|mtab|vconsole\.conf)",
-        r"/root/\.ssh",
-        r"/tmp/\.(ICE|X11|XIM|font)-unix",
-        r"/var/(cache|lib)/private",
-    )
+PLAYBOOKS = Path(__file__).resolve().parents[3] / "playbooks"
 
 
 @pytest.fixture(scope="module")
@@ -55,22 +30,7 @@ def after(host: Host) -> dict[str, Any]:
         assert run.returncode == 0, run.stdout + run.stderr
         # The second time there is nothing left to do.
         assert re.search(wanted, run.stdout), run.stdout
-    script = (HERE / "listing.py").read_text()
-    # Over standard input: a copied file would be in the listing.
-    listed = subprocess.run(
-        ["docker", "exec", "-i", host.backend.get_hostname(), "python3", "-B", "-"],
-        input=script,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=True,
-    )
-    found: dict[str, Any] = json.loads(listed.stdout)
-    return found
-
-
-def matters(path: str) -> bool:
-    return not any(re.fullmatch(pattern, path) for pattern in LEFT)
+    return leftovers.listed(host.backend.get_hostname())
 
 
 def test_the_packages_are_what_they_were(before: dict[str, Any], after: dict[str, Any]) -> None:
@@ -78,9 +38,4 @@ def test_the_packages_are_what_they_were(before: dict[str, Any], after: dict[str
 
 
 def test_no_file_is_left_changed_or_missing(before: dict[str, Any], after: dict[str, Any]) -> None:
-    different = {
-        path: (before["files"].get(path), after["files"].get(path))
-        for path in sorted(before["files"].keys() | after["files"].keys())
-        if before["files"].get(path) != after["files"].get(path) and matters(path)
-    }
-    assert different == {}
+    assert leftovers.changed_files(before, after) == {}
