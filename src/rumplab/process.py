@@ -41,6 +41,17 @@ def _started_linux(pid: int) -> str | None:
     return None if state in "ZX" else f"{boot}/{ticks}"
 
 
+def seconds_since(token: str) -> float | None:
+    """For how many seconds the process of a Linux `token` has been running, whatever was done to the clock; else None.
+
+    Of a process that a host runs which suspends, the time asleep counts.
+    """
+    ticks = token.rpartition("/")[2]
+    if not PROC.is_dir() or "/" not in token or not ticks.isdecimal():
+        return None
+    return max(time.clock_gettime(time.CLOCK_BOOTTIME) - int(ticks) / os.sysconf("SC_CLK_TCK"), 0.0)
+
+
 def _started_ps(pid: int) -> str | None:
     # Only here: Linux does without, and it takes long to load.
     import subprocess

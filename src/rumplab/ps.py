@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from rumplab import config, output, qmp
+from rumplab import config, output, process, qmp
 from rumplab.machines import Machine, open_machines
 
 HELP = "list the machines that are running"
@@ -43,6 +43,12 @@ def age(seconds: float) -> str:
     return f"{int(seconds)}s"
 
 
+def running_for(machine: Machine, now: float) -> float:
+    """For how many seconds the machine has been running; `now` is UNIX time, which somebody may have set meanwhile."""
+    seconds = process.seconds_since(machine.token)
+    return max(now - machine.since, 0) if seconds is None else seconds
+
+
 def described(machine: Machine) -> dict[str, Any]:
     """A machine's record and state, for --json."""
     return {**asdict(machine), "stub": machine.stub, "state": state(machine)}
@@ -56,7 +62,7 @@ def row(machine: Machine, now: float) -> list[str]:
         machine.stub if machine.gdb_port else "socket",
         machine.accel,
         machine.console or "serial",
-        age(max(now - machine.since, 0)),
+        age(running_for(machine, now)),
         machine.image or machine.program or "",
     ]
 

@@ -81,3 +81,26 @@ def test_waiting_is_bounded(sleeper: subprocess.Popen[bytes]) -> None:
     began = time.monotonic()
     assert not process.wait_gone(sleeper.pid, token_of(sleeper.pid), 0.2)
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.skipif(not process.PROC.is_dir(), reason="other systems' tokens don't tell")
+def test_how_long_a_process_runs_does_not_depend_on_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["sleep", "30"]) as child:
+        try:
+            token = process.started(child.pid)
+            assert token
+            monkeypatch.setattr(time, "time", lambda: 0.0)
+            seconds = process.seconds_since(token)
+            assert seconds is not None
+            assert 0 <= seconds < 10
+            other = f"{token.rpartition('/')[0]}/0"
+            boot = process.seconds_since(other)
+            assert boot is not None
+            assert boot > seconds
+        finally:
+            child.kill()
+
+
+def test_what_is_no_token_of_linux_tells_no_time() -> None:
+    assert process.seconds_since("") is None
+    assert process.seconds_since("Fri Nov 27 12:00:00 2026") is None
