@@ -23,7 +23,7 @@ from pathlib import Path
 SOURCE = Path(__file__).resolve().parent.parent / "src"
 sys.path.insert(0, str(SOURCE))
 
-from rumplab import config  # noqa: E402
+from rumplab.lab import config  # noqa: E402
 
 MIB = 1024 * 1024
 PROGRAM = 20

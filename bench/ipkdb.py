@@ -27,9 +27,9 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 from demos import IPKDB_EXAMPLE, build  # noqa: E402
 from kgdb.guest import Guest  # noqa: E402
 
-from rumplab import ports  # noqa: E402
-from rumplab.kdb import packet  # noqa: E402
-from rumplab.kdb.packet import Packet  # noqa: E402
+from rumplab.host import ports  # noqa: E402
+from rumplab.ipkdb import packet  # noqa: E402
+from rumplab.ipkdb.packet import Packet  # noqa: E402
 
 KEY = b"a key for measurements"
 ROUNDS = 5

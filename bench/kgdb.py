@@ -26,9 +26,9 @@ from demos import KGDB_EXAMPLE, build
 from kgdb import session
 from kgdb.guest import WAITING, Guest
 
-from rumplab import ports
-from rumplab.guest import gdbside
-from rumplab.guest.gdbside import QEMU, KgdbSession
+from rumplab.gdb import kgdb_commands
+from rumplab.gdb.kgdb_commands import QEMU, KgdbSession
+from rumplab.host import ports
 
 ROUNDS = 5
 MIB = 1 << 20
@@ -56,7 +56,7 @@ def to_prompt(program: Path, by_hand: bool) -> float:
             if by_hand:
                 prepared = [f"file {program}", f"target remote {guest.line}"]
             else:
-                prepared = gdbside.commands(session.session(guest, "amd64", program))
+                prepared = kgdb_commands.commands(session.session(guest, "amd64", program))
             prompt = Path(directory) / "prompt"
             run(prepared, [stamp(prompt)])
             return float(prompt.read_text()) - began
@@ -72,7 +72,7 @@ def read_back(program: Path, stub: str) -> tuple[float, int]:
         if stub == QEMU:
             of = KgdbSession(stub=QEMU, architecture="amd64", remote=f"127.0.0.1:{port}", symbols=str(program))
         log, image = Path(directory) / "packets", Path(directory) / "memory"
-        prepared = [f"set remotelogfile {log}", *gdbside.commands(of)]
+        prepared = [f"set remotelogfile {log}", *kgdb_commands.commands(of)]
         began, ended = Path(directory) / "began", Path(directory) / "ended"
         run(
             prepared,
@@ -91,7 +91,7 @@ def main() -> None:
         pairs = [(to_prompt(program, True), to_prompt(program, False)) for _ in range(rounds)]
         hand, ours = (statistics.median(side) for side in zip(*pairs, strict=True))
         print(f"to the prompt: by hand {hand:.2f} s, prepared {ours:.2f} s, ratio {ours / hand:.2f}")
-        for stub in (gdbside.KGDB, QEMU):
+        for stub in (kgdb_commands.KGDB, QEMU):
             seconds, packets = read_back(program, stub)
             print(f"1 MiB by {stub}: {seconds:.2f} s, {MIB / 1024 / seconds:.0f} KiB/s, {packets} packets")
 

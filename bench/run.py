@@ -52,7 +52,7 @@ def main() -> None:
     if not shutil.which("rumplab"):
         os.environ["PYTHONPATH"] = str(SOURCE)
     sys.path.insert(0, str(SOURCE))
-    from rumplab import config
+    from rumplab.lab import config
 
     program = config.load().component("pcihello").path("program")
     run = [*tool(), "run", program, "--exit-device"]

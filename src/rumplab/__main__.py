@@ -10,6 +10,6 @@ import sys
 if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
-from rumplab.cli import program
+from rumplab.cli.main import program
 
 sys.exit(program(sys.argv[1:]))

@@ -17,7 +17,7 @@ SCENARIO = ROOT / "molecule" / "darwin"
 PREFIX = "/opt/rumplab"
 CALLS = "/var/tmp/recorded-calls"
 # Before anything else is imported: much of the standard library asks once.
-ON_DARWIN = 'import sys; sys.platform = "darwin"; from rumplab.cli import main; sys.exit(main(sys.argv[1:]))'
+ON_DARWIN = 'import sys; sys.platform = "darwin"; from rumplab.cli.main import main; sys.exit(main(sys.argv[1:]))'
 VMNET = "vmnet makes one for each machine, which needs root: sudo rumplab run IMAGE --net bridge"
 
 

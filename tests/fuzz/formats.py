@@ -29,13 +29,13 @@ from fuzz.mutations import binary, text
 from fuzz.records import TOOL, VMX, written
 from roles.artifact.module_utils.rumplab_artifact import built, credentials, fetch, unpack
 from roles.artifact.module_utils.rumplab_artifact.errors import Broken, Unreachable
-from rumplab import macs, media, rumprun, vgatext
 from rumplab.building import gofile, golang, gopath, target
 from rumplab.building import record as build_record
 from rumplab.errors import RumplabError
-from rumplab.image import grub, multiboot, recognise, recorded, vmdk
-from rumplab.kdb import decode, ipv4, pcap
-from rumplab.kdb.ipv4 import Datagram
+from rumplab.image import grub, multiboot, recognise, recorded, rumprun_config, vmdk
+from rumplab.ipkdb import decode, ipv4, pcap
+from rumplab.ipkdb.ipv4 import Datagram
+from rumplab.machine import boot_media, macs, vga_text
 from rumplab.vmware import vmx
 
 # Programs and disks.
@@ -78,7 +78,7 @@ def disk_image(data: bytes, place: Path) -> object:
     """As `run` looks at what it is given."""
     written(place, "disk-flat", b"")
     path = str(written(place, "disk", data))
-    found = media.inspect(path)
+    found = boot_media.inspect(path)
     others = recorded.references(path, found.format) if found.format else None
     return [found, recognise.boots(path), recognise.is_cd(path), others]
 
@@ -177,7 +177,7 @@ YAML_WORDS = (
 
 
 def yaml_file(data: bytes, place: Path) -> object:
-    return rumprun.configuration(written(place, "rumprun.yml", data), "old" if len(data) % 3 == 0 else "new")
+    return rumprun_config.configuration(written(place, "rumprun.yml", data), "old" if len(data) % 3 == 0 else "new")
 
 
 GO = b"""\
@@ -298,9 +298,9 @@ SMALL = b"P6 4 2 255 " + b"\0\1\2" * 8
 
 
 def picture(data: bytes, place: Path) -> object:
-    found = vgatext.read_ppm(data)
-    vgatext.layout(found, 3, 24)
-    return vgatext.png(found)
+    found = vga_text.read_ppm(data)
+    vga_text.layout(found, 3, 24)
+    return vga_text.png(found)
 
 
 def bridge_table(data: bytes, place: Path) -> object:

@@ -22,20 +22,23 @@ from ipkdb.weather import VirtualLoop
 from fuzz.engine import Reader
 from fuzz.mutations import binary, document, text
 from fuzz.records import written
-from rumplab import accel, ps, qmp, screen, wire
-from rumplab.answers import UNFIT
+from rumplab.commands import ps, screen
+from rumplab.commands.guest import pci
 from rumplab.errors import RumplabError
-from rumplab.guest import attach, pci, stub
+from rumplab.gdb import pipe, rsp
+from rumplab.gdb.rsp import Command
 from rumplab.guest import console as guest_console
-from rumplab.kdb import check, console, packet, rsp
-from rumplab.kdb.arch import I386
-from rumplab.kdb.describe import describe
-from rumplab.kdb.link import Link, Timing
-from rumplab.kdb.rsp import Command
-from rumplab.kdb.stub import Stub
-from rumplab.kdb.target import Target
-from rumplab.kdb.trace import Trace
-from rumplab.machines import Machine
+from rumplab.guest import kernel_debugger, lines
+from rumplab.host.answers import UNFIT
+from rumplab.ipkdb import check_port, console_messages, packet
+from rumplab.ipkdb.arch import I386
+from rumplab.ipkdb.describe import describe
+from rumplab.ipkdb.gdb_server import Stub
+from rumplab.ipkdb.link import Link, Timing
+from rumplab.ipkdb.target import Target
+from rumplab.ipkdb.trace import Trace
+from rumplab.machine import accel, qmp
+from rumplab.machine.registry import Machine
 
 LOOP = VirtualLoop()
 LOOP.set_exception_handler(lambda loop, context: None)
@@ -158,8 +161,8 @@ def recorded() -> bytes:
         async def other(key: bytes) -> AsyncIterator[Link]:
             yield bench.add(("192.0.2.9", 1), key)
 
-        rows = [row async for row in check.Checks(bench.link, I386, other, "t", False).run()]
-        assert {row.result for row in rows} == {check.PASSED, check.SKIPPED}, rows
+        rows = [row async for row in check_port.Checks(bench.link, I386, other, "t", False).run()]
+        assert {row.result for row in rows} == {check_port.PASSED, check_port.SKIPPED}, rows
         bench.kernel.boot()
         return said
 
@@ -169,14 +172,14 @@ def recorded() -> bytes:
 def checked_port(data: bytes, place: Path) -> object:
     """`check-port` on such a target: a row for each point, whatever it answers."""
 
-    async def rows() -> list[check.Row]:
+    async def rows() -> list[check_port.Row]:
         link = answering(data)
 
         @contextlib.asynccontextmanager
         async def other(key: bytes) -> AsyncIterator[Link]:
             yield Link(key, link.send, Timing(patience=2), random.Random(1))
 
-        return [row async for row in check.Checks(link, I386, other, "t", True).run()]
+        return [row async for row in check_port.Checks(link, I386, other, "t", True).run()]
 
     return [row.as_data() for row in LOOP.run_until_complete(rows())]
 
@@ -203,9 +206,9 @@ def stub_answer(data: bytes, place: Path) -> object:
         theirs.setblocking(False)
         theirs.sendall(data)
         theirs.shutdown(socket.SHUT_WR)
-        if stub._answered(ours, 5.0):
-            stub._drain(ours)
-    return stub.valid_packet(data)
+        if kernel_debugger._answered(ours, 5.0):
+            kernel_debugger._drain(ours)
+    return kernel_debugger.valid_packet(data)
 
 
 class Pipes:
@@ -226,7 +229,7 @@ def probe_answer(data: bytes, place: Path) -> object:
 
 def wired(data: bytes, place: Path) -> object:
     """Both directions; nothing but interrupts is taken out."""
-    one, other = wire.Stream(), wire.Stream()
+    one, other = pipe.Stream(), pipe.Stream()
     half = len(data) // 2
     kept, interrupts = one.feed(data[:half], other)
     assert len(kept) + interrupts == half
@@ -284,12 +287,12 @@ def answers(data: bytes, place: Path) -> object:
     replies = qmp.execute
     qmp.execute = lambda *words, **options: answer
     try:
-        for ask in (ps.state, stub.state):
+        for ask in (ps.state, kernel_debugger.state):
             try:
                 ask(machine)
             except RumplabError:
                 continue
-        return attach.client(machine, "com1")
+        return lines.client(machine, "com1")
     finally:
         qmp.execute = replies
 
@@ -321,10 +324,10 @@ guest# """
 def guest_says(data: bytes, place: Path) -> object:
     log = written(place, "serial.log", data)
     said = data.decode("latin-1")
-    for pattern in (guest_console.PROMPT, stub.SYSRQ):
+    for pattern in (guest_console.PROMPT, kernel_debugger.SYSRQ):
         guest_console.re.search(pattern, said[-4096:])
     machine = Machine("x", str(place), 1)
-    return [console.meaning(log), guest_console.end(log), pci.parse(said), stub.waits(machine)]
+    return [console_messages.meaning(log), guest_console.end(log), pci.parse(said), kernel_debugger.waits(machine)]
 
 
 LOST = (RumplabError,)

@@ -19,26 +19,17 @@ from fuzz.mutations import document, text
 from roles.artifact.module_utils.rumplab_artifact import git, inventory, lock, pathway, processes, relocate
 from roles.artifact.module_utils.rumplab_artifact.errors import Broken
 from roles.artifact.module_utils.rumplab_artifact.store import PROVENANCE, USES, Store
-from rumplab import (
-    accel,
-    config,
-    doctor,
-    images,
-    machines,
-    media,
-    output,
-    ps,
-    recorded,
-    sandbox,
-    stage,
-    status,
-    verified,
-)
+from rumplab import output
 from rumplab.building import record as build_record
-from rumplab.config import Lab
+from rumplab.commands import doctor, ps, stage, status
+from rumplab.commands.guest import list_
+from rumplab.container import builder_images
 from rumplab.errors import RumplabError
-from rumplab.guest import bootdisk, definition, listing, overlay
+from rumplab.guest import bootdisk, definition, overlay
 from rumplab.image import recorded as formats
+from rumplab.lab import config, recorded, verified
+from rumplab.lab.config import Lab
+from rumplab.machine import accel, boot_media, registry, sandbox
 from rumplab.network import dhcp, ports
 from rumplab.network import record as net_record
 from rumplab.network import settings as net_settings
@@ -109,7 +100,7 @@ def components(data: bytes, place: Path) -> object:
 
 def described_images(data: bytes, place: Path) -> object:
     written(place, "etc/images.json", data)
-    found = images.described(lab(place))
+    found = builder_images.described(lab(place))
     report = status.Report(lab(place), [], found, False, ())
     return [status.as_lines(report), output.as_json(status.as_data(report))]
 
@@ -149,13 +140,13 @@ MACHINE = sample(
 def machine(data: bytes, place: Path) -> object:
     """As `ps` shows it, as others look for what it has, and as it is retired."""
     written(place, "hello/machine.json", data)
-    found = machines.read_record(place / "hello")
+    found = registry.read_record(place / "hello")
     if found is None:
         return None
-    wanted = machines.Machine("other", str(place), 4321, image="/x/hello.img", snapshot=True)
+    wanted = registry.Machine("other", str(place), 4321, image="/x/hello.img", snapshot=True)
     try:
-        machines.check_free(wanted, [found])
-        machines.check_macs(wanted, [found], [])
+        registry.check_free(wanted, [found])
+        registry.check_macs(wanted, [found], [])
     except RumplabError:
         pass
     return [
@@ -163,7 +154,7 @@ def machine(data: bytes, place: Path) -> object:
         found.starting,
         found.socket,
         found.tcp_ports,
-        machines.addressed(found.nics, "x", [found], ()),
+        registry.addressed(found.nics, "x", [found], ()),
         output.table(["a"] * 8, [ps.row(found, 2.0)]),
         output.as_json(ps.described(found)),
     ]
@@ -172,7 +163,7 @@ def machine(data: bytes, place: Path) -> object:
 def machines_of_others(data: bytes, place: Path) -> object:
     hello = place / "machines/hello"
     written(place, "machines/hello/machine.json", data)
-    option = f"socket,id=control,path={hello}/{machines.SOCKET},server=on"
+    option = f"socket,id=control,path={hello}/{registry.SOCKET},server=on"
     written(place, "proc/1/cmdline", b"\0".join(map(os.fsencode, ("qemu", "-chardev", option))))
     return ports.machine_name(1, place / "proc") or None
 
@@ -196,7 +187,7 @@ def guest(data: bytes, place: Path) -> object:
     """As `guest list` shows it."""
     written(place, "nb/guest.json", data)
     found = definition.Guests(place).find("nb")
-    return output.table(listing.HEADER, [listing.row(listing.described(found, None, None, False, lab(place)))])
+    return output.table(list_.HEADER, [list_.row(list_.described(found, None, None, False, lab(place)))])
 
 
 SHELL = os.stat("/bin/sh")
@@ -220,7 +211,7 @@ def boot_disk(data: bytes, place: Path) -> object:
 
 def staged(data: bytes, place: Path) -> object:
     written(place, "image.rumplab.json", data)
-    return media.sidecar(str(place / "image"))
+    return boot_media.sidecar(str(place / "image"))
 
 
 EXPORTED = sample(program_sha256="00", image="x")

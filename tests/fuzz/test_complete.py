@@ -19,10 +19,10 @@ ANYWHERE = {"unpack", "unpack_from", "iter_unpack", "from_bytes", "compose", "pa
 OF_MODULES = {("json", "load"), ("json", "loads"), ("tarfile", "open"), ("shlex", "split"), ("netrc", "netrc")}
 NOT_READ = {
     "src/rumplab/building/recipe.py:flags": "an environment variable of who runs the tool",
-    "src/rumplab/peer.py:pid_of": "the kernel's answer",
-    "src/rumplab/holders.py:of_peer": "of an address that is looked for in the kernel's table",
+    "src/rumplab/host/peer.py:pid_of": "the kernel's answer",
+    "src/rumplab/host/holders.py:of_peer": "of an address that is looked for in the kernel's table",
     "src/rumplab/guest/ipkdb.py:slot": "a file of the tool's own",
-    "src/rumplab/kdb/ipv4.py:checksum": "of what is being written",
+    "src/rumplab/ipkdb/ipv4.py:checksum": "of what is being written",
     "roles/artifact/module_utils/rumplab_artifact/built.py:keep": "writes",
     "roles/artifact/module_utils/rumplab_artifact/pathway.py:_open": "calls the archives' reader",
     "roles/artifact/module_utils/rumplab_artifact/pathway.py:_unpack_bundle": "calls the archives' reader",

@@ -15,9 +15,11 @@ from fuzz.mutations import document, text
 from fuzz.records import TOOL
 from roles.artifact.module_utils.rumplab_artifact import apt, git, host
 from roles.artifact.module_utils.rumplab_artifact.errors import Broken, Unreachable
-from rumplab import engine, launch, output
+from rumplab import output
 from rumplab.building import explain
+from rumplab.container import docker
 from rumplab.image import disk
+from rumplab.machine import launch
 from rumplab.network import seen
 
 
@@ -83,12 +85,12 @@ UNLABELLED = lines({"id": "sha256:00", "labels": None})
 
 
 def inspected(data: bytes, place: Path) -> object:
-    found = engine.image_in(data.decode(errors="replace"), "x")
+    found = docker.image_in(data.decode(errors="replace"), "x")
     return [f"{found.prefix}{found.identity}", found.path("gdb", "gdb") if found.labels else None, found.version("gdb")]
 
 
 def labels(data: bytes, place: Path) -> object:
-    return engine.Image("x", "y", {"rumplab.components": data.decode(errors="replace")}).path("gdb", "gdb")
+    return docker.Image("x", "y", {"rumplab.components": data.decode(errors="replace")}).path("gdb", "gdb")
 
 
 DPKG = b"ii bash\nrc gone\nii libc6:amd64\niU half\nhi held\n"

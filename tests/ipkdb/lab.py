@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 from ipkdb.kernel import KEY, Kernel
 from ipkdb.weather import FINE, Network, Weather
-from rumplab.kdb.arch import I386
-from rumplab.kdb.link import Hint, Link, Timing
-from rumplab.kdb.stub import Stub
-from rumplab.kdb.target import Target
+from rumplab.ipkdb.arch import I386
+from rumplab.ipkdb.gdb_server import Stub
+from rumplab.ipkdb.link import Hint, Link, Timing
+from rumplab.ipkdb.target import Target
 
 HOST = ("192.0.2.1", 40000)
 

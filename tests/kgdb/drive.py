@@ -18,7 +18,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from kgdb import session
 from kgdb.guest import WAITING, Guest
-from rumplab.guest import gdbside
+from rumplab.gdb import kgdb_commands
 
 STOPPED = (
     *("break counter_step if ticks > 9", "continue", "bt", "stepi", "info registers"),
@@ -31,7 +31,7 @@ def drive(gdb: str, qemu: str, architecture: str, program: Path, sources: Path) 
     with tempfile.TemporaryDirectory(prefix="rk") as directory, Guest(program, Path(directory), qemu=qemu) as guest:
         guest.wait_for(WAITING)
         of = session.session(guest, architecture, program, sources)
-        stopped = session.drive(gdb, gdbside.commands(of), STOPPED)
+        stopped = session.drive(gdb, kgdb_commands.commands(of), STOPPED)
         guest.wait_for("login: ")
         guest.send_break()
         guest.wait_for(WAITING, 2)
@@ -39,7 +39,7 @@ def drive(gdb: str, qemu: str, architecture: str, program: Path, sources: Path) 
         guest.wait_for("connected.\n", 3)
         guest.send_break()
         guest.wait_for(WAITING, 4)
-        again = session.drive(gdb, gdbside.commands(of), ["p counter > 77", "kill"])
+        again = session.drive(gdb, kgdb_commands.commands(of), ["p counter > 77", "kill"])
         guest.type("root", "uname", "poweroff")
         guest.ended()
         return {"stopped": stopped, "interrupted": interrupted, "again": again, "console": guest.said()}

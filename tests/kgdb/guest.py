@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rumplab import qmp
+from rumplab.machine import qmp
 
 LINE = "com1"
 SECONDS = 30.0

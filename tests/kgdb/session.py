@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kgdb.guest import Guest
-from rumplab.guest.gdbside import KGDB, KgdbSession, commands
+from rumplab.gdb.kgdb_commands import KGDB, KgdbSession, commands
 
 SECONDS = 60.0
 GONE_ON = "connected.\n"

@@ -15,8 +15,9 @@ from staging import EXAMPLE, KGDB_EXAMPLE, build, command, tool_paths
 from unit.labfixture import LabPrefix, host_tool, make_lab
 from unit.standin import PROGRAM
 
-from rumplab import accel, config
-from rumplab.machines import open_machines
+from rumplab.lab import config
+from rumplab.machine import accel
+from rumplab.machine.registry import open_machines
 
 
 @pytest.fixture

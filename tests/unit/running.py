@@ -9,7 +9,7 @@ from typing import Any
 
 from unit.labfixture import LabPrefix
 
-from rumplab import process
+from rumplab.host import process
 
 DONE = "pcihello: done"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from unit.labfixture import host_tool
 
-from rumplab import accel
-from rumplab.accel import Result
+from rumplab.machine import accel
+from rumplab.machine.accel import Result
 
 HANG = "exec sleep 60"
 FAIL = "echo 'first' >&2; echo 'could not initialise' >&2; exit 1"

@@ -21,8 +21,9 @@ from ipkdb.weather import FINE
 from unit.labfixture import LabPrefix, host_tool
 from unit.running import detach, started, until
 
-from rumplab import config, places, ports
-from rumplab.machines import open_machines
+from rumplab.host import ports
+from rumplab.lab import config, places
+from rumplab.machine.registry import open_machines
 
 NOBODY = 65534
 SECONDS = 20

@@ -18,7 +18,7 @@ from unit.building import RUMPRUN_GCC, Toolchain, make_toolchain, output_of, wri
 from unit.labfixture import LabPrefix, host_tool
 from unit.running import until
 
-from rumplab import process
+from rumplab.host import process
 
 HELLO = '#include <stdio.h>\nint main(void) { puts("hello"); return 0; }\n'
 UP_TO_DATE = "up to date"
@@ -536,7 +536,7 @@ def test_a_disk_that_fills(toolchain: Toolchain, hello: Path, tmp_path: Path, fu
 def test_nothing_but_the_verb_is_loaded(toolchain: Toolchain, hello: Path) -> None:
     """An unchanged program costs the start of Python and little more."""
     assert built(toolchain, hello, "-o", hello / "p")
-    code = "import sys; from rumplab import cli; cli.main(sys.argv[1:]); print(*sys.modules)"
+    code = "import sys; from rumplab.cli import main; main.main(sys.argv[1:]); print(*sys.modules)"
     result = subprocess.run(
         [sys.executable, "-c", code, "build", str(hello), "-o", str(hello / "p")],
         env=toolchain.environment(),
@@ -545,4 +545,5 @@ def test_nothing_but_the_verb_is_loaded(toolchain: Toolchain, hello: Path) -> No
         timeout=60,
         check=True,
     )
-    assert not {"yaml", "rumplab.run", "rumplab.qemu", "ssl", "asyncio"} & set(result.stdout.split())
+    unwanted = {"yaml", "rumplab.commands.run", "rumplab.machine.qemu_argv", "ssl", "asyncio"}
+    assert not unwanted & set(result.stdout.split())

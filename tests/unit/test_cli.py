@@ -10,35 +10,36 @@ import sys
 import pytest
 from unit.labfixture import SOURCE, LabPrefix
 
-from rumplab import __version__, cli
+from rumplab import __version__
+from rumplab.cli import main
 
 
 def test_overview_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["--help"]) == 0
+    assert main.main(["--help"]) == 0
     text = capsys.readouterr().out
-    for verb in cli.VERBS:
-        assert re.search(rf"^  {verb} +{re.escape(cli.verb_module(verb).HELP)}$", text, re.MULTILINE)
+    for verb in main.VERBS:
+        assert re.search(rf"^  {verb} +{re.escape(main.verb_module(verb).HELP)}$", text, re.MULTILINE)
 
 
 def test_no_arguments_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([]) == 2
+    assert main.main([]) == 2
     assert "usage: rumplab VERB" in capsys.readouterr().out
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["--version"]) == 0
+    assert main.main(["--version"]) == 0
     assert capsys.readouterr().out == f"rumplab {__version__}\n"
 
 
 def test_unknown_verb_suggests_the_near_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["staus"]) == 2
+    assert main.main(["staus"]) == 2
     assert "did you mean status?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", cli.VERBS + cli.HIDDEN_VERBS)
+@pytest.mark.parametrize("verb", main.VERBS + main.HIDDEN_VERBS)
 def test_every_verb_has_help_with_examples(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main([verb, "--help"])
+        main.main([verb, "--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
     assert f"usage: rumplab {verb}" in text
@@ -47,7 +48,7 @@ def test_every_verb_has_help_with_examples(verb: str, capsys: pytest.CaptureFixt
 
 def examples() -> list[str]:
     """Every example line of the help texts."""
-    texts = [cli.EXAMPLES, *(cli.verb_module(verb).EPILOG for verb in cli.VERBS)]
+    texts = [main.EXAMPLES, *(main.verb_module(verb).EPILOG for verb in main.VERBS)]
     return [
         re.split(r"   +", line.strip())[0]
         for text in texts
@@ -59,15 +60,15 @@ def examples() -> list[str]:
 @pytest.mark.parametrize("example", examples())
 def test_examples_are_valid_command_lines(example: str) -> None:
     _, verb, *arguments = shlex.split(example)
-    module = cli.verb_module(verb)
+    module = main.verb_module(verb)
     if getattr(module, "TAKES_EXTRA", False):
-        arguments, _ = cli.split_extra(arguments)
-    cli.verb_parser(verb, module).parse_args(arguments)
+        arguments, _ = main.split_extra(arguments)
+    main.verb_parser(verb, module).parse_args(arguments)
 
 
 def test_only_the_verb_used_is_loaded() -> None:
     code = (
-        "import sys; from rumplab import cli; cli.main(['status']);"
+        "import sys; from rumplab.cli import main; main.main(['status']);"
         "print(*sorted(name for name in sys.modules if name.startswith('rumplab.')))"
     )
     result = subprocess.run(
@@ -79,12 +80,12 @@ def test_only_the_verb_used_is_loaded() -> None:
         check=True,
     )
     loaded = {name.removeprefix("rumplab.") for name in result.stdout.split()}
-    assert loaded & set(cli.VERBS) == {"status"}
+    assert loaded & set(main.VERBS) == {"status"}
 
 
 def test_extra_arguments_stand_after_the_first_dashes() -> None:
-    assert cli.split_extra(["a", "--", "-x", "--", "y"]) == (["a"], ["-x", "--", "y"])
-    assert cli.split_extra(["a", "-x"]) == (["a", "-x"], [])
+    assert main.split_extra(["a", "--", "-x", "--", "y"]) == (["a"], ["-x", "--", "y"])
+    assert main.split_extra(["a", "-x"]) == (["a", "-x"], [])
 
 
 def test_no_lab_is_exit_3_and_says_how_to_get_one(empty_lab: LabPrefix) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from unit.labfixture import LabPrefix, host_tool
 
-from rumplab import cli, completion
+from rumplab.cli import main
+from rumplab.commands import completion
 
 # A stand-in for the launcher: completion asks `rumplab ps` for names.
 LAUNCHER = "#!/bin/sh\nprintf 'NAME  STATE\\nhello  running\\nother  running\\n'\n"
@@ -35,7 +36,7 @@ def complete(directory: Path, *words: str) -> set[str]:
 
 
 def test_verbs(tmp_path: Path) -> None:
-    assert complete(tmp_path, "") == {*cli.VERBS, "--help", "--version"}
+    assert complete(tmp_path, "") == {*main.VERBS, "--help", "--version"}
     assert complete(tmp_path, "st") == {"status", "stage", "stop"}
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from unit.labfixture import LabPrefix
 
-from rumplab import config
 from rumplab.errors import NotProvisioned, RumplabError
+from rumplab.lab import config
 
 
 def test_lab_and_component(empty_lab: LabPrefix) -> None:

@@ -18,12 +18,15 @@ from typing import Any
 import pytest
 from unit.labfixture import SOURCE, LabPrefix
 
-from rumplab import cli, config, container, debug, engine, images
-from rumplab.container import Caller, Container
-from rumplab.engine import Image
+from rumplab.cli import main
+from rumplab.commands import debug
+from rumplab.container import builder_images, docker, runner
+from rumplab.container.docker import Image
+from rumplab.container.mounts import Mount
+from rumplab.container.runner import Caller, Container
 from rumplab.errors import NotProvisioned, RumplabError
-from rumplab.machines import Machine
-from rumplab.mounts import Mount
+from rumplab.lab import config
+from rumplab.machine.registry import Machine
 
 # Any image will do; this is the one that the scenarios start from.
 BASE = "rumplab/debian:12"
@@ -38,7 +41,7 @@ BOX = Container(
 
 def has_image() -> bool:
     try:
-        return engine.image(BASE) is not None
+        return docker.image(BASE) is not None
     except RumplabError:
         return False
 
@@ -50,7 +53,7 @@ def needs_engine(test: Callable[..., None]) -> Any:
 
 
 def test_the_command_line() -> None:
-    argv = container.run_argv(BOX)
+    argv = runner.run_argv(BOX)
     assert shlex.split(shlex.join(argv)) == argv
     assert argv[:2] == ["docker", "run"]
     for words in (
@@ -70,20 +73,20 @@ def test_the_command_line() -> None:
 
 
 def test_a_terminal_is_passed_on_where_there_is_one() -> None:
-    argv = container.run_argv(replace(BOX, stdin=True, terminal=True, network=None))
+    argv = runner.run_argv(replace(BOX, stdin=True, terminal=True, network=None))
     assert {"--interactive", "--tty", "--env", "TERM"} <= set(argv)
     assert "--network" not in argv
 
 
 def test_the_umask_is_the_callers() -> None:
-    command = container.with_umask(["sh", "-c", "umask; echo $1", "sh", "a b"], 0o077)
+    command = runner.with_umask(["sh", "-c", "umask; echo $1", "sh", "a b"], 0o077)
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "0077\na b\n"
 
 
 def test_the_words_of_a_verb_go_along_but_for_what_was_for_this_side() -> None:
     words = ["p", "--container", "-o", "x", "--dry-run", "--", "--container"]
-    assert container.words_inside(words) == ["p", "-o", "x", "--", "--container"]
+    assert runner.words_inside(words) == ["p", "-o", "x", "--", "--container"]
 
 
 @pytest.mark.parametrize(
@@ -101,12 +104,12 @@ def test_when_a_container_is_used(
 ) -> None:
     if installed:
         empty_lab.component("gdb", {"gdb": "/bin/true"})
-    assert container.wanted(asked, config.load(), platform, "gdb") is expected
+    assert runner.wanted(asked, config.load(), platform, "gdb") is expected
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, status: int, said: str = "", error: str = "") -> None:
     done = subprocess.CompletedProcess(["docker"], status, said, error)
-    monkeypatch.setattr(engine, "ask", lambda *words, **more: done)
+    monkeypatch.setattr(docker, "ask", lambda *words, **more: done)
 
 
 def test_an_image_that_is_missing_names_the_command_and_the_reason(
@@ -117,7 +120,7 @@ def test_an_image_that_is_missing_names_the_command_and_the_reason(
     (empty_lab.prefix / "etc" / "images.json").write_text(json.dumps(description))
     answer(monkeypatch, 1, error="Error: No such image: rumplab/gdb:latest")
     with pytest.raises(NotProvisioned, match=r"no image rumplab/gdb:latest \(gdb: no route\); make it: .*images.yml"):
-        images.find(config.load(), "gdb")
+        builder_images.find(config.load(), "gdb")
 
 
 def test_an_engine_that_is_out_of_reach_is_no_missing_image(
@@ -125,14 +128,14 @@ def test_an_engine_that_is_out_of_reach_is_no_missing_image(
 ) -> None:
     answer(monkeypatch, 1, error="Cannot connect to the Docker daemon at unix:///x. Is it running?")
     with pytest.raises(RumplabError, match=r"can't be asked: Cannot connect.*; start it") as caught:
-        images.find(config.load(), "gdb")
+        builder_images.find(config.load(), "gdb")
     assert caught.value.exit_code == 1
 
 
 def test_an_image_of_somebody_else_is_not_run(empty_lab: LabPrefix, monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, 0, '{"id": "sha256:1", "labels": null}')
     with pytest.raises(RumplabError, match="isn't rumplab's"):
-        images.find(config.load(), "gdb")
+        builder_images.find(config.load(), "gdb")
 
 
 @pytest.mark.parametrize(
@@ -147,18 +150,18 @@ def test_an_image_of_somebody_else_is_not_run(empty_lab: LabPrefix, monkeypatch:
 def test_the_state_of_an_image_is_the_engines_word(
     empty_lab: LabPrefix, monkeypatch: pytest.MonkeyPatch, status: int, said: str, error: str, state: str
 ) -> None:
-    assert images.present(config.load()) == []
+    assert builder_images.present(config.load()) == []
     one = {"image": "rumplab/gdb:latest", "state": "installed", "stamp": "ab" * 32, "id": "sha256:1", "reason": None}
     (empty_lab.prefix / "etc" / "images.json").write_text(json.dumps({"schema": 1, "images": {"gdb": one}}))
     answer(monkeypatch, status, said, error)
-    assert [found.state for found in images.present(config.load())] == [state]
+    assert [found.state for found in builder_images.present(config.load())] == [state]
 
 
 @pytest.mark.parametrize("content", ['{"schema": 1}', '{"schema": 1, "images": {"gdb": {"image": 3}}}', "{"])
 def test_a_damaged_description_names_the_remedy(empty_lab: LabPrefix, content: str) -> None:
     (empty_lab.prefix / "etc" / "images.json").write_text(content)
     with pytest.raises(RumplabError, match=r"images\.json.*write it again: .*playbooks/images\.yml"):
-        images.described(config.load())
+        builder_images.described(config.load())
 
 
 @pytest.mark.parametrize(("rootless", "ids"), [(True, (0, 0)), (False, (os.getuid(), os.getgid()))])
@@ -166,7 +169,7 @@ def test_in_a_rootless_engine_root_is_the_caller(
     monkeypatch: pytest.MonkeyPatch, rootless: bool, ids: tuple[int, int]
 ) -> None:
     answer(monkeypatch, 0, '["name=seccomp,profile=default"' + (',"name=rootless"]' if rootless else "]"))
-    who = container.caller()
+    who = runner.caller()
     assert (who.uid, who.gid) == ids
     assert who.directory == os.getcwd()
 
@@ -209,13 +212,13 @@ def test_build_takes_sources_settings_and_cache_along(
     (module / "go.mod").write_text("module example.org/m\n", encoding="utf-8")
     (module / "cmd" / "main.go").write_text("package main\nfunc main() {}\n", encoding="utf-8")
     answer(monkeypatch, 0, "[]")
-    monkeypatch.setattr(engine, "image", lambda name: Image(name, "sha256:1", {"rumplab.component": "go_builder"}))
+    monkeypatch.setattr(docker, "image", lambda name: Image(name, "sha256:1", {"rumplab.component": "go_builder"}))
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.delenv("GOPATH", raising=False)
     monkeypatch.setenv("CGO_LDFLAGS", "-lm -lz")
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["build", "module/cmd", "-o", "out/p.bin", "--container", "--dry-run"]) == 0
+    assert main.main(["build", "module/cmd", "-o", "out/p.bin", "--container", "--dry-run"]) == 0
     argv = shlex.split(capsys.readouterr().out)
     at = argv.index("rumplab/go-builder:latest")
     assert argv[at + 1 :] == ["rumplab", "build", "module/cmd", "-o", "out/p.bin"]
@@ -236,13 +239,13 @@ def test_build_takes_sources_settings_and_cache_along(
 
 def start(*command: str) -> tuple[subprocess.Popen[str], str]:
     """A process that runs `command` in a container of the base image, and the container's name."""
-    name = container.new_name("test")
+    name = runner.new_name("test")
     box = replace(BOX, image=BASE, name=name, command=command, mounts=(), caller=replace(BOX.caller, directory="/"))
     script = f"""
         import sys
         from rumplab import container
         try:
-            sys.exit(container.supervise({container.run_argv(box)!r}, {name!r}))
+            sys.exit(container.supervise({runner.run_argv(box)!r}, {name!r}))
         except KeyboardInterrupt:
             sys.exit(130)
     """
@@ -257,7 +260,7 @@ def start(*command: str) -> tuple[subprocess.Popen[str], str]:
 
 
 def exists(name: str) -> bool:
-    return engine.ask("container", "inspect", name).returncode == 0
+    return docker.ask("container", "inspect", name).returncode == 0
 
 
 @needs_engine

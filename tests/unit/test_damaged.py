@@ -31,14 +31,19 @@ from roles.artifact.module_utils.rumplab_artifact import git, inventory, lock, p
 from roles.artifact.module_utils.rumplab_artifact.errors import Broken, Unreachable
 from roles.artifact.module_utils.rumplab_artifact.store import USES, Store
 from roles.artifact.module_utils.rumplab_artifact.unpack import unpack
-from rumplab import accel, answers, config, engine, holders, machines, nics, ps, qmp, rumprun, screen, vgatext
 from rumplab.building import gofile, target
 from rumplab.building import record as build_record
-from rumplab.config import Lab
+from rumplab.commands import ps, screen
+from rumplab.commands.guest import pci
+from rumplab.container import docker
 from rumplab.errors import RumplabError
-from rumplab.guest import bootdisk, console, pci, stub
-from rumplab.image import disk
-from rumplab.machines import Machine
+from rumplab.guest import bootdisk, console, kernel_debugger, lines
+from rumplab.host import answers, holders
+from rumplab.image import disk, rumprun_config
+from rumplab.lab import config
+from rumplab.lab.config import Lab
+from rumplab.machine import accel, nics, qmp, registry, vga_text
+from rumplab.machine.registry import Machine
 from rumplab.network import dhcp, seen
 from rumplab.network import record as net_record
 
@@ -107,11 +112,11 @@ CARD = {"model": "e1000", "net": "user", "mac": "", "forwards": [{"protocol": "t
 )
 def test_record_with_a_field_of_another_type_is_no_machine(change: dict[str, Any], tmp_path: Path) -> None:
     good = {"name": "x", "directory": "/x", "gdb_port": 1, "nics": [CARD], "since": 1, "argv": ["qemu"]}
-    (tmp_path / machines.RECORD).write_text(json.dumps(good))
-    assert machines.read_record(tmp_path) is not None
-    (tmp_path / machines.RECORD).write_text(json.dumps({**good, **change}))
+    (tmp_path / registry.RECORD).write_text(json.dumps(good))
+    assert registry.read_record(tmp_path) is not None
+    (tmp_path / registry.RECORD).write_text(json.dumps({**good, **change}))
     with pytest.raises(RumplabError, match="is damaged"):
-        machines.read_record(tmp_path)
+        registry.read_record(tmp_path)
 
 
 def test_card_with_a_slot_that_is_a_word_is_none() -> None:
@@ -149,9 +154,9 @@ def test_leases_are_read_whatever_a_guest_calls_itself(tmp_path: Path) -> None:
         (lambda said: disk.virtual_size_in(said, "x.img"), '{"virtual-size": "1G"}', "qemu-img says of x.img"),
         (lambda said: disk.virtual_size_in(said, "x.img"), '{"virtual-size": -1}', "qemu-img"),
         (lambda said: disk.virtual_size_in(said, "x.img"), "", "qemu-img"),
-        (lambda said: engine.image_in(said, "a/b"), '{"id": 1, "labels": {}}', "the Docker engine says of a/b"),
-        (lambda said: engine.image_in(said, "a/b"), '{"id": "1", "labels": {"x": 1}}', "Docker"),
-        (lambda said: engine.image_in(said, "a/b"), NEST, "Docker"),
+        (lambda said: docker.image_in(said, "a/b"), '{"id": 1, "labels": {}}', "the Docker engine says of a/b"),
+        (lambda said: docker.image_in(said, "a/b"), '{"id": "1", "labels": {"x": 1}}', "Docker"),
+        (lambda said: docker.image_in(said, "a/b"), NEST, "Docker"),
         (seen.parse_links, '[{"ifname": 1}]', "'ip addr'"),
         (seen.parse_links, '{"a": 1}', "'ip addr'"),
         (seen.parse_links, '[{"ifname": "x", "linkinfo": null}]', "'ip addr'"),
@@ -169,7 +174,7 @@ def test_answer_of_another_form_names_who_gave_it(read: Callable[[str], object],
 def test_labels_that_are_no_list_of_components_name_the_image() -> None:
     for labels in (NEST, "[[]]", '{"a": 1}', '[{"name": "gdb", "paths": {"gdb": 1}}]'):
         with pytest.raises(RumplabError, match="image x doesn't say"):
-            engine.Image("x", "y", {"rumplab.components": labels}).path("gdb", "gdb")
+            docker.Image("x", "y", {"rumplab.components": labels}).path("gdb", "gdb")
 
 
 GREETING = b'{"QMP": {}}\n{"return": {}}\n'
@@ -234,16 +239,16 @@ def test_chardevs_of_another_form_are_no_traceback(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(qmp, "execute", lambda *words, **options: [{"label": "com1", "filename": None}])
     machine = Machine("x", str(tmp_path), 1)
     with pytest.raises(RumplabError, match="x answers in a form that isn't known"):
-        stub.attach.client(machine, "com1")
+        lines.client(machine, "com1")
     assert ps.state(machine) == "starting"
     with pytest.raises(RumplabError, match="x doesn't answer"):
-        stub.state(machine)
+        kernel_debugger.state(machine)
 
 
 @pytest.mark.parametrize("size", [b"0 4", b"4 0", b"-1 -1", b"1_0 1", b"+1 1"])
 def test_picture_without_a_size_is_none(size: bytes) -> None:
     with pytest.raises(ValueError, match="PPM"):
-        vgatext.read_ppm(b"P6 " + size + b" 255 " + b"\0" * 3 * 10)
+        vga_text.read_ppm(b"P6 " + size + b" 255 " + b"\0" * 3 * 10)
 
 
 @pytest.mark.parametrize("said", ["0: 0x100000000", "0: -0x1", "0: x"])
@@ -261,12 +266,12 @@ def test_file_that_can_have_no_name_is_nobodys() -> None:
 
 def test_wait_for_a_debugger_is_found_in_a_log_of_any_size(tmp_path: Path) -> None:
     machine = Machine("x", str(tmp_path), 1)
-    sign = stub.WAITING[1].encode()
-    for before in (0, stub.LOOKED_AT - 5, 3 * stub.LOOKED_AT - len(sign) + 1):
+    sign = kernel_debugger.WAITING[1].encode()
+    for before in (0, kernel_debugger.LOOKED_AT - 5, 3 * kernel_debugger.LOOKED_AT - len(sign) + 1):
         machine.serial_log.write_bytes(b"x" * before + sign + b"y" * 10)
-        assert stub.waits(machine)
-    machine.serial_log.write_bytes(b"x" * 3 * stub.LOOKED_AT + sign[:-1])
-    assert not stub.waits(machine)
+        assert kernel_debugger.waits(machine)
+    machine.serial_log.write_bytes(b"x" * 3 * kernel_debugger.LOOKED_AT + sign[:-1])
+    assert not kernel_debugger.waits(machine)
 
 
 def test_console_that_floods_keeps_its_end(tmp_path: Path) -> None:
@@ -301,13 +306,13 @@ def test_yaml_that_its_reader_does_not_bear_is_named(content: bytes, why: str, t
     path = tmp_path / "x.yml"
     path.write_bytes(content)
     with pytest.raises(RumplabError, match=f"x.yml.*{why}"):
-        rumprun.configuration(path, "new")
+        rumprun_config.configuration(path, "new")
 
 
 def test_aliases_and_brackets_in_words_stay_allowed(tmp_path: Path) -> None:
     path = tmp_path / "x.yml"
     path.write_bytes(b"rc: [{bin: &a x, args: &b [*a, '[[[{']}, {bin: y, args: *b}]")
-    assert rumprun.configuration(path, "new").count(b'"argv":["x","[[[{"]') == 2
+    assert rumprun_config.configuration(path, "new").count(b'"argv":["x","[[[{"]') == 2
 
 
 @pytest.mark.parametrize("piece", ["/*", '\\"', "`", '"', "/* *", "#cgo "])
@@ -352,8 +357,8 @@ def test_number_in_other_digits_is_none(tmp_path: Path) -> None:
     assert net_record.is_sysctls({"ip_forward": "1"})
     machine = Machine("x", str(tmp_path), 1)
     for content in (b"\xb2", b"\xc2\xb2", b"", b"9" * 5000):
-        stub.attach.lock_path(machine, "com1").write_bytes(content)
-        assert stub.attach.holder(machine, "com1") == "another process"
+        lines.lock_path(machine, "com1").write_bytes(content)
+        assert lines.holder(machine, "com1") == "another process"
 
 
 def test_addresses_that_are_numbers_are_no_range() -> None:

@@ -17,11 +17,15 @@ import pytest
 from unit.labfixture import LabPrefix, host_tool
 from unit.running import started, until
 
-from rumplab import config, debug, gdbcall, ports, qmp
+from rumplab.commands import debug
 from rumplab.errors import RumplabError, UsageError
-from rumplab.gdbcall import Session
-from rumplab.guest import attach
-from rumplab.machines import Machine, Machines, open_machines
+from rumplab.gdb import command_line
+from rumplab.gdb.command_line import Session
+from rumplab.guest import lines
+from rumplab.host import ports
+from rumplab.lab import config
+from rumplab.machine import qmp
+from rumplab.machine.registry import Machine, Machines, open_machines
 
 SESSION = Session(gdb="/g", gdbinit="/i", remote="127.0.0.1:1234", program="/p")
 
@@ -51,8 +55,8 @@ def test_symbols_come_before_the_stub_and_the_breakpoint_after() -> None:
         "set architecture i386:x86-64",
         "set remotetimeout 10",
         'file "/p"',
-        *gdbcall.attached("target remote 127.0.0.1:1234"),
-        *gdbcall.run_to("main", "hbreak"),
+        *command_line.attached("target remote 127.0.0.1:1234"),
+        *command_line.run_to("main", "hbreak"),
         "bt",
     ]
 
@@ -85,13 +89,13 @@ def test_without_program_no_file_command() -> None:
 
 
 def test_quoting_for_gdb() -> None:
-    assert gdbcall.gdb_quote('/a b/"c"\\d') == '"/a b/\\"c\\"\\\\d"'
+    assert command_line.gdb_quote('/a b/"c"\\d') == '"/a b/\\"c\\"\\\\d"'
 
 
 @pytest.mark.parametrize("location", ["", "main\nshell rm x", "a\x00"])
 def test_a_location_is_one_line(location: str) -> None:
     with pytest.raises(UsageError, match="must be one line"):
-        gdbcall.checked_location(location)
+        command_line.checked_location(location)
 
 
 def test_the_only_machine_needs_no_name(store: Machines) -> None:
@@ -109,13 +113,13 @@ def test_symbols(store: Machines, tmp_path: Path, capsys: pytest.CaptureFixture[
     program = tmp_path / "p"
     program.write_bytes(b"program")
     good = claim(store, "good", str(program), hashlib.sha256(b"program").hexdigest())
-    assert gdbcall.symbols_of(good) == str(program)
+    assert command_line.symbols_of(good) == str(program)
     assert capsys.readouterr().err == ""
-    assert gdbcall.symbols_of(replace(good, program_sha256="0" * 64)) == str(program)
+    assert command_line.symbols_of(replace(good, program_sha256="0" * 64)) == str(program)
     assert "has changed since it was staged" in capsys.readouterr().err
-    assert gdbcall.symbols_of(replace(good, program=f"{program}x")) is None
+    assert command_line.symbols_of(replace(good, program=f"{program}x")) is None
     assert "is gone" in capsys.readouterr().err
-    assert gdbcall.symbols_of(replace(good, program=None)) is None
+    assert command_line.symbols_of(replace(good, program=None)) is None
     assert "no program on record" in capsys.readouterr().err
 
 
@@ -177,7 +181,7 @@ def test_a_second_debugger_is_told_at_once_who_is_attached(lab: LabPrefix, pcihe
         assert first.stdin is not None
         try:
             machine_record = open_machines(config.load()).find("two")
-            until(lambda: attach.taken(machine_record, attach.STUB))
+            until(lambda: lines.taken(machine_record, lines.STUB))
             began = time.monotonic()
             result = lab.tool("debug", "two", "--batch")
             assert time.monotonic() - began < 5
@@ -203,7 +207,7 @@ def test_a_machine_that_is_stopped_is_told_at_once(lab: LabPrefix, pcihello: Pat
 
 
 def test_a_choice_by_arithmetic_is_gdbs_whatever_the_letters() -> None:
-    command = gdbcall.either("flag", "quit", "stop", " 1")
+    command = command_line.either("flag", "quit", "stop", " 1")
     for value, word in ((0, "quit"), (1, "stop")):
         values = command.split('", ')[1].replace("$flag", str(value)).split(", ")
         assert "".join(chr(eval(one)) for one in values) == word

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rumplab import disks, qemu
+from rumplab.machine import disk_controllers, qemu_argv
 
 
 @pytest.mark.parametrize(
@@ -19,12 +19,12 @@ from rumplab import disks, qemu
     ],
 )
 def test_controllers(disk: str, devices: list[str], name: str) -> None:
-    argv = qemu.boot_argv(qemu.Spec(qemu="/q", gdb_port=1, accel="tcg", image="/x.img", disk=disk))
+    argv = qemu_argv.boot_argv(qemu_argv.Spec(qemu="/q", gdb_port=1, accel="tcg", image="/x.img", disk=disk))
     assert argv[:2] == ["-drive", "file=/x.img,format=raw,id=disk0,if=none"]
     assert argv[2::2] == ["-device"] * len(devices)
     assert argv[3::2] == devices
-    assert disks.CONTROLLERS[disk].name == name
+    assert disk_controllers.CONTROLLERS[disk].name == name
 
 
 def test_the_choices_are_the_controllers_and_none() -> None:
-    assert disks.CHOICES == ("virtio", "ide", "lsi", "mpt", "virtio-scsi", "nvme", "none")
+    assert disk_controllers.CHOICES == ("virtio", "ide", "lsi", "mpt", "virtio-scsi", "nvme", "none")

@@ -13,10 +13,11 @@ import pytest
 from unit.labfixture import LabPrefix
 from unit.running import DONE, detach, started, until
 
-from rumplab import disks, driveoptions, launch
-from rumplab.disks import Disk
-from rumplab.driveoptions import Wish
+from rumplab.cli import drive_options
+from rumplab.cli.drive_options import Wish
 from rumplab.errors import UsageError
+from rumplab.machine import disk_controllers, launch
+from rumplab.machine.disk_controllers import Disk
 
 ISO_SIZE = 0x9000
 
@@ -43,7 +44,7 @@ def blank(path: Path) -> Path:
     ],
 )
 def test_what_a_drive_asks_for(text: str, wish: Wish) -> None:
-    assert driveoptions.wish(text) == wish
+    assert drive_options.wish(text) == wish
 
 
 @pytest.mark.parametrize(
@@ -60,11 +61,11 @@ def test_what_a_drive_asks_for(text: str, wish: Wish) -> None:
 )
 def test_what_is_no_drive_is_refused_by_name(text: str, message: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=re.escape(message)):
-        driveoptions.wish(text)
+        drive_options.wish(text)
 
 
 def test_disks_of_one_kind_share_an_adapter_and_the_first_boots() -> None:
-    words = disks.argv(
+    words = disk_controllers.argv(
         [Disk("/x", controller="mpt"), Disk("/y", "qcow2", snapshot=True), Disk("/z,", controller="mpt")], boots=True
     )
     assert words[1::2] == [
@@ -79,7 +80,7 @@ def test_disks_of_one_kind_share_an_adapter_and_the_first_boots() -> None:
 
 
 def test_a_cd_is_read_only_and_boots_before_the_disks_that_the_firmware_knows() -> None:
-    assert disks.argv([Disk("/c.iso", controller=disks.CDROM)], boots=True)[1::2] == [
+    assert disk_controllers.argv([Disk("/c.iso", controller=disk_controllers.CDROM)], boots=True)[1::2] == [
         "file=/c.iso,format=raw,id=disk0,media=cdrom,readonly=on,if=none",
         "ide-cd,drive=disk0,bootindex=0",
     ]
@@ -87,18 +88,18 @@ def test_a_cd_is_read_only_and_boots_before_the_disks_that_the_firmware_knows() 
 
 def test_the_guest_numbers_the_disks_of_a_driver_as_it_meets_them() -> None:
     kinds = ("virtio", "mpt", "ide", "nvme", "lsi", "mpt", "cdrom", "virtio")
-    found = disks.names([Disk(f"/{number}", controller=kind) for number, kind in enumerate(kinds)])
+    found = disk_controllers.names([Disk(f"/{number}", controller=kind) for number, kind in enumerate(kinds)])
     # The second disk on mpt comes before the one on lsi, whose adapter is behind it.
     assert found == ["ld0", "sd0", "wd0", "ld1", "sd2", "sd1", "cd0", "ld2"]
 
 
 def test_a_controller_takes_so_many_disks_and_a_file_is_on_a_machine_once() -> None:
     four = [Disk(f"/{number}", controller="ide") for number in range(4)]
-    disks.check(four)
+    disk_controllers.check(four)
     with pytest.raises(UsageError, match="ide takes 4 disks, and these are 5"):
-        disks.check([*four, Disk("/cd", controller=disks.CDROM)])
+        disk_controllers.check([*four, Disk("/cd", controller=disk_controllers.CDROM)])
     with pytest.raises(UsageError, match="/0 is given 2 times"):
-        disks.check([*four, replace(four[0], controller="virtio")])
+        disk_controllers.check([*four, replace(four[0], controller="virtio")])
 
 
 def test_a_locked_file_is_named_as_qemu_names_it() -> None:

@@ -23,12 +23,12 @@ from unit.labfixture import LabPrefix, host_tool
 from unit.test_image_multiboot import header, placed
 from unit.test_stage import failing_tool, in_small_disk
 
-from rumplab import config
 from rumplab.errors import RumplabError
 from rumplab.image import disk
 from rumplab.image.layout import MIB
 from rumplab.image.step import Step
-from rumplab.machines import open_machines
+from rumplab.lab import config
+from rumplab.machine.registry import open_machines
 from rumplab.vmware import directory as layout
 from rumplab.vmware import vmx
 
@@ -479,7 +479,8 @@ def connect(port: int) -> None:
 
 def test_the_verb_is_loaded_alone() -> None:
     """Export needs no YAML reader, and stage none without --rumprun."""
-    code = "import sys; sys.modules['yaml'] = None; import rumplab.export, rumplab.stage, rumplab.debug"
+    verbs = ", ".join(f"rumplab.commands.{verb}" for verb in ("export", "stage", "debug"))
+    code = f"import sys; sys.modules['yaml'] = None; import {verbs}"
     subprocess.run(
         [sys.executable, "-c", code],
         env={"PYTHONPATH": str(Path(disk.__file__).parents[2])},

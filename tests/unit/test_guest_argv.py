@@ -12,17 +12,19 @@ from pathlib import Path
 import pytest
 
 import rumplab
-from rumplab import gdbcall, nics
-from rumplab.config import Lab
+from rumplab.commands.guest import debug, start
 from rumplab.errors import RumplabError, UsageError
-from rumplab.guest import debugging, definition, hardware, start
+from rumplab.gdb import command_line
+from rumplab.gdb.kgdb_commands import KgdbSession
+from rumplab.guest import definition, hardware
 from rumplab.guest.definition import DIRECT, GRUB, LINUX, NETBSD, Guest
-from rumplab.guest.gdbside import KgdbSession
 from rumplab.guest.kernels import Kernel
 from rumplab.image import grub, multiboot
-from rumplab.machines import Machine
-from rumplab.nics import Forward, Nic
-from rumplab.qemu import Spec
+from rumplab.lab.config import Lab
+from rumplab.machine import nics
+from rumplab.machine.nics import Forward, Nic
+from rumplab.machine.qemu_argv import Spec
+from rumplab.machine.registry import Machine
 
 GUEST = Guest("nb", NETBSD, "i386", disk="/disk.img", nics=(Nic(),))
 KERNEL = Kernel("/netbsd", "/netbsd.gdb", DIRECT, disk="/disk.img")
@@ -154,7 +156,7 @@ def test_what_the_debuggers_side_is_told(kind: str, qemu_stub: bool, stub: str) 
     lab = Lab(Path("/prefix"), "lab", "lab", "1", "./provision")
     guest = replace(GUEST, kind=kind, kernel="/netbsd", sources="/here", source_name="/usr/src/sys")
     machine = Machine(name="nb", directory="/m/nb", gdb_port=1234, program="/netbsd.gdb")
-    session = debugging.gdb_session(lab, guest, machine, qemu_stub)
+    session = debug.gdb_session(lab, guest, machine, qemu_stub)
     assert (session.stub, session.architecture, session.remote) == (stub, "i386", "127.0.0.1:1234")
     assert (session.socket, session.symbols) == ("/m/nb/com1.sock", "/netbsd.gdb")
     assert session.sources == (("/usr/src/sys", "/here"),)
@@ -167,19 +169,25 @@ def test_a_breakpoint_before_the_kernel_is_loaded_is_no_instruction() -> None:
     by_kgdb = KgdbSession(stub="kgdb", architecture="amd64", socket="/com1.sock")
     by_qemu = KgdbSession(stub="qemu", architecture="amd64", remote="127.0.0.1:1234")
     for session, how in ((by_kgdb, "break"), (by_qemu, "hbreak")):
-        running = gdbcall.run_to("main", how)
-        assert debugging.attach_commands(session, "main")[-len(running) :] == running
+        running = command_line.run_to("main", how)
+        assert debug.attach_commands(session, "main")[-len(running) :] == running
         assert running.index(f"{how} main") < running.index("continue")
-    assert "target remote 127.0.0.1:1234" in debugging.attach_commands(by_qemu, None)
-    assert "continue" not in debugging.attach_commands(by_qemu, None)
+    assert "target remote 127.0.0.1:1234" in debug.attach_commands(by_qemu, None)
+    assert "continue" not in debug.attach_commands(by_qemu, None)
 
 
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
-        ("rumplab.wire", {"argparse", "dataclasses", "inspect", "json", "pathlib", "re", "subprocess", "typing"}),
-        ("rumplab.guest.debugging", {"rumplab.container", "rumplab.qemu", "subprocess", "tempfile", "termios"}),
-        ("rumplab.guest.start", {"rumplab.image.disk", "rumplab.image.recipe", "rumplab.media", "tempfile"}),
+        ("rumplab.gdb.pipe", {"argparse", "dataclasses", "inspect", "json", "pathlib", "re", "subprocess", "typing"}),
+        (
+            "rumplab.commands.guest.debug",
+            {"rumplab.container.runner", "rumplab.machine.qemu_argv", "subprocess", "tempfile", "termios"},
+        ),
+        (
+            "rumplab.commands.guest.start",
+            {"rumplab.image.disk", "rumplab.image.recipe", "rumplab.machine.boot_media", "tempfile"},
+        ),
     ],
 )
 def test_what_the_prompt_waits_for_loads_little(module: str, heavy: set[str]) -> None:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from rumplab.commands.guest import pci
 from rumplab.errors import RumplabError
-from rumplab.guest import attach, console, pci, shell
+from rumplab.guest import console, lines, shell
 from rumplab.guest.console import Console
-from rumplab.machines import Machine
+from rumplab.machine.registry import Machine
 
 LIST = """\
 000:00:0: Intel 82441FX (PMC) PCI and Memory Controller (host bridge, revision 0x02) [pchb0]
@@ -81,7 +82,7 @@ def machine(tmp_path: Path) -> Machine:
 @pytest.fixture
 def tty(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Tty]]:
     made: list[Tty] = []
-    monkeypatch.setattr(attach, "taken", lambda machine, line: False)
+    monkeypatch.setattr(lines, "taken", lambda machine, line: False)
     monkeypatch.setattr(shell, "ANSWER_SECONDS", 3.0)
 
     def make(**more: object) -> Tty:
@@ -141,7 +142,7 @@ def test_a_command_that_does_not_end_is_given_up(machine: Machine, tty: Callable
 def test_a_console_that_is_open_types_for_others(machine: Machine, tmp_path: Path) -> None:
     """While a user has the console, what a verb types goes by way of that session, and answers come from the log."""
     machine.serial_log.write_bytes(b"# ")
-    held = attach.lock(machine, console.CONSOLE)
+    held = lines.lock(machine, console.CONSOLE)
     assert held is not None
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as session:
         session.settimeout(5)
@@ -157,22 +158,22 @@ def test_a_console_that_is_open_types_for_others(machine: Machine, tmp_path: Pat
 
 def test_a_console_that_a_stranger_has(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.serial_log.touch()
-    monkeypatch.setattr(attach, "taken", lambda machine, line: True)
+    monkeypatch.setattr(lines, "taken", lambda machine, line: True)
     with pytest.raises(RumplabError, match="in use by a program that is not rumplab's"), Console(machine):
         pass
     # The lock was given back.
-    handle = attach.lock(machine, console.CONSOLE)
+    handle = lines.lock(machine, console.CONSOLE)
     assert handle is not None
     os.close(handle)
 
 
 def test_the_lock_names_who_has_it(machine: Machine) -> None:
-    held = attach.lock(machine, "com1")
+    held = lines.lock(machine, "com1")
     assert held is not None
-    assert attach.lock(machine, "com1") is None
-    assert attach.holder(machine, "com1") == f"pid {os.getpid()}"
+    assert lines.lock(machine, "com1") is None
+    assert lines.holder(machine, "com1") == f"pid {os.getpid()}"
     os.close(held)
-    again = attach.lock(machine, "com1")
+    again = lines.lock(machine, "com1")
     assert again is not None
     os.close(again)
 

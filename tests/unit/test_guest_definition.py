@@ -14,8 +14,8 @@ import pytest
 from unit.labfixture import SOURCE, LabPrefix, host_tool
 from unit.test_stage import in_small_disk
 
-from rumplab import config
 from rumplab.guest.definition import open_guests
+from rumplab.lab import config
 
 ELF32 = b"\x7fELF\x01\x01" + bytes(10) + b"\x02\x00\x03\x00" + bytes(200)
 MULTIBOOT = ELF32 + bytes.fromhex("02b0ad1b03000000fb4f52e4") + bytes(64)

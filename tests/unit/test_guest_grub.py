@@ -10,8 +10,8 @@ from staging import ROOT, command, needs_compiler, needs_qemu
 from unit.labfixture import LabPrefix, host_tool
 from unit.running import until
 
-from rumplab import config
 from rumplab.guest.definition import open_guests
+from rumplab.lab import config
 
 pytestmark = [pytest.mark.qemu, needs_qemu, needs_compiler]
 

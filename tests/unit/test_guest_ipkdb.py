@@ -22,16 +22,20 @@ from unit.labfixture import LabPrefix, host_tool
 from unit.running import until
 from unit.test_net_settings import GOOD
 
-from rumplab import config, gdbcall, nics, ports
-from rumplab.config import Lab
+from rumplab.commands.guest import debug, list_, start
 from rumplab.errors import RumplabError, UsageError
-from rumplab.guest import debugging, hardware, ipkdb, kernels, listing, start, stub
+from rumplab.gdb import command_line
+from rumplab.guest import hardware, ipkdb, kernel_debugger, kernels
 from rumplab.guest.definition import IPKDB, LINUX, NETBSD, Guest
 from rumplab.guest.kernels import Kernel
-from rumplab.kdb import key, reach
-from rumplab.machines import Machine, open_machines
-from rumplab.nics import Forward, Nic
-from rumplab.qemu import Spec
+from rumplab.host import ports
+from rumplab.ipkdb import key, reach
+from rumplab.lab import config
+from rumplab.lab.config import Lab
+from rumplab.machine import nics
+from rumplab.machine.nics import Forward, Nic
+from rumplab.machine.qemu_argv import Spec
+from rumplab.machine.registry import Machine, open_machines
 
 GUEST = Guest("e", NETBSD, "i386", kernel="/netbsd", nics=(Nic(),))
 SECONDS = 90
@@ -133,7 +137,7 @@ def test_why_a_kernel_does_not_come_to_ipkdb(
 def test_a_kernel_waits_until_its_console_says_more(tmp_path: Path) -> None:
     machine = logged(tmp_path, "waiting for remote debugger\nMy IP address is 10.0.2.15\n")
     assert ipkdb.waits(machine)
-    assert stub.in_debugger(machine)
+    assert kernel_debugger.in_debugger(machine)
     assert not ipkdb.waits(logged(tmp_path, "My IP address is 10.0.2.15\nrunning\n"))
     assert not ipkdb.waits(logged(tmp_path, ""))
 
@@ -159,23 +163,23 @@ def test_on_the_bridge_the_address_is_the_lease_of_its_own_card(
         "0 52:54:00:00:00:02 10.0.1.61 * *\n"
     )
     assert reach.place_of(machine, lab) == (IPv4Address("10.0.1.61"), 1138)
-    assert listing.reached(machine, lab) == "10.0.1.61:1138"
+    assert list_.reached(machine, lab) == "10.0.1.61:1138"
     ipkdb.until_waiting(machine, lab, 0)
 
 
 def test_gdb_gets_the_bridge_and_the_kernels_sources() -> None:
     guest = replace(GUEST, sources="/here", source_name="/usr/src")
     machine = Machine(name="e", directory="/m/e", gdb_port=1234, program="/netbsd.gdb", guest=IPKDB)
-    session = debugging.gdb_session(lab_at(Path("/prefix")), guest, machine, qemu_stub=False, key_file="/my key")
-    commands = debugging.attach_commands(session, "main")
+    session = debug.gdb_session(lab_at(Path("/prefix")), guest, machine, qemu_stub=False, key_file="/my key")
+    commands = debug.attach_commands(session, "main")
     assert [*commands[:2], "set remotetimeout 40"] == commands[:3]
     assert "set substitute-path \"/usr/src\" \"/here\"" in commands
     (remote,) = [line for line in commands if line.startswith("target remote | ")]
     assert " ipkdb e --stdio --timeout 30 --key-file '/my key'" in remote
-    running = gdbcall.run_to("main", "break")
+    running = command_line.run_to("main", "break")
     assert commands[-len(running) :] == running
-    by_qemu = debugging.gdb_session(lab_at(Path("/prefix")), guest, machine, qemu_stub=True)
-    assert "target remote 127.0.0.1:1234" in debugging.attach_commands(by_qemu, None)
+    by_qemu = debug.gdb_session(lab_at(Path("/prefix")), guest, machine, qemu_stub=True)
+    assert "target remote 127.0.0.1:1234" in debug.attach_commands(by_qemu, None)
 
 
 @pytest.fixture

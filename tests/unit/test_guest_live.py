@@ -19,11 +19,12 @@ from staging import needs_compiler, needs_qemu
 from unit.labfixture import LabPrefix, host_tool
 from unit.running import gone, until
 
-from rumplab import config, qmp
-from rumplab.guest import stub
-from rumplab.guest.attach import DEBUGGER, socket_path
+from rumplab.guest import kernel_debugger
 from rumplab.guest.definition import open_guests
-from rumplab.machines import Machine, open_machines
+from rumplab.guest.lines import DEBUGGER, socket_path
+from rumplab.lab import config
+from rumplab.machine import qmp
+from rumplab.machine.registry import Machine, open_machines
 
 pytestmark = [pytest.mark.qemu, needs_qemu, needs_compiler]
 
@@ -178,7 +179,7 @@ def test_noise_on_the_line_before_the_debugger(nb: LabPrefix) -> None:
         line.sendall(b"\xff\x7f\r\nlogin: $g#00$m10")
         line.settimeout(1)
         line.recv(100)
-    assert stub.stopped(machine())
+    assert kernel_debugger.stopped(machine())
     assert "kgdb_connect" in guest(nb, "debug", "nb", *BATCH, "bt")
 
 

@@ -13,7 +13,7 @@ from unit.labfixture import host_tool
 
 from rumplab.errors import RumplabError
 from rumplab.guest import definition, overlay, space
-from rumplab.machines import Machines
+from rumplab.machine.registry import Machines
 
 MIB = 1 << 20
 

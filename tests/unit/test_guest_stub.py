@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rumplab.guest import stub
+from rumplab.guest import kernel_debugger
 
 REPLY = b"$S05#b8"
 
@@ -70,7 +70,7 @@ def test_a_kernel_that_answers_is_acknowledged(line: Callable[..., Path]) -> Non
         client.sendall(b"+" + REPLY)
         heard.append(until(client, b"+"))
 
-    assert stub.ask(line(talk), 5)
+    assert kernel_debugger.ask(line(talk), 5)
     assert heard == [b"+$?#3f", b"+"]
 
 
@@ -80,7 +80,7 @@ def test_garbage_in_front_of_the_answer_is_passed_over(line: Callable[..., Path]
         client.sendall(b"\xff\x00login: $half#" + b"+" + REPLY)
         until(client, b"+")
 
-    assert stub.ask(line(talk), 5)
+    assert kernel_debugger.ask(line(talk), 5)
 
 
 def test_a_damaged_answer_is_asked_for_again(line: Callable[..., Path]) -> None:
@@ -93,7 +93,7 @@ def test_a_damaged_answer_is_asked_for_again(line: Callable[..., Path]) -> None:
         client.sendall(REPLY)
         until(client, b"+")
 
-    assert stub.ask(line(talk), 5)
+    assert kernel_debugger.ask(line(talk), 5)
     assert asked == [b"-"]
 
 
@@ -107,7 +107,7 @@ def test_answers_to_earlier_questions_are_taken_too(line: Callable[..., Path]) -
         client.sendall(b"+" + REPLY)
         acknowledged.append(until(client, b"nothing more"))
 
-    assert stub.ask(line(talk), 5)
+    assert kernel_debugger.ask(line(talk), 5)
     for _ in range(100):
         if acknowledged:
             break
@@ -122,12 +122,12 @@ def test_a_question_that_was_lost_is_asked_again(line: Callable[..., Path]) -> N
         client.sendall(REPLY)
         until(client, b"+")
 
-    assert stub.ask(line(talk), 5)
+    assert kernel_debugger.ask(line(talk), 5)
 
 
 def test_silence_is_a_kernel_that_runs(line: Callable[..., Path]) -> None:
     began = time.monotonic()
-    assert not stub.ask(line(lambda client: until(client, b"never")), 0.5)
+    assert not kernel_debugger.ask(line(lambda client: until(client, b"never")), 0.5)
     assert 0.4 < time.monotonic() - began < 3
 
 
@@ -137,11 +137,11 @@ def test_a_guest_that_dies_in_the_middle_of_a_packet_is_no_answer(line: Callable
         until(client, b"#3f")
         client.sendall(part)
 
-    assert not stub.ask(line(talk), 5)
+    assert not kernel_debugger.ask(line(talk), 5)
 
 
 def test_no_line_is_no_answer(tmp_path: Path) -> None:
-    assert not stub.ask(tmp_path / "com1.sock", 1)
+    assert not kernel_debugger.ask(tmp_path / "com1.sock", 1)
 
 
 @pytest.mark.parametrize(
@@ -150,4 +150,4 @@ def test_no_line_is_no_answer(tmp_path: Path) -> None:
      (b"$S05#b9$OK#9a", b"OK"), (b"$$OK#9a", b"OK")],
 )  # fmt: skip
 def test_packets(data: bytes, packet: bytes | None) -> None:
-    assert stub.valid_packet(data) == packet
+    assert kernel_debugger.valid_packet(data) == packet

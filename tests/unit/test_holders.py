@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rumplab import holders, ports
+from rumplab.host import holders, ports
 
 pytestmark = pytest.mark.skipif(not Path("/proc/net").exists(), reason="only Linux shows who has what")
 HOLD = """

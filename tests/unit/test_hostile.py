@@ -20,10 +20,10 @@ from unit.labfixture import LabPrefix, host_tool
 from unit.test_ipkdb_capture import write
 from unit.test_surroundings import HOSTILE
 
-from rumplab import process
-from rumplab.cli import HIDDEN_VERBS, VERBS
-from rumplab.guest import SUBVERBS
-from rumplab.ipkdb import ACTIONS
+from rumplab.cli.main import HIDDEN_VERBS, VERBS
+from rumplab.commands.guest import SUBVERBS
+from rumplab.commands.ipkdb import ACTIONS
+from rumplab.host import process
 
 ALL = bool(os.environ.get("RUMPLAB_TEST_ALL"))
 STATUSES = {0, 1, 2, 3}

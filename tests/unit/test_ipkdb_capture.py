@@ -19,10 +19,10 @@ from ipkdb.server import Server
 from unit.labfixture import LabPrefix, host_tool
 
 from rumplab.errors import RumplabError
-from rumplab.kdb import decode, ipv4, pcap
-from rumplab.kdb.describe import describe, printable
-from rumplab.kdb.ipv4 import Datagram
-from rumplab.kdb.pcap import Record, Writer
+from rumplab.ipkdb import decode, ipv4, pcap
+from rumplab.ipkdb.describe import describe, printable
+from rumplab.ipkdb.ipv4 import Datagram
+from rumplab.ipkdb.pcap import Record, Writer
 
 HOST, GUEST = (IPv4Address("10.0.1.1"), 40000), (IPv4Address("10.0.1.50"), 1138)
 SESSION = [

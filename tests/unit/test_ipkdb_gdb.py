@@ -19,7 +19,8 @@ from ipkdb.weather import FINE, Weather
 from unit.labfixture import LabPrefix
 from unit.running import until
 
-from rumplab import gdbcall, holders, ports
+from rumplab.gdb import command_line
+from rumplab.host import holders, ports
 
 SECONDS = 60
 
@@ -115,7 +116,7 @@ def test_a_breakpoint_that_cannot_be_set_leaves_the_kernel_where_it_is(empty_lab
     with Server() as server:
         words = ["ipkdb", "--target", f"127.0.0.1:{server.port}", "--key-file", str(key_file), "--stdio"]
         bridge = "| " + " ".join(empty_lab.argv(*words))
-        steps = gdbcall.run_to("no_such_function", "break")
+        steps = command_line.run_to("no_such_function", "break")
         said = empty_lab.gdb(f"target remote {bridge}", *steps, "print 123456 * 8")
         assert "No symbol table is loaded" in said
         # Longer than any port number, of which the bridge says one.

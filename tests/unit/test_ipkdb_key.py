@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from rumplab.guest import ipkdb
-from rumplab.kdb import key
+from rumplab.ipkdb import key
 
 ROLE = Path(__file__).resolve().parents[2] / "roles" / "ipkdb"
 FILE = ROLE / "library" / "ipkdb_key.py"

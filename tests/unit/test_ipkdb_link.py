@@ -11,12 +11,12 @@ from ipkdb.lab import Bench
 from ipkdb.weather import Weather, run
 
 from rumplab.errors import RumplabError, UsageError
-from rumplab.kdb import key, packet
-from rumplab.kdb.arch import ARCHES, I386
-from rumplab.kdb.faults import Refused, Silent, Unexpected, WrongKey
-from rumplab.kdb.link import Hint
-from rumplab.kdb.packet import BadMac, Malformed, Packet
-from rumplab.kdb.target import Target, split
+from rumplab.ipkdb import key, packet
+from rumplab.ipkdb.arch import ARCHES, I386
+from rumplab.ipkdb.faults import Refused, Silent, Unexpected, WrongKey
+from rumplab.ipkdb.link import Hint
+from rumplab.ipkdb.packet import BadMac, Malformed, Packet
+from rumplab.ipkdb.target import Target, split
 
 ROUGH = Weather(lose=0.1, repeat=0.1, delay=0.0005, spread=0.004)
 

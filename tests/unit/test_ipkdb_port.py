@@ -16,9 +16,9 @@ from ipkdb.weather import FINE, Weather, run
 from unit.labfixture import LabPrefix, host_tool
 
 from rumplab.errors import RumplabError, UsageError
-from rumplab.kdb import newport
-from rumplab.kdb.arch import I386
-from rumplab.kdb.check import FAILED, PASSED, SKIPPED, Checks, Row
+from rumplab.ipkdb import new_port
+from rumplab.ipkdb.arch import I386
+from rumplab.ipkdb.check_port import FAILED, PASSED, SKIPPED, Checks, Row
 
 HEADERS = Path(__file__).resolve().parents[1] / "ipkdb" / "netbsd"
 
@@ -168,7 +168,7 @@ def compile_c(path: Path, root: Path, *flags: str) -> None:
 @pytest.mark.parametrize("version", ["104000000", "800000000"])
 def test_skeleton_compiles_as_freestanding_c_for_i386(version: str, tmp_path: Path) -> None:
     target = tmp_path / "port"
-    newport.run("xx", "pci", "zz", target)
+    new_port.run("xx", "pci", "zz", target)
     (target / "include" / "machine").mkdir(parents=True)
     header = (target / "sys/arch/zz/include/ipkdb.h").read_text()
     (target / "include/machine/ipkdb.h").write_text(header)
@@ -180,7 +180,7 @@ def test_skeleton_compiles_as_freestanding_c_for_i386(version: str, tmp_path: Pa
 
 
 def test_skeleton_has_every_function_of_the_guide() -> None:
-    made = newport.files("xx", "pci", "zz")
+    made = new_port.files("xx", "pci", "zz")
     glue, driver = made["sys/arch/zz/zz/ipkdb_glue.c"], made["sys/dev/pci/if_xx_ipkdb.c"]
     for name in ("ipkdbinit", "ipkdb_poll", "ipkdbcmds", "ipkdbfbyte", "ipkdbsbyte", "ipkdb_trap", "ipkdbif_init"):
         assert f"{name}(" in glue
@@ -194,19 +194,19 @@ def test_skeleton_has_every_function_of_the_guide() -> None:
 
 
 def test_without_a_machine_there_is_the_card_only() -> None:
-    assert not [path for path in newport.files("xx", "isa", None) if "arch" in path]
+    assert not [path for path in new_port.files("xx", "isa", None) if "arch" in path]
 
 
 @pytest.mark.parametrize("name", ["", "XX", "x-y", "../x", "x" * 17, "1x", "x\n"])
 def test_names_that_cannot_be_are_refused(name: str) -> None:
     for words in ((name, "pci", None), ("xx", name, None), ("xx", "pci", name)):
         with pytest.raises(UsageError, match="small letters"):
-            newport.files(*words)
+            new_port.files(*words)
 
 
 def test_a_directory_that_exists_is_left_alone(tmp_path: Path, empty_lab: LabPrefix) -> None:
     with pytest.raises(RumplabError, match="exists"):
-        newport.run("xx", "pci", None, tmp_path)
+        new_port.run("xx", "pci", None, tmp_path)
     done = empty_lab.tool("ipkdb", "new-port", "--interface", "xx", "--bus", "pci", "-o", tmp_path / "new")
     assert done.returncode == 0
     assert sorted(done.stdout.split()) == sorted(str(p) for p in (tmp_path / "new").rglob("*") if p.is_file())

@@ -14,12 +14,12 @@ from ipkdb.kernel import DATA, LOOP_INCREMENT, NAMES, PAGE, PROGRAM, TEXT, make_
 from ipkdb.lab import Bench
 from ipkdb.weather import FINE, Weather, run
 
-from rumplab.kdb import rsp
-from rumplab.kdb.arch import ARCHES
-from rumplab.kdb.faults import Lost
-from rumplab.kdb.rsp import Command, Parser, Sign
-from rumplab.kdb.stub import Stub
-from rumplab.kdb.target import Target
+from rumplab.gdb import rsp
+from rumplab.gdb.rsp import Command, Parser, Sign
+from rumplab.ipkdb.arch import ARCHES
+from rumplab.ipkdb.faults import Lost
+from rumplab.ipkdb.gdb_server import Stub
+from rumplab.ipkdb.target import Target
 
 PC, AX, CX = NAMES.index("eip"), NAMES.index("eax"), NAMES.index("ecx")
 

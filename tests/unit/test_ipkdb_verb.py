@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from unit.labfixture import LabPrefix
 
-from rumplab import cli, config, ipkdb
+from rumplab.cli import main
+from rumplab.commands import ipkdb
 from rumplab.errors import RumplabError, UsageError
-from rumplab.kdb import console, key, reach
-from rumplab.machines import Machine
-from rumplab.nics import Forward, Nic
+from rumplab.ipkdb import console_messages, key, reach
+from rumplab.lab import config
+from rumplab.machine.nics import Forward, Nic
+from rumplab.machine.registry import Machine
 
 BRIDGE = {
     "schema": 1,
@@ -45,7 +47,7 @@ BRIDGE = {
     ],
 )
 def test_command_lines_that_make_no_sense(words: str, complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["ipkdb", *words.split()]) == 2
+    assert main.main(["ipkdb", *words.split()]) == 2
     assert complaint in capsys.readouterr().err
 
 
@@ -63,7 +65,7 @@ def test_without_a_key_there_is_nothing_to_say(
     empty_lab: LabPrefix, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv(key.VARIABLE, raising=False)
-    assert cli.main(["ipkdb", "--target", "127.0.0.1"]) == 2
+    assert main.main(["ipkdb", "--target", "127.0.0.1"]) == 2
     assert "--key-file" in capsys.readouterr().err
 
 
@@ -74,12 +76,12 @@ def test_key_of_the_lab_serves_where_no_other_is_given(
     path = empty_lab.prefix / "etc" / "ipkdb.key"
     path.write_text("the key of the lab itself\n")
     path.chmod(0o600)
-    args = cli.verb_parser("ipkdb", ipkdb).parse_args(["--target", "127.0.0.1"])
+    args = main.verb_parser("ipkdb", ipkdb).parse_args(["--target", "127.0.0.1"])
     assert ipkdb.plan_of(args, None).key == b"the key of the lab itself"
 
 
 def test_addresses_outside_the_lab_need_consent(empty_lab: LabPrefix, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["ipkdb", "--target", "192.0.2.1"]) == 1
+    assert main.main(["ipkdb", "--target", "192.0.2.1"]) == 1
     assert "--i-know" in capsys.readouterr().err
     allowed = [IPv4Network("127.0.0.0/8"), IPv4Network("10.0.1.0/24")]
     for text in ("127.0.0.1", "10.0.1.50"):
@@ -124,7 +126,7 @@ def test_machine_is_found_by_its_forward_or_its_lease(empty_lab: LabPrefix) -> N
 
 
 def test_machine_that_doesnt_run(empty_lab: LabPrefix, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["ipkdb", "netbsd"]) == 1
+    assert main.main(["ipkdb", "netbsd"]) == 1
     assert "no machine called 'netbsd'" in capsys.readouterr().err
 
 
@@ -143,6 +145,6 @@ def test_machine_that_doesnt_run(empty_lab: LabPrefix, capsys: pytest.CaptureFix
 def test_console_explains_a_silence(text: str, meaning: str, tmp_path: Path) -> None:
     log = tmp_path / "serial.log"
     log.write_text("x" * 100_000 + text)
-    said = console.meaning(log)
+    said = console_messages.meaning(log)
     assert meaning in said and bool(meaning) == bool(said)
-    assert console.meaning(tmp_path / "absent") == ""
+    assert console_messages.meaning(tmp_path / "absent") == ""

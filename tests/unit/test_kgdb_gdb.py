@@ -14,8 +14,8 @@ from kgdb import mangle, session
 from kgdb.guest import WAITING, Guest
 from staging import KGDB_EXAMPLE, command, needs_compiler, needs_qemu
 
-from rumplab.guest import gdbside
-from rumplab.guest.gdbside import KgdbSession
+from rumplab.gdb import kgdb_commands
+from rumplab.gdb.kgdb_commands import KgdbSession
 
 pytestmark = [pytest.mark.qemu, needs_qemu, needs_compiler]
 
@@ -43,7 +43,7 @@ def found(pattern: str, said: str) -> re.Match[str]:
 
 
 def drive(gdb: str, of: KgdbSession, *wanted: str) -> str:
-    return session.drive(gdb, gdbside.commands(of), wanted)
+    return session.drive(gdb, kgdb_commands.commands(of), wanted)
 
 
 def test_breaks_steps_and_shows_sources(gdb: str, prepared: KgdbSession) -> None:
@@ -97,7 +97,7 @@ def test_what_kgdb_has_no_register_for_is_unavailable(gdb: str, prepared: KgdbSe
 
 def test_without_the_description_stock_gdb_misreads_amd64_alone(gdb: str, prepared: KgdbSession) -> None:
     """What the description is for: if this fails, GDB has learned the layout and the description can go."""
-    commands = [one for one in gdbside.commands(prepared) if "tdesc" not in one]
+    commands = [one for one in kgdb_commands.commands(prepared) if "tdesc" not in one]
     said = session.drive(gdb, commands, ["info registers eflags cs ss"])
     right = bool(re.search(r"^ss +0x10 ", said, re.MULTILINE))
     assert right == (prepared.architecture == "i386"), said
@@ -116,7 +116,7 @@ def test_memory_is_read_and_written_in_small_packets(gdb: str, prepared: KgdbSes
         "x/4xb 0x70000000",
     )
     # A log is kept of what is opened after it.
-    said = session.drive(gdb, [f"set remotelogfile {log}", *gdbside.commands(prepared)], wanted)
+    said = session.drive(gdb, [f"set remotelogfile {log}", *kgdb_commands.commands(prepared)], wanted)
     assert said.count(" = 1\n") == 2
     assert image.read_bytes() == bytes(n * 167 % 256 for n in range(4000))
     found(r"^\$1 = 0x11223344$", said)
@@ -151,7 +151,7 @@ def test_ctrl_c_runs_a_command_where_one_is_given(
 ) -> None:
     mark = tmp_path / "ran it"
     code = (
-        "import pathlib, sys; from rumplab.wire import send_break;"
+        "import pathlib, sys; from rumplab.gdb.pipe import send_break;"
         "pathlib.Path(sys.argv[1]).touch(); send_break(sys.argv[2], 'com1')"
     )
     way = (sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}; {code}", str(mark), str(guest.control))
@@ -189,7 +189,7 @@ def test_a_fault_of_the_kernel_is_a_signal(gdb: str, prepared: KgdbSession) -> N
 def test_a_bad_wire_costs_time_only(gdb: str, guest: Guest, prepared: KgdbSession, tmp_path: Path) -> None:
     counts = tmp_path / "counts"
     bad = shlex.join([sys.executable, str(Path(mangle.__file__)), str(guest.line), str(counts)])
-    before = gdbside.preparation(prepared)
+    before = kgdb_commands.preparation(prepared)
     said = session.drive(
         gdb,
         [*before, f"target remote | {bad}"],

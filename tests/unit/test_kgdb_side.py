@@ -14,9 +14,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from rumplab import gdbcall, wire
-from rumplab.guest import gdbside
-from rumplab.guest.gdbside import KGDB, LINUX_KGDB, QEMU, KgdbSession, commands
+from rumplab.gdb import command_line, kgdb_commands, pipe
+from rumplab.gdb.kgdb_commands import KGDB, LINUX_KGDB, QEMU, KgdbSession, commands
 
 SESSION = KgdbSession(KGDB, "amd64", socket="/run/a b/com1.sock", control="/run/qmp.sock", symbols='/k/"net bsd"')
 I386 = ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi", "eip", "eflags", "cs", "ss", "ds", "es", "fs", "gs")
@@ -31,7 +30,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("architecture", LAYOUTS)
 def test_a_description_begins_with_what_the_reply_carries(architecture: str) -> None:
-    registers = list(ElementTree.parse(gdbside.description(architecture)).iter("reg"))
+    registers = list(ElementTree.parse(kgdb_commands.description(architecture)).iter("reg"))
     layout = LAYOUTS[architecture]
     assert [(one.get("name"), int(one.get("bitsize", "0"))) for one in registers[: len(layout)]] == layout
     rest = {one.get("name") for one in registers[len(layout) :]}
@@ -42,32 +41,32 @@ def test_a_description_begins_with_what_the_reply_carries(architecture: str) -> 
 
 def test_everything_is_set_before_gdb_attaches() -> None:
     made = commands(SESSION)
-    attaching = gdbcall.attached(f"target remote {gdbside.target(SESSION)}")
+    attaching = command_line.attached(f"target remote {kgdb_commands.target(SESSION)}")
     assert made[-len(attaching) :] == attaching
     assert attaching[0].startswith("target remote | ")
     assert made[0] == "set architecture i386:x86-64"
-    assert f"set tdesc filename {gdbside.DATA}/kgdb-amd64.xml" in made
+    assert f"set tdesc filename {kgdb_commands.DATA}/kgdb-amd64.xml" in made
     assert "set remote memory-read-packet-size 400" in made
     assert "set remote binary-download-packet off" in made
     assert 'file "/k/\\"net bsd\\""' in made
-    assert f"source {gdbside.HELPERS}" in made
+    assert f"source {kgdb_commands.HELPERS}" in made
     assert "set architecture i386" in commands(replace(SESSION, architecture="i386"))
 
 
 def test_the_pipe_is_one_shell_command_that_names_the_sockets() -> None:
-    words = shlex.split(gdbside.target(SESSION).removeprefix("| "))
+    words = shlex.split(kgdb_commands.target(SESSION).removeprefix("| "))
     assert words[-4:] == ["/run/a b/com1.sock", "--break", "/run/qmp.sock", "com1"]
     told = replace(SESSION, interrupt=("stop", "it now"))
-    assert shlex.split(gdbside.target(told))[-3:] == ["--", "stop", "it now"]
+    assert shlex.split(kgdb_commands.target(told))[-3:] == ["--", "stop", "it now"]
 
 
 def test_other_stubs_get_no_description() -> None:
     qemu = commands(replace(SESSION, stub=QEMU, remote="127.0.0.1:1234", architecture="i386"))
     assert "target remote 127.0.0.1:1234" in qemu
-    assert f"source {gdbside.HELPERS}" in qemu
+    assert f"source {kgdb_commands.HELPERS}" in qemu
     linux = commands(replace(SESSION, stub=LINUX_KGDB))
     assert not [one for one in (*qemu, *linux) if "tdesc" in one or "-packet" in one]
-    assert f"source {gdbside.HELPERS}" not in linux
+    assert f"source {kgdb_commands.HELPERS}" not in linux
 
 
 def test_the_longest_source_directory_comes_first() -> None:
@@ -85,14 +84,14 @@ def test_unknown_names_are_refused(wrong: KgdbSession) -> None:
 
 
 def test_interrupts_are_found_outside_packets_only() -> None:
-    stream, other = wire.Stream(), wire.Stream()
+    stream, other = pipe.Stream(), pipe.Stream()
     assert stream.feed(b"+\x03$M1,1:\x03#\x03", other) == (b"+$M1,1:\x03#\x03", 1)
     assert stream.feed(b"\x03\x03\x03-", other) == (b"\x03-", 2)
     assert stream.owed
 
 
 def test_what_is_owed_is_owed_until_it_is_acknowledged() -> None:
-    gdb, guest = wire.Stream(), wire.Stream()
+    gdb, guest = pipe.Stream(), pipe.Stream()
     gdb.feed(b"$k#6", guest)
     owed = [gdb.owed]
     gdb.feed(b"b", guest)
@@ -115,7 +114,7 @@ def line(tmp_path: Path) -> Iterator[tuple[Path, socket.socket]]:
 
 
 def start(path: Path, *more: str) -> subprocess.Popen[bytes]:
-    argv = [*wire.argv(str(path)), *more]
+    argv = [*pipe.argv(str(path)), *more]
     return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from rumplab import wire
+from rumplab.gdb import pipe
 
 SECONDS = 20.0
 # Longer than the silence by which the wire takes it that all has come.
-SLOWLY = 5 * wire.QUIET_SECONDS
+SLOWLY = 5 * pipe.QUIET_SECONDS
 
 
 class Line:
@@ -30,7 +30,7 @@ class Line:
             listener.listen(1)
             self.gdb, inside = socket.socketpair()
             with inside:
-                self.process = subprocess.Popen(wire.argv(str(path)), stdin=inside.fileno(), stdout=inside.fileno())
+                self.process = subprocess.Popen(pipe.argv(str(path)), stdin=inside.fileno(), stdout=inside.fileno())
             self.kernel, _ = listener.accept()
         for end in (self.gdb, self.kernel):
             end.settimeout(SECONDS)
@@ -81,7 +81,7 @@ def test_a_running_kernel_is_not_waited_for(line: Line, packet: bytes) -> None:
     began = time.monotonic()
     line.gdb.close()
     assert line.process.wait(SECONDS) == 0
-    assert time.monotonic() - began < wire.FINISH_SECONDS
+    assert time.monotonic() - began < pipe.FINISH_SECONDS
 
 
 def test_a_kernel_that_has_answered_is_left_at_once(line: Line) -> None:
@@ -92,7 +92,7 @@ def test_a_kernel_that_has_answered_is_left_at_once(line: Line) -> None:
     began = time.monotonic()
     line.gdb.close()
     assert line.process.wait(SECONDS) == 0
-    assert time.monotonic() - began < wire.FINISH_SECONDS
+    assert time.monotonic() - began < pipe.FINISH_SECONDS
 
 
 def test_a_kernel_that_never_answers_is_given_up(line: Line) -> None:

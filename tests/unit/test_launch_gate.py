@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from unit.labfixture import SOURCE, LabPrefix
 
-from rumplab.config import load
-from rumplab.machines import Machines, open_machines
+from rumplab.lab.config import load
+from rumplab.machine.registry import Machines, open_machines
 
 KILLS = 500 if os.environ.get("RUMPLAB_TEST_ALL") else 40
 SEED = 11
@@ -83,8 +83,8 @@ def test_no_machine_is_lost_by_a_kill(empty_lab: LabPrefix, emulator: tuple[Path
 def test_a_record_that_cannot_be_written_leaves_no_process(
     empty_lab: LabPrefix, emulator: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rumplab import launch
-    from rumplab.machines import Machine
+    from rumplab.machine import launch
+    from rumplab.machine.registry import Machine
 
     store = open_machines(load())
     machine = store.claim(Machine(name="m", directory=""), numbered=False)

@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 from unit.labfixture import SOURCE, LabPrefix
 
-from rumplab import config, machines, places, ports, process
 from rumplab.errors import RumplabError, UsageError
-from rumplab.machines import Machine, Machines
+from rumplab.host import ports, process
+from rumplab.lab import config, places
+from rumplab.machine import registry
+from rumplab.machine.registry import Machine, Machines
 
 CLAIM = """
 import sys, time
@@ -64,7 +66,7 @@ def test_a_name_is_taken_once(store: Machines) -> None:
 
 
 def test_a_port_of_ours_names_the_machine(store: Machines) -> None:
-    port = machines.ports.free()
+    port = registry.ports.free()
     store.claim(wanted("first", port), numbered=False)
     with pytest.raises(RumplabError, match=f"port {port} is taken by machine 'first'"):
         store.claim(wanted("second", port), numbered=False)
@@ -139,11 +141,11 @@ def test_keys_of_a_newer_tool_are_ignored(store: Machines) -> None:
 
 
 def test_ended_machines_are_not_kept_for_ever(store: Machines) -> None:
-    for number in range(machines.ENDED_KEPT + 3):
+    for number in range(registry.ENDED_KEPT + 3):
         die(store, store.claim(wanted(f"m{number}"), numbered=False))
         store.all()
     kept = sorted(path.name for path in (store.root / ".ended").iterdir())
-    assert len(kept) == machines.ENDED_KEPT
+    assert len(kept) == registry.ENDED_KEPT
     assert "m0" not in kept
 
 
@@ -153,23 +155,23 @@ def test_a_full_disk_names_the_place_and_leaves_nothing(
     def full(machine: Machine) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(machine.path))
 
-    monkeypatch.setattr(machines, "write_record", full)
+    monkeypatch.setattr(registry, "write_record", full)
     with pytest.raises(RumplabError, match=f"{store.root}/m: No space left on device; free some space"):
         store.claim(wanted(), numbered=False)
     assert not (store.root / "m").exists()
 
 
 def test_the_lock_is_waited_for_but_not_for_ever(store: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machines.locks, "RECORD_SECONDS", 0.2)
+    monkeypatch.setattr(registry.locks, "RECORD_SECONDS", 0.2)
     held = rf"another rumplab \(pid {os.getpid()}\) has held .*/\.lock"
-    with machines.locks.held(store.root), pytest.raises(RumplabError, match=held):
+    with registry.locks.held(store.root), pytest.raises(RumplabError, match=held):
         store.all()
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "-x", "a b", "é", "a" * 33, "a\n"])
 def test_bad_names(name: str) -> None:
     with pytest.raises(UsageError, match="can't name a machine"):
-        machines.check_name(name)
+        registry.check_name(name)
 
 
 @pytest.mark.parametrize(
@@ -184,16 +186,16 @@ def test_bad_names(name: str) -> None:
     ],
 )
 def test_names_made_from_files(path: str, name: str) -> None:
-    assert machines.base_name(path) == name
-    machines.check_name(f"{name}-99")
+    assert registry.base_name(path) == name
+    registry.check_name(f"{name}-99")
 
 
 def test_records_lie_in_the_users_state_one_place_a_lab(empty_lab: LabPrefix) -> None:
     lab = config.load()
-    root = machines.open_machines(lab).root
+    root = registry.open_machines(lab).root
     assert root.parent.parent == empty_lab.runtime
     assert (root.stat().st_mode & 0o777, root.parent.stat().st_mode & 0o777) == (0o700, 0o700)
-    assert root != machines.open_machines(replace(lab, prefix=Path("/other"))).root
+    assert root != registry.open_machines(replace(lab, prefix=Path("/other"))).root
 
 
 def test_a_machine_that_is_recorded_where_it_was_formerly_is_named(
@@ -203,8 +205,8 @@ def test_a_machine_that_is_recorded_where_it_was_formerly_is_named(
     for name in ("runs", "ended"):
         (old / name).mkdir(parents=True)
         token = process.started(os.getpid()) if name == "runs" else "an earlier life"
-        machines.write_record(Machine(name, str(old / name), pid=os.getpid(), token=token or ""))
-    assert machines.open_machines(config.load()).all() == []
+        registry.write_record(Machine(name, str(old / name), pid=os.getpid(), token=token or ""))
+    assert registry.open_machines(config.load()).all() == []
     said = capsys.readouterr().err
     assert f"machine 'runs' was started by a rumplab that kept its records in {old}" in said
     assert f"end it with: kill {os.getpid()}\n" in said
@@ -234,7 +236,7 @@ def test_a_place_whose_sockets_would_not_fit_is_gone_round(
     empty_lab: LabPrefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / ("x" * 80)))
-    assert machines.open_machines(config.load()).root.parent.parent == empty_lab.runtime
+    assert registry.open_machines(config.load()).root.parent.parent == empty_lab.runtime
     assert capsys.readouterr().err == ""
 
 
@@ -258,7 +260,7 @@ def test_a_squatted_place_is_passed_over_and_named(
     else:
         squatted.mkdir()
         squatted.chmod(0o777)
-    root = machines.open_machines(lab).root
+    root = registry.open_machines(lab).root
     assert root.parent.parent == empty_lab.runtime
     assert f"{squatted} is not a directory of your own" in capsys.readouterr().err
     with pytest.raises(RumplabError, match=r"no place for your guests: .* of your own.*XDG_STATE_HOME"):
@@ -269,7 +271,7 @@ def test_a_lock_is_its_owners_alone_and_names_who_holds_it(tmp_path: Path) -> No
     before = os.umask(0)
     try:
         (tmp_path / ".lock").touch(mode=0o666)
-        with machines.locks.held(tmp_path):
+        with registry.locks.held(tmp_path):
             assert (tmp_path / ".lock").stat().st_mode & 0o777 == 0o600
             assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
     finally:
@@ -286,7 +288,7 @@ def test_a_damaged_record_of_a_process_that_runs_is_made_again(
             bad.socket.unlink(missing_ok=True)
             listener.bind(str(bad.socket))
             listener.listen()
-            record = bad.path / machines.RECORD
+            record = bad.path / registry.RECORD
             record.unlink() if content is None else record.write_bytes(content)
             assert [(one.name, one.pid) for one in store.all()] == [("bad", os.getpid()), ("good", os.getpid())]
             assert "machine.json, a machine's record, is" in capsys.readouterr().err
@@ -297,7 +299,7 @@ def test_a_damaged_record_of_a_process_that_runs_is_made_again(
 def test_a_damaged_record_of_no_process_hides_no_other(store: Machines, capsys: pytest.CaptureFixture[str]) -> None:
     store.claim(wanted("good"), numbered=False)
     bad = store.claim(wanted("bad"), numbered=False)
-    (bad.path / machines.RECORD).write_bytes(b"{")
+    (bad.path / registry.RECORD).write_bytes(b"{")
     assert [one.name for one in store.all()] == ["good"]
     assert "no process has its socket, so it has ended" in capsys.readouterr().err
     assert (store.root / ".ended" / "bad").is_dir()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rumplab import mounts
+from rumplab.container import mounts
+from rumplab.container.mounts import Mount
 from rumplab.errors import RumplabError
-from rumplab.mounts import Mount
 
 PREFIX = "/opt/rumplab"
 

@@ -17,12 +17,14 @@ import pytest
 from unit.labfixture import LabPrefix, host_tool
 from unit.test_net_settings import GOOD, parsed
 
-from rumplab import config, net, nics
+from rumplab.commands import net
 from rumplab.errors import RumplabError
-from rumplab.kdb import reach
-from rumplab.machines import Machine
+from rumplab.ipkdb import reach
+from rumplab.lab import config
+from rumplab.machine import nics
+from rumplab.machine.nics import Nic
+from rumplab.machine.registry import Machine
 from rumplab.network import record
-from rumplab.nics import Nic
 
 SECONDS = 30
 SYSCTLS = "grep -r . /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/conf 2>/dev/null | sort"

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from unit.test_net_settings import parsed
 
-from rumplab import qemu
 from rumplab.errors import RumplabError
+from rumplab.machine import qemu_argv
 from rumplab.network import dhcp, firewall, plan, record, report, seen
 from rumplab.network.plan import Tools
 from rumplab.network.ports import RECORD_BYTES, Port, holders_of_taps, identify, machine_name
@@ -266,7 +266,7 @@ def record_of(tmp_path: Path) -> Callable[[object], Path]:
     path = tmp_path / "state, jo's" / "guest" / "machine.json"
     path.parent.mkdir(parents=True)
     (tmp_path / "proc" / "77").mkdir(parents=True)
-    argv = ["qemu", "-S", *qemu.control_argv(str(path.with_name("qmp.sock")))]
+    argv = ["qemu", "-S", *qemu_argv.control_argv(str(path.with_name("qmp.sock")))]
     (tmp_path / "proc" / "77" / "cmdline").write_text("\0".join(argv) + "\0")
 
     def write(data: object) -> Path:

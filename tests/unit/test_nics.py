@@ -14,10 +14,15 @@ from unit.labfixture import LabPrefix
 from unit.standin import PROGRAM
 from unit.test_net_settings import GOOD
 
-from rumplab import attachment, cli, config, machines, macs, netoptions, nics, ports, run
+from rumplab.cli import main, network_options
+from rumplab.commands import run
 from rumplab.errors import NotProvisioned, RumplabError, UsageError
-from rumplab.machines import Machine, Machines
-from rumplab.nics import Forward, Link, Nic
+from rumplab.host import ports
+from rumplab.lab import config
+from rumplab.machine import macs, nics, registry
+from rumplab.machine.nics import Forward, Link, Nic
+from rumplab.machine.registry import Machine, Machines
+from rumplab.network import attachment
 
 LINUX, MACOS = "linux", "darwin"
 LINK = Link("bridge", ",br=rumplab0,helper=/h")
@@ -26,8 +31,8 @@ BRIDGED = Nic(net="bridge", mac="")
 
 def parsed(*options: str, platform: str = LINUX) -> tuple[Nic, ...]:
     parser = argparse.ArgumentParser()
-    netoptions.add_arguments(parser)
-    return netoptions.cards(parser.parse_args(options), platform)
+    network_options.add_arguments(parser)
+    return network_options.cards(parser.parse_args(options), platform)
 
 
 def test_the_default_is_one_e1000_on_the_user_network() -> None:
@@ -112,7 +117,7 @@ def test_contradictions(options: tuple[str, ...], message: str) -> None:
 @pytest.mark.parametrize("text", ["80", "0:80", "80:0", "65536:1", "sctp:1:2", "1:2:3", "127.0.0.1:1:2", "²:1"])
 def test_bad_forwards(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="is not a forward; use HOST:GUEST"):
-        netoptions.forward(text)
+        network_options.forward(text)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +132,7 @@ def test_bad_forwards(text: str) -> None:
 )
 def test_bad_cards(text: str, message: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=message):
-        netoptions.nic(text)
+        network_options.nic(text)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +226,7 @@ def test_cards_survive_the_record(store: Machines) -> None:
 
 def test_a_record_without_cards_is_one_of_an_earlier_tool(store: Machines) -> None:
     machine = store.claim(wanted("a"), numbered=False)
-    path = machine.path / machines.RECORD
+    path = machine.path / registry.RECORD
     data = json.loads(path.read_text(encoding="utf-8"))
     del data["nics"]
     path.write_text(json.dumps(data), encoding="utf-8")
@@ -351,7 +356,7 @@ def test_macos_has_vmnet_and_needs_root(
     emulator.touch()
     program.write_bytes(PROGRAM)
     empty_lab.component("qemu", {"qemu-system-x86_64": str(emulator)})
-    args = cli.verb_parser("run", run).parse_args(
+    args = main.verb_parser("run", run).parse_args(
         [str(program), "--accel", "tcg", "--net", "bridge", "--dry-run", *options]
     )
     args.extra = []

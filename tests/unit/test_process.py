@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rumplab import process
+from rumplab.host import process
 
 STUBBORN = (
     "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); signal.pause()"

@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from rumplab import qemu, run
+from rumplab.commands import run
+from rumplab.machine import qemu_argv
 
-IMAGE = qemu.Spec(qemu="/q", gdb_port=1234, accel="tcg", image="/a/x.img")
-PROGRAM = qemu.Spec(qemu="/q", gdb_port=1234, accel="tcg", program="/a/x.bin")
+IMAGE = qemu_argv.Spec(qemu="/q", gdb_port=1234, accel="tcg", image="/a/x.img")
+PROGRAM = qemu_argv.Spec(qemu="/q", gdb_port=1234, accel="tcg", program="/a/x.bin")
 
 
 def pairs(argv: list[str], option: str) -> list[str]:
@@ -20,7 +21,7 @@ def pairs(argv: list[str], option: str) -> list[str]:
 
 
 def test_the_default_machine() -> None:
-    argv = qemu.machine_argv(IMAGE)
+    argv = qemu_argv.machine_argv(IMAGE)
     assert pairs(argv, "-device") == [
         "pci-bridge,chassis_nr=2,id=pci.1,bus=pci.0,addr=3",
         "e1000,netdev=net0,mac=54:54:00:55:55:55,bus=pci.1,addr=1",
@@ -34,23 +35,23 @@ def test_the_default_machine() -> None:
 
 
 def test_wait_and_exit_device() -> None:
-    argv = qemu.machine_argv(replace(IMAGE, wait=True, exit_device=True))
+    argv = qemu_argv.machine_argv(replace(IMAGE, wait=True, exit_device=True))
     assert "-S" in argv
     assert "isa-debug-exit,iobase=0xf4,iosize=0x4" in argv
 
 
 def test_ide_snapshot_and_format() -> None:
-    argv = qemu.machine_argv(replace(IMAGE, disk="ide", snapshot=True, image_format="qcow2"))
+    argv = qemu_argv.machine_argv(replace(IMAGE, disk="ide", snapshot=True, image_format="qcow2"))
     assert pairs(argv, "-drive") == ["file=/a/x.img,format=qcow2,id=disk0,snapshot=on,if=none"]
     assert pairs(argv, "-device")[-1] == "ide-hd,drive=disk0"
 
 
 def test_commas_are_doubled_where_qemu_splits_and_only_there() -> None:
-    assert "file=/a,,b/c.img," in qemu.machine_argv(replace(IMAGE, image="/a,b/c.img"))[-3]
-    argv = qemu.machine_argv(replace(PROGRAM, program="/a,b/c", arguments="x,y"))
+    assert "file=/a,,b/c.img," in qemu_argv.machine_argv(replace(IMAGE, image="/a,b/c.img"))[-3]
+    argv = qemu_argv.machine_argv(replace(PROGRAM, program="/a,b/c", arguments="x,y"))
     assert argv[-4:] == ["-kernel", "/a,b/c", "-append", "x,y"]
-    assert qemu.detached_argv("/a,b/log")[1] == "file,id=console,path=/a,,b/log"
-    assert "path=/a,,b/s," in qemu.control_argv("/a,b/s")[1]
+    assert qemu_argv.detached_argv("/a,b/log")[1] == "file,id=console,path=/a,,b/log"
+    assert "path=/a,,b/s," in qemu_argv.control_argv("/a,b/s")[1]
 
 
 def test_a_printed_command_is_one_shell_line() -> None:

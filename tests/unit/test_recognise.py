@@ -16,9 +16,9 @@ from unit.labfixture import LabPrefix, host_tool
 from unit.running import DONE, image, started, until
 from unit.test_image_multiboot import header, placed
 
-from rumplab import media
 from rumplab.errors import RumplabError
 from rumplab.image import multiboot, recognise
+from rumplab.machine import boot_media
 
 BOOT = bytes(510) + b"\x55\xaa" + bytes(1 << 16)
 
@@ -36,7 +36,7 @@ def test_everything_that_is_recognised_is_refused_by_name(tmp_path: Path, kind: 
     path = tmp_path / "x"
     path.write_bytes(at(kind.offset, kind.magic))
     with pytest.raises(RumplabError, match="which isn't read; ") as raised:
-        media.inspect(str(path))
+        boot_media.inspect(str(path))
     assert kind.name in str(raised.value)
 
 
@@ -109,9 +109,9 @@ def test_a_descriptor_names_no_file_but_those_beside_it(
     path = tmp_path / "x.vmdk"
     path.write_text(DESCRIPTOR.format(parent=parent, kind="monolithicFlat", extent=extent))
     with pytest.raises(RumplabError, match=message):
-        media.inspect(str(path))
+        boot_media.inspect(str(path))
     path.write_text(DESCRIPTOR.format(parent="ffffffff", kind="monolithicFlat", extent='FLAT "part" 0'))
-    assert media.inspect(str(path)).format == "vmdk"
+    assert boot_media.inspect(str(path)).format == "vmdk"
 
 
 def test_a_sparse_vmdk_without_data_of_its_own_is_refused(tmp_path: Path) -> None:

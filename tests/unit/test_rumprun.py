@@ -18,9 +18,10 @@ from staging import tool_paths
 from unit.labfixture import LabPrefix
 
 import rumplab
-from rumplab import config, rumprun, rumprunconfig
 from rumplab.errors import NotProvisioned, RumplabError
+from rumplab.image import rumprun_config, rumprun_file
 from rumplab.image.layout import PARTITION_START
+from rumplab.lab import config
 
 FULL = """\
 rc:
@@ -57,7 +58,7 @@ def load(text: str | bytes) -> Any:
 def make(tmp_path: Path, text: str, kind: str) -> bytes:
     path = tmp_path / "c.yml"
     path.write_text(text, "utf-8")
-    return rumprun.configuration(path, kind)
+    return rumprun_config.configuration(path, kind)
 
 
 def test_the_newer_schema(tmp_path: Path) -> None:
@@ -324,9 +325,9 @@ def test_not_utf8(tmp_path: Path) -> None:
     path = tmp_path / "c.yml"
     path.write_bytes(b"rc: []\nhostname: \xff\n")
     with pytest.raises(RumplabError, match="line 2: not UTF-8"):
-        rumprun.configuration(path, "new")
+        rumprun_config.configuration(path, "new")
     with pytest.raises(RumplabError, match="cannot read"):
-        rumprun.configuration(tmp_path / "none", "new")
+        rumprun_config.configuration(tmp_path / "none", "new")
 
 
 def test_stage_with_a_configuration_from_yaml(lab_prefix: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
@@ -339,7 +340,7 @@ def test_stage_with_a_configuration_from_yaml(lab_prefix: LabPrefix, pcihello: P
         assert result.returncode == 0, result.stderr
         kind = options[-1] if options else None
         made[kind] = debugfs_cat(image, "/boot/config.json")
-        assert made[kind] == rumprun.configuration(tmp_path / "c.yml", kind or "new")
+        assert made[kind] == rumprun_config.configuration(tmp_path / "c.yml", kind or "new")
     assert made[None] == made["new"] != made["old"]
     for options, message in (
         (["--config", "c.json", "--rumprun", "c.yml"], "both give the configuration"),
@@ -357,7 +358,7 @@ def debugfs_cat(image: Path, path: str) -> bytes:
 
 def test_without_pyyaml(empty_lab: LabPrefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
-    monkeypatch.delitem(sys.modules, "rumplab.rumprun")
+    monkeypatch.delitem(sys.modules, "rumplab.image.rumprun_config")
     monkeypatch.delattr(rumplab, "rumprun")
     with pytest.raises(NotProvisioned, match=re.escape("./provision --tags lab")):
-        rumprunconfig.make(tmp_path / "c.yml", "new", config.load(), "--rumprun")
+        rumprun_file.make(tmp_path / "c.yml", "new", config.load(), "--rumprun")

@@ -16,8 +16,10 @@ import pytest
 from unit.labfixture import LabPrefix, host_tool
 from unit.running import DONE, detach, gone, image, started, until
 
-from rumplab import config, ports, stop
-from rumplab.machines import open_machines
+from rumplab.commands import stop
+from rumplab.host import ports
+from rumplab.lab import config
+from rumplab.machine.registry import open_machines
 
 pytestmark = pytest.mark.qemu
 

@@ -14,7 +14,7 @@ from unit.labfixture import LabPrefix, host_tool
 from unit.running import DONE, detach, image, started, until
 from unit.test_net_settings import GOOD
 
-from rumplab import ports
+from rumplab.host import ports
 
 pytestmark = pytest.mark.qemu
 

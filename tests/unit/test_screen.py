@@ -19,11 +19,12 @@ import pytest
 from unit.labfixture import LabPrefix
 from unit.running import DONE, started, until
 
-from rumplab import consoles, screen, vgatext
-from rumplab import type as typing_verb
+from rumplab.commands import screen
+from rumplab.commands import type as typing_verb
 from rumplab.errors import NotProvisioned, RumplabError, UsageError
-from rumplab.media import Media
-from rumplab.vgatext import Layout, Picture
+from rumplab.machine import consoles, vga_text
+from rumplab.machine.boot_media import Media
+from rumplab.machine.vga_text import Layout, Picture
 
 SHAPE = Layout(80, 25, 9, 16)
 # Boot sectors, in real mode.
@@ -46,7 +47,7 @@ def picture(rows: list[str]) -> Picture:
 
 def memory(rows: list[str]) -> bytes:
     cells = "".join(row.ljust(80) for row in rows).encode("cp437")
-    return b"".join(bytes([cell, 7]) for cell in cells).ljust(vgatext.SIZE, b"\0")
+    return b"".join(bytes([cell, 7]) for cell in cells).ljust(vga_text.SIZE, b"\0")
 
 
 def boot_sector(path: Path, code: str) -> Path:
@@ -56,7 +57,7 @@ def boot_sector(path: Path, code: str) -> Path:
 
 
 def test_characters_are_those_that_the_card_draws() -> None:
-    shown = vgatext.characters()
+    shown = vga_text.characters()
     assert len(shown) == 256
     assert (shown[0], shown[0x20], shown[0xFF], shown[1], shown[0x41], shown[0x7F]) == (" ", " ", " ", "☺", "A", "⌂")
     assert (shown[0xC9], shown[0xDB], shown[0xE1]) == ("╔", "█", "ß")
@@ -66,13 +67,13 @@ def test_the_rows_are_read_where_the_picture_shows_them() -> None:
     """A kernel that scrolls by moving the screen's start leaves older rows above it in the memory."""
     lengths = random.Random(1).choices(range(60), k=90)
     written = [f"line {number} {'#' * length}.  " for number, length in enumerate(lengths)]
-    assert vgatext.text(memory(written), picture(written[0:25]), SHAPE) == [line.rstrip() for line in written[0:25]]
-    assert vgatext.text(memory(written), picture(written[61:86]), SHAPE) == [line.rstrip() for line in written[61:86]]
+    assert vga_text.text(memory(written), picture(written[0:25]), SHAPE) == [line.rstrip() for line in written[0:25]]
+    assert vga_text.text(memory(written), picture(written[61:86]), SHAPE) == [line.rstrip() for line in written[61:86]]
 
 
 def test_a_guest_that_writes_meanwhile_does_not_move_the_screen() -> None:
-    assert vgatext.start(memory(["one", "two", "three"]), picture(["one", "tw"]), SHAPE) == 0
-    assert vgatext.text(memory([]), picture([]), SHAPE) == [""] * 25
+    assert vga_text.start(memory(["one", "two", "three"]), picture(["one", "tw"]), SHAPE) == 0
+    assert vga_text.text(memory([]), picture([]), SHAPE) == [""] * 25
 
 
 @pytest.mark.parametrize(
@@ -92,14 +93,14 @@ def test_a_guest_that_writes_meanwhile_does_not_move_the_screen() -> None:
 def test_text_modes_are_told_from_graphics(
     size: tuple[int, int], mode: int, last_row: int, shape: Layout | None
 ) -> None:
-    assert vgatext.layout(Picture(*size, b""), mode, last_row) == shape
+    assert vga_text.layout(Picture(*size, b""), mode, last_row) == shape
 
 
 def test_a_picture_becomes_png_without_a_change() -> None:
     pixels = bytes(range(60))
-    read = vgatext.read_ppm(b"P6\n5 4\n255\n" + pixels)
+    read = vga_text.read_ppm(b"P6\n5 4\n255\n" + pixels)
     assert read == Picture(5, 4, pixels)
-    made = vgatext.png(read)
+    made = vga_text.png(read)
     assert made.startswith(b"\x89PNG\r\n\x1a\n")
     assert struct.unpack_from(">II", made, 16) == (5, 4)
     at = made.index(b"IDAT")
@@ -111,7 +112,7 @@ def test_a_picture_becomes_png_without_a_change() -> None:
 @pytest.mark.parametrize("content", [b"", b"P5\n1 1\n255\nx", b"P6\n2 2\n255\nxxx", b"P6 1 1 255"])
 def test_what_is_no_picture_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match="PPM"):
-        vgatext.read_ppm(content)
+        vga_text.read_ppm(content)
 
 
 def test_the_monitors_words_become_memory() -> None:

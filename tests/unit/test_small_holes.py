@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from unit.labfixture import LabPrefix
 
-from rumplab import accounts, config
 from rumplab.building import explain
 from rumplab.guest.definition import FILE, open_guests
+from rumplab.host import accounts
+from rumplab.lab import config
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from unit.labfixture import LabPrefix
 from unit.running import until
 
-from rumplab import disks
+from rumplab.machine import disk_controllers
 
 pytestmark = pytest.mark.qemu
 
@@ -61,7 +61,8 @@ def test_a_controller_that_fails_is_named_and_nothing_is_left(lab: LabPrefix, wo
     assert result.returncode == 1
     assert "--disk nvme: run: 'rumplab run' failed" in result.stderr
     assert "no such device" in result.stderr
-    assert len(re.findall(r"00:0\d\.\d +[0-9.]+ s$", result.stdout, re.MULTILINE)) == len(disks.CONTROLLERS) - 1
+    seen = re.findall(r"00:0\d\.\d +[0-9.]+ s$", result.stdout, re.MULTILINE)
+    assert len(seen) == len(disk_controllers.CONTROLLERS) - 1
     assert lab.machines() == []
     assert left_behind(workplace) == []
 

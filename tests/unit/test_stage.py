@@ -21,7 +21,8 @@ import pytest
 from staging import command, in_user_name_space, make_lab, stage_argv, stage_environment, tool_paths
 from unit.standin import PROGRAM
 
-from rumplab import cli, stage
+from rumplab.cli import main
+from rumplab.commands import stage
 from rumplab.errors import RumplabError, UsageError
 from rumplab.image import writer
 from rumplab.image.layout import MIB, PARTITION_START
@@ -139,7 +140,7 @@ def test_another_user_makes_the_same_image(public: Path) -> None:
             os.setgroups([])
             os.setgid(65534)
             os.setuid(65534)
-            status = cli.main(["stage", str(program), "-o", str(public / "b.img")])
+            status = main.main(["stage", str(program), "-o", str(public / "b.img")])
         except BaseException:
             traceback.print_exc()
         finally:
@@ -387,8 +388,8 @@ def test_a_disk_that_fills_while_staging(lab: Path, tmp_path: Path, small_disk: 
     program.write_bytes(PROGRAM + b"x" * 5 * MIB)
     argv = stage_argv(program, "-o", small_disk / "a.img")
     patched = (
-        "import sys; from rumplab import cli; from rumplab.image import writer;"
-        "writer.check_space = lambda *_: None; sys.exit(cli.main(sys.argv[1:]))"
+        "import sys; from rumplab.cli import main; from rumplab.image import writer;"
+        "writer.check_space = lambda *_: None; sys.exit(main.main(sys.argv[1:]))"
     )
     argv = [argv[0], "-c", patched, *argv[3:]]
     status, said = in_small_disk(small_disk, "4m", argv, stage_environment(lab))
@@ -469,18 +470,18 @@ def test_a_lock_on_the_directory_keeps_nobody_from_staging(tmp_path: Path, monke
 
 
 def test_what_a_killed_stage_left_is_swept_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rumplab import temporary
+    from rumplab.host import files
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (tmp_path / "rumplab-x-0").mkdir()
-    with temporary.work_directory("rumplab-x-") as used, temporary.work_directory("rumplab-x-") as place:
+    with files.work_directory("rumplab-x-") as used, files.work_directory("rumplab-x-") as place:
         assert sorted(tmp_path.iterdir()) == sorted([used, place])
         assert used.stat().st_mode & 0o777 == 0o700
     assert not list(tmp_path.iterdir())
-    left, other = tmp_path / f"{temporary.PREFIX}0", tmp_path / "other"
+    left, other = tmp_path / f"{files.PREFIX}0", tmp_path / "other"
     left.touch()
     other.touch()
-    (tmp_path / f"{temporary.PREFIX}1").mkdir()
-    with temporary.temporary_file(tmp_path) as used, temporary.temporary_directory(tmp_path) as place:
-        temporary.sweep(tmp_path)
+    (tmp_path / f"{files.PREFIX}1").mkdir()
+    with files.temporary_file(tmp_path) as used, files.temporary_directory(tmp_path) as place:
+        files.sweep(tmp_path)
         assert sorted(tmp_path.iterdir()) == sorted([used, place, other])

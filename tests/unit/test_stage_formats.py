@@ -14,10 +14,10 @@ from unit.labfixture import LabPrefix
 from unit.standin import PROGRAM
 from unit.test_stage import NASTY, failing_tool, in_small_disk
 
-from rumplab import media
 from rumplab.errors import UsageError
 from rumplab.image import vmdk
 from rumplab.image.layout import MIB, SECTOR
+from rumplab.machine import boot_media
 
 FORMATS = ("qcow2", "vmdk")
 
@@ -59,7 +59,7 @@ def test_it_holds_the_same_disk(lab: LabPrefix, program: Path, out: Path, kind: 
     qemu_img("check", "-f", kind, image)
     qemu_img("convert", "-f", kind, "-O", "raw", image, back)
     assert digest(back) == digest(raw)
-    found = media.inspect(str(image))
+    found = boot_media.inspect(str(image))
     assert (found.format, found.program) == (kind, str(program))
 
 
@@ -153,8 +153,8 @@ def test_a_disk_that_fills_while_converting(lab: LabPrefix, tmp_path: Path) -> N
     assert (status, said.count("\n")) == (1, 1)
     assert "no space left: the image needs 16 MiB" in said
     patched = (
-        "import sys; from rumplab import cli; from rumplab.image import writer;"
-        "writer.check_space = lambda *_: None; sys.exit(cli.main(sys.argv[1:]))"
+        "import sys; from rumplab.cli import main; from rumplab.image import writer;"
+        "writer.check_space = lambda *_: None; sys.exit(main.main(sys.argv[1:]))"
     )
     status, said = in_small_disk(disk, "8m", [sys.executable, "-c", patched, *arguments], lab.environment)
     assert (status, said.count("\n")) == (1, 1)

@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 from unit.labfixture import STAMP, LabPrefix
 
-from rumplab import accel, config, doctor, output, status, verified
+from rumplab import output
+from rumplab.commands import doctor, status
 from rumplab.errors import RumplabError
 from rumplab.guest.definition import FILE, open_guests
+from rumplab.lab import config, verified
+from rumplab.machine import accel
 
 
 def test_table_is_aligned() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from unit.labfixture import SOURCE, LabPrefix, host_tool
 
-from rumplab import process, surroundings
+from rumplab.host import child_environment, process
 
 # What starts a program, by its last name.
 STARTS = ("run", "Popen", "call", "check_call", "check_output", "getoutput", "system", "popen", "posix_spawn")
@@ -56,23 +56,24 @@ def test_every_start_of_a_program_says_what_it_sees() -> None:
     assert [f"{path}:{line}" for path, found in calls.items() for line, says in found if not says] == []
 
 
-@pytest.mark.parametrize("kind", sorted(set(surroundings.SEEN) - {surroundings.ITSELF}))
+@pytest.mark.parametrize("kind", sorted(set(child_environment.SEEN) - {child_environment.ITSELF}))
 def test_nothing_of_a_hostile_environment_is_seen(kind: str) -> None:
-    seen = surroundings.of(kind, {**HOSTILE, "PATH": "/bin", "HOME": "/h"})
+    seen = child_environment.of(kind, {**HOSTILE, "PATH": "/bin", "HOME": "/h"})
     own = {"LC_ALL", "LC_CTYPE", "LC_MESSAGES", "LANGUAGE"}
     assert set(seen) - own == {"PATH", "HOME"}
-    if kind != surroundings.GDB:
+    if kind != child_environment.GDB:
         assert "LANGUAGE" not in seen
         assert seen.get("LC_ALL", seen.get("LC_MESSAGES")) == "C"
 
 
 def test_a_program_gets_what_its_kind_is_for(tmp_path: Path) -> None:
     given = {"DOCKER_HOST": "unix:///x", "CPATH": "/c", "DISPLAY": ":0", "TMPDIR": str(tmp_path), "LANG": "de_DE.UTF-8"}
-    assert set(surroundings.of(surroundings.DOCKER, given)) - {"LC_CTYPE", "LC_MESSAGES"} == {"DOCKER_HOST", "TMPDIR"}
-    build = surroundings.of(surroundings.BUILD, given)
+    docker = child_environment.of(child_environment.DOCKER, given)
+    assert set(docker) - {"LC_CTYPE", "LC_MESSAGES"} == {"DOCKER_HOST", "TMPDIR"}
+    build = child_environment.of(child_environment.BUILD, given)
     assert (build["CPATH"], build["TMPDIR"], build["LC_CTYPE"]) == ("/c", str(tmp_path), "de_DE.UTF-8")
-    assert surroundings.of(surroundings.GDB, {**given, "RUMPLAB_CONFIG": "/x"})["RUMPLAB_CONFIG"] == "/x"
-    assert surroundings.of(surroundings.GDB, given)["LANG"] == "de_DE.UTF-8"
+    assert child_environment.of(child_environment.GDB, {**given, "RUMPLAB_CONFIG": "/x"})["RUMPLAB_CONFIG"] == "/x"
+    assert child_environment.of(child_environment.GDB, given)["LANG"] == "de_DE.UTF-8"
 
 
 def test_the_whole_way_works_in_a_hostile_environment(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ HALTS = (
     + bytes.fromhex("faf4ebfd")
 )
 ASK = (
-    "import sys, pathlib; from rumplab import qmp; question = {'command-line': 'info network'};"
+    "import sys, pathlib; from rumplab.machine import qmp; question = {'command-line': 'info network'};"
     " print(qmp.execute(pathlib.Path(sys.argv[1]), 'human-monitor-command', arguments=question))"
 )
 # Beyond the lab's bridge, and of no host: TEST-NET-2.

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rumplab import locks
-from rumplab.answers import UNFIT
-from rumplab.digest import sha256
 from rumplab.errors import RumplabError
+from rumplab.host import locks
+from rumplab.host.answers import UNFIT
+from rumplab.host.digest import sha256
 
 SCHEMA = 1
 # The wrappers round the compilers take the names of files apart at blanks.

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rumplab import surroundings
 from rumplab.building import explain
 from rumplab.building.recipe import RESULT, Recipe, Step, command, generated, in_work, origin, quoted
 from rumplab.errors import RumplabError
+from rumplab.host import child_environment
+from rumplab.host.files import sweep, temporary_file
 from rumplab.output import shortened
-from rumplab.temporary import sweep, temporary_file
 
 STEP_SECONDS = 3600
 LINES_TOLD = 40
@@ -120,7 +120,7 @@ class Runner:
     def environment(self, step: Step) -> dict[str, str]:
         """What a build sees of the caller's, the toolchain's directories on PATH, and the step's settings."""
         settings = {name: in_work(value, str(self.work)) for name, value in step.environment.items()}
-        given = surroundings.of(surroundings.BUILD)
+        given = child_environment.of(child_environment.BUILD)
         path = os.pathsep.join([*self.recipe.path, given.get("PATH", os.defpath)])
         noted = {"SUNPRO_DEPENDENCIES": str(self.work / DEPENDENCIES)}
         return {**given, "PATH": path, **noted, **settings}

@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from rumplab.config import Component
 from rumplab.errors import RumplabError
+from rumplab.lab.config import Component
 
 COMPILER = re.compile(r"(?P<machine>\w+)-(?P<system>[a-z]+)(?:-\w+)?-gcc")
 GO_ARCHITECTURES = {"x86_64": "amd64", "i486": "386", "i686": "386", "aarch64": "arm64"}

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rumplab.answers import UNFIT
-from rumplab.digest import sha256
+from rumplab.commands.stage import tools
 from rumplab.guest import space
+from rumplab.host.answers import UNFIT
+from rumplab.host.digest import sha256
 from rumplab.image import grub, layout
 from rumplab.image.recipe import Recipe, recipe
 from rumplab.image.writer import sidecar, write_image
-from rumplab.stage import tools
 
 
 def plan(kernel: Path, root: str | None, waits: bool) -> tuple[Recipe, int]:

@@ -1,4 +1,4 @@
-"""A guest's console, for a dialogue that a verb has with whatever answers there; rumplab.guest.terminal is a user's.
+"""A guest's console, for a dialogue that a verb has with whatever answers there.
 
 What the console says is read from its log, which QEMU writes whoever is connected. What is typed goes through
 the console's socket or, while a user has that open, through the user's ``rumplab guest console``, which listens
@@ -16,9 +16,9 @@ from pathlib import Path
 from types import TracebackType
 
 from rumplab.errors import RumplabError
-from rumplab.guest import attach
-from rumplab.guest.attach import CONSOLE, socket_path
-from rumplab.machines import Machine
+from rumplab.guest import lines
+from rumplab.guest.lines import CONSOLE, socket_path
+from rumplab.machine.registry import Machine
 
 CHUNK = 4096
 MOST = 1 << 20
@@ -44,10 +44,10 @@ class Console:
         self._lock: int | None = None
 
     def __enter__(self) -> Console:
-        self._lock = attach.lock(self.machine, CONSOLE)
+        self._lock = lines.lock(self.machine, CONSOLE)
         if self._lock is None:
             self._line = connect(typed_path(self.machine), socket.SOCK_DGRAM, self.machine)
-        elif attach.taken(self.machine, CONSOLE):
+        elif lines.taken(self.machine, CONSOLE):
             os.close(self._lock)
             raise RumplabError(
                 f"the console of {self.machine.name} is in use by a program that is not rumplab's; end that first"

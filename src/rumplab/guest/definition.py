@@ -2,7 +2,7 @@
 
 ``<root>/NAME/`` holds the definition, the image that boots the guest's kernel, and the disk that
 ``rumplab guest start --persist`` keeps. The machine that a guest is while it runs has the guest's name and is
-recorded like every other; see rumplab.machines.
+recorded like every other; see rumplab.machine.registry.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from rumplab import locks, nics, places
-from rumplab.answers import UNFIT, check_fields
-from rumplab.config import SCHEMA, Lab, read_object
 from rumplab.errors import RumplabError
-from rumplab.machines import Machine, Machines, check_name
-from rumplab.nics import Nic
+from rumplab.host import locks
+from rumplab.host.answers import UNFIT, check_fields
+from rumplab.lab import places
+from rumplab.lab.config import SCHEMA, Lab, read_object
+from rumplab.machine import nics
+from rumplab.machine.nics import Nic
+from rumplab.machine.registry import Machine, Machines, check_name
 
 FILE = "guest.json"
 # The disk of its own that a guest keeps beside its definition; see rumplab.guest.overlay.

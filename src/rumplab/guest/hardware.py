@@ -6,12 +6,12 @@ processor: NetBSD's kgdb doesn't stop others.
 
 from __future__ import annotations
 
-from rumplab import qemu
-from rumplab.guest.attach import CONSOLE, DEBUGGER, socket_path
 from rumplab.guest.definition import LINUX, NETBSD, Guest
 from rumplab.guest.kernels import Kernel
-from rumplab.machines import Machine
-from rumplab.qemu import Spec, value
+from rumplab.guest.lines import CONSOLE, DEBUGGER, socket_path
+from rumplab.machine import qemu_argv
+from rumplab.machine.qemu_argv import Spec, value
+from rumplab.machine.registry import Machine
 
 ROOT_DRIVE = "root0"
 SPEED = 115200
@@ -56,7 +56,7 @@ def port_argv(name: str, path: str, log: str | None = None) -> list[str]:
 def machine_argv(spec: Spec, guest: Guest, kernel: Kernel, disk: tuple[str, str, bool] | None) -> list[str]:
     """The machine without its serial ports. `disk` is the root disk's file, its format, and whether writes to
     it are thrown away."""
-    argv = [*qemu.machine_argv(spec), "-smp", "1"]
+    argv = [*qemu_argv.machine_argv(spec), "-smp", "1"]
     argv += ["-initrd", guest.initrd] if guest.initrd else []
     argv += disk_argv(*disk) if disk else []
     argv += ["-cdrom", kernel.cdrom] if kernel.cdrom else []
@@ -68,10 +68,10 @@ def running_argv(machine: Machine) -> list[str]:
     return [
         *port_argv(CONSOLE, str(socket_path(machine, CONSOLE)), str(machine.serial_log)),
         *port_argv(DEBUGGER, str(socket_path(machine, DEBUGGER))),
-        *qemu.control_argv(str(machine.socket)),
+        *qemu_argv.control_argv(str(machine.socket)),
     ]
 
 
 def standalone_argv(name: str) -> list[str]:
     """The ports of a command that a user pastes: console on the terminal, debugger in the working directory."""
-    return [*qemu.terminal_argv(), *port_argv(DEBUGGER, f"{name}-{DEBUGGER}.sock")]
+    return [*qemu_argv.terminal_argv(), *port_argv(DEBUGGER, f"{name}-{DEBUGGER}.sock")]

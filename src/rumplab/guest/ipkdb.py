@@ -13,15 +13,16 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from rumplab import holders, macs, nics, ports
-from rumplab.config import Lab
 from rumplab.errors import NotProvisioned, RumplabError, UsageError
-from rumplab.guest import attach
+from rumplab.guest import lines
 from rumplab.guest.definition import IPKDB, NETBSD, Guest
-from rumplab.kdb import console
-from rumplab.machines import Machine
-from rumplab.nics import Forward, Nic
-from rumplab.process import itself
+from rumplab.host import holders, ports
+from rumplab.host.process import itself
+from rumplab.ipkdb import console_messages
+from rumplab.lab.config import Lab
+from rumplab.machine import macs, nics
+from rumplab.machine.nics import Forward, Nic
+from rumplab.machine.registry import Machine
 
 ARCH = "i386"
 MODEL = "ne2k_pci"
@@ -60,7 +61,7 @@ def with_card(guest: Guest, net: str | None, port: int | None, taken: Collection
     """
     net = net or (nics.BRIDGE if any(card.net == nics.BRIDGE for card in guest.nics) else nics.USER)
     # Here and below only when it's used, so that other guests don't wait for it.
-    from rumplab.kdb.packet import PORT
+    from rumplab.ipkdb.packet import PORT
 
     if net == nics.BRIDGE:
         if port is not None:
@@ -73,12 +74,12 @@ def with_card(guest: Guest, net: str | None, port: int | None, taken: Collection
 
 def waits(machine: Machine) -> bool:
     """Whether the kernel is in IPKDB, as far as its console tells: nothing has come after its words that it waits."""
-    return console.waits(console.tail(machine.serial_log))
+    return console_messages.waits(console_messages.tail(machine.serial_log))
 
 
 def place(machine: Machine, lab: Lab) -> tuple[IPv4Address, int] | None:
     """Where its IPKDB is reached; None as long as it has no address on the bridge."""
-    from rumplab.kdb import reach
+    from rumplab.ipkdb import reach
 
     try:
         return reach.place_of(machine, lab)
@@ -96,8 +97,8 @@ def until_waiting(machine: Machine, lab: Lab, seconds: float) -> None:
     """Waits until the kernel has come to IPKDB, and has an address. RumplabError says why it doesn't come there."""
     deadline = time.monotonic() + seconds
     while True:
-        said = console.meaning(machine.serial_log)
-        if said and said not in (console.WAITS, console.WENT_ON):
+        said = console_messages.meaning(machine.serial_log)
+        if said and said not in (console_messages.WAITS, console_messages.WENT_ON):
             raise RumplabError(f"{machine.name} can't be debugged by IPKDB: {said}")
         # On the bridge, the lease says that the kernel has got its address.
         if said and addressed(machine) and place(machine, lab):
@@ -115,13 +116,13 @@ def until_waiting(machine: Machine, lab: Lab, seconds: float) -> None:
 
 def addressed(machine: Machine) -> bool:
     """Whether the kernel says which address it has."""
-    return console.WAITING[1] in console.tail(machine.serial_log)
+    return console_messages.WAITING[1] in console_messages.tail(machine.serial_log)
 
 
 def bridge_argv(machine: Machine, key_file: str | None) -> list[str]:
     """The bridge to the kernel, for ``target remote |``."""
     key = ["--key-file", key_file] if key_file else []
-    again = attach.lock_path(machine, IPKDB).exists() and not waits(machine)
+    again = lines.lock_path(machine, IPKDB).exists() and not waits(machine)
     return itself("ipkdb", machine.name, "--stdio", "--timeout", str(PATIENCE_AGAIN if again else PATIENCE), *key)
 
 

@@ -8,10 +8,10 @@ import pwd
 from dataclasses import dataclass
 from pathlib import Path
 
-from rumplab.config import Component, Lab, tag
 from rumplab.errors import NotProvisioned, RumplabError
 from rumplab.guest.definition import DIRECT, GRUB, IPKDB, LINUX, Guest
 from rumplab.image import multiboot
+from rumplab.lab.config import Component, Lab, tag
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rumplab.config import SCHEMA, read_object
-from rumplab.digest import sha256
 from rumplab.errors import RumplabError
 from rumplab.guest import space
 from rumplab.guest.definition import DISK, DISK_FORMAT, keeps_disk
+from rumplab.host.digest import sha256
 from rumplab.image import disk
 from rumplab.image.layout import MIB
 from rumplab.image.step import Step
-from rumplab.machines import Machines
+from rumplab.lab.config import SCHEMA, read_object
+from rumplab.machine.registry import Machines
 
 RECORD = "disk.json"
 # An empty overlay, and room to write something into it.

@@ -9,12 +9,12 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from rumplab import surroundings
-from rumplab.answers import typed, understood
 from rumplab.building.explain import ending
 from rumplab.errors import RumplabError
+from rumplab.host import child_environment
+from rumplab.host.answers import typed, understood
 from rumplab.image.step import Step
-from rumplab.machines import Machines
+from rumplab.machine.registry import Machines
 
 INFO_SECONDS = 30
 # A step that moves less than so many bytes a second, or hangs, is given up.
@@ -52,7 +52,7 @@ def run(step: Step, work: Path, seconds: float, image: str, machines: Machines) 
         done = subprocess.run(
             step.argv,
             cwd=work,
-            env=surroundings.of(surroundings.TOOL),
+            env=child_environment.of(child_environment.TOOL),
             input=step.stdin.encode(),
             capture_output=True,
             timeout=seconds,

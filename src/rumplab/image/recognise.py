@@ -9,8 +9,8 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from rumplab import regular
 from rumplab.errors import RumplabError
+from rumplab.host import regular
 from rumplab.image.layout import SECTOR
 
 RAW, QCOW2, VMDK = FORMATS = "raw", "qcow2", "vmdk"

@@ -14,14 +14,15 @@ import struct
 import sys
 from pathlib import Path
 
-from rumplab import media, places
-from rumplab.answers import UNFIT
-from rumplab.config import Lab
 from rumplab.errors import RumplabError
+from rumplab.host.answers import UNFIT
 from rumplab.image import recognise
 from rumplab.image.layout import SECTOR
 from rumplab.image.recognise import QCOW2, RAW, VMDK
-from rumplab.media import Media
+from rumplab.lab import places
+from rumplab.lab.config import Lab
+from rumplab.machine import boot_media
+from rumplab.machine.boot_media import Media
 
 # Of a qcow2 file: where the name of what is below it stands, how long that is, and what a reader has to know.
 BACKING, FEATURES, DATA_FILE = struct.Struct(">QI"), struct.Struct(">Q"), 1 << 2
@@ -37,7 +38,7 @@ def settle(lab: Lab, path: str, given: str | None, allow_backing: bool) -> Media
     unless `allow_backing`."""
     absolute = os.path.abspath(path)
     known = None if given else staged(absolute) or remembered(lab, absolute)
-    found = media.inspect(path, given or known)
+    found = boot_media.inspect(path, given or known)
     if found.format is None:
         return found
     if known is None:
@@ -52,7 +53,7 @@ def settle(lab: Lab, path: str, given: str | None, allow_backing: bool) -> Media
 def tell_change(path: str, known: str) -> None:
     """Says where the disk at `path`, `known` as that, looks like something else by now."""
     try:
-        looks = media.inspect(path).format
+        looks = boot_media.inspect(path).format
     except RumplabError:
         # What a guest writes there, as a file system without a boot sector, need be nothing that is known here.
         return

@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rumplab import locks, surroundings
 from rumplab.building.explain import ending
 from rumplab.errors import RumplabError
+from rumplab.host import child_environment, locks
+from rumplab.host.files import sweep, temporary_directory, temporary_file, work_directory
+from rumplab.host.process import interruptible
 from rumplab.image import formats
 from rumplab.image.layout import MIB
 from rumplab.image.recipe import Recipe
 from rumplab.image.step import Step
 from rumplab.output import own_lines, shortened
-from rumplab.process import interruptible
-from rumplab.temporary import sweep, temporary_directory, temporary_file, work_directory
 
 SIDECAR_SUFFIX = ".rumplab.json"
 VERSION_LINE = re.compile(r"\S+ [0-9]+\.[0-9]+.*\([^)]*\)\s*")
@@ -148,7 +148,7 @@ class Runner:
             process = subprocess.Popen(
                 step.argv,
                 cwd=self.work,
-                env={**surroundings.of(surroundings.TOOL), **self.environment},
+                env={**child_environment.of(child_environment.TOOL), **self.environment},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

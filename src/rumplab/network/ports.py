@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rumplab import holders, process
-from rumplab.answers import UNFIT
-from rumplab.machines import NAME, RECORD, SOCKET
+from rumplab.host import holders, process
+from rumplab.host.answers import UNFIT
+from rumplab.machine.registry import NAME, RECORD, SOCKET
 
 TUN = "/dev/net/tun"
 # Many times what a record takes.

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rumplab import config, locks
-from rumplab.config import Lab
 from rumplab.errors import RumplabError
+from rumplab.host import locks
+from rumplab.lab import config
+from rumplab.lab.config import Lab
 from rumplab.network import settings as settings_module
 from rumplab.network.settings import Settings
 

@@ -9,9 +9,9 @@ from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any
 
-from rumplab import process, surroundings
-from rumplab.answers import typed, understood
 from rumplab.errors import RumplabError
+from rumplab.host import child_environment, process
+from rumplab.host.answers import typed, understood
 
 SECONDS = 5
 IPV4 = Path("/proc/sys/net/ipv4")
@@ -71,7 +71,7 @@ def output(argv: list[str]) -> str:
             # The name of an interface can hold any byte.
             encoding="utf-8",
             errors="surrogateescape",
-            env=surroundings.of(surroundings.TOOL),
+            env=child_environment.of(child_environment.TOOL),
             timeout=SECONDS,
             check=False,
         )

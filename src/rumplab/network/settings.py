@@ -13,10 +13,10 @@ from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any
 
-from rumplab import config
-from rumplab.answers import typed
-from rumplab.config import Lab
 from rumplab.errors import NotProvisioned, RumplabError
+from rumplab.host.answers import typed
+from rumplab.lab import config
+from rumplab.lab.config import Lab
 
 # The kernel's IFNAMSIZ, less the closing NUL.
 NAME_LENGTH = 15

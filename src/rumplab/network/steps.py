@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from rumplab import process, surroundings
 from rumplab.errors import RumplabError
+from rumplab.host import child_environment, process
 
 SECONDS = 10
 
@@ -41,7 +41,7 @@ class Run:
                 capture_output=True,
                 encoding="utf-8",
                 errors="surrogateescape",
-                env=surroundings.of(surroundings.TOOL),
+                env=child_environment.of(child_environment.TOOL),
                 timeout=SECONDS,
                 check=False,
             )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rumplab.config import read_object
 from rumplab.errors import RumplabError
+from rumplab.lab.config import read_object
 from rumplab.vmware import vmx
 
 DISK = "disk.vmdk"

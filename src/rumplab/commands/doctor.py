@@ -1,0 +1,355 @@
+"""``rumplab doctor``: whether this host can do what the lab is for. It only looks; it changes nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rumplab import output
+from rumplab.container import builder_images
+from rumplab.errors import RumplabError
+from rumplab.guest.definition import open_guests
+from rumplab.host import accounts, child_environment, ports, regular
+from rumplab.host.answers import UNFIT
+from rumplab.lab import config, recorded, verified
+from rumplab.lab.config import DAMAGED, REMEDY, Component, Lab
+from rumplab.machine import accel, sandbox
+from rumplab.machine.registry import open_machines
+
+HELP = "check what this host can do: accelerator, tools, network devices, disk"
+EPILOG = """\
+Each line is ok, warn or fail; warn and fail say what to do. Exits with 1 if a line is fail.
+With --verify it looks at what is installed instead of the host: every file is compared with the hash that was recorded
+when it was installed. Exits with 1 if one is altered, missing or was added.
+
+examples:
+  rumplab doctor
+  rumplab doctor --reprobe      try the accelerators again instead of remembering
+  rumplab doctor --json
+  rumplab doctor --verify       compare every installed file with its recorded hash
+"""
+SHOWN = 3
+OLDEST_PYTHON = (3, 9)
+TOOL_SECONDS = 10
+GIB = 1 << 30
+LOW_DISK = 2 * GIB
+NO_DISK = GIB // 8
+TUN = Path("/dev/net/tun")
+BRIDGE_HELPERS = (
+    "/usr/lib/qemu/qemu-bridge-helper",
+    "/usr/libexec/qemu-bridge-helper",
+)
+# What each component's tools print their version with; those not named here are only looked for.
+VERSION_ARGUMENTS = {
+    "gcc": "--version",
+    "g++": "--version",
+    "cpp": "--version",
+    "gdb": "--version",
+    "qemu-system-x86_64": "--version",
+    "qemu-img": "--version",
+    "sfdisk": "--version",
+    "mke2fs": "-V",
+    "debugfs": "-V",
+    "grub-mkimage": "--version",
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line: what was looked at, how it is (`ok`, `warn` or `fail`), what was seen, what to do."""
+
+    subject: str
+    level: str
+    detail: str
+    remedy: str = ""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--reprobe", action="store_true", help="try the accelerators again")
+    either.add_argument("--verify", action="store_true", help="compare every installed file with its recorded hash")
+
+
+def check_python() -> Check:
+    version = platform.python_version()
+    if sys.version_info[:2] < OLDEST_PYTHON:
+        return Check("python", "fail", version, "install Python 3.9 or newer and provision again")
+    return Check("python", "ok", f"{version} ({sys.executable})")
+
+
+def first_line(argv: list[str]) -> str:
+    """The first line a tool prints, on either stream. OSError or TimeoutExpired when it can't run."""
+    result = subprocess.run(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=child_environment.of(child_environment.TOOL),
+        timeout=TOOL_SECONDS,
+        check=True,
+    )
+    lines = [line for line in output.own_lines(result.stdout.decode(errors="replace")) if line.strip()]
+    return lines[0] if lines else "prints no version"
+
+
+def check_path(subject: str, logical: str, path: str, remedy: str) -> Check:
+    """One of a component's paths: there, and if it is a tool whose version we can ask for, able to run."""
+    if not os.path.exists(path):
+        return Check(subject, "fail", f"{path} is missing", remedy)
+    if logical not in VERSION_ARGUMENTS:
+        return Check(subject, "ok", path)
+    try:
+        return Check(subject, "ok", f"{first_line([path, VERSION_ARGUMENTS[logical]])} ({path})")
+    except subprocess.TimeoutExpired:
+        return Check(subject, "fail", f"{path} did not answer within {TOOL_SECONDS} s", remedy)
+    except (OSError, subprocess.CalledProcessError) as error:
+        return Check(subject, "fail", f"{path} does not run: {error}", remedy)
+
+
+def check_components(lab: Lab) -> Iterator[Check]:
+    """Every component, and every tool of those that are installed."""
+    for component in lab.components():
+        if component.state == DAMAGED:
+            yield Check(component.name, "fail", component.reason or DAMAGED, component.remedy)
+            continue
+        if component.state != "installed":
+            reason = component.reason or "no reason recorded"
+            yield Check(component.name, "warn", f"{component.state}: {reason}", component.remedy)
+            continue
+        for logical, path in component.paths.items():
+            yield check_path(f"{component.name}/{logical}", logical, path, component.remedy)
+        if component.tree:
+            yield from check_tree(lab, component, component.tree)
+        for path in recorded.of_programs(component).altered:
+            # The host's own programs are upgraded; a tree never changes.
+            level, when = ("fail", "installed") if component.tree else ("warn", "described")
+            yield Check(component.name, level, f"{path} has changed since it was {when}", component.remedy)
+
+
+def check_tree(lab: Lab, component: Component, tree: str) -> Iterator[Check]:
+    """A tree at a glance: in use, and complete."""
+    problem = recorded.out_of_use(lab, component.name, tree)
+    try:
+        if not problem and not recorded.is_stamped(component, tree):
+            problem = f"{tree}/{recorded.COMPLETE} isn't what the descriptor says"
+    except OSError as error:
+        problem = f"{tree}/{recorded.COMPLETE}: {error.strerror}"
+    if problem:
+        yield Check(component.name, "fail", problem, component.remedy)
+
+
+def check_accelerators(lab: Lab, reprobe: bool) -> Iterator[Check]:
+    """What running a guest in each accelerator showed, and which one `--accel auto` takes."""
+    component = lab.component("qemu")
+    root = open_machines(lab).root
+    verdict = accel.decide(component.path("qemu-system-x86_64"), component.version, root, reprobe)
+    for result in verdict.results:
+        yield describe(result, verdict.chosen)
+    how = "remembered" if verdict.remembered else "tried now" if verdict.results else "no other on this host"
+    yield Check("accelerator", "ok", f"--accel auto takes {verdict.chosen} ({how})")
+
+
+def describe(result: accel.Result, chosen: str) -> Check:
+    subject = f"accelerator/{result.name}"
+    if result.works and (result.name == chosen or result.name == "tcg"):
+        return Check(subject, "ok", f"ran the probe in {result.seconds:.2f} s")
+    if result.works:
+        return Check(
+            subject,
+            "warn",
+            f"works, but took {result.seconds:.2f} s for the probe: slower than {chosen}",
+            "nothing to do; --accel auto avoids it",
+        )
+    level = "fail" if result.name == "tcg" else "warn"
+    return Check(subject, level, result.detail, accelerator_remedy(result.name))
+
+
+def accelerator_remedy(name: str) -> str:
+    if name == "kvm" and not os.access(accel.KVM, os.R_OK | os.W_OK):
+        return accounts.opening(accel.KVM, "kvm") if accel.KVM.exists() else "load KVM's module, as root: modprobe kvm"
+    if name == "tcg":
+        return "provision QEMU again: ./provision --tags qemu"
+    return "nothing to do; --accel auto avoids it"
+
+
+def check_sandbox(lab: Lab) -> Check:
+    """Whether a guest that breaks out of QEMU has less than its user's rights."""
+    if not sys.platform.startswith("linux"):
+        return Check("sandbox", "ok", "not on this system: QEMU has one on Linux only")
+    component = lab.component("qemu")
+    if sandbox.supported(component.path("qemu-system-x86_64"), component.version, open_machines(lab).root):
+        return Check("sandbox", "ok", "QEMU runs in it")
+    return Check(
+        "sandbox", "warn", "QEMU can't run in its own", "use a QEMU with seccomp for guests that you don't trust"
+    )
+
+
+def check_guests(lab: Lab) -> Iterator[Check]:
+    """The definitions of the user's guests that describe none."""
+    told: list[str] = []
+    open_guests(lab).all(told.append)
+    for problem in told:
+        yield Check("guest", "warn", problem)
+
+
+def check_tap() -> Check:
+    """Whether tap devices could be used; nothing is opened."""
+    if sys.platform == "darwin":
+        return Check("tap", "ok", "not used on macOS: user networking and vmnet need no device")
+    if not TUN.exists():
+        return Check(
+            "tap", "warn", f"{TUN} does not exist", "user networking works without; else: sudo modprobe tun"
+        )
+    if os.access(TUN, os.R_OK | os.W_OK):
+        return Check("tap", "ok", f"{TUN} can be opened")
+    return Check(
+        "tap", "warn", f"{TUN} can't be opened", "user networking works without; ask the administrator"
+    )
+
+
+def check_bridge_helper() -> Check:
+    for path in BRIDGE_HELPERS:
+        if os.path.exists(path):
+            setuid = bool(os.stat(path).st_mode & 0o4000)
+            return Check("bridge helper", "ok", f"{path}{', setuid' if setuid else ', not setuid'}")
+    return Check("bridge helper", "ok", "none; only bridged networking would use it")
+
+
+def check_port() -> Check:
+    try:
+        return Check("debug ports", "ok", f"127.0.0.1 gives free ports (now {ports.free()})")
+    except OSError as error:
+        return Check(
+            "debug ports", "fail", f"no port on 127.0.0.1: {error}", "bring the loopback interface up"
+        )
+
+
+def check_disk(lab: Lab) -> Check:
+    free = shutil.disk_usage(lab.prefix).free
+    detail = f"{free / GIB:.1f} GiB free in {lab.prefix}"
+    if free < LOW_DISK:
+        level = "fail" if free < NO_DISK else "warn"
+        return Check("disk", level, detail, f"free some: builds want {LOW_DISK // GIB} GiB")
+    return Check("disk", "ok", detail)
+
+
+def check_records(lab: Lab) -> Iterator[Check]:
+    """The lab's other records, by which ./provision and uninstalling know what to do."""
+    texts = []
+    for path in (lab.prefix / "var" / "manifest.json", lab.prefix / "etc" / "manifest.json"):
+        try:
+            with open(path, encoding="utf-8", opener=regular.plain) as stream:
+                text = stream.read()
+            json.loads(text)["entries"]
+            texts.append(text)
+        except FileNotFoundError:
+            yield Check("manifest", "fail", f"{path} is lost", lab.provision)
+        except (OSError, *UNFIT):
+            yield Check("manifest", "fail", f"{path} is damaged", lab.provision)
+    if len(texts) == 2:
+        same = texts[0] == texts[1]
+        level, detail = ("ok", "kept twice") if same else ("fail", "its copy says something else")
+        yield Check("manifest", level, detail, "" if same else lab.provision)
+    try:
+        verified.is_verified(lab, [])
+    except RumplabError as error:
+        yield Check("verified", "fail", *str(error).split(REMEDY, 1))
+
+
+def check_images(lab: Lab) -> Iterator[Check]:
+    """The builder images, where the lab has any."""
+    try:
+        found = builder_images.present(lab)
+    except RumplabError as error:
+        yield Check("images", "fail", *str(error).split(REMEDY, 1))
+        return
+    for one in found:
+        if one.state == "installed":
+            yield Check(one.image, "ok", f"present, stamp {(one.stamp or '')[:12]}")
+        elif one.state == "unknown":
+            yield Check(one.image, "warn", "no Docker engine answers", "start it, where images are wanted")
+        else:
+            yield Check(one.image, "warn", ": ".join(filter(None, (one.state, one.reason))), one.remedy)
+
+
+def checks(lab: Lab, reprobe: bool) -> Iterator[Check]:
+    """All checks, in the order they are printed."""
+    yield check_python()
+    yield from check_components(lab)
+    yield from check_records(lab)
+    try:
+        yield from check_accelerators(lab, reprobe)
+    except RumplabError as error:
+        yield Check("accelerator", "fail", str(error), f"{lab.provision} --tags qemu")
+    else:
+        yield check_sandbox(lab)
+    try:
+        yield from check_guests(lab)
+    except RumplabError as error:
+        yield Check("guests", "warn", str(error))
+    yield check_tap()
+    yield check_bridge_helper()
+    yield check_port()
+    yield from check_images(lab)
+    yield check_disk(lab)
+
+
+def line(check: Check) -> str:
+    remedy = f"; {check.remedy}" if check.remedy else ""
+    return f"{check.level:4}  {check.subject}: {check.detail}{remedy}"
+
+
+def difference(one: recorded.Comparison) -> str:
+    """What differs, the first few names of each kind, and what to do."""
+    kinds = (("altered", one.altered), ("missing", one.missing), ("added", one.added))
+    said = [
+        f"{kind}: {', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}" for kind, names in kinds if names
+    ]
+    return "; ".join(filter(None, (f"{one.component}: {one.problem or ', '.join(said)}", one.remedy)))
+
+
+def verification(found: list[recorded.Comparison], user: str) -> list[str]:
+    """What was compared, for people."""
+    rows = [
+        [one.component, *(str(number) for number in (one.files, len(one.altered), len(one.missing), len(one.added)))]
+        for one in found
+    ]
+    unread = sum(len(one.unread) for one in found)
+    return [
+        *output.table(["COMPONENT", "FILES", "ALTERED", "MISSING", "ADDED"], rows).splitlines(),
+        *(difference(one) for one in found if one.differs),
+        *([f"{unread} files were not compared, since only {user} may read them"] if unread else []),
+    ]
+
+
+def verify(args: argparse.Namespace) -> int:
+    lab = config.load()
+    found = list(recorded.compare(lab))
+    if args.json:
+        data = [{**asdict(one), "remedy": one.remedy if one.differs else ""} for one in found]
+        print(output.as_json(data))
+    else:
+        print("\n".join(verification(found, lab.user)))
+    return 1 if any(one.differs for one in found) else 0
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.verify:
+        return verify(args)
+    results = []
+    for check in checks(config.load(), args.reprobe):
+        results.append(check)
+        if not args.json:
+            print(line(check), flush=True)
+    if args.json:
+        print(output.as_json([asdict(check) for check in results]))
+    return 1 if any(check.level == "fail" for check in results) else 0

@@ -1,0 +1,107 @@
+"""``rumplab guest console``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import selectors
+import socket
+import sys
+import termios
+import tty
+from collections.abc import Iterator
+
+from rumplab.guest import lines
+from rumplab.guest.console import CHUNK, connect, end, typed_path
+from rumplab.guest.definition import open_guests, require_running
+from rumplab.guest.lines import CONSOLE, socket_path
+from rumplab.host.process import interruptible
+from rumplab.lab import config
+from rumplab.machine.launch import STDIN, terminal_restored
+from rumplab.machine.registry import Machine, open_machines
+
+HELP = "this terminal on a guest's console; Ctrl-] leaves it"
+EPILOG = """\
+The console goes on being logged: 'rumplab logs NAME' prints all of it. What a file or a pipe types is taken too;
+after its end, the console's silence for two seconds ends the session.
+
+examples:
+  rumplab guest console nb
+"""
+LEAVE = b"\x1d"  # Ctrl-]
+# After the end of what is typed by a program, the guest's silence for so long ends the session.
+QUIET_SECONDS = 2.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the guest")
+
+
+def run(args: argparse.Namespace) -> int:
+    lab = config.load()
+    guest = open_guests(lab).find(args.name)
+    if not interact(require_running(open_machines(lab), guest)):
+        print(f"{guest.name} has closed its console; 'rumplab logs {guest.name}' has all of it", file=sys.stderr)
+    return 0
+
+
+@contextlib.contextmanager
+def _raw_terminal() -> Iterator[None]:
+    """Every key goes to the guest, at once and unseen, if this is a terminal."""
+    with terminal_restored():
+        if os.isatty(STDIN):
+            tty.setraw(STDIN, termios.TCSADRAIN)
+        yield
+
+
+def interact(machine: Machine) -> bool:
+    """Connects this terminal, or what stands for it, to the console until the user leaves or the guest ends;
+    whether it was the user."""
+    what = f"the console of {machine.name} is open already"
+    with lines.held(machine, CONSOLE, what, "leave that with Ctrl-]"), contextlib.ExitStack() as stack:
+        line = stack.enter_context(connect(socket_path(machine, CONSOLE), socket.SOCK_STREAM, machine))
+        typed = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+        path = typed_path(machine)
+        path.unlink(missing_ok=True)
+        typed.bind(str(path))
+        stack.callback(path.unlink, missing_ok=True)
+        if os.isatty(STDIN):
+            print(f"console of {machine.name}; Ctrl-] leaves it", file=sys.stderr)
+            _write(end(machine.serial_log))
+        stack.enter_context(interruptible())
+        stack.enter_context(_raw_terminal())
+        return _relay(line, typed)
+
+
+def _write(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def _relay(line: socket.socket, typed: socket.socket) -> bool:
+    """Carries what is said and typed. Whether it was the user's side that ended."""
+    # Unlike epoll, select takes a regular file for standard input.
+    with selectors.SelectSelector() as selector:
+        for source in (STDIN, line, typed):
+            selector.register(source, selectors.EVENT_READ)
+        patience: float | None = None
+        while ready := selector.select(patience):
+            for key, _ in ready:
+                if key.fileobj is line:
+                    said = line.recv(CHUNK)
+                    if not said:
+                        return False
+                    _write(said)
+                elif key.fileobj is typed:
+                    line.sendall(typed.recv(CHUNK))
+                else:
+                    keys = os.read(STDIN, CHUNK)
+                    before, leave, _ = keys.partition(LEAVE)
+                    line.sendall(before)
+                    if leave:
+                        return True
+                    if not keys:
+                        selector.unregister(STDIN)
+                        patience = QUIET_SECONDS
+        return True

@@ -1,0 +1,35 @@
+"""``rumplab guest delete``."""
+
+from __future__ import annotations
+
+import argparse
+
+from rumplab.errors import RumplabError
+from rumplab.guest.definition import open_guests, running
+from rumplab.lab import config
+from rumplab.machine.registry import open_machines
+
+HELP = "forget a guest, and the disk that it kept"
+EPILOG = """\
+The files that it was made of stay where they are.
+
+examples:
+  rumplab guest delete nb
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the guest")
+
+
+def run(args: argparse.Namespace) -> int:
+    lab = config.load()
+    guests, machines = open_guests(lab), open_machines(lab)
+    # By its name alone, so that a damaged definition can be got rid of.
+    name = guests.named(args.name)
+    machine = running(machines, name)
+    if machine is not None:
+        raise RumplabError(f"{name} is running (pid {machine.pid}); stop it first: rumplab guest stop {name}")
+    guests.remove(name)
+    print(f"{name} deleted")
+    return 0

@@ -1,0 +1,120 @@
+"""``rumplab guest list``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from rumplab import output
+from rumplab.commands import ps
+from rumplab.commands.guest.start import ssh_port
+from rumplab.errors import NotProvisioned, RumplabError
+from rumplab.guest import ipkdb, kernel_debugger, kernels, lines
+from rumplab.guest.definition import IPKDB, Guest, keeps_disk, open_guests, running
+from rumplab.guest.lines import DEBUGGER
+from rumplab.lab import config
+from rumplab.lab.config import Lab
+from rumplab.machine.registry import Machine, open_machines
+
+HELP = "list your guests"
+EPILOG = """\
+STATE is QEMU's, and 'waits' while the kernel waits for its first debugger. DEBUGGER is 'attached' while there is one,
+else where IPKDB is reached, if the guest was started for that. DISK is 'kept' where --persist has kept what the guest
+wrote.
+
+examples:
+  rumplab guest list
+  rumplab guest list --json
+"""
+HEADER = ["NAME", "STATE", "SYSTEM", "DEBUGGER", "SSH", "DISK", "KERNEL"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def state(machine: Machine | None, debugged: bool) -> str:
+    """QEMU's state, 'waits' for a first debugger, or 'stopped'. `debugged` says whether there is a debugger now."""
+    if machine is None:
+        return "stopped"
+    found = ps.state(machine)
+    if machine.guest == IPKDB:
+        return "waits" if found == "running" and ipkdb.waits(machine) and not debugged else found
+    waits = found == "running" and kernel_debugger.waits(machine) and kernel_debugger.first_time(machine)
+    return "waits" if waits else found
+
+
+def attached(machine: Machine | None, lab: Lab) -> bool:
+    """Whether a debugger has the kernel's line, or has opened its IPKDB."""
+    try:
+        if machine is not None and machine.guest == IPKDB:
+            return ipkdb.debugger(machine, lab) is not None
+        return machine is not None and lines.taken(machine, DEBUGGER)
+    except RumplabError:
+        # It has ended meanwhile, or doesn't answer yet.
+        return False
+
+
+def reached(machine: Machine | None, lab: Lab) -> str | None:
+    """Where the IPKDB of a guest that was started for it is reached, as IP:PORT, or 'bridge' before it has a lease."""
+    if machine is None or machine.guest != IPKDB:
+        return None
+    place = ipkdb.place(machine, lab)
+    return f"{place[0]}:{place[1]}" if place else "bridge"
+
+
+def described(
+    guest: Guest, machine: Machine | None, kernel: kernels.Kernel | None, kept: bool, lab: Lab
+) -> dict[str, Any]:
+    """A guest for --json. `kernel` is None where its files aren't there."""
+    debugged = attached(machine, lab)
+    return {
+        "name": guest.name,
+        "kind": guest.kind,
+        "arch": guest.arch,
+        "release": kernel.release if kernel else guest.release,
+        "kernel": kernel.file if kernel else guest.kernel,
+        "symbols": kernel.symbols if kernel else guest.symbols,
+        "disk": kernel.disk if kernel else guest.disk,
+        "kept": kept,
+        "state": state(machine, debugged),
+        "debugger": debugged,
+        "ipkdb": reached(machine, lab),
+        "pid": machine.pid if machine else None,
+        "ssh": ssh_port(machine) if machine else None,
+        "stub": machine.stub if machine else None,
+    }
+
+
+def row(data: dict[str, Any]) -> list[str]:
+    system = data["kind"] + (f"-{data['release']}" if data["release"] else "") + f"/{data['arch']}"
+    return [
+        data["name"],
+        data["state"],
+        system,
+        "attached" if data["debugger"] else f"ipkdb {data['ipkdb']}" if data["ipkdb"] else "-",
+        f"127.0.0.1:{data['ssh']}" if data["ssh"] else "-",
+        "kept" if data["kept"] else "-" if data["disk"] is None else "fresh",
+        data["kernel"] or "not built yet",
+    ]
+
+
+def run(args: argparse.Namespace) -> int:
+    lab = config.load()
+    guests, machines = open_guests(lab), open_machines(lab)
+    found: list[dict[str, Any]] = []
+    damaged: list[str] = []
+    for guest in guests.all(damaged.append):
+        kernel: kernels.Kernel | None = None
+        try:
+            kernel = kernels.resolve(lab, guest)
+        except (NotProvisioned, RumplabError):
+            # A list has room for a guest whose files are gone; starting it says what is the matter.
+            kernel = None
+        machine = running(machines, guest.name)
+        found.append(described(guest, machine, kernel, keeps_disk(guests.directory(guest.name)), lab))
+    print(output.as_json(found) if args.json else output.table(HEADER, map(row, found)))
+    for what in damaged:
+        print(f"rumplab guest list: {what}", file=sys.stderr)
+    return 1 if damaged else 0

@@ -1,0 +1,122 @@
+"""``rumplab guest stop``: lets a guest shut down, and ends it when it can't or won't."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+
+from rumplab.cli.durations import seconds
+from rumplab.commands import stop as machine_stop
+from rumplab.errors import RumplabError, UsageError
+from rumplab.guest import kernel_debugger, shell
+from rumplab.guest.console import Console
+from rumplab.guest.definition import LINUX, Guest, open_guests, require_running, running
+from rumplab.host import process
+from rumplab.lab import config
+from rumplab.machine import qmp
+from rumplab.machine.registry import Machine, Machines, open_machines
+
+HELP = "shut a guest down, within a bounded time"
+EPILOG = """\
+Where a shell's prompt or a login without a password is on the console, the shutdown is typed there; else the power
+button is pressed. A kernel that is stopped in its debugger can do neither, and is ended as it stands.
+
+examples:
+  rumplab guest stop nb
+  rumplab guest stop nb --timeout 120
+  rumplab guest stop nb --now           like pulling the plug
+  rumplab guest stop --all
+"""
+DEFAULT_SECONDS = 60.0
+LOOK_SECONDS = 3.0
+POLL_SECONDS = 0.1
+COMMANDS = {LINUX: "poweroff"}
+NETBSD_COMMAND = "shutdown -p now"
+# A kernel that can't turn the machine off says so, and has nothing more to lose.
+HALTED = r"has halted|System halted|Please press any key to reboot"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", nargs="?", help="the guest")
+    parser.add_argument("--all", action="store_true", help="all of your guests that run")
+    parser.add_argument("--now", action="store_true", help="don't let it shut down first")
+    parser.add_argument(
+        "--timeout", type=seconds, default=DEFAULT_SECONDS, metavar="SECONDS", help="for shutting down (default: 60)"
+    )
+
+
+def why_not(machine: Machine) -> str | None:
+    """Why the guest can't shut down, if it can't: nothing in it runs."""
+    found = kernel_debugger.state(machine)
+    if found != "running":
+        return f"QEMU holds it ({found})"
+    if kernel_debugger.in_debugger(machine):
+        return "its kernel is stopped in its debugger"
+    return None
+
+
+def shut_down(machine: Machine, guest: Guest, seconds: float) -> bool:
+    """Asks the guest to shut down, on its console or by the power button; whether it has, within `seconds`."""
+    deadline = time.monotonic() + seconds
+    try:
+        with Console(machine) as console:
+            if re.search(HALTED, console.tail()):
+                return True
+            if shell.ready(console, min(LOOK_SECONDS, seconds)):
+                console.send(COMMANDS.get(guest.kind, NETBSD_COMMAND) + shell.ENTER)
+            else:
+                press_button(machine)
+            while time.monotonic() < deadline:
+                if process.wait_gone(machine.pid, machine.token, POLL_SECONDS):
+                    return True
+                if console.expect(HALTED, 0):
+                    return True
+    except RumplabError:
+        # Its console may be in use, or have gone in the middle of it all.
+        if machine.alive():
+            press_button(machine)
+    return process.wait_gone(machine.pid, machine.token, max(deadline - time.monotonic(), 0))
+
+
+def press_button(machine: Machine) -> None:
+    try:
+        qmp.execute(machine.socket, "system_powerdown")
+    except qmp.QmpError as error:
+        raise RumplabError(
+            f"{machine.name} doesn't answer: {error}; end it with: rumplab stop {machine.name}"
+        ) from error
+
+
+def end(machines: Machines, machine: Machine, guest: Guest, args: argparse.Namespace) -> str:
+    """Ends one guest; what to say about it. RumplabError when it doesn't end."""
+    started = machines.started(machine, machine_stop.START_SECONDS)
+    if started is None:
+        return f"{guest.name} has ended already"
+    why = "--now" if args.now else why_not(started)
+    said = f"{guest.name} stopped"
+    if why is not None and not args.now:
+        said = f"{guest.name} ended without shutting down: {why}"
+    elif why is None and not shut_down(started, guest, args.timeout):
+        said = f"{guest.name} ended: it has not shut down within {args.timeout:.0f} s"
+    if not machine_stop.end(machines, started):
+        raise RumplabError(f"{guest.name} (pid {started.pid}) does not end; look at it with: ps {started.pid}")
+    machines.retire(started)
+    return said
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.all == (args.name is not None):
+        raise UsageError("say which guest: its NAME, or --all")
+    lab = config.load()
+    guests, machines = open_guests(lab), open_machines(lab)
+    damaged: list[str] = []
+    chosen = guests.all(damaged.append) if args.all else [guests.find(args.name)]
+    for guest in chosen:
+        machine = running(machines, guest.name) if args.all else require_running(machines, guest)
+        if machine is not None:
+            print(end(machines, machine, guest, args), flush=True)
+    for what in damaged:
+        print(f"rumplab guest stop: {what}", file=sys.stderr)
+    return 1 if damaged else 0

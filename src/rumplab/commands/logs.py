@@ -1,0 +1,73 @@
+"""``rumplab logs``: what a machine's serial console said."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+from rumplab.errors import RumplabError
+from rumplab.lab import config
+from rumplab.machine.consoles import VGA
+from rumplab.machine.registry import Machine, Machines, check_name, open_machines, read_record
+
+HELP = "print a machine's serial console"
+EPILOG = """\
+The console of a machine that has ended stays readable until its name is used again. Where the console is the screen,
+see 'rumplab screen'; what the machine says on its serial port beside it is printed here all the same.
+
+examples:
+  rumplab logs hello
+  rumplab logs hello --follow      until the machine ends
+"""
+POLL_SECONDS = 0.1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the machine")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on until the machine ends")
+
+
+def locate(machines: Machines, name: str) -> tuple[Path, Machine | None]:
+    """The log of `name` and, if it is running, its record. RumplabError when there was no such machine."""
+    check_name(name)
+    for machine in machines.all():
+        if machine.name == name:
+            return machine.serial_log, machine
+    kept = machines.ended(name)
+    if kept is None:
+        raise RumplabError(f"no machine called '{name}' is or was running; 'rumplab ps' lists those that are")
+    return kept / "serial.log", None
+
+
+def copy(log: BinaryIO, target: BinaryIO) -> None:
+    shutil.copyfileobj(log, target)
+    target.flush()
+
+
+def elsewhere(path: Path, name: str, running: Machine | None) -> str | None:
+    """Where the console is, if it isn't the serial port whose log is at `path`."""
+    machine = running or read_record(path.parent)
+    if machine is None or machine.console != VGA:
+        return None
+    if running is None:
+        return f"the console was the screen of {name}, which has ended"
+    return f"the console is the screen: rumplab screen {name}"
+
+
+def run(args: argparse.Namespace) -> int:
+    path, machine = locate(open_machines(config.load()), args.name)
+    place = elsewhere(path, args.name, machine)
+    if place is not None:
+        print(f"rumplab logs: {place}", file=sys.stderr)
+    with path.open("rb") as log:
+        copy(log, sys.stdout.buffer)
+        while args.follow and machine is not None and machine.alive():
+            time.sleep(POLL_SECONDS)
+            copy(log, sys.stdout.buffer)
+        # What it said between the last look and its end.
+        copy(log, sys.stdout.buffer)
+    return 0

@@ -1,0 +1,22 @@
+"""``rumplab relay SOCKET``: GDB before 8.3 runs it for a stub on a UNIX socket, ``target remote | rumplab relay …``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from rumplab.gdb import pipe
+
+HELP = "standard input and output to a debug stub on a UNIX socket, for a GDB before 8.3"
+EPILOG = """\
+examples:
+  (gdb) target remote | rumplab relay ~/.local/state/rumplab-1a2b3c4d/machines/hello/gdb.sock
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("socket", metavar="SOCKET", help="the stub's; 'rumplab ps --json' names it")
+
+
+def run(args: argparse.Namespace) -> int:
+    return pipe.main([os.path.abspath(args.socket), pipe.THROUGH])

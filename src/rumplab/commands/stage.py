@@ -1,0 +1,238 @@
+"""`rumplab stage`: a Multiboot program becomes a disk image that boots it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rumplab.container import runner
+from rumplab.errors import RumplabError, UsageError
+from rumplab.host.digest import sha256
+from rumplab.host.streams import script
+from rumplab.image import formats, grub, layout, recognise, rumprun_file, volume
+from rumplab.image.multiboot import check_program
+from rumplab.image.recipe import Partition, Recipe, recipe, shell
+from rumplab.image.rumprun_file import SCHEMAS
+from rumplab.image.volume import Volume
+from rumplab.image.writer import write_image
+from rumplab.lab import config
+
+HELP = "make a bootable disk image of a unikernel, without root"
+EPILOG = """\
+The same program, arguments and configuration give the same image, bit for bit. Beside IMAGE stands
+IMAGE.rumplab.json, which tells 'rumplab run' and 'rumplab debug' where the program's symbols are.
+
+GRUB would change quotes and backslashes on a command line: a STRING that holds any becomes a Multiboot
+module, as FILE.json always does. Write --args=STRING when STRING begins with a dash.
+
+examples:
+  rumplab stage hello.bin -o hello.img
+  rumplab stage hello.bin -o hello.img --config hello.json    rumprun's JSON configuration
+  rumplab stage hello.bin -o hello.img --args 'one two'
+  rumplab stage hello.bin -o hello.img --size 1G --force
+  rumplab stage hello.bin -o hello.img --rumprun hello.yml    rumprun's configuration, as YAML
+  rumplab stage hello.bin -o hello.img --volume www --volume etc:config
+  rumplab stage hello.bin -o hello.qcow2 --format qcow2
+  rumplab stage hello.bin -o hello.img --container            with the tools of the lab's image
+"""
+
+COMPONENT = "rump_stager"
+TOOLS = ("sfdisk", "mke2fs", "debugfs", "grub-mkimage", "grub-modules")
+# Far beyond any configuration, and what keeps the check of its JSON within the memory a small host has.
+LARGEST_CONFIGURATION = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Content:
+    """What goes into the image beside the program. `module` is a file name and its content."""
+
+    arguments: str
+    module: tuple[str, bytes] | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("program", metavar="PROGRAM", type=Path, help="the unikernel, an ELF file")
+    parser.add_argument("-o", "--output", metavar="IMAGE", type=Path, required=True, help="what to write")
+    parser.add_argument("--args", metavar="STRING", default=None, help="the unikernel's command line")
+    parser.add_argument("--config", metavar="FILE.json", type=Path, help="the unikernel's configuration")
+    parser.add_argument(
+        "--rumprun", metavar="FILE.yml", type=Path, help="rumprun's configuration, written in YAML"
+    )
+    parser.add_argument(
+        "--rumprun-schema",
+        choices=SCHEMAS,
+        help="which JSON to make of it: rumprun's newer (the default) or older one",
+    )
+    parser.add_argument(
+        "--volume",
+        metavar="DIR[:LABEL]",
+        action="append",
+        default=[],
+        help="a further ext2 partition with the content of DIR; repeatable, up to 3",
+    )
+    parser.add_argument(
+        "--format", choices=recognise.FORMATS, default="raw", help="of the image (default: %(default)s)"
+    )
+    parser.add_argument("--size", help="MiB, or with suffix M or G (default: what it takes)")
+    parser.add_argument("--force", action="store_true", help="overwrite IMAGE")
+    runner.add_option(parser)
+    parser.add_argument("--json", action="store_true", help="report as JSON, with the image's SHA-256")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands as shell, run none")
+
+
+def run(args: argparse.Namespace) -> int:
+    started = time.monotonic()
+    wanted = None if args.size is None else layout.parse_size(args.size)
+    program: Path = absolute(args.program)
+    output: Path = absolute(args.output)
+    program_size = check_program(program)
+    check_output(output, program, args.force)
+    content = choose_content(args.args, chosen_configuration(args))
+    volumes = volume.read_all(args.volume)
+    lab = config.load()
+    if runner.wanted(args.container, lab, sys.platform, COMPONENT):
+        files = [program, *filter(None, (args.config, args.rumprun)), *(item.directory for item in volumes)]
+        return runner.run_verb("stage", args, lab, COMPONENT, map(str, files), [str(output.parent)])
+    contents = content_sizes(program_size, content)
+    made, size = plan(program, output, content, layout.image_size(contents), volumes, wanted, args.format)
+    if args.dry_run:
+        script(shell(made, output))
+        return 0
+
+    def describe() -> dict[str, object]:
+        return {"program": str(program), "sha256": sha256(program), "args": args.args, "format": args.format}
+
+    needed = layout.image_size(contents) + sum(sum(item.contents) for item in volumes)
+    # The raw image goes when the other one is made of it.
+    write_image(made, output, needed if args.format == "raw" else 2 * needed, describe, args.force)
+    seconds = time.monotonic() - started
+    if args.json:
+        report = {"image": str(output), "program": str(program), "size": size}
+        print(json.dumps({**report, "sha256": sha256(output), "seconds": round(seconds, 3)}))
+    else:
+        print(f"{output}: {size // layout.MIB} MiB, made in {seconds:.1f} s")
+    return 0
+
+
+def plan(
+    program: Path,
+    output: Path,
+    content: Content,
+    boot: int,
+    volumes: tuple[Volume, ...],
+    wanted: int | None,
+    kind: str,
+) -> tuple[Recipe, int]:
+    """The recipe of an image of format `kind` whose boot partition takes up to `boot` bytes, and the disk's
+    size, `wanted` or just large enough. What is more than enough goes to the last partition."""
+    sizes = [layout.volume_size(item.contents, item.inodes) for item in volumes]
+    what = "the program with its volumes" if volumes else "the program"
+    size = layout.choose(wanted, boot + sum(sizes), what)
+    if volumes:
+        sizes[-1] = size - boot - sum(sizes[:-1])
+    else:
+        boot = size
+    places = layout.place_volumes(boot, sizes)
+    partitions = [
+        Partition(item, number, start, length)
+        for number, (item, (start, length)) in enumerate(zip(volumes, places), 2)
+    ]
+    # QEMU is needed for the other formats only.
+    qemu_img = "" if kind == "raw" else config.load().component("qemu").path("qemu-img")
+    convert = formats.conversion(qemu_img, kind, output.name, size)
+    return recipe(tools(), program, boot, content.arguments, content.module, partitions, convert), size
+
+
+def absolute(path: Path) -> Path:
+    """`path` as seen from /; links in it stay, since they may be meant to be switched."""
+    return Path(os.path.abspath(path))
+
+
+def tools() -> dict[str, str]:
+    """The paths of the programs that build an image. NotProvisioned when one is missing."""
+    component = config.load().component(COMPONENT)
+    return {name: component.path(name) for name in TOOLS}
+
+
+def content_sizes(program_size: int, content: Content) -> list[int]:
+    """The sizes in bytes of the files in the image; the menu is at most a few pages of arguments."""
+    module = len(content.module[1]) if content.module else 0
+    return [program_size, module, 4 * len(content.arguments) + layout.BLOCK]
+
+
+def chosen_configuration(args: argparse.Namespace) -> bytes | None:
+    """The configuration's content, from `--config` or made of `--rumprun`. UsageError for both."""
+    if args.rumprun is None:
+        if args.rumprun_schema is not None:
+            raise UsageError("--rumprun-schema is for --rumprun FILE.yml, which is missing")
+        return None if args.config is None else read_configuration(args.config)
+    if args.config is not None:
+        raise UsageError("--config and --rumprun both give the configuration; leave one out")
+    return rumprun_file.make(args.rumprun, args.rumprun_schema, config.load(), "--rumprun")
+
+
+def choose_content(arguments: str | None, configuration: bytes | None) -> Content:
+    """Which way the arguments and the configuration go into the image; see rumplab.image.grub."""
+    arguments = arguments or ""
+    fits = grub.survives_command_line(arguments)
+    if configuration is None:
+        if fits:
+            return Content(arguments, None)
+        return Content("", ("arguments", arguments.encode(errors="surrogateescape")))
+    if not fits:
+        raise UsageError(
+            "with a configuration, --args can hold no quote, backslash or control character and at most"
+            f" {grub.COMMAND_LINE_LIMIT} bytes: GRUB would change it; move it into the configuration"
+        )
+    return Content(arguments, ("config.json", configuration))
+
+
+def read_configuration(path: Path) -> bytes:
+    """The content of `path`. RumplabError names line and column where it isn't JSON."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(LARGEST_CONFIGURATION + 1)
+    except OSError as error:
+        raise RumplabError(f"cannot read {path}: {error.strerror}") from error
+    if len(content) > LARGEST_CONFIGURATION:
+        raise RumplabError(f"{path} is larger than 1 MiB; put data into a disk image of its own")
+    try:
+        json.loads(content.decode(), parse_constant=refuse_constant)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise RumplabError(f"{path} is not JSON: {place}: {error.msg}") from error
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise RumplabError(f"{path} is not JSON: line {line}: not UTF-8 ({error.reason})") from error
+    except RecursionError as error:
+        raise RumplabError(f"{path} is nested too deeply to be a configuration") from error
+    except ValueError as error:
+        raise RumplabError(f"{path} is not JSON: {error}") from error
+    return content
+
+
+def refuse_constant(name: str) -> None:
+    """JSON has no NaN and no infinity, though Python's reader takes them."""
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def check_output(output: Path, program: Path, force: bool) -> None:
+    """RumplabError when the image can't or mustn't be written to `output`."""
+    directory = output.parent
+    if not directory.is_dir():
+        raise RumplabError(f"{directory} is not a directory; create it or choose another place with -o")
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise RumplabError(f"{directory} is not writable; choose another place with -o")
+    if not os.path.lexists(output):
+        return
+    if output.exists() and output.samefile(program):
+        raise RumplabError(f"{output} is the program itself; choose another name with -o")
+    if not output.is_file() and not output.is_symlink():
+        raise RumplabError(f"{output} exists and is not a file; choose another name with -o")
+    if not force:
+        raise RumplabError(f"{output} exists; overwrite it with --force or choose another name with -o")

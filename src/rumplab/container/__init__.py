@@ -1,0 +1,1 @@
+"""Running a verb in a container of the lab's own images."""

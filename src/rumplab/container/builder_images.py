@@ -1,0 +1,96 @@
+"""The lab's builder images, as ``etc/images.json`` below the prefix describes them, and as the engine has them.
+
+docs/images.md says what stands in that file, and in an image's labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from rumplab.container import docker
+from rumplab.container.docker import Image
+from rumplab.errors import NotProvisioned, RumplabError
+from rumplab.lab.config import Lab, maybe, read_object, text
+
+# The image that serves instead of a component, by component.
+FOR_COMPONENT = {
+    "rump_stager": "stager",
+    "gdb": "gdb",
+    "rump_toolchain": "rump-builder",
+    "go_builder": "go-builder",
+}
+MAKE = ".venv/bin/ansible-playbook playbooks/images.yml"
+
+
+@dataclass(frozen=True)
+class Described:
+    """An image as the last run of ``playbooks/images.yml`` left it."""
+
+    name: str
+    image: str
+    state: str
+    stamp: str | None
+    identity: str | None
+    reason: str | None
+
+    @property
+    def remedy(self) -> str:
+        """The command that makes it."""
+        return remedy(self.name)
+
+
+def remedy(name: str) -> str:
+    return f"{MAKE} -e '{{\"images_wanted\": [\"{name}\"]}}'"
+
+
+def described(lab: Lab) -> list[Described]:
+    """What the lab knows of its images, by name; nothing where none was ever asked for."""
+    path = lab.prefix / "etc" / "images.json"
+    if not path.exists():
+        return []
+    images = read_object(path, MAKE).get("images")
+    if not isinstance(images, dict) or not all(isinstance(one, dict) for one in images.values()):
+        raise RumplabError(f"{path}: 'images' must be an object of objects; write it again: {MAKE}")
+    return [
+        Described(
+            name=name,
+            image=text(one, "image", path, MAKE),
+            state=text(one, "state", path, MAKE),
+            stamp=maybe(one, "stamp", path, MAKE),
+            identity=maybe(one, "id", path, MAKE),
+            reason=maybe(one, "reason", path, MAKE),
+        )
+        for name, one in sorted(images.items())
+    ]
+
+
+def present(lab: Lab) -> list[Described]:
+    """The same with the states that the engine's answers make of them: as described, or ``missing``, ``replaced``, or
+    ``unknown`` where none answers."""
+    return [replace(one, state=_state_now(one)) for one in described(lab)]
+
+
+def _state_now(one: Described) -> str:
+    if one.identity is None:
+        return one.state
+    try:
+        found = docker.image(one.image)
+    except RumplabError:
+        return "unknown"
+    if found is None:
+        return "missing"
+    return one.state if found.identity == one.identity else "replaced"
+
+
+def find(lab: Lab, component: str) -> Image:
+    """The image that serves instead of `component`. NotProvisioned when the engine has none."""
+    name = FOR_COMPONENT[component]
+    known = next((one for one in described(lab) if one.name == name), None)
+    image = known.image if known else f"rumplab/{name}:latest"
+    found = docker.image(image)
+    if found is None:
+        why = f" ({known.reason})" if known and known.reason else ""
+        raise NotProvisioned(f"there is no image {image}{why}; make it: {remedy(name)}")
+    if "rumplab.component" not in found.labels:
+        raise RumplabError(f"the image {image} isn't rumplab's; give it another name and remove this one")
+    return found

@@ -1,0 +1,1 @@
+"""GDB: its command line, the pipe to a stub on a socket, and its protocol."""

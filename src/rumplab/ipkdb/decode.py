@@ -1,0 +1,100 @@
+"""``rumplab ipkdb decode``: a capture of IPKDB in words, its HMACs checked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rumplab.errors import RumplabError
+from rumplab.ipkdb import packet, pcap
+from rumplab.ipkdb.describe import describe
+from rumplab.ipkdb.packet import BadMac, Malformed
+from rumplab.ipkdb.pcap import Record
+
+UNCHECKED, GOOD, BAD = "unchecked", "good", "bad"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One datagram. `time` in seconds since the capture's first record; `hmac` is one of the words above, '' for
+    what isn't a packet; `repeated` when the same bytes went the same way before."""
+
+    time: float
+    source: str
+    target: str
+    seq: int | None
+    hmac: str
+    text: str
+    repeated: bool
+
+    def as_data(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Capture:
+    """The IPKDB datagrams of a capture, and how many records couldn't be read, by the reason why."""
+
+    lines: list[Line]
+    unread: Counter[str]
+
+
+def read(path: Path, key: bytes | None) -> Capture:
+    """The IPKDB datagrams of a capture: those from or to port 1138, and what else has the form of a packet.
+
+    A forward leads from another port of the host to the guest's 1138. RumplabError for what isn't a capture.
+    """
+    unread: Counter[str] = Counter()
+    try:
+        with path.open("rb") as stream:
+            return Capture(list(lines(pcap.records(stream, str(path)), key, unread)), unread)
+    except OSError as error:
+        raise RumplabError(f"cannot read {path}: {error.strerror}") from error
+
+
+def lines(records: Iterator[Record], key: bytes | None, unread: Counter[str]) -> Iterator[Line]:
+    """The same, one by one; counts in `unread` what can't be read."""
+    start: float | None = None
+    seen: set[tuple[object, object, bytes]] = set()
+    for record in records:
+        when = record.time
+        start = when if start is None else start
+        try:
+            datagram = pcap.datagram(record)
+        except pcap.Unread as error:
+            unread[str(error)] += 1
+            continue
+        if datagram is None:
+            continue
+        seq, hmac, text = interpret(datagram.payload, key)
+        if seq is None and packet.PORT not in (datagram.source[1], datagram.target[1]):
+            continue
+        identity = (datagram.source, datagram.target, datagram.payload)
+        ends = [f"{host}:{port}" for host, port in (datagram.source, datagram.target)]
+        yield Line(round(when - start, 6), ends[0], ends[1], seq, hmac, text, identity in seen)
+        seen.add(identity)
+
+
+def interpret(payload: bytes, key: bytes | None) -> tuple[int | None, str, str]:
+    """(sequence number, state of the HMAC, words) of a datagram's payload."""
+    hmac = UNCHECKED if key is None else GOOD
+    try:
+        found = packet.decode(payload, key)
+    except BadMac:
+        found, hmac = packet.decode(payload, None), BAD
+    except Malformed as error:
+        return None, "", f"not a packet: {error}"
+    return found.seq, hmac, describe(found.data)
+
+
+def as_text(found: list[Line]) -> list[str]:
+    """A line each for people."""
+    return [
+        f"{line.time:10.6f}  {line.source} > {line.target}  {'-' if line.seq is None else line.seq}  {line.text}"
+        + (f"  [HMAC {line.hmac}]" if line.hmac else "")
+        + ("  [repeated]" if line.repeated else "")
+        for line in found
+    ]

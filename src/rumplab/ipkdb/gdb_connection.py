@@ -1,0 +1,266 @@
+"""GDB's side of the bridge: a conversation with one GDB, and the socket, the TCP port or the pipe that it comes by."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import stat
+from collections import deque
+from collections.abc import Callable
+
+from rumplab.errors import RumplabError
+from rumplab.gdb import rsp
+from rumplab.gdb.rsp import Command, Sign
+from rumplab.host import ports
+from rumplab.ipkdb.faults import Lost
+from rumplab.ipkdb.gdb_server import BAD_COMMAND, CANNOT_INTERRUPT, Stub
+
+CHUNK = 4096
+# Packets kept while another is being done. GDB sends none then; who does is told by TCP to wait.
+WAITING = 16
+# Seconds for GDB to hang up when the session is lost.
+FAREWELL = 1.0
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+NO_STREAM = "--stdio is for GDB's own pipe: target remote | rumplab ipkdb --stdio …"
+NO_ACKS = b"QStartNoAckMode"
+# Commands that let the target run.
+RESUMING = (b"c", b"s")
+
+
+class Conversation:
+    """One GDB's connection. `trace` hears of each packet, with '>' from GDB and '<' to it."""
+
+    def __init__(
+        self,
+        stub: Stub,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        trace: Callable[[str, bytes], None] | None = None,
+    ) -> None:
+        self.stub, self.reader, self.writer = stub, reader, writer
+        # asyncio makes room for as much each time that it reads, a quarter of a MiB by itself.
+        writer.transport.max_size = CHUNK  # type: ignore[attr-defined]
+        self._trace = trace or (lambda direction, data: None)
+        self._acks = True
+        self._last = b""
+        self._gone = False
+        # What has come and waits to be done; None is the end.
+        self._events: deque[Command | Sign | None] = deque()
+        self._room = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def run(self) -> None:
+        """Until GDB goes or the session is over. Lost when the target is; GDB has been told then."""
+        pump = asyncio.create_task(self._pump())
+        try:
+            while not (self._gone or self.stub.over):
+                if not self._events:
+                    await self._wait()
+                    continue
+                event = self._events.popleft()
+                self._room.set()
+                if event is None:
+                    return
+                await self._take(event)
+        except ConnectionError:
+            return
+        finally:
+            pump.cancel()
+
+    async def _pump(self) -> None:
+        """Turns what comes into events, and answers at once what needs nothing of the target."""
+        parser = rsp.Parser()
+        with contextlib.suppress(ConnectionError):
+            while data := await self.reader.read(CHUNK):
+                for event in parser.feed(data):
+                    if event is Sign.ACK or (isinstance(event, Command) and self._quick(event.data)):
+                        continue
+                    while len(self._events) >= WAITING:
+                        self._room.clear()
+                        await self._room.wait()
+                    self._events.append(event)
+                    self._wake()
+        self._events.append(None)
+        self._wake()
+
+    def _quick(self, data: bytes) -> bool:
+        """Whether the command has been answered here, since nothing else is under way and GDB reads its replies."""
+        if self._waiter is None or self._events or self.writer.transport.get_write_buffer_size():
+            return False
+        reply = self.stub.ready(data)
+        if reply is None:
+            return False
+        self._accept(data)
+        self._send(reply)
+        return True
+
+    async def _wait(self) -> None:
+        """Until there is something to look at."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self, _: object = None) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _take(self, event: Command | Sign) -> None:
+        if isinstance(event, Command):
+            self._accept(event.data)
+            await self._do(event.data)
+        elif event is Sign.NAK:
+            self.writer.write(self._last)
+        elif event is Sign.BROKEN and self._acks:
+            self.writer.write(b"-")
+        # A ^C between commands crossed the reply of a stop, and has what it wants.
+        await self.writer.drain()
+
+    def _accept(self, data: bytes) -> None:
+        self._trace(">", data)
+        if self._acks:
+            self.writer.write(b"+")
+
+    async def _do(self, data: bytes) -> None:
+        resumes = data[:1] in RESUMING
+        try:
+            if resumes or self.stub.running:
+                task = asyncio.create_task(self.stub.handle(data))
+                await self._listen_beside(task)
+                if not task.done():
+                    self.stub.outlive(task)
+                    return
+                reply = task.result()
+            else:
+                reply = await self.stub.handle(data)
+        except Lost as error:
+            if resumes:
+                self._console(f"rumplab: {error}\n")
+            self._send(BAD_COMMAND)
+            raise
+        if reply is not None:
+            self._send(reply)
+        if resumes:
+            await self.stub.look_ahead()
+        if data == NO_ACKS:
+            self._acks = False
+
+    async def _listen_beside(self, task: asyncio.Task[bytes | None]) -> None:
+        """Until `task` is done, or GDB has gone while the target runs."""
+        task.add_done_callback(self._wake)
+        while not task.done():
+            for _ in range(len(self._events)):
+                event = self._events.popleft()
+                if event is None:
+                    self._gone = True
+                elif event is not Sign.INTERRUPT:
+                    self._events.append(event)
+                elif self.stub.running:
+                    self._console(CANNOT_INTERRUPT)
+            self._room.set()
+            if self._gone and self.stub.running:
+                return
+            await self._wait()
+
+    def _console(self, text: str) -> None:
+        """What GDB shows to its user; it takes that only while the target runs."""
+        self._send(b"O" + text.encode("ascii", "replace").hex().encode("ascii"))
+
+    def _send(self, data: bytes) -> None:
+        self._trace("<", data)
+        self._last = rsp.frame(data)
+        self.writer.write(self._last)
+
+
+class Door:
+    """Lets one GDB in at a time. `failed` is set when the session is lost."""
+
+    def __init__(
+        self, stub: Stub, say: Callable[[str], None], trace: Callable[[str, bytes], None] | None = None
+    ) -> None:
+        self._stub, self._say, self._trace = stub, say, trace
+        self._busy = False
+        self.closed = asyncio.Event()
+        self.failure: Lost | None = None
+
+    async def enter(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serves one GDB, or turns it away."""
+        if self._busy:
+            self._say("a second GDB was turned away: a session has one")
+            writer.close()
+            return
+        self._busy = True
+        try:
+            await Conversation(self._stub, reader, writer, self._trace).run()
+        except Lost as error:
+            self.failure = error
+            await farewell(reader, writer)
+        finally:
+            self._busy = False
+            with contextlib.suppress(ConnectionError):
+                await writer.drain()
+            writer.close()
+        if self.failure is not None or self._stub.over:
+            self.closed.set()
+        else:
+            self._say("GDB has gone; the target is as it left it, and another GDB can connect")
+
+
+async def farewell(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Ends what is sent, and waits a while for GDB to end its own. A connection that is closed with something unread in
+    it is reset, and what GDB was told last is lost with it."""
+    with contextlib.suppress(OSError, asyncio.TimeoutError):
+        writer.write_eof()
+        await asyncio.wait_for(all_of(reader), FAREWELL)
+
+
+async def all_of(reader: asyncio.StreamReader) -> None:
+    """Reads to the end, and keeps nothing."""
+    while await reader.read(CHUNK):
+        pass
+
+
+async def listen(door: Door, remote: str, port: int) -> asyncio.Server:
+    """Waits for GDB on `port` of 127.0.0.1, or with 0 on the UNIX socket `remote`. RumplabError when the port is
+    taken."""
+    if not port:
+        before = os.umask(0o177)
+        try:
+            return await asyncio.start_unix_server(door.enter, remote)
+        finally:
+            os.umask(before)
+    try:
+        return await asyncio.start_server(door.enter, ports.LOOPBACK, port)
+    except OSError as error:
+        raise RumplabError(f"port {port} on 127.0.0.1: {error.strerror}; use another --port") from error
+
+
+def is_stream(mode: int) -> bool:
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+async def standard_streams() -> Streams:
+    """Standard input and output, left open at the end. RumplabError when they aren't pipes or a socket."""
+    for number in (0, 1):
+        # Of a file or /dev/null nobody can be told when there is more.
+        if not is_stream(os.fstat(number).st_mode):
+            raise RumplabError(NO_STREAM)
+    given, taken = os.dup(0), os.dup(1)
+    if stat.S_ISSOCK(os.fstat(given).st_mode):
+        # GDB's own: one socket for both directions.
+        os.close(taken)
+        return await asyncio.open_connection(sock=socket.socket(fileno=given))
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    try:
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(given, "rb"))
+        # A writer wants a protocol that knows about flow control; a reader's does.
+        transport, protocol = await loop.connect_write_pipe(
+            lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader()), os.fdopen(taken, "wb")
+        )
+    except ValueError as error:
+        raise RumplabError(NO_STREAM) from error
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)

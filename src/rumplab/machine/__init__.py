@@ -1,0 +1,1 @@
+"""Machines: QEMU's command line, its start and end, and the record of each."""

@@ -1,0 +1,145 @@
+"""Just enough of the QEMU Machine Protocol: commands over its UNIX socket, bounded in time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rumplab.host.answers import UNFIT, typed
+
+CHUNK = 1 << 16
+# The longest line taken. What the monitor says of a screen's memory has a tenth of that.
+LONGEST = 4 << 20
+
+
+class QmpError(Exception):
+    """The machine did not answer, or refused."""
+
+
+class Refused(QmpError):
+    """The machine answered that it doesn't do it."""
+
+
+class Session:
+    """A connection, for several commands. QmpError when QEMU refuses one, or nobody answers within `timeout` seconds
+    each. QEMU serves one client at a time. `connected` is a connection that is there already."""
+
+    def __init__(self, path: Path, timeout: float = 2.0, connected: socket.socket | None = None) -> None:
+        self._path, self._timeout = path, timeout
+        self._deadline = time.monotonic() + timeout
+        self._connected = connected is not None
+        self._socket = connected or socket.socket(socket.AF_UNIX)
+        # What has come of the next lines.
+        self._rest = bytearray()
+
+    def __enter__(self) -> Session:
+        try:
+            self._open()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.close()
+
+    def _open(self) -> None:
+        self._socket.settimeout(self._timeout)
+        try:
+            if not self._connected:
+                self._socket.connect(str(self._path))
+            self._reply(self._deadline, "QMP")
+            self._send("qmp_capabilities")
+            self._reply(self._deadline, "return")
+        except OSError as error:
+            raise QmpError(f"{self._path}: {error}") from error
+
+    def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
+        """Runs one command and returns its ``return`` value."""
+        try:
+            self._send(command, arguments)
+            return self._reply(time.monotonic() + self._timeout, "return")
+        except OSError as error:
+            raise QmpError(f"{self._path}: {error}") from error
+
+    def monitor(self, line: str) -> str:
+        """What QEMU's monitor for people says to `line`."""
+        return text(self.execute("human-monitor-command", {"command-line": line}))
+
+    def status(self) -> str:
+        """QEMU's run state."""
+        return state(self.execute("query-status"))
+
+    def _send(self, command: str, arguments: Mapping[str, Any] | None = None) -> None:
+        message = {"execute": command, "arguments": dict(arguments)} if arguments else {"execute": command}
+        self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def _reply(self, deadline: float, key: str) -> Any:
+        """The value under `key` in the next message that has it; events in between are passed over."""
+        while True:
+            line = self._line(deadline)
+            try:
+                message = typed(json.loads(line), dict)
+                refusal = None if key in message or "error" not in message else message["error"].get("desc", "refused")
+            except UNFIT as error:
+                raise unknown(error) from error
+            if refusal is not None:
+                raise Refused(str(refusal))
+            if key in message:
+                return message[key]
+
+    def _line(self, deadline: float) -> bytes:
+        """The next line, however slowly it comes."""
+        at = self._rest.find(b"\n")
+        while at < 0:
+            if len(self._rest) > LONGEST:
+                raise QmpError(f"the machine sent more than {LONGEST} bytes that are no message")
+            self._socket.settimeout(max(deadline - time.monotonic(), 0.01))
+            piece = self._socket.recv(CHUNK)
+            if not piece:
+                raise QmpError("the machine closed the connection")
+            at = piece.find(b"\n")
+            at += len(self._rest) if at >= 0 else 0
+            self._rest += piece
+            if at < 0 and time.monotonic() > deadline:
+                raise socket.timeout("timed out")
+        line = bytes(self._rest[:at])
+        del self._rest[: at + 1]
+        return line
+
+
+def execute(path: Path, command: str, timeout: float = 2.0, arguments: Mapping[str, Any] | None = None) -> Any:
+    """Connects, runs one command and returns its ``return`` value; see Session."""
+    with Session(path, timeout) as session:
+        return session.execute(command, arguments)
+
+
+def status(path: Path, timeout: float = 2.0) -> str:
+    """QEMU's run state; see Session."""
+    return state(execute(path, "query-status", timeout))
+
+
+def state(answer: Any) -> str:
+    """The run state in the answer to query-status."""
+    try:
+        return text(answer["status"])
+    except UNFIT as error:
+        raise unknown(error) from error
+
+
+def text(answer: Any) -> str:
+    """`answer`, if it is a text."""
+    try:
+        return str(typed(answer, str))
+    except UNFIT as error:
+        raise unknown(error) from error
+
+
+def unknown(error: Exception) -> QmpError:
+    return QmpError(f"the machine answers in a form that isn't known ({type(error).__name__}: {error})")
