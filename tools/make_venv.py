@@ -75,6 +75,9 @@ def is_current(venv: Path, lock: Path) -> bool:
 
 def remember(venv: Path, packages: list[str]) -> None:
     """Add to the record of packages installed on the way here: role lab takes it into the manifest."""
+    if venv.is_symlink():
+        # What it leads to is somebody else's, and would be emptied.
+        venv.unlink()
     record = venv / RECORD
     known = set(packages)
     if record.exists():

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import socket
 import stat
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,7 +55,7 @@ def nb(guests: LabPrefix, kgdb_kernel: tuple[str, Path]) -> LabPrefix:
 def guest(lab: LabPrefix, *words: str | Path) -> str:
     """What ``rumplab guest WORDS`` says; it must succeed."""
     result = lab.tool("guest", *words, timeout=PATIENCE)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0, f"{result.stderr}\nthe console:\n{lab.tool('logs', 'nb').stdout[-3000:]!r}"
     return result.stdout
 
 
@@ -243,16 +245,28 @@ def test_the_console_at_a_terminal(nb: LabPrefix) -> None:
     session = subprocess.Popen(
         nb.argv("guest", "console", "nb"), env=nb.environment, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE
     )
-    seen = b""
-    while b"login: " not in seen:
-        seen += os.read(ours, 1000)
-    assert "is open already (pid" in refused(nb, "console", "nb")
-    assert "pchb0" in guest(nb, "pci", "nb")
-    os.write(ours, b"uname\r")
-    while b"kgdbdemo/" not in seen.rpartition(b"# uname")[2]:
-        seen += os.read(ours, 1000)
-    os.write(ours, b"\x1d")
-    assert session.wait(10) == 0
+    seen = bytearray()
+    over = threading.Event()
+
+    def show() -> None:
+        # A terminal shows what comes, whatever else goes on.
+        while not over.is_set():
+            if select.select([ours], [], [], 0.1)[0]:
+                seen.extend(os.read(ours, 1000))
+
+    terminal = threading.Thread(target=show)
+    terminal.start()
+    try:
+        until(lambda: b"login: " in seen)
+        assert "is open already (pid" in refused(nb, "console", "nb")
+        assert "pchb0" in guest(nb, "pci", "nb")
+        os.write(ours, b"uname\r")
+        until(lambda: b"kgdbdemo/" in seen.rpartition(b"# uname")[2])
+        os.write(ours, b"\x1d")
+        assert session.wait(10) == 0
+    finally:
+        over.set()
+        terminal.join(10)
     assert session.stderr is not None
     assert b"Ctrl-] leaves it" in session.stderr.read()
     session.stderr.close()

@@ -397,6 +397,11 @@ def test_dpkg_is_let_finish_only_where_it_has_something_to(monkeypatch: pytest.M
     monkeypatch.setattr(packages, "_output", lambda _: "The following packages are only half configured…\n gcc\n")
     assert packages.finish("apt") is True
     assert asked == [packages.CONFIGURE] * 2
+    # An account tool's lock that nobody releases is no reason to wait: apt says what is wrong.
+    asked.clear()
+    answers[0] = "groupadd: lock /etc/group.lock already used by PID 3177"
+    assert packages.finish("apt") is True
+    assert asked == [packages.CONFIGURE]
 
 
 def test_a_tree_counts_while_its_files_are_those_that_were_described(tmp_path: Path) -> None:

@@ -127,6 +127,16 @@ def test_changed_lock_remakes_and_keeps_the_record(checkout: Checkout) -> None:
     assert json.loads(record.read_text("utf-8")) == {"lab_bootstrap_packages": ["python3-venv"]}
 
 
+def test_a_link_is_replaced_and_what_it_leads_to_is_left_alone(checkout: Checkout, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (other / "bin").mkdir(parents=True)
+    (other / "bin" / "python").write_text("somebody's")
+    (checkout.root / ".venv").symlink_to(other)
+    assert "making .venv" in checkout.provision().stderr
+    assert not (checkout.root / ".venv").is_symlink()
+    assert sorted(path.name for path in other.rglob("*")) == ["bin", "python"]
+
+
 def test_half_made_environment_is_remade(checkout: Checkout) -> None:
     given(checkout.provision())
     (checkout.root / ".venv" / "locks" / "requirements.txt").unlink()

@@ -108,7 +108,7 @@ def test_without_any_archive_it_is_deferred_and_nothing_is_installed(lab: Lab) -
     for part in ("127.0.0.1:1", "404"):
         assert part in described["reason"]
     # A line with the time stands between a task's name and its result where tasks are profiled.
-    asked = r"^TASK \[lab : Install the packages\].*\n(?:\w+day .*\n)?(?:ok|changed):"
+    asked = r"^TASK \[lab : Remember what is installed\].*\n(?:\w+day .*\n)?(?:ok|changed):"
     assert re.search(asked, run.stdout, re.MULTILINE) is None
     assert "rumplab_strict" in said(row("offline", gcc_source=source(NOWHERE), rumplab_strict=True))
 

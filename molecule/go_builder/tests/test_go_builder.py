@@ -49,7 +49,7 @@ def trees(host: Host, prefix: str) -> list[str]:
 def looked_at_packages(run: subprocess.CompletedProcess[str]) -> bool:
     """True when a run asked the host's package manager for build dependencies, and didn't pass over that."""
     # A line with the time stands between a task's name and its result where tasks are profiled.
-    asked = r"^TASK \[lab : Install the packages\].*\n(?:\w+day .*\n)?(?:ok|changed):"
+    asked = r"^TASK \[lab : Remember what is installed\].*\n(?:\w+day .*\n)?(?:ok|changed):"
     return re.search(asked, run.stdout, re.MULTILINE) is not None
 
 

@@ -163,6 +163,20 @@ class Wire:
                 return
 
 
+    def hear_out(self) -> None:
+        """Ends what GDB reads, and takes what it still writes until it hangs up, for a while."""
+        try:
+            # GDB's pipe is one socket for both directions.
+            with socket.socket(fileno=os.dup(self.sink)) as sink:
+                sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            os.close(self.sink)
+        deadline = time.monotonic() + FINISH_SECONDS
+        while (left := deadline - time.monotonic()) > 0:
+            if not select.select([self.source], [], [], left)[0] or not self.command():
+                return
+
+
 def unread(sender: socket.socket) -> bool:
     """Whether the other end hasn't read all that was sent yet; False where the system can't tell."""
     # Only here, as in send_break() and run_command(): GDB has gone by then.
@@ -278,5 +292,7 @@ def main(arguments: Sequence[str]) -> int:
         if wire.relay(way(words, wire)):
             wire.finish()
             return 0
-    complain("the guest has closed its line")
+        # GDB shows this only when its next read fails, and not when a write does: so it is read on until it gives up.
+        complain("the guest has closed its line")
+        wire.hear_out()
     return 1

@@ -24,6 +24,8 @@ ABSENT, REMOVED = "n", "c"
 HALF = "HUFWt"
 # Seconds to wait for another run of the package manager.
 LOCK_WAIT = 600.0
+# What dpkg says of its own locks. A package's script may meet other ones, such as an account tool's, and fails then.
+LOCKED = "locked by another process"
 CONFIGURE = ["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"]
 # Of packages that can't be configured any more, dpkg takes back what it had unpacked only if it is forced to.
 PURGE = ["dpkg", "--force-depends", "--force-remove-reinstreq", "--force-remove-essential", "--purge"]
@@ -79,7 +81,7 @@ def finish(manager: str) -> bool:
     if manager != "apt" or not (_output(["dpkg", "--audit"]).strip() or _has_journal()):
         return False
     end = time.monotonic() + LOCK_WAIT
-    while "lock" in _dpkg(CONFIGURE) and time.monotonic() < end:
+    while LOCKED in _dpkg(CONFIGURE) and time.monotonic() < end:
         time.sleep(1)
     return True
 
