@@ -30,7 +30,7 @@ from chaos.row import (
     processes_of,
     shown,
 )
-from rumplab.host.digest import sha256
+from rumplab.host.files import sha256
 
 GRUB = Path("/usr/lib/grub/i386-pc")
 STAGER = ("sfdisk", "mke2fs", "debugfs", "grub-mkimage")

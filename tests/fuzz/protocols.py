@@ -22,7 +22,6 @@ from ipkdb.weather import VirtualLoop
 from fuzz.engine import Reader
 from fuzz.mutations import binary, document, text
 from fuzz.records import written
-from rumplab.commands import ps, screen
 from rumplab.commands.guest import pci
 from rumplab.errors import RumplabError
 from rumplab.gdb import pipe, rsp
@@ -32,13 +31,14 @@ from rumplab.guest import kernel_debugger, lines
 from rumplab.host.answers import UNFIT
 from rumplab.ipkdb import check_port, console_messages, packet
 from rumplab.ipkdb.arch import I386
-from rumplab.ipkdb.describe import describe
+from rumplab.ipkdb.decode import describe
 from rumplab.ipkdb.gdb_server import Stub
 from rumplab.ipkdb.link import Link, Timing
 from rumplab.ipkdb.target import Target
 from rumplab.ipkdb.trace import Trace
-from rumplab.machine import accel, qmp
+from rumplab.machine import accel, qmp, screen
 from rumplab.machine.registry import Machine
+from rumplab.machine.run_state import run_state
 
 LOOP = VirtualLoop()
 LOOP.set_exception_handler(lambda loop, context: None)
@@ -287,7 +287,7 @@ def answers(data: bytes, place: Path) -> object:
     replies = qmp.execute
     qmp.execute = lambda *words, **options: answer
     try:
-        for ask in (ps.state, kernel_debugger.state):
+        for ask in (run_state, kernel_debugger.state):
             try:
                 ask(machine)
             except RumplabError:

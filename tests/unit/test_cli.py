@@ -79,7 +79,7 @@ def test_only_the_verb_used_is_loaded() -> None:
         timeout=20,
         check=True,
     )
-    loaded = {name.removeprefix("rumplab.") for name in result.stdout.split()}
+    loaded = {name.removeprefix("rumplab.commands.") for name in result.stdout.split()}
     assert loaded & set(main.VERBS) == {"status"}
 
 

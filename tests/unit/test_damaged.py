@@ -33,7 +33,6 @@ from roles.artifact.module_utils.rumplab_artifact.store import USES, Store
 from roles.artifact.module_utils.rumplab_artifact.unpack import unpack
 from rumplab.building import gofile, target
 from rumplab.building import record as build_record
-from rumplab.commands import ps, screen
 from rumplab.commands.guest import pci
 from rumplab.container import docker
 from rumplab.errors import RumplabError
@@ -42,8 +41,9 @@ from rumplab.host import answers, holders
 from rumplab.image import disk, rumprun_config
 from rumplab.lab import config
 from rumplab.lab.config import Lab
-from rumplab.machine import accel, nics, qmp, registry, vga_text
+from rumplab.machine import accel, nics, qmp, registry, screen, vga_text
 from rumplab.machine.registry import Machine
+from rumplab.machine.run_state import run_state
 from rumplab.network import dhcp, seen
 from rumplab.network import record as net_record
 
@@ -240,7 +240,7 @@ def test_chardevs_of_another_form_are_no_traceback(tmp_path: Path, monkeypatch: 
     machine = Machine("x", str(tmp_path), 1)
     with pytest.raises(RumplabError, match="x answers in a form that isn't known"):
         lines.client(machine, "com1")
-    assert ps.state(machine) == "starting"
+    assert run_state(machine) == "starting"
     with pytest.raises(RumplabError, match="x doesn't answer"):
         kernel_debugger.state(machine)
 

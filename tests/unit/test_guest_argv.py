@@ -16,7 +16,7 @@ from rumplab.commands.guest import debug, start
 from rumplab.errors import RumplabError, UsageError
 from rumplab.gdb import command_line
 from rumplab.gdb.kgdb_commands import KgdbSession
-from rumplab.guest import definition, hardware
+from rumplab.guest import debugger, definition, hardware, starting
 from rumplab.guest.definition import DIRECT, GRUB, LINUX, NETBSD, Guest
 from rumplab.guest.kernels import Kernel
 from rumplab.image import grub, multiboot
@@ -89,33 +89,33 @@ def test_one_processor_and_the_root_disk_behind_the_one_that_boots() -> None:
 
 
 def test_what_is_kept_is_written_to_and_nothing_else_is(tmp_path: Path) -> None:
-    plan = start.make_plan(GUEST, KERNEL, tmp_path, "run", persist=False)
+    plan = starting.make_plan(GUEST, KERNEL, tmp_path, "run", persist=False)
     assert (plan.disk, plan.kept) == (("/disk.img", "raw", True), False)
-    plan = start.make_plan(GUEST, KERNEL, tmp_path, "run", persist=True)
+    plan = starting.make_plan(GUEST, KERNEL, tmp_path, "run", persist=True)
     assert (plan.disk, plan.kept) == ((str(tmp_path / definition.DISK), "qcow2", False), True)
     # Once there is something that was kept, it is what the guest sees, also when nothing more is to be kept.
     (tmp_path / definition.DISK).touch()
-    plan = start.make_plan(GUEST, KERNEL, tmp_path, "run", persist=False)
+    plan = starting.make_plan(GUEST, KERNEL, tmp_path, "run", persist=False)
     assert (plan.disk, plan.kept) == ((str(tmp_path / definition.DISK), "qcow2", True), True)
 
 
 def test_what_cannot_start(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no disk"):
-        start.make_plan(GUEST, replace(KERNEL, disk=None), tmp_path, "run", persist=True)
+        starting.make_plan(GUEST, replace(KERNEL, disk=None), tmp_path, "run", persist=True)
     with pytest.raises(RumplabError, match="blank in its path"):
-        start.make_plan(GUEST, replace(KERNEL, file="/my kernel"), tmp_path, "run", persist=False)
-    start.make_plan(GUEST, replace(KERNEL, file="/my kernel", boot=GRUB), tmp_path, "run", persist=False)
+        starting.make_plan(GUEST, replace(KERNEL, file="/my kernel"), tmp_path, "run", persist=False)
+    starting.make_plan(GUEST, replace(KERNEL, file="/my kernel", boot=GRUB), tmp_path, "run", persist=False)
 
 
 def test_ssh_is_led_to_the_first_user_network_once() -> None:
     cards = (Nic(net=nics.BRIDGE, mac=""), Nic(), Nic())
-    first, second, third = start.with_ssh(cards, avoid=())
+    first, second, third = starting.with_ssh(cards, avoid=())
     assert [(item.protocol, item.guest) for item in second.forwards] == [("tcp", 22)]
     assert not first.forwards
     assert not third.forwards
     own = (Nic(forwards=(Forward("tcp", 2222, 22),)),)
-    assert start.with_ssh(own, avoid=()) == own
-    assert start.with_ssh(cards[:1], avoid=()) == cards[:1]
+    assert starting.with_ssh(own, avoid=()) == own
+    assert starting.with_ssh(cards[:1], avoid=()) == cards[:1]
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_what_the_debuggers_side_is_told(kind: str, qemu_stub: bool, stub: str) 
     lab = Lab(Path("/prefix"), "lab", "lab", "1", "./provision")
     guest = replace(GUEST, kind=kind, kernel="/netbsd", sources="/here", source_name="/usr/src/sys")
     machine = Machine(name="nb", directory="/m/nb", gdb_port=1234, program="/netbsd.gdb")
-    session = debug.gdb_session(lab, guest, machine, qemu_stub)
+    session = debugger.gdb_session(lab, guest, machine, qemu_stub)
     assert (session.stub, session.architecture, session.remote) == (stub, "i386", "127.0.0.1:1234")
     assert (session.socket, session.symbols) == ("/m/nb/com1.sock", "/netbsd.gdb")
     assert session.sources == (("/usr/src/sys", "/here"),)

@@ -25,7 +25,7 @@ from unit.test_net_settings import GOOD
 from rumplab.commands.guest import debug, list_, start
 from rumplab.errors import RumplabError, UsageError
 from rumplab.gdb import command_line
-from rumplab.guest import hardware, ipkdb, kernel_debugger, kernels
+from rumplab.guest import debugger, hardware, ipkdb, kernel_debugger, kernels, starting
 from rumplab.guest.definition import IPKDB, LINUX, NETBSD, Guest
 from rumplab.guest.kernels import Kernel
 from rumplab.host import ports
@@ -70,7 +70,7 @@ def test_the_card_goes_where_the_guests_others_are() -> None:
 
 def test_ssh_is_not_led_to_the_debuggers_card() -> None:
     cards = ipkdb.with_card(replace(GUEST, nics=()), None, 4711, ()).nics
-    assert start.with_ssh(cards, avoid=()) == cards
+    assert starting.with_ssh(cards, avoid=()) == cards
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_on_the_bridge_the_address_is_the_lease_of_its_own_card(
 def test_gdb_gets_the_bridge_and_the_kernels_sources() -> None:
     guest = replace(GUEST, sources="/here", source_name="/usr/src")
     machine = Machine(name="e", directory="/m/e", gdb_port=1234, program="/netbsd.gdb", guest=IPKDB)
-    session = debug.gdb_session(lab_at(Path("/prefix")), guest, machine, qemu_stub=False, key_file="/my key")
+    session = debugger.gdb_session(lab_at(Path("/prefix")), guest, machine, qemu_stub=False, key_file="/my key")
     commands = debug.attach_commands(session, "main")
     assert [*commands[:2], "set remotetimeout 40"] == commands[:3]
     assert "set substitute-path \"/usr/src\" \"/here\"" in commands
@@ -178,7 +178,7 @@ def test_gdb_gets_the_bridge_and_the_kernels_sources() -> None:
     assert " ipkdb e --stdio --timeout 30 --key-file '/my key'" in remote
     running = command_line.run_to("main", "break")
     assert commands[-len(running) :] == running
-    by_qemu = debug.gdb_session(lab_at(Path("/prefix")), guest, machine, qemu_stub=True)
+    by_qemu = debugger.gdb_session(lab_at(Path("/prefix")), guest, machine, qemu_stub=True)
     assert "target remote 127.0.0.1:1234" in debug.attach_commands(by_qemu, None)
 
 

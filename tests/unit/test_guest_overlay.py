@@ -12,7 +12,8 @@ import pytest
 from unit.labfixture import host_tool
 
 from rumplab.errors import RumplabError
-from rumplab.guest import definition, overlay, space
+from rumplab.guest import definition, overlay
+from rumplab.host import files
 from rumplab.machine.registry import Machines
 
 MIB = 1 << 20
@@ -94,5 +95,5 @@ def test_a_base_that_is_no_image_is_said_by_name(directory: Path, tmp_path: Path
 def test_a_disk_that_is_full_is_said_before_anything_is_written(directory: Path) -> None:
     free = shutil.disk_usage(directory).free
     with pytest.raises(RumplabError, match=r"no space left in .*: the kernel takes \d+ MiB, and \d+ MiB are free"):
-        space.check(directory, free + 1024 * MIB, "the kernel")
-    space.check(directory, 1, "the kernel")
+        files.require_space(directory, free + 1024 * MIB, "the kernel")
+    files.require_space(directory, 1, "the kernel")

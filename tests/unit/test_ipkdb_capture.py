@@ -20,7 +20,7 @@ from unit.labfixture import LabPrefix, host_tool
 
 from rumplab.errors import RumplabError
 from rumplab.ipkdb import decode, ipv4, pcap
-from rumplab.ipkdb.describe import describe, printable
+from rumplab.ipkdb.decode import describe, printable
 from rumplab.ipkdb.ipv4 import Datagram
 from rumplab.ipkdb.pcap import Record, Writer
 

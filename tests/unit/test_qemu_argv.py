@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from rumplab.cli import arguments
 from rumplab.commands import run
 from rumplab.machine import qemu_argv
 
@@ -66,7 +67,7 @@ def test_a_printed_command_is_one_shell_line() -> None:
 @pytest.mark.parametrize("text", ["0", "-1", "12K", "1.5G", "", "x"])
 def test_bad_memory(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="memory size"):
-        run.memory(text)
+        arguments.memory(text)
 
 
 @pytest.mark.parametrize("text", ["0", "65536", "-1", "x", "\u0661"])

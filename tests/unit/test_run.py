@@ -16,9 +16,9 @@ import pytest
 from unit.labfixture import LabPrefix, host_tool
 from unit.running import DONE, detach, gone, image, started, until
 
-from rumplab.commands import stop
 from rumplab.host import ports
 from rumplab.lab import config
+from rumplab.machine import shutdown
 from rumplab.machine.registry import open_machines
 
 pytestmark = pytest.mark.qemu
@@ -249,11 +249,11 @@ def test_a_stopped_process_is_killed_within_bounds(lab: LabPrefix, pcihello: Pat
 def test_a_guest_that_ignores_powerdown_is_made_to_quit(
     lab: LabPrefix, pcihello: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stop, "POWERDOWN_SECONDS", 0.5)
+    monkeypatch.setattr(shutdown, "POWERDOWN_SECONDS", 0.5)
     machine = started(lab, pcihello)
     machines = open_machines(config.load())
     began = time.monotonic()
-    assert stop.end(machines, machines.find("pcihello"), powerdown=True)
+    assert shutdown.end(machines, machines.find("pcihello"), powerdown=True)
     assert time.monotonic() - began > 0.5
     assert gone(machine)
     assert machines.all() == []

@@ -19,10 +19,10 @@ import pytest
 from unit.labfixture import LabPrefix
 from unit.running import DONE, started, until
 
-from rumplab.commands import screen
 from rumplab.commands import type as typing_verb
+from rumplab.commands.screen import POLL_SECONDS
 from rumplab.errors import NotProvisioned, RumplabError, UsageError
-from rumplab.machine import consoles, vga_text
+from rumplab.machine import consoles, screen, vga_text
 from rumplab.machine.boot_media import Media
 from rumplab.machine.vga_text import Layout, Picture
 
@@ -229,7 +229,7 @@ def test_following_ends_with_the_machine(lab: LabPrefix, tmp_path: Path) -> None
     until(lambda: lab.tool("screen", "echo").stdout == "\n")
     assert lab.tool("type", "echo", "seen").returncode == 0
     until(lambda: lab.tool("screen", "echo").stdout == "seen\n")
-    time.sleep(2 * screen.POLL_SECONDS)
+    time.sleep(2 * POLL_SECONDS)
     assert lab.tool("stop", "echo").returncode == 0
     output, errors = follower.communicate(timeout=20)
     assert (follower.returncode, errors) == (0, "")

@@ -24,7 +24,7 @@ from unit.standin import PROGRAM
 from rumplab.cli import main
 from rumplab.commands import stage
 from rumplab.errors import RumplabError, UsageError
-from rumplab.image import writer
+from rumplab.image import stager, writer
 from rumplab.image.layout import MIB, PARTITION_START
 
 NASTY = "nä me $x `'\" ?&;"
@@ -255,15 +255,15 @@ def test_a_configuration_goes_in_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     path.write_bytes(b'{ "blk": {"source": "dev"}, "blk": {} }\n')
     content = stage.read_configuration(path)
-    assert stage.choose_content("a b", content) == stage.Content("a b", ("config.json", path.read_bytes()))
+    assert stager.choose_content("a b", content) == stager.Content("a b", ("config.json", path.read_bytes()))
     with pytest.raises(UsageError, match="move it into the configuration"):
-        stage.choose_content('a "b"', content)
+        stager.choose_content('a "b"', content)
 
 
 def test_arguments_that_grub_would_change_become_a_module() -> None:
-    assert stage.choose_content("a $b", None) == stage.Content("a $b", None)
-    assert stage.choose_content('{"a": 1}', None) == stage.Content("", ("arguments", b'{"a": 1}'))
-    assert stage.choose_content(None, None) == stage.Content("", None)
+    assert stager.choose_content("a $b", None) == stager.Content("a $b", None)
+    assert stager.choose_content('{"a": 1}', None) == stager.Content("", ("arguments", b'{"a": 1}'))
+    assert stager.choose_content(None, None) == stager.Content("", None)
 
 
 def test_not_provisioned(tmp_path: Path, program: Path, out: Path) -> None:

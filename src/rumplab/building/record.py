@@ -21,7 +21,7 @@ from typing import Any
 from rumplab.errors import RumplabError
 from rumplab.host import locks
 from rumplab.host.answers import UNFIT
-from rumplab.host.digest import sha256
+from rumplab.host.files import sha256
 
 SCHEMA = 1
 # The wrappers round the compilers take the names of files apart at blanks.

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from rumplab.cli.arguments import mac
 from rumplab.errors import UsageError
 from rumplab.host import ports
 from rumplab.machine import macs, nics
@@ -62,21 +63,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--vmnet", choices=VMNET_MODES, help="macOS: what --net bridge means (default: shared, which reaches out)"
     )
-
-
-def mac(text: str) -> str:
-    """An Ethernet address of one card."""
-    try:
-        return macs.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def port(text: str) -> int:
-    """A port's number."""
-    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= ports.LAST_PORT:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a port between 1 and {ports.LAST_PORT}")
-    return int(text)
 
 
 def forward(text: str) -> Forward:

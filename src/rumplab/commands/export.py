@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from rumplab.cli.arguments import unprivileged_port
 from rumplab.errors import RumplabError, UsageError
-from rumplab.host.digest import sha256
+from rumplab.host.files import sha256
 from rumplab.host.process import interruptible
 from rumplab.image import disk, formats, recognise, recorded, vmdk
 from rumplab.lab import config
@@ -42,13 +43,6 @@ MEMORY_STEP = 4
 PIPE_LIMIT = 100
 
 
-def port(text: str) -> int:
-    """A TCP port that needs no privilege."""
-    if not re.fullmatch("[0-9]{1,5}", text) or not 1024 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a port between 1024 and 65535")
-    return int(text)
-
-
 def memory(text: str) -> int:
     """Mebibytes as VMware takes them."""
     if not re.fullmatch("[0-9]{1,7}", text) or int(text) < MEMORY_STEP or int(text) % MEMORY_STEP:
@@ -65,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=recognise.FORMATS, help="of IMAGE (default: as on record; see docs/run.md)")
     parser.add_argument("--allow-backing", action="store_true", help="take an IMAGE that names other files")
     parser.add_argument(
-        "--port", type=port, default=vmx.PORT, help="of the debug stub, on 127.0.0.1 (default: %(default)s)"
+        "--port", type=unprivileged_port, default=vmx.PORT, help="of the stub, on 127.0.0.1 (default: %(default)s)"
     )
     parser.add_argument(
         "--adapter",

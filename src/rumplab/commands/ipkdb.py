@@ -11,7 +11,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from rumplab import output
-from rumplab.cli.network_options import port
+from rumplab.cli.arguments import port
 from rumplab.errors import RumplabError, UsageError
 from rumplab.ipkdb import arch, check_port, decode, key, new_port, reach, session
 from rumplab.ipkdb.link import Timing

@@ -9,10 +9,9 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
-from rumplab.errors import RumplabError
 from rumplab.lab import config
 from rumplab.machine.consoles import VGA
-from rumplab.machine.registry import Machine, Machines, check_name, open_machines, read_record
+from rumplab.machine.registry import Machine, locate, open_machines, read_record
 
 HELP = "print a machine's serial console"
 EPILOG = """\
@@ -29,18 +28,6 @@ POLL_SECONDS = 0.1
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the machine")
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the machine ends")
-
-
-def locate(machines: Machines, name: str) -> tuple[Path, Machine | None]:
-    """The log of `name` and, if it is running, its record. RumplabError when there was no such machine."""
-    check_name(name)
-    for machine in machines.all():
-        if machine.name == name:
-            return machine.serial_log, machine
-    kept = machines.ended(name)
-    if kept is None:
-        raise RumplabError(f"no machine called '{name}' is or was running; 'rumplab ps' lists those that are")
-    return kept / "serial.log", None
 
 
 def copy(log: BinaryIO, target: BinaryIO) -> None:

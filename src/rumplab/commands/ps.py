@@ -10,8 +10,8 @@ from typing import Any
 from rumplab import output
 from rumplab.host import process
 from rumplab.lab import config
-from rumplab.machine import qmp
 from rumplab.machine.registry import Machine, open_machines
+from rumplab.machine.run_state import run_state
 
 HELP = "list the machines that are running"
 EPILOG = """\
@@ -30,14 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def state(machine: Machine) -> str:
-    """QEMU's run state, 'starting' before it answers."""
-    try:
-        return qmp.status(machine.socket, timeout=0.5)
-    except qmp.QmpError:
-        return "starting" if machine.starting else "no answer"
-
-
 def age(seconds: float) -> str:
     """A duration in its largest whole unit: 42s, 7m, 3h, 2d."""
     for unit, length in SECONDS.items():
@@ -54,13 +46,13 @@ def running_for(machine: Machine, now: float) -> float:
 
 def described(machine: Machine) -> dict[str, Any]:
     """A machine's record and state, for --json."""
-    return {**asdict(machine), "stub": machine.stub, "state": state(machine)}
+    return {**asdict(machine), "stub": machine.stub, "state": run_state(machine)}
 
 
 def row(machine: Machine, now: float) -> list[str]:
     return [
         machine.name,
-        state(machine),
+        run_state(machine),
         str(machine.pid),
         machine.stub if machine.gdb_port else "socket",
         machine.accel,

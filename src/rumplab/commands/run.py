@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rumplab.cli import drive_options, network_options
+from rumplab.cli.arguments import memory, port
 from rumplab.errors import RumplabError, UsageError
 from rumplab.host import ports
 from rumplab.host.streams import script
@@ -47,20 +47,6 @@ examples:
   rumplab run hello.img -- -smp 2             more arguments for QEMU
 """
 TAKES_EXTRA = True
-
-
-def memory(text: str) -> str:
-    """A size for QEMU's -m: a number of MiB, or with one of the suffixes M and G."""
-    if not re.fullmatch(r"[1-9][0-9]*[MG]?", text):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a memory size; use for example 128M or 1G")
-    return text
-
-
-def port(text: str) -> int:
-    """A TCP port number from 1 to 65535."""
-    if not re.fullmatch("[0-9]+", text) or not 1 <= int(text) <= ports.LAST_PORT:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a port; use a number from 1 to {ports.LAST_PORT}")
-    return int(text)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

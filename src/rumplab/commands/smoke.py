@@ -19,13 +19,12 @@ from types import FrameType
 from typing import NoReturn
 
 from rumplab import output
-from rumplab.cli.durations import seconds
-from rumplab.commands import logs, stop
+from rumplab.cli.arguments import seconds
 from rumplab.errors import NotProvisioned, RumplabError
 from rumplab.host import child_environment, process
 from rumplab.lab import config, verified
 from rumplab.lab.config import Lab
-from rumplab.machine import consoles, disk_controllers, qemu_argv
+from rumplab.machine import consoles, disk_controllers, qemu_argv, registry, shutdown
 from rumplab.machine.registry import Machines, open_machines
 
 HELP = "prove that the lab works: stage, boot, attach, break, read PCI"
@@ -183,7 +182,7 @@ def attach(loop: Loop) -> str:
 
 def finish(loop: Loop) -> str:
     """Waits for the program's last line on the machine's console."""
-    path, machine = logs.locate(loop.machines, loop.name)
+    path, machine = registry.locate(loop.machines, loop.name)
     if machine is None or machine.console != consoles.SERIAL:
         raise RumplabError(f"{loop.name} has its console on the screen, or has ended; look into it with --keep")
     while DONE not in path.read_text(errors="replace"):
@@ -274,7 +273,7 @@ def clean_up(loop: Loop, keep: bool) -> None:
 def end_machines(loop: Loop) -> None:
     """Ends the loop's machine, and those that every_disk named after it, without leaving their logs."""
     for machine in loop.machines.all():
-        if machine.name in names(loop) and not stop.end(loop.machines, machine):
+        if machine.name in names(loop) and not shutdown.end(loop.machines, machine):
             print(f"rumplab smoke: {machine.name} (pid {machine.pid}) does not end", file=sys.stderr)
     for name in names(loop):
         loop.machines.forget(name)

@@ -7,18 +7,17 @@ import json
 import os
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from rumplab.container import runner
 from rumplab.errors import RumplabError, UsageError
-from rumplab.host.digest import sha256
+from rumplab.host.files import sha256
 from rumplab.host.streams import script
-from rumplab.image import formats, grub, layout, recognise, rumprun_file, volume
+from rumplab.image import layout, recognise, rumprun_file, volume
 from rumplab.image.multiboot import check_program
-from rumplab.image.recipe import Partition, Recipe, recipe, shell
+from rumplab.image.recipe import shell
 from rumplab.image.rumprun_file import SCHEMAS
-from rumplab.image.volume import Volume
+from rumplab.image.stager import COMPONENT, choose_content, content_sizes, plan
 from rumplab.image.writer import write_image
 from rumplab.lab import config
 
@@ -41,18 +40,8 @@ examples:
   rumplab stage hello.bin -o hello.img --container            with the tools of the lab's image
 """
 
-COMPONENT = "rump_stager"
-TOOLS = ("sfdisk", "mke2fs", "debugfs", "grub-mkimage", "grub-modules")
 # Far beyond any configuration, and what keeps the check of its JSON within the memory a small host has.
 LARGEST_CONFIGURATION = 1024 * 1024
-
-
-@dataclass(frozen=True)
-class Content:
-    """What goes into the image beside the program. `module` is a file name and its content."""
-
-    arguments: str
-    module: tuple[str, bytes] | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -119,50 +108,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def plan(
-    program: Path,
-    output: Path,
-    content: Content,
-    boot: int,
-    volumes: tuple[Volume, ...],
-    wanted: int | None,
-    kind: str,
-) -> tuple[Recipe, int]:
-    """The recipe of an image of format `kind` whose boot partition takes up to `boot` bytes, and the disk's
-    size, `wanted` or just large enough. What is more than enough goes to the last partition."""
-    sizes = [layout.volume_size(item.contents, item.inodes) for item in volumes]
-    what = "the program with its volumes" if volumes else "the program"
-    size = layout.choose(wanted, boot + sum(sizes), what)
-    if volumes:
-        sizes[-1] = size - boot - sum(sizes[:-1])
-    else:
-        boot = size
-    places = layout.place_volumes(boot, sizes)
-    partitions = [
-        Partition(item, number, start, length)
-        for number, (item, (start, length)) in enumerate(zip(volumes, places), 2)
-    ]
-    # QEMU is needed for the other formats only.
-    qemu_img = "" if kind == "raw" else config.load().component("qemu").path("qemu-img")
-    convert = formats.conversion(qemu_img, kind, output.name, size)
-    return recipe(tools(), program, boot, content.arguments, content.module, partitions, convert), size
-
-
 def absolute(path: Path) -> Path:
     """`path` as seen from /; links in it stay, since they may be meant to be switched."""
     return Path(os.path.abspath(path))
-
-
-def tools() -> dict[str, str]:
-    """The paths of the programs that build an image. NotProvisioned when one is missing."""
-    component = config.load().component(COMPONENT)
-    return {name: component.path(name) for name in TOOLS}
-
-
-def content_sizes(program_size: int, content: Content) -> list[int]:
-    """The sizes in bytes of the files in the image; the menu is at most a few pages of arguments."""
-    module = len(content.module[1]) if content.module else 0
-    return [program_size, module, 4 * len(content.arguments) + layout.BLOCK]
 
 
 def chosen_configuration(args: argparse.Namespace) -> bytes | None:
@@ -174,22 +122,6 @@ def chosen_configuration(args: argparse.Namespace) -> bytes | None:
     if args.config is not None:
         raise UsageError("--config and --rumprun both give the configuration; leave one out")
     return rumprun_file.make(args.rumprun, args.rumprun_schema, config.load(), "--rumprun")
-
-
-def choose_content(arguments: str | None, configuration: bytes | None) -> Content:
-    """Which way the arguments and the configuration go into the image; see rumplab.image.grub."""
-    arguments = arguments or ""
-    fits = grub.survives_command_line(arguments)
-    if configuration is None:
-        if fits:
-            return Content(arguments, None)
-        return Content("", ("arguments", arguments.encode(errors="surrogateescape")))
-    if not fits:
-        raise UsageError(
-            "with a configuration, --args can hold no quote, backslash or control character and at most"
-            f" {grub.COMMAND_LINE_LIMIT} bytes: GRUB would change it; move it into the configuration"
-        )
-    return Content(arguments, ("config.json", configuration))
 
 
 def read_configuration(path: Path) -> bytes:

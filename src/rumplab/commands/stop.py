@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 
 from rumplab.errors import RumplabError, UsageError
-from rumplab.host import process
 from rumplab.lab import config, places
-from rumplab.machine import qmp
-from rumplab.machine.registry import Machine, Machines, open_machines
+from rumplab.machine.registry import open_machines
+from rumplab.machine.shutdown import POWERDOWN_SECONDS, end
 
 HELP = "end a machine"
 EPILOG = """\
@@ -20,9 +19,6 @@ examples:
   rumplab stop netbsd --powerdown     press its power button and give it time to shut down
   rumplab stop --all
 """
-START_SECONDS = 5.0
-QUIT_SECONDS = 5.0
-POWERDOWN_SECONDS = 30.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,30 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help=f"let the guest shut down first, for {POWERDOWN_SECONDS:.0f} s at most",
     )
-
-
-def ask(machine: Machine, command: str, patience: float) -> bool:
-    """Sends one command to QEMU's control socket; whether the machine ended within `patience` seconds."""
-    try:
-        qmp.execute(machine.socket, command)
-    except qmp.QmpError:
-        # Quitting may close the socket before the answer; a machine that doesn't listen gets signals.
-        return process.wait_gone(machine.pid, machine.token, 0.2)
-    return process.wait_gone(machine.pid, machine.token, patience)
-
-
-def end(machines: Machines, machine: Machine, powerdown: bool = False) -> bool:
-    """Ends one machine and retires its record; whether it is gone."""
-    # While it starts, the process on record is its launcher, which killed now would leave QEMU behind.
-    running = machines.started(machine, START_SECONDS)
-    if running is None:
-        return not machine.alive()
-    machine = running
-    gone = powerdown and ask(machine, "system_powerdown", POWERDOWN_SECONDS)
-    gone = gone or ask(machine, "quit", QUIT_SECONDS) or process.terminate(machine.pid, machine.token)
-    if gone:
-        machines.retire(machine)
-    return gone
 
 
 def run(args: argparse.Namespace) -> int:

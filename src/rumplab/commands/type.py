@@ -6,10 +6,9 @@ import argparse
 import time
 from collections.abc import Iterable, Sequence
 
-from rumplab.commands import screen
 from rumplab.errors import RumplabError, UsageError
 from rumplab.lab import config
-from rumplab.machine import qmp
+from rumplab.machine import qmp, screen
 from rumplab.machine.registry import Machine, open_machines
 
 HELP = "type on a machine's keyboard"

@@ -14,7 +14,7 @@ from typing import NoReturn
 from rumplab.errors import RumplabError, UsageError
 from rumplab.gdb import pipe
 from rumplab.host import child_environment
-from rumplab.host.digest import sha256
+from rumplab.host.files import sha256
 from rumplab.lab.config import Lab
 from rumplab.machine.registry import Machine
 

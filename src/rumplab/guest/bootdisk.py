@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rumplab.commands.stage import tools
-from rumplab.guest import space
+from rumplab.host import files
 from rumplab.host.answers import UNFIT
-from rumplab.host.digest import sha256
+from rumplab.host.files import sha256
 from rumplab.image import grub, layout
 from rumplab.image.recipe import Recipe, recipe
+from rumplab.image.stager import tools
 from rumplab.image.writer import sidecar, write_image
 
 
@@ -30,7 +30,7 @@ def provide(image: Path, kernel: Path, root: str | None, waits: bool) -> None:
     if stands(image, wanted):
         return
     made, size = plan(kernel, root, waits)
-    space.check(image.parent, size, "the disk that boots it")
+    files.require_space(image.parent, size, "the disk that boots it")
     # The guest's own, made anew.
     write_image(made, image, size, lambda: dict(wanted), force=True)
 

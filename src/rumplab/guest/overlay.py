@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rumplab.errors import RumplabError
-from rumplab.guest import space
 from rumplab.guest.definition import DISK, DISK_FORMAT, keeps_disk
-from rumplab.host.digest import sha256
+from rumplab.host import files
+from rumplab.host.files import sha256
 from rumplab.image import disk
 from rumplab.image.layout import MIB
 from rumplab.image.step import Step
@@ -54,7 +54,7 @@ def provide(qemu_img: str, directory: Path, base: str, kind: str, machines: Mach
     if keeps_disk(directory):
         check(directory, base)
         return target
-    space.check(directory, LEAST, "the disk that is kept")
+    files.require_space(directory, LEAST, "the disk that is kept")
     made = directory / f".{DISK}"
     made.unlink(missing_ok=True)
     disk.run(create_step(qemu_img, base, kind, str(made)), directory, SECONDS, base, machines)

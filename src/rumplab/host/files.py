@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import secrets
 import shutil
@@ -16,6 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rumplab.errors import RumplabError
+
+MIB = 1 << 20
 
 PREFIX = ".rumplab-stage-"
 
@@ -119,3 +122,22 @@ def work_directory(prefix: str) -> Iterator[Path]:
                 os.close(lock)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def sha256(path: str | Path) -> str:
+    """Hexadecimal sha256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        for piece in iter(lambda: handle.read(1 << 20), b""):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def require_space(directory: Path, needed: int, what: str) -> None:
+    """RumplabError when `directory` has less than `needed` bytes left for `what`."""
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise RumplabError(
+            f"no space left in {directory}: {what} takes {-(-needed // MIB)} MiB, and {free // MIB} MiB are free;"
+            " free some space"
+        )

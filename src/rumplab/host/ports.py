@@ -10,6 +10,7 @@ from collections.abc import Collection
 from rumplab.host import holders
 
 LOOPBACK = "127.0.0.1"
+FIRST_UNPRIVILEGED = 1024
 LAST_PORT = 65535
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 

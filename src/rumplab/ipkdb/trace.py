@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from rumplab.ipkdb.describe import describe, printable
+from rumplab.ipkdb.decode import describe, printable
 from rumplab.ipkdb.packet import Packet
 
 COLUMN = 44

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rumplab.host import regular
-from rumplab.host.digest import sha256
+from rumplab.host.files import sha256
 from rumplab.lab.config import DAMAGED, Component, Lab
 
 LIST = ".files.json"

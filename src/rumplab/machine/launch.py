@@ -13,7 +13,6 @@ import os
 import re
 import signal
 import subprocess
-import termios
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -22,10 +21,10 @@ from typing import Any
 
 from rumplab.errors import RumplabError
 from rumplab.host import child_environment, holders, process
+from rumplab.host.terminal import terminal_restored
 from rumplab.machine import qmp
 from rumplab.machine.registry import Machine, Machines
 
-STDIN = 0
 READY_SECONDS = 20.0
 POLL_SECONDS = 0.002
 KILL_SECONDS = 5.0
@@ -96,21 +95,6 @@ def gate() -> Iterator[tuple[int, int]]:
     finally:
         os.close(behind)
         os.close(way)
-
-
-@contextlib.contextmanager
-def terminal_restored() -> Iterator[None]:
-    """Puts the terminal's settings back at the end, which a QEMU that was killed can't do."""
-    if not os.isatty(STDIN):
-        yield
-        return
-    settings = termios.tcgetattr(STDIN)
-    try:
-        yield
-    finally:
-        # After a terminal has hung up there are none to put back.
-        with contextlib.suppress(termios.error):
-            termios.tcsetattr(STDIN, termios.TCSADRAIN, settings)
 
 
 def foreground(machines: Machines, machine: Machine, argv: Sequence[str], passed: Sequence[int] = ()) -> int:

@@ -414,3 +414,15 @@ def formerly(old: Path) -> Iterator[Machine]:
 def fits(root: Path) -> bool:
     """Whether a machine's socket below `root` has a path that the kernel takes."""
     return len(os.fsencode(root)) + NAME_LENGTH + len(LONGEST_SOCKET) + 2 < SOCKET_PATH_LIMIT
+
+
+def locate(machines: Machines, name: str) -> tuple[Path, Machine | None]:
+    """The log of `name` and, if it is running, its record. RumplabError when there was no such machine."""
+    check_name(name)
+    for machine in machines.all():
+        if machine.name == name:
+            return machine.serial_log, machine
+    kept = machines.ended(name)
+    if kept is None:
+        raise RumplabError(f"no machine called '{name}' is or was running; 'rumplab ps' lists those that are")
+    return kept / "serial.log", None

@@ -17,8 +17,8 @@ from rumplab.guest.console import CHUNK, connect, end, typed_path
 from rumplab.guest.definition import open_guests, require_running
 from rumplab.guest.lines import CONSOLE, socket_path
 from rumplab.host.process import interruptible
+from rumplab.host.terminal import STDIN, terminal_restored
 from rumplab.lab import config
-from rumplab.machine.launch import STDIN, terminal_restored
 from rumplab.machine.registry import Machine, open_machines
 
 HELP = "this terminal on a guest's console; Ctrl-] leaves it"

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from rumplab.cli import network_options
-from rumplab.commands.run import memory
+from rumplab.cli.arguments import memory
 from rumplab.errors import RumplabError, UsageError
 from rumplab.guest import ipkdb, kernels
 from rumplab.guest.definition import ARCHES, DIRECT, GRUB, IPKDB, LINUX, NETBSD, SOURCE_NAME, Guest, open_guests

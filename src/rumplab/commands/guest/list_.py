@@ -7,15 +7,15 @@ import sys
 from typing import Any
 
 from rumplab import output
-from rumplab.commands import ps
-from rumplab.commands.guest.start import ssh_port
 from rumplab.errors import NotProvisioned, RumplabError
 from rumplab.guest import ipkdb, kernel_debugger, kernels, lines
 from rumplab.guest.definition import IPKDB, Guest, keeps_disk, open_guests, running
 from rumplab.guest.lines import DEBUGGER
+from rumplab.guest.starting import ssh_port
 from rumplab.lab import config
 from rumplab.lab.config import Lab
 from rumplab.machine.registry import Machine, open_machines
+from rumplab.machine.run_state import run_state
 
 HELP = "list your guests"
 EPILOG = """\
@@ -38,7 +38,7 @@ def state(machine: Machine | None, debugged: bool) -> str:
     """QEMU's state, 'waits' for a first debugger, or 'stopped'. `debugged` says whether there is a debugger now."""
     if machine is None:
         return "stopped"
-    found = ps.state(machine)
+    found = run_state(machine)
     if machine.guest == IPKDB:
         return "waits" if found == "running" and ipkdb.waits(machine) and not debugged else found
     waits = found == "running" and kernel_debugger.waits(machine) and kernel_debugger.first_time(machine)

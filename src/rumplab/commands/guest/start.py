@@ -7,23 +7,19 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from rumplab.cli import network_options
-from rumplab.cli.network_options import port
+from rumplab.cli.arguments import port
 from rumplab.errors import RumplabError, UsageError
 from rumplab.guest import hardware, ipkdb, kernels
-from rumplab.guest.definition import DIRECT, DISK, DISK_FORMAT, GRUB, IPKDB, Guest, keeps_disk, open_guests, running
-from rumplab.guest.kernels import Kernel
-from rumplab.host import ports
-from rumplab.host.digest import sha256
+from rumplab.guest.definition import DIRECT, DISK, IPKDB, Guest, keeps_disk, open_guests, running
+from rumplab.guest.starting import KGDB, RUN, Plan, make_plan, prepare, record, ssh_port, with_ssh
 from rumplab.host.streams import script
 from rumplab.lab import config
 from rumplab.lab.config import Lab
 from rumplab.machine import accel, launch, macs, nics, sandbox
-from rumplab.machine.nics import Forward, Nic
 from rumplab.machine.qemu_argv import Spec, check_extra
 from rumplab.machine.registry import Machine, Machines, addressed, open_machines
 from rumplab.network import attachment
@@ -42,34 +38,6 @@ examples:
   rumplab guest start nb --kgdb --dry-run   print the commands instead
 """
 TAKES_EXTRA = True
-SSH = 22
-BOOT_IMAGE = "boot.img"
-# Beside IPKDB, how a guest is started, in its machine's record.
-KGDB = "kgdb"
-RUN = "run"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a start comes to. `way` is KGDB or IPKDB where the kernel waits in that debugger, else RUN. `disk` is the
-    root disk's file, its format, and whether writes are thrown away; it is the guest's own if `kept`, and the one that
-    it was made over else."""
-
-    guest: Guest
-    kernel: Kernel
-    directory: Path
-    way: str
-    root: str | None
-    disk: tuple[str, str, bool] | None
-    kept: bool
-
-    @property
-    def waits(self) -> bool:
-        return self.way != RUN
-
-    @property
-    def boot_image(self) -> Path | None:
-        return self.directory / BOOT_IMAGE if self.kernel.boot == GRUB else None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,39 +75,6 @@ def check_usage(args: argparse.Namespace) -> None:
         raise UsageError("--ipkdb-net and --ipkdb-port go with --ipkdb")
 
 
-def make_plan(guest: Guest, kernel: Kernel, directory: Path, way: str, persist: bool) -> Plan:
-    """What starting `guest` comes to. UsageError where it has no disk to keep, RumplabError where its kernel's
-    name can't be passed on."""
-    if persist and kernel.disk is None:
-        raise UsageError(f"{guest.name} has no disk, so there is nothing to keep; leave --persist out")
-    if kernel.boot == DIRECT and any(blank in kernel.file for blank in " \t"):
-        # The loader puts the name in front of the command line, of which NetBSD skips the first word.
-        raise RumplabError(f"a kernel that boots directly can't have a blank in its path: {kernel.file}; move it")
-    kept = persist or keeps_disk(directory)
-    disk = None
-    if kernel.disk is not None:
-        file = (str(directory / DISK), DISK_FORMAT) if kept else (kernel.disk, guest.disk_format)
-        disk = (*file, not persist)
-    root = hardware.root_device(guest, kernel, boot_disk=kernel.boot == GRUB)
-    return Plan(guest, kernel, directory, way, root, disk, kept)
-
-
-def with_ssh(cards: tuple[Nic, ...], avoid: Collection[int]) -> tuple[Nic, ...]:
-    """`cards`, the first one on a user network, other than IPKDB's, with a port of the host, not in `avoid`, that leads
-    to ssh."""
-    at = next((number for number, card in enumerate(cards) if card.net == nics.USER and not card.slot), None)
-    if at is None or any(forward.guest == SSH and forward.protocol == "tcp" for forward in cards[at].forwards):
-        return cards
-    forward = Forward("tcp", ports.free(avoid), SSH)
-    card = replace(cards[at], forwards=(*cards[at].forwards, forward))
-    return (*cards[:at], card, *cards[at + 1 :])
-
-
-def ssh_port(machine: Machine) -> int | None:
-    """The port of 127.0.0.1 that leads to the guest's ssh."""
-    return next((item.host for item in machine.forwards if item.guest == SSH and item.protocol == "tcp"), None)
-
-
 def make_spec(plan: Plan, args: argparse.Namespace, emulator: str, accelerator: str) -> Spec:
     """The machine, without ports and addresses yet."""
     direct = plan.kernel.boot == DIRECT
@@ -156,35 +91,6 @@ def make_spec(plan: Plan, args: argparse.Namespace, emulator: str, accelerator: 
         wait=args.wait,
         extra=tuple(args.extra),
     )
-
-
-def record(plan: Plan, spec: Spec) -> Machine:
-    """The machine's record, as far as it is known before it is claimed."""
-    symbols = plan.kernel.symbols
-    return Machine(
-        name=plan.guest.name,
-        directory="",
-        image=plan.disk[0] if plan.disk else None,
-        program=symbols,
-        program_sha256=sha256(symbols) if symbols else None,
-        snapshot=plan.disk[2] if plan.disk else False,
-        nics=spec.nics,
-        accel=spec.accel,
-        guest=plan.way,
-    )
-
-
-def prepare(plan: Plan, qemu_img: str, machines: Machines) -> None:
-    """Makes the files that the machine starts from. RumplabError when there is no space, or they don't fit."""
-    # Only here and in print_commands(): few starts need them, and they take longer to load than a guest to start.
-    if plan.kept and plan.kernel.disk is not None:
-        from rumplab.guest import overlay
-
-        overlay.provide(qemu_img, plan.directory, plan.kernel.disk, plan.guest.disk_format, machines)
-    if plan.boot_image:
-        from rumplab.guest import bootdisk
-
-        bootdisk.provide(plan.boot_image, Path(plan.kernel.file), plan.root, plan.waits)
 
 
 def print_commands(plan: Plan, spec: Spec, qemu_img: str) -> None:

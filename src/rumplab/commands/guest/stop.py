@@ -7,15 +7,14 @@ import re
 import sys
 import time
 
-from rumplab.cli.durations import seconds
-from rumplab.commands import stop as machine_stop
+from rumplab.cli.arguments import seconds
 from rumplab.errors import RumplabError, UsageError
 from rumplab.guest import kernel_debugger, shell
 from rumplab.guest.console import Console
 from rumplab.guest.definition import LINUX, Guest, open_guests, require_running, running
 from rumplab.host import process
 from rumplab.lab import config
-from rumplab.machine import qmp
+from rumplab.machine import qmp, shutdown
 from rumplab.machine.registry import Machine, Machines, open_machines
 
 HELP = "shut a guest down, within a bounded time"
@@ -91,7 +90,7 @@ def press_button(machine: Machine) -> None:
 
 def end(machines: Machines, machine: Machine, guest: Guest, args: argparse.Namespace) -> str:
     """Ends one guest; what to say about it. RumplabError when it doesn't end."""
-    started = machines.started(machine, machine_stop.START_SECONDS)
+    started = machines.started(machine, shutdown.START_SECONDS)
     if started is None:
         return f"{guest.name} has ended already"
     why = "--now" if args.now else why_not(started)
@@ -100,7 +99,7 @@ def end(machines: Machines, machine: Machine, guest: Guest, args: argparse.Names
         said = f"{guest.name} ended without shutting down: {why}"
     elif why is None and not shut_down(started, guest, args.timeout):
         said = f"{guest.name} ended: it has not shut down within {args.timeout:.0f} s"
-    if not machine_stop.end(machines, started):
+    if not shutdown.end(machines, started):
         raise RumplabError(f"{guest.name} (pid {started.pid}) does not end; look at it with: ps {started.pid}")
     machines.retire(started)
     return said

@@ -1,0 +1,113 @@
+"""A machine's VGA screen, as text or as a picture."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rumplab.errors import RumplabError
+from rumplab.host.answers import UNFIT
+from rumplab.machine import qmp, vga_text
+from rumplab.machine.consoles import SERIAL
+from rumplab.machine.registry import Machine
+
+# A busy host draws and sends a picture slowly.
+ANSWER_SECONDS = 10.0
+PICTURE = "screen.ppm"
+# What QEMU says to 'screendump' without anything that could be shown.
+NO_CARD = "no console"
+# PCI's class of displays.
+DISPLAYS = 0x03
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What is shown: a picture, and in text mode its rows."""
+
+    picture: vga_text.Picture
+    columns: int | None
+    rows: tuple[str, ...] | None
+
+    @property
+    def text(self) -> str:
+        """The rows down to the last one that has something."""
+        if self.rows is None:
+            return f"({graphics(self.picture)})"
+        return "\n".join(self.rows).rstrip("\n")
+
+
+def graphics(picture: vga_text.Picture) -> str:
+    return f"graphics mode, {picture.width}x{picture.height}"
+
+
+def check(machine: Machine) -> None:
+    """RumplabError for a machine without a screen."""
+    if machine.console == SERIAL:
+        raise no_screen(machine)
+
+
+def no_screen(machine: Machine) -> RumplabError:
+    return RumplabError(
+        f"{machine.name} has no VGA card, so no screen: its console is the serial port, which 'rumplab logs"
+        f" {machine.name}' prints; start it with --console vga for a screen"
+    )
+
+
+def look(machine: Machine) -> Screen:
+    """The screen of `machine`, now. RumplabError when it has none."""
+    check(machine)
+    path = machine.path / PICTURE
+    try:
+        with qmp.Session(machine.socket, ANSWER_SECONDS) as session:
+            if session.status() == "prelaunch":
+                raise RumplabError(
+                    f"{machine.name} waits before its first instruction, so its screen shows nothing; attach with:"
+                    f" rumplab debug {machine.name}"
+                )
+            session.execute("screendump", {"filename": str(path)})
+            picture = vga_text.read_ppm(path.read_bytes())
+            shown = has_display(session.execute("query-pci"))
+            memory = words(session.monitor(f"xp /{vga_text.WORDS}xw {vga_text.ADDRESS:#x}"))
+            bios = [
+                words(session.monitor(f"xp /1xb {address:#x}"), 1)[0]
+                for address in (vga_text.BIOS_MODE, vga_text.BIOS_LAST_ROW)
+            ]
+    except qmp.QmpError as error:
+        if NO_CARD in str(error):
+            raise no_screen(machine) from error
+        raise RumplabError(f"{machine.name} does not show its screen: {error}") from error
+    except UNFIT as error:
+        raise RumplabError(f"{machine.name} sent something that is not its screen: {error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+    shape = vga_text.layout(picture, *bios)
+    if shape is None and not shown:
+        # QEMU has shown a console of its own.
+        raise no_screen(machine)
+    if shape is None:
+        return Screen(picture, None, None)
+    return Screen(picture, shape.columns, tuple(vga_text.text(memory, picture, shape)))
+
+
+def has_display(buses: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether one of PCI's `buses`, as query-pci lists them, has a display on it, or behind a bridge."""
+    devices = [device for bus in buses for device in bus.get("devices", ())]
+    if any(device["class_info"]["class"] >> 8 == DISPLAYS for device in devices):
+        return True
+    behind = [device["pci_bridge"] for device in devices if "pci_bridge" in device]
+    return bool(behind) and has_display(behind)
+
+
+def words(said: str, size: int = 4) -> bytes:
+    """The memory in what the monitor's `xp` says: lines of ``ADDRESS: 0xVALUE…``, each value of `size` bytes.
+
+    ValueError for a value that is larger.
+    """
+    values = (value for line in said.splitlines() for value in line.partition(":")[2].split())
+    try:
+        return b"".join(int(value, 16).to_bytes(size, "little") for value in values)
+    except OverflowError as error:
+        raise ValueError(str(error)) from error
