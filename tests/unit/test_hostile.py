@@ -21,7 +21,7 @@ from unit.test_ipkdb_capture import write
 from unit.test_surroundings import HOSTILE
 
 from rumplab.cli.main import HIDDEN_VERBS, VERBS
-from rumplab.commands.guest import SUBVERBS
+from rumplab.commands.guest import GROUP
 from rumplab.commands.ipkdb import ACTIONS
 from rumplab.host import process
 
@@ -147,7 +147,7 @@ def invocations(place: Path, helps: bool = True) -> list[list[str]]:
     return [
         *([], ["--help"], ["--version"], ["nonsense"]),
         *([verb, "--help"] for verb in (*VERBS, *HIDDEN_VERBS) if helps),
-        *(["guest", subverb, "--help"] for subverb in SUBVERBS if helps),
+        *(["guest", subverb, "--help"] for subverb in GROUP.subcommands if helps),
         *(["status"], ["status", "--json"], ["doctor"], ["ps"], ["ps", "--json"], ["completion", "bash"]),
         ["build", str(place / "c"), "-o", str(place / f"{own}.bin")],
         ["build", str(place / "c"), "-o", str(place / f"{own}.bin"), "--dry-run"],
@@ -179,7 +179,7 @@ def invocations(place: Path, helps: bool = True) -> list[list[str]]:
 def test_the_table_has_every_verb_and_sub_verb() -> None:
     words = [one for one in invocations(Path("/p")) if "--help" not in one]
     assert {one[0] for one in words if one} >= {*VERBS, *HIDDEN_VERBS}
-    assert {one[1] for one in words if one[:1] == ["guest"]} == set(SUBVERBS)
+    assert {one[1] for one in words if one[:1] == ["guest"]} == set(GROUP.subcommands)
     assert {one[1] for one in words if one[:1] == ["ipkdb"]} >= set(ACTIONS)
 
 

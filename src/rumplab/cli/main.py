@@ -1,7 +1,7 @@
 """The command line: finds the verb, loads its module and nothing else, and turns errors into exit codes.
 
-A verb is a module ``rumplab.commands.VERB`` with ``HELP`` (one line), ``EPILOG`` (examples),
-``add_arguments(parser)`` and ``run(args) -> int``. A module with ``TAKES_EXTRA = True`` gets what follows
+A verb is a module ``rumplab.commands.VERB`` with ``EPILOG`` (examples), ``add_arguments(parser)``
+and ``run(args) -> int``; its one line is in rumplab.cli.verbs. A module with ``TAKES_EXTRA = True`` gets what follows
 ``--`` on the command line as the list ``args.extra``. ``args.words`` are the words that were parsed.
 """
 
@@ -19,14 +19,9 @@ from types import ModuleType
 from typing import Any
 
 from rumplab import __version__
+from rumplab.cli.verbs import HIDDEN_VERBS, VERBS
 from rumplab.errors import RumplabError
 from rumplab.host.streams import OUTPUT, drop_output, prepare
-
-VERBS = (
-    *("status", "doctor", "build", "stage", "run", "ps", "logs", "screen", "type", "stop"),
-    *("debug", "guest", "ipkdb", "net", "export", "smoke"),
-)
-HIDDEN_VERBS = ("completion", "relay")
 
 EXAMPLES = """\
 examples:
@@ -68,7 +63,7 @@ def verb_parser(verb: str, module: ModuleType) -> argparse.ArgumentParser:
     """The argument parser of one verb."""
     parser = Parser(
         prog=f"rumplab {verb}",
-        description=module.HELP,
+        description={**VERBS, **HIDDEN_VERBS}[verb],
         epilog=module.EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -80,7 +75,7 @@ def verb_parser(verb: str, module: ModuleType) -> argparse.ArgumentParser:
 def overview() -> str:
     """The text of ``rumplab --help``: a table of the verbs."""
     width = max(map(len, VERBS))
-    rows = "\n".join(f"  {verb:{width}}  {verb_module(verb).HELP}" for verb in VERBS)
+    rows = "\n".join(f"  {verb:{width}}  {line}" for verb, line in VERBS.items())
     return f"usage: rumplab VERB [ARGUMENT…]\n       rumplab --version\n\nverbs:\n{rows}\n\n{EXAMPLES}"
 
 
@@ -140,7 +135,7 @@ def answer(arguments: list[str]) -> int:
     if verb in ("-V", "--version"):
         print(f"rumplab {__version__}")
         return 0
-    if verb not in VERBS + HIDDEN_VERBS:
+    if verb not in VERBS and verb not in HIDDEN_VERBS:
         print(unknown(verb), file=sys.stderr)
         return 2
     return dispatch(verb, arguments[1:])

@@ -25,7 +25,6 @@ from rumplab.host.streams import script
 from rumplab.lab import config
 from rumplab.lab.config import Lab
 
-HELP = "make a unikernel of a Go or C program"
 EPILOG = """\
 DIR holds a Go program, package main, or the .c files of a C program; FILE is a single .go or .c file. The
 unikernel keeps its symbols. Nothing is written into DIR unless the output is there; if nothing has changed

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 from rumplab.cli import main
 
-HELP = "print a completion script for a shell"
 EPILOG = """\
 examples:
   rumplab completion bash > ~/.local/share/bash-completion/completions/rumplab

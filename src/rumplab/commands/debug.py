@@ -23,7 +23,6 @@ from rumplab.lab.config import Lab
 from rumplab.machine.registry import Machine, Machines, open_machines
 from rumplab.vmware.directory import open_export
 
-HELP = "attach the debugger to a machine, its symbols loaded"
 EPILOG = """\
 Without NAME: the only machine there is. With SYMBOL: a hardware breakpoint there, and on to it. Commands
 given by --ex and --script run after that. What follows '--' goes to GDB as it is.

@@ -24,7 +24,6 @@ from rumplab.lab.config import DAMAGED, REMEDY, Component, Lab
 from rumplab.machine import accel, sandbox
 from rumplab.machine.registry import open_machines
 
-HELP = "check what this host can do: accelerator, tools, network devices, disk"
 EPILOG = """\
 Each line is ok, warn or fail; warn and fail say what to do. Exits with 1 if a line is fail.
 With --verify it looks at what is installed instead of the host: every file is compared with the hash that was recorded

@@ -26,7 +26,6 @@ from rumplab.machine.registry import open_machines
 from rumplab.vmware import directory as layout
 from rumplab.vmware import vmx
 
-HELP = "make a virtual machine for VMware of an image, with a debug stub"
 EPILOG = """\
 DIR gets machine.vmx, disk.vmdk, the program with its symbols, and README.txt with the GDB command. Nothing is
 left of it unless all of it is there. --force replaces a DIR that an export made, and no other.

@@ -23,7 +23,6 @@ from rumplab.lab import config
 from rumplab.lab.config import Lab
 from rumplab.machine.registry import Machine, open_machines
 
-HELP = "debug a NetBSD kernel over Ethernet with today's GDB (IPKDB)"
 EPILOG = """\
 The key is the kernel's IPKDBKEY: in a file (--key-file), or in the environment (RUMPLAB_IPKDB_KEY).
 GUEST is a machine that runs with --forward udp:1138:1138 or on the lab's bridge.

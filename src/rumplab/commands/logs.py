@@ -13,7 +13,6 @@ from rumplab.lab import config
 from rumplab.machine.consoles import VGA
 from rumplab.machine.registry import Machine, locate, open_machines, read_record
 
-HELP = "print a machine's serial console"
 EPILOG = """\
 The console of a machine that has ended stays readable until its name is used again. Where the console is the screen,
 see 'rumplab screen'; what the machine says on its serial port beside it is printed here all the same.

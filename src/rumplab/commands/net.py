@@ -21,7 +21,6 @@ from rumplab.network.seen import Seen
 from rumplab.network.settings import Settings
 from rumplab.network.steps import Run, Step, Sysctl, script
 
-HELP = "the lab's own bridge for guests: bring it up, take it down, look at it"
 EPILOG = """\
 up and down need root. Both can be repeated, and finish what a run that was killed has begun. down leaves the
 host's addresses, routes, kernel settings and firewall as up found them.

@@ -13,7 +13,6 @@ from rumplab.lab import config
 from rumplab.machine.registry import Machine, open_machines
 from rumplab.machine.run_state import run_state
 
-HELP = "list the machines that are running"
 EPILOG = """\
 GDB is where the debug stub is: on a socket that only you can open, or on a TCP port (--gdb-port).
 STATE is QEMU's: 'prelaunch' waits before the first instruction, 'paused' is held by a debugger. CONSOLE is 'serial'

@@ -7,7 +7,6 @@ import os
 
 from rumplab.gdb import pipe
 
-HELP = "standard input and output to a debug stub on a UNIX socket, for a GDB before 8.3"
 EPILOG = """\
 examples:
   (gdb) target remote | rumplab relay ~/.local/state/rumplab-1a2b3c4d/machines/hello/gdb.sock

@@ -24,7 +24,6 @@ from rumplab.machine.disk_controllers import Disk
 from rumplab.machine.registry import Machine, Machines, addressed, base_name, check_name, open_machines
 from rumplab.network import attachment
 
-HELP = "boot an image or a program in QEMU, with a debug stub"
 EPILOG = """\
 The machine: a PC with an e1000 (54:54:00:55:55:55) behind a PCI bridge, user network 192.168.76.0/24, and a debug stub
 that only you can reach, by 'rumplab debug'. Options change each part of it.

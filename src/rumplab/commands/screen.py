@@ -17,7 +17,6 @@ from rumplab.machine import vga_text
 from rumplab.machine.registry import Machine, open_machines
 from rumplab.machine.screen import Screen, graphics, look
 
-HELP = "print a machine's screen as text, or save a picture of it"
 EPILOG = """\
 The screen of a VGA card in text mode, at this moment. A machine that 'rumplab run' gave none has its console on the
 serial port: see 'rumplab logs'. A guest of 'rumplab guest' has both.

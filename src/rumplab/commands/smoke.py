@@ -27,7 +27,6 @@ from rumplab.lab.config import Lab
 from rumplab.machine import consoles, disk_controllers, qemu_argv, registry, shutdown
 from rumplab.machine.registry import Machines, open_machines
 
-HELP = "prove that the lab works: stage, boot, attach, break, read PCI"
 EPILOG = """\
 Stages the demo unikernel, boots it with an e1000 behind a PCI bridge, attaches the debugger, stops where the
 program finds the e1000, asks the debugger where that is, and lets it run to its end. Cleans up after itself.

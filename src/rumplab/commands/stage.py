@@ -21,7 +21,6 @@ from rumplab.image.stager import COMPONENT, choose_content, content_sizes, plan
 from rumplab.image.writer import write_image
 from rumplab.lab import config
 
-HELP = "make a bootable disk image of a unikernel, without root"
 EPILOG = """\
 The same program, arguments and configuration give the same image, bit for bit. Beside IMAGE stands
 IMAGE.rumplab.json, which tells 'rumplab run' and 'rumplab debug' where the program's symbols are.

@@ -14,7 +14,6 @@ from rumplab.errors import RumplabError
 from rumplab.lab import config, verified
 from rumplab.lab.config import DAMAGED, Component, Lab
 
-HELP = "show what is provisioned, from which source, what is deferred and why"
 EPILOG = """\
 'verified' says whether 'rumplab smoke' has passed with exactly these components. Exits with 1 if a record of the lab
 is lost or damaged.

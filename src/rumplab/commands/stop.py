@@ -9,7 +9,6 @@ from rumplab.lab import config, places
 from rumplab.machine.registry import open_machines
 from rumplab.machine.shutdown import POWERDOWN_SECONDS, end
 
-HELP = "end a machine"
 EPILOG = """\
 QEMU is told to quit; if it doesn't, it gets SIGTERM and at last SIGKILL. Only the process that rumplab
 started is ever signalled.

@@ -11,7 +11,6 @@ from rumplab.lab import config
 from rumplab.machine import qmp, screen
 from rumplab.machine.registry import Machine, open_machines
 
-HELP = "type on a machine's keyboard"
 EPILOG = """\
 TEXT is typed first, then the keys, on a keyboard with the US layout. A line feed in TEXT is the Enter key. A KEY is one
 of QEMU's names (ret, esc, f12, up, spc, a), or several held down together (ctrl-alt-delete).

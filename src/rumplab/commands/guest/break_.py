@@ -10,7 +10,6 @@ from rumplab.guest.lines import DEBUGGER
 from rumplab.lab import config
 from rumplab.machine.registry import open_machines
 
-HELP = "stop a running kernel in its debugger"
 EPILOG = """\
 NetBSD gets a BREAK on its second serial port, Linux a BREAK and 'g' on its console. IPKDB can't be interrupted.
 

@@ -21,7 +21,6 @@ from rumplab.host.terminal import STDIN, terminal_restored
 from rumplab.lab import config
 from rumplab.machine.registry import Machine, open_machines
 
-HELP = "this terminal on a guest's console; Ctrl-] leaves it"
 EPILOG = """\
 The console goes on being logged: 'rumplab logs NAME' prints all of it. What a file or a pipe types is taken too;
 after its end, the console's silence for two seconds ends the session.

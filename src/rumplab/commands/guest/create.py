@@ -20,7 +20,6 @@ from rumplab.lab import config
 from rumplab.lab.config import Lab
 from rumplab.machine.registry import check_name
 
-HELP = "describe a guest, to be started by its name"
 EPILOG = """\
 Without --kernel the guest has the lab's own NetBSD kernel and disk, always the newest that was provisioned.
 --kernel and --symbols take one that you have built with KGDB. --linux takes a Linux kernel's vmlinux.

@@ -20,7 +20,6 @@ from rumplab.lab import config
 from rumplab.lab.config import Lab
 from rumplab.machine.registry import Machine, open_machines
 
-HELP = "attach the lab's GDB to a guest's kernel, its symbols loaded"
 EPILOG = """\
 With SYMBOL: a breakpoint there, and on to it. Commands given by --ex and --script run after that, in this order.
 What follows '--' goes to GDB as it is. Ctrl-C stops the kernel in its debugger, by a BREAK on its serial line; one that

@@ -9,7 +9,6 @@ from rumplab.guest.definition import open_guests, running
 from rumplab.lab import config
 from rumplab.machine.registry import open_machines
 
-HELP = "forget a guest, and the disk that it kept"
 EPILOG = """\
 The files that it was made of stay where they are.
 

@@ -17,7 +17,6 @@ from rumplab.lab.config import Lab
 from rumplab.machine.registry import Machine, open_machines
 from rumplab.machine.run_state import run_state
 
-HELP = "list your guests"
 EPILOG = """\
 STATE is QEMU's, and 'waits' while the kernel waits for its first debugger. DEBUGGER is 'attached' while there is one,
 else where IPKDB is reached, if the guest was started for that. DISK is 'kept' where --persist has kept what the guest

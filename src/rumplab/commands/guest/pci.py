@@ -15,7 +15,6 @@ from rumplab.guest.definition import LINUX, open_guests, require_running
 from rumplab.lab import config
 from rumplab.machine.registry import open_machines
 
-HELP = "the PCI devices of a guest, with their drivers"
 EPILOG = """\
 Runs pcictl(8) in a shell on the guest's console, where it logs in as root if that takes no password. pcictl names
 drivers from NetBSD 8 on; one that can't is replaced by the lab's own, if that is in the CD drive. While the kernel is

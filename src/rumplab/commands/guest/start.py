@@ -24,7 +24,6 @@ from rumplab.machine.qemu_argv import Spec, check_extra
 from rumplab.machine.registry import Machine, Machines, addressed, open_machines
 from rumplab.network import attachment
 
-HELP = "start a guest, in the background"
 EPILOG = """\
 Its console is 'rumplab guest console NAME', its log 'rumplab logs NAME'. What it writes to its disk is thrown away
 when it ends, unless --persist keeps it. QEMU's debug stub is there always, on a socket that only you can open.

@@ -17,7 +17,6 @@ from rumplab.lab import config
 from rumplab.machine import qmp, shutdown
 from rumplab.machine.registry import Machine, Machines, open_machines
 
-HELP = "shut a guest down, within a bounded time"
 EPILOG = """\
 Where a shell's prompt or a login without a password is on the console, the shutdown is typed there; else the power
 button is pressed. A kernel that is stopped in its debugger can do neither, and is ended as it stands.
