@@ -22,6 +22,12 @@ DARWIN = {
 }
 
 
+def darwin_text(doing: bool = True) -> str:
+    """What there is to say on macOS: of bringing something up or down, or else of what there is."""
+    said = f"{DARWIN['detail']}: {DARWIN['remedy']}"
+    return f"nothing to do: {said}" if doing else said
+
+
 def state(settings: Settings, seen: Seen, recorded: bool) -> str:
     """up, down, partial (a run was killed, or the host came up with the bridge alone) or foreign."""
     link = seen.link(settings.bridge)
