@@ -21,8 +21,8 @@ from unit.test_ipkdb_capture import write
 from unit.test_surroundings import HOSTILE
 
 from rumplab.cli.main import HIDDEN_VERBS, VERBS
+from rumplab.commands import ipkdb
 from rumplab.commands.guest import GROUP
-from rumplab.commands.ipkdb import ACTIONS
 from rumplab.host import process
 
 ALL = bool(os.environ.get("RUMPLAB_TEST_ALL"))
@@ -169,7 +169,7 @@ def invocations(place: Path, helps: bool = True) -> list[list[str]]:
         ["ipkdb", "decode", str(place / "x.pcap"), *key],
         ["ipkdb", "decode", str(place / "x.pcap"), "--json", *key],
         ["ipkdb", "check-port", "--target", "127.0.0.1:9", "--timeout", "1", *key],
-        ["ipkdb", "--target", "127.0.0.1:9", "--timeout", "1", "--stdio", *key],
+        ["ipkdb", "connect", "--target", "127.0.0.1:9", "--timeout", "1", "--stdio", *key],
         ["ipkdb", "new-port", "--interface", "xx", "--bus", "pci", "-o", str(place / f"{own}.port")],
         *(["net", "status"], ["net", "up", "--dry-run"], ["net", "down", "--dry-run"]),
         ["smoke", "--timeout", "0"],
@@ -180,7 +180,7 @@ def test_the_table_has_every_verb_and_sub_verb() -> None:
     words = [one for one in invocations(Path("/p")) if "--help" not in one]
     assert {one[0] for one in words if one} >= {*VERBS, *HIDDEN_VERBS}
     assert {one[1] for one in words if one[:1] == ["guest"]} == set(GROUP.subcommands)
-    assert {one[1] for one in words if one[:1] == ["ipkdb"]} >= set(ACTIONS)
+    assert {one[1] for one in words if one[:1] == ["ipkdb"]} >= set(ipkdb.GROUP.subcommands)
 
 
 def problem(done: subprocess.CompletedProcess[bytes], words: list[str]) -> str:

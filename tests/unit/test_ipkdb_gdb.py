@@ -41,7 +41,8 @@ def session(
 ) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """(the tool, the TCP port that it waits for GDB on)."""
     port = () if "--port" in options else ("--port", str(ports.free()))
-    process = lab.start("ipkdb", "--target", f"127.0.0.1:{server.port}", "--key-file", key_file, *port, *options)
+    target = ("--target", f"127.0.0.1:{server.port}", "--key-file", key_file)
+    process = lab.start("ipkdb", "connect", *target, *port, *options)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -56,7 +57,7 @@ def session(
 @pytest.mark.parametrize("relayed", [False, True])
 def test_gdb_comes_by_a_socket_of_the_users_own(empty_lab: LabPrefix, key_file: Path, relayed: bool) -> None:
     with Server(FINE) as server:
-        process = empty_lab.start("ipkdb", "--target", f"127.0.0.1:{server.port}", "--key-file", key_file)
+        process = empty_lab.start("ipkdb", "connect", "--target", f"127.0.0.1:{server.port}", "--key-file", key_file)
         assert process.stdout is not None
         line = process.stdout.readline()
         path = Path(line.partition("target remote ")[2].split(" ")[0])
@@ -106,7 +107,7 @@ def test_gdb_by_tcp(weather: Weather, empty_lab: LabPrefix, key_file: Path) -> N
 
 def test_gdb_by_pipe(empty_lab: LabPrefix, key_file: Path) -> None:
     with Server() as server:
-        words = ["ipkdb", "--target", f"127.0.0.1:{server.port}", "--key-file", str(key_file), "--stdio"]
+        words = ["ipkdb", "connect", "--target", f"127.0.0.1:{server.port}", "--key-file", str(key_file), "--stdio"]
         output = gdb("| " + " ".join(empty_lab.argv(*words)), *WALK, lab=empty_lab)
         check_walk(output, server)
         assert "Traceback" not in output
@@ -114,7 +115,7 @@ def test_gdb_by_pipe(empty_lab: LabPrefix, key_file: Path) -> None:
 
 def test_a_breakpoint_that_cannot_be_set_leaves_the_kernel_where_it_is(empty_lab: LabPrefix, key_file: Path) -> None:
     with Server() as server:
-        words = ["ipkdb", "--target", f"127.0.0.1:{server.port}", "--key-file", str(key_file), "--stdio"]
+        words = ["ipkdb", "connect", "--target", f"127.0.0.1:{server.port}", "--key-file", str(key_file), "--stdio"]
         bridge = "| " + " ".join(empty_lab.argv(*words))
         steps = command_line.run_to("no_such_function", "break")
         said = empty_lab.gdb(f"target remote {bridge}", *steps, "print 123456 * 8")
@@ -130,7 +131,7 @@ def test_a_breakpoint_that_cannot_be_set_leaves_the_kernel_where_it_is(empty_lab
 
 def test_plain_pipes_will_do(empty_lab: LabPrefix, key_file: Path) -> None:
     with Server() as server:
-        words = ["ipkdb", "--target", f"127.0.0.1:{server.port}", "--key-file", str(key_file), "--stdio"]
+        words = ["ipkdb", "connect", "--target", f"127.0.0.1:{server.port}", "--key-file", str(key_file), "--stdio"]
         done = subprocess.run(
             empty_lab.argv(*words), env=empty_lab.environment, input=b"$?#3f$D#44", capture_output=True, timeout=SECONDS
         )
@@ -143,7 +144,7 @@ def test_files_for_a_pipe_are_refused_before_the_kernel_is_bothered(
 ) -> None:
     (tmp_path / "in").write_bytes(b"$?#3f")
     with Server() as server, (tmp_path / "in").open() as source:
-        words = ["ipkdb", "--target", f"127.0.0.1:{server.port}", "--key-file", str(key_file), "--stdio"]
+        words = ["ipkdb", "connect", "--target", f"127.0.0.1:{server.port}", "--key-file", str(key_file), "--stdio"]
         done = subprocess.run(
             empty_lab.argv(*words), env=empty_lab.environment, stdin=source, capture_output=True, timeout=SECONDS
         )
@@ -233,20 +234,21 @@ def test_target_that_restarts_ends_the_session(empty_lab: LabPrefix, key_file: P
 def test_silent_target(empty_lab: LabPrefix, key_file: Path) -> None:
     with Server(key=b"quite another key, no?") as server:
         started = time.monotonic()
-        done = empty_lab.tool("ipkdb", "--target", f"127.0.0.1:{server.port}", "--key-file", key_file, "--timeout", "2")
+        target = ("--target", f"127.0.0.1:{server.port}", "--key-file", key_file)
+        done = empty_lab.tool("ipkdb", "connect", *target, "--timeout", "2")
     assert done.returncode == 1 and time.monotonic() - started < 20
     assert "the key may be the wrong one" in done.stderr and "DDB" in done.stderr
 
 
 def test_nobody_there(empty_lab: LabPrefix, key_file: Path) -> None:
     port = ports.free()
-    done = empty_lab.tool("ipkdb", "--target", f"127.0.0.1:{port}", "--key-file", key_file, "--timeout", "2")
+    done = empty_lab.tool("ipkdb", "connect", "--target", f"127.0.0.1:{port}", "--key-file", key_file, "--timeout", "2")
     assert done.returncode == 1 and "nobody listens there" in done.stderr
 
 
 def test_second_debugger_on_this_host_is_refused(empty_lab: LabPrefix, key_file: Path) -> None:
     with Server() as server, session(empty_lab, server, key_file) as (process, _):
-        done = empty_lab.tool("ipkdb", "--target", f"127.0.0.1:{server.port}", "--key-file", key_file)
+        done = empty_lab.tool("ipkdb", "connect", "--target", f"127.0.0.1:{server.port}", "--key-file", key_file)
         assert done.returncode == 1
         assert "debugged already" in done.stderr and f"pid {process.pid}" in done.stderr
 
@@ -255,7 +257,7 @@ def test_taken_port_is_named(empty_lab: LabPrefix, key_file: Path) -> None:
     with Server() as server, socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         done = empty_lab.tool(
-            "ipkdb", "--target", f"127.0.0.1:{server.port}", "--key-file", key_file, "--port", str(port)
+            "ipkdb", "connect", "--target", f"127.0.0.1:{server.port}", "--key-file", key_file, "--port", str(port)
         )
         assert done.returncode == 1
         assert f"port {port} on 127.0.0.1" in done.stderr and f"pid {os.getpid()}" in done.stderr
@@ -265,7 +267,7 @@ def test_taken_port_is_named(empty_lab: LabPrefix, key_file: Path) -> None:
 def test_wrong_architecture_is_told_before_gdb_comes(empty_lab: LabPrefix, key_file: Path) -> None:
     with Server() as server:
         done = empty_lab.tool(
-            "ipkdb", "--target", f"127.0.0.1:{server.port}", "--key-file", key_file, "--arch", "powerpc"
+            "ipkdb", "connect", "--target", f"127.0.0.1:{server.port}", "--key-file", key_file, "--arch", "powerpc"
         )
     assert done.returncode == 1 and "64 bytes of registers" in done.stderr and "--arch" in done.stderr
 

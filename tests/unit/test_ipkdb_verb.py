@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from unit.labfixture import LabPrefix
 
-from rumplab.cli import main
+from rumplab.cli import ipkdb_target, main
 from rumplab.commands import ipkdb
 from rumplab.errors import RumplabError, UsageError
 from rumplab.ipkdb import console_messages, key, reach
@@ -32,23 +32,52 @@ BRIDGE = {
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ("", "name one target"),
-        ("netbsd --target 127.0.0.1", "name one target"),
-        ("netbsd other", "one word too many"),
-        ("netbsd --json", "--json goes with decode and check-port"),
-        ("netbsd --bus pci", "--bus goes with new-port"),
-        ("netbsd --port 99 --stdio", "exclude each other"),
-        ("decode", "needs a FILE"),
-        ("decode x --target 127.0.0.1", "--target goes with"),
+        ("", "required: SUBCOMMAND"),
+        ("connect", "name one target"),
+        ("connect netbsd --target 127.0.0.1", "name one target"),
+        ("connect netbsd other", "unrecognized arguments: other"),
+        ("connect netbsd --json", "unrecognized arguments: --json"),
+        ("connect netbsd --bus pci", "unrecognized arguments: --bus"),
+        ("connect netbsd --port 99 --stdio", "exclude each other"),
+        ("decode", "required: FILE"),
+        ("decode x --target 127.0.0.1", "unrecognized arguments: --target"),
         ("check-port", "name one target"),
-        ("check-port netbsd --stdio", "--stdio goes with a session"),
-        ("new-port --interface xx", "needs --interface and --bus"),
-        ("new-port x --interface xx --bus pci", "no other word"),
+        ("check-port netbsd --stdio", "unrecognized arguments: --stdio"),
+        ("new-port --interface xx", "required: --bus"),
+        ("new-port x --interface xx --bus pci", "unrecognized arguments: x"),
     ],
 )
 def test_command_lines_that_make_no_sense(words: str, complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.main(["ipkdb", *words.split()]) == 2
+    assert status_of("ipkdb", *words.split()) == 2
     assert complaint in capsys.readouterr().err
+
+
+def status_of(*words: str) -> int | str | None:
+    """The exit code of a command line, by which of the two ways ever it ends."""
+    try:
+        return main.main([*words])
+    except SystemExit as leaving:
+        return leaving.code
+
+
+def test_a_machine_may_be_called_like_a_sub_command(
+    empty_lab: LabPrefix, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main(["ipkdb", "connect", "decode"]) == 1
+    assert "no machine called 'decode'" in capsys.readouterr().err
+
+
+def test_a_command_line_of_the_last_release_is_understood_and_warned_of(
+    empty_lab: LabPrefix, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main(["ipkdb", "netbsd"]) == 1
+    said = capsys.readouterr().err
+    assert "this is 'rumplab ipkdb connect …' now" in said
+    assert "no machine called 'netbsd'" in said
+    new = tmp_path / "new"
+    assert main.main(["ipkdb", *f"new-port --interface xx --bus pci --machine zz -o {new}".split()]) == 0
+    assert "--machine is --sys-arch now" in capsys.readouterr().err
+    assert list(new.rglob("zz"))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +94,7 @@ def test_without_a_key_there_is_nothing_to_say(
     empty_lab: LabPrefix, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv(key.VARIABLE, raising=False)
-    assert main.main(["ipkdb", "--target", "127.0.0.1"]) == 2
+    assert main.main(["ipkdb", "connect", "--target", "127.0.0.1"]) == 2
     assert "--key-file" in capsys.readouterr().err
 
 
@@ -76,12 +105,12 @@ def test_key_of_the_lab_serves_where_no_other_is_given(
     path = empty_lab.prefix / "etc" / "ipkdb.key"
     path.write_text("the key of the lab itself\n")
     path.chmod(0o600)
-    args = main.verb_parser("ipkdb", ipkdb).parse_args(["--target", "127.0.0.1"])
-    assert ipkdb.plan_of(args, None).key == b"the key of the lab itself"
+    args = main.verb_parser("ipkdb", ipkdb).parse_args(["connect", "--target", "127.0.0.1"])
+    assert ipkdb_target.plan_of(args).key == b"the key of the lab itself"
 
 
 def test_addresses_outside_the_lab_need_consent(empty_lab: LabPrefix, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.main(["ipkdb", "--target", "192.0.2.1"]) == 1
+    assert main.main(["ipkdb", "connect", "--target", "192.0.2.1"]) == 1
     assert "--i-know" in capsys.readouterr().err
     allowed = [IPv4Network("127.0.0.0/8"), IPv4Network("10.0.1.0/24")]
     for text in ("127.0.0.1", "10.0.1.50"):
@@ -126,7 +155,7 @@ def test_machine_is_found_by_its_forward_or_its_lease(empty_lab: LabPrefix) -> N
 
 
 def test_machine_that_doesnt_run(empty_lab: LabPrefix, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.main(["ipkdb", "netbsd"]) == 1
+    assert main.main(["ipkdb", "connect", "netbsd"]) == 1
     assert "no machine called 'netbsd'" in capsys.readouterr().err
 
 

@@ -91,7 +91,7 @@ def test_a_linux_without_symbols_is_refused(lab: LabPrefix, tmp_path: Path) -> N
 
 
 def test_gdbs_pipe_has_to_be_one(empty_lab: LabPrefix, key_file: Path) -> None:
-    result = empty_lab.tool("ipkdb", "--target", "127.0.0.1:1", "--key-file", key_file, "--stdio")
+    result = empty_lab.tool("ipkdb", "connect", "--target", "127.0.0.1:1", "--key-file", key_file, "--stdio")
     assert result.returncode == 1
     assert "--stdio is for GDB's own pipe" in result.stderr
 

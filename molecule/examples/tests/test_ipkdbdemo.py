@@ -16,7 +16,7 @@ USER = (
     " env HOME=/nonexistent timeout 120"
 )
 KEY = "/tmp/ipkdb.key"
-DEBUGGED = "rumplab ipkdb demo --key-file " + KEY
+DEBUGGED = "rumplab ipkdb connect demo --key-file " + KEY
 
 
 def component(host: Host, name: str) -> dict[str, Any]:

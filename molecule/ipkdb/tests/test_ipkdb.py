@@ -185,7 +185,7 @@ def test_its_address_comes_by_bootp_and_a_porters_list_passes(bridge: Host) -> N
     assert any("s stopped" in line for line in answers)
     assert all("[HMAC good]" in line for line in answers)
     # The key of a kernel that runs is of no use to others.
-    other = bridge.run(f"{ALICE} rumplab ipkdb --target {place} --timeout 1 --stdio </dev/null")
+    other = bridge.run(f"{ALICE} rumplab ipkdb connect --target {place} --timeout 1 --stdio </dev/null")
     assert other.rc != 0
     assert key(bridge) not in other.stderr
 

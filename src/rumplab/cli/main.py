@@ -2,7 +2,8 @@
 
 A verb is a module ``rumplab.commands.VERB`` with ``EPILOG`` (examples), ``add_arguments(parser)``
 and ``run(args) -> int``; its one line is in rumplab.cli.verbs. A module with ``TAKES_EXTRA = True`` gets what follows
-``--`` on the command line as the list ``args.extra``. ``args.words`` are the words that were parsed.
+``--`` on the command line as the list ``args.extra``. One with ``renewed(words)`` turns a command line of an earlier
+release into today's. ``args.words`` are the words that were parsed.
 """
 
 from __future__ import annotations
@@ -113,6 +114,8 @@ def dispatch(verb: str, arguments: list[str]) -> int:
     with loading():
         module = verb_module(verb)
         parser = verb_parser(verb, module)
+        if hasattr(module, "renewed"):
+            arguments = module.renewed(arguments)
         extra: list[str] = []
         if getattr(module, "TAKES_EXTRA", False):
             arguments, extra = split_extra(arguments)

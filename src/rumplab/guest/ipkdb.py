@@ -123,7 +123,8 @@ def bridge_argv(machine: Machine, key_file: str | None) -> list[str]:
     """The bridge to the kernel, for ``target remote |``."""
     key = ["--key-file", key_file] if key_file else []
     again = lines.lock_path(machine, IPKDB).exists() and not waits(machine)
-    return itself("ipkdb", machine.name, "--stdio", "--timeout", str(PATIENCE_AGAIN if again else PATIENCE), *key)
+    patience = str(PATIENCE_AGAIN if again else PATIENCE)
+    return itself("ipkdb", "connect", machine.name, "--stdio", "--timeout", patience, *key)
 
 
 def refuse_interrupt(machine: Machine) -> None:

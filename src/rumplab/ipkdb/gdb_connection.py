@@ -23,7 +23,7 @@ WAITING = 16
 # Seconds for GDB to hang up when the session is lost.
 FAREWELL = 1.0
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-NO_STREAM = "--stdio is for GDB's own pipe: target remote | rumplab ipkdb --stdio …"
+NO_STREAM = "--stdio is for GDB's own pipe: target remote | rumplab ipkdb connect --stdio …"
 NO_ACKS = b"QStartNoAckMode"
 # Commands that let the target run.
 RESUMING = (b"c", b"s")

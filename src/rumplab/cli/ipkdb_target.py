@@ -1,0 +1,100 @@
+"""The options of ``rumplab ipkdb`` that say which kernel, and what they come to."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from rumplab.errors import RumplabError, UsageError
+from rumplab.ipkdb import arch, key, reach
+from rumplab.ipkdb.packet import digest
+from rumplab.ipkdb.session import Plan
+from rumplab.lab import config
+from rumplab.lab.config import Lab
+from rumplab.machine.registry import Machine, open_machines
+
+PATIENCE = 30
+LONGEST_PATIENCE = 24 * 3600
+
+
+def place(text: str) -> tuple[IPv4Address, int]:
+    try:
+        return reach.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def patience(text: str) -> int:
+    """A number of whole seconds, from 1 to those of a day."""
+    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= LONGEST_PATIENCE:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds from 1 to {LONGEST_PATIENCE}")
+    return int(text)
+
+
+def add_key(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--key-file", type=Path, metavar="FILE", help=f"its IPKDBKEY (default: ${key.VARIABLE})")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("machine", metavar="NAME", nargs="?", help="a machine that runs; or give --target")
+    target = parser.add_argument_group("the target")
+    target.add_argument("--target", type=place, metavar="IP[:PORT]", help="its address, instead of a machine's name")
+    add_key(target)
+    target.add_argument("--arch", choices=tuple(arch.ARCHES), default="i386", help="what it runs on (default: i386)")
+    target.add_argument(
+        "--timeout",
+        type=patience,
+        default=PATIENCE,
+        metavar="SECONDS",
+        help="for it to answer at first (default: %(default)s)",
+    )
+    target.add_argument(
+        "--i-know", action="store_true", help="talk to an address outside the lab's networks, which may be anybody's"
+    )
+    target.add_argument("--pcap", type=Path, metavar="FILE", help="write what goes over the wire")
+
+
+def check_usage(args: argparse.Namespace) -> None:
+    """UsageError unless one target is named."""
+    if bool(args.machine) == bool(args.target):
+        raise UsageError("name one target: a machine, or its address with --target")
+
+
+def secret(key_file: Path | None, lab: Lab | None) -> bytes:
+    """The key. RumplabError also where this host's OpenSSL has no MD5."""
+    found = key.load(key_file, lab.prefix / "etc" / "ipkdb.key" if lab else None)
+    try:
+        digest(b"", found)
+    except ValueError as error:
+        raise RumplabError(f"IPKDB needs HMAC-MD5, which this host's OpenSSL refuses ({error})") from error
+    return found
+
+
+def target_of(
+    args: argparse.Namespace, lab: Lab | None
+) -> tuple[tuple[IPv4Address, int], Machine | None]:
+    """(where the target is, its machine if that is how it was named). RumplabError when it is out of bounds."""
+    if args.target:
+        reach.check(args.target[0], reach.networks(lab), args.i_know)
+        return args.target, None
+    where = lab or config.load()
+    machine = open_machines(where).find(args.machine)
+    return reach.place_of(machine, where), machine
+
+
+def plan_of(args: argparse.Namespace, port: int | None = 0, trace: bool = False) -> Plan:
+    """What a session comes to. `port` is GDB's, 0 for a socket, None for standard input and output."""
+    lab = reach.lab_here()
+    where, machine = target_of(args, lab)
+    return Plan(
+        place=where,
+        key=secret(args.key_file, lab),
+        arch=arch.ARCHES[args.arch],
+        port=port,
+        patience=float(args.timeout),
+        machine=machine,
+        pcap=args.pcap,
+        trace=trace,
+    )

@@ -1,0 +1,39 @@
+"""``rumplab ipkdb``: GDB on a kernel that has IPKDB, and the kit for those who bring IPKDB to another machine."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rumplab.cli.subcommands import Group
+
+GROUP = Group(
+    "ipkdb",
+    {
+        "connect": "let GDB debug a kernel that waits in IPKDB",
+        "decode": "print a capture of IPKDB's packets in words",
+        "check-port": "try a kernel's IPKDB, point by point",
+        "new-port": "write what a port of IPKDB to another card or machine begins with",
+    },
+)
+EPILOG = f"""\
+{GROUP.table}
+The key is the kernel's IPKDBKEY: in a file (--key-file), or in the environment (RUMPLAB_IPKDB_KEY).
+
+examples:
+  rumplab ipkdb connect netbsd --key-file ipkdb.key                then in GDB: target remote SOCKET
+  rumplab ipkdb connect --target 127.0.0.1:1138 --key-file ipkdb.key --port 2345
+  rumplab ipkdb decode session.pcap --key-file ipkdb.key
+  rumplab ipkdb check-port --target 127.0.0.1:1138 --json
+  rumplab ipkdb new-port --interface xx --bus pci -o port
+"""
+add_arguments = GROUP.add_arguments
+run = GROUP.run
+
+
+def renewed(words: Sequence[str]) -> list[str]:
+    """The words of a command line of before there were sub-commands, with the one that they mean, and a warning."""
+    if not words or words[0] in (*GROUP.subcommands, "-h", "--help"):
+        return list(words)
+    print("rumplab ipkdb: this is 'rumplab ipkdb connect …' now, and won't be understood for ever", file=sys.stderr)
+    return ["connect", *words]

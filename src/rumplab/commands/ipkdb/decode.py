@@ -1,0 +1,43 @@
+"""``rumplab ipkdb decode``: a capture of IPKDB in words, its HMACs checked."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from rumplab import output
+from rumplab.cli import ipkdb_target
+from rumplab.errors import UsageError
+from rumplab.ipkdb import decode, reach
+
+EPILOG = """\
+Without the key, the packets are read, and their HMACs are said to be unchecked.
+
+examples:
+  rumplab ipkdb decode session.pcap --key-file ipkdb.key
+  rumplab ipkdb decode session.pcap --json
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", type=Path, help="a capture: pcap or pcapng")
+    ipkdb_target.add_key(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        known: bytes | None = ipkdb_target.secret(args.key_file, reach.lab_here())
+    except UsageError:
+        # A capture can be read without the key; its HMACs are then said to be unchecked.
+        known = None
+    capture = decode.read(args.file, known)
+    found, unread = capture.lines, capture.unread
+    if args.json:
+        print(output.as_json([line.as_data() for line in found]))
+    elif found or not unread:
+        print("\n".join(decode.as_text(found)) or f"no IPKDB in {args.file}")
+    for why, count in unread.items():
+        print(f"rumplab ipkdb: {args.file}: {count} record{'s' if count > 1 else ''} {why}", file=sys.stderr)
+    return 1 if unread or any(line.hmac == decode.BAD for line in found) else 0

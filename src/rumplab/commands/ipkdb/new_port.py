@@ -1,0 +1,32 @@
+"""``rumplab ipkdb new-port``: what a port of IPKDB to another card or machine begins with, in NetBSD's layout."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from rumplab.ipkdb import new_port
+
+EPILOG = """\
+examples:
+  rumplab ipkdb new-port --interface xx --bus pci -o port
+  rumplab ipkdb new-port --interface xx --bus pci --sys-arch zz -o port
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--interface", metavar="XX", required=True, help="the card's driver, as in if_xx.c")
+    parser.add_argument(
+        "--bus", metavar="YY", required=True, help="the directory below sys/dev that it is in: pci, isa, ic …"
+    )
+    parser.add_argument("--sys-arch", metavar="ZZ", help="the machine's half too, for sys/arch/ZZ")
+    # What it was called when a machine was something else everywhere else.
+    parser.add_argument("--machine", help=argparse.SUPPRESS)
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="a directory to make (default: ipkdb-XX)")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.machine is not None:
+        print("rumplab ipkdb: --machine is --sys-arch now, and won't be understood for ever", file=sys.stderr)
+    return new_port.run(args.interface, args.bus, args.sys_arch or args.machine, args.output)
