@@ -27,18 +27,18 @@ class Group:
         reserved = name in ("break", "list")
         return importlib.import_module(f"rumplab.commands.{self.verb}.{name}{'_' if reserved else ''}")
 
-    @property
-    def table(self) -> str:
-        """The sub-commands and their lines, for the verb's help."""
-        width = max(map(len, self.subcommands))
-        rows = "\n".join(f"  {name:{width}}  {line}" for name, line in self.subcommands.items())
-        return f"sub-commands, each of which 'rumplab {self.verb} SUBCOMMAND --help' explains:\n{rows}\n"
-
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parsers = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", required=True, parser_class=Subparser)
-        for subcommand in self.subcommands:
+        parsers = parser.add_subparsers(
+            title="sub-commands",
+            description=f"each of which 'rumplab {self.verb} SUBCOMMAND --help' explains",
+            dest="subcommand",
+            metavar="SUBCOMMAND",
+            required=True,
+            parser_class=Subparser,
+        )
+        for subcommand, line in self.subcommands.items():
             added = parsers.add_parser(
-                subcommand, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+                subcommand, help=line, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
             )
             added.group, added.subcommand = self, subcommand
 

@@ -18,8 +18,7 @@ GROUP = Group(
         "delete": "forget a guest, and the disk that it kept",
     },
 )
-EPILOG = f"""\
-{GROUP.table}
+EPILOG = """\
 examples:
   rumplab guest create nb
   rumplab guest start nb --kgdb            the kernel waits in its debugger

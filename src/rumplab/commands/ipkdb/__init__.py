@@ -16,8 +16,7 @@ GROUP = Group(
         "new-port": "write what a port of IPKDB to another card or machine begins with",
     },
 )
-EPILOG = f"""\
-{GROUP.table}
+EPILOG = """\
 The key is the kernel's IPKDBKEY: in a file (--key-file), or in the environment (RUMPLAB_IPKDB_KEY).
 
 examples:

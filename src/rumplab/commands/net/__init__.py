@@ -12,8 +12,7 @@ GROUP = Group(
         "status": "show it, and what is attached to it",
     },
 )
-EPILOG = f"""\
-{GROUP.table}
+EPILOG = """\
 up and down can be repeated, and finish what a run that was killed has begun. down leaves the host's addresses, routes,
 kernel settings and firewall as up found them.
 
