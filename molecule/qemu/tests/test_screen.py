@@ -26,6 +26,8 @@ USER = (
     " env HOME=/nonexistent timeout 90"
 )
 RUMPLAB = f"{USER} rumplab"
+GAMES = 5
+LOST = "GAME OVER"
 PROGRAM = "/opt/rumplab/pcihello/pcihello.bin"
 
 
@@ -106,16 +108,22 @@ def test_xen_is_on_the_serial_port_when_it_is_told_so(host: Any) -> None:
 
 
 def test_invaders_are_shot_at(host: Any) -> None:
-    started(host, f"{GUESTS}/invaders.exec --console vga --wait")
-    assert debugged(host, "invaders", entry(host, f"{GUESTS}/invaders.exec"), "$eax") == LOADER
-
     def gun(screen: str) -> int:
         found = re.search(r"^( *)/ \\$", screen, re.M)
         return len(found[1]) if found else -1
 
-    before = gun(until(host, "invaders", lambda screen: gun(screen) > 0))
-    host.check_output(f"{RUMPLAB} type invaders {'--key right ' * 5}")
-    until(host, "invaders", lambda screen: gun(screen) > before)
+    started(host, f"{GUESTS}/invaders.exec --console vga --wait")
+    assert debugged(host, "invaders", entry(host, f"{GUESTS}/invaders.exec"), "$eax") == LOADER
+    # The invaders don't wait for a busy host: where they have won before the keys come, there is another game.
+    for _ in range(GAMES):
+        before = gun(until(host, "invaders", lambda screen: gun(screen) > 0 or LOST in screen))
+        host.check_output(f"{RUMPLAB} type invaders {'--key right ' * 5}")
+        after = until(host, "invaders", lambda screen, before=before: gun(screen) > before or LOST in screen)
+        if gun(after) > before > 0:
+            return
+        host.check_output(f"{RUMPLAB} stop invaders")
+        started(host, f"{GUESTS}/invaders.exec --console vga")
+    raise AssertionError(f"the gun never moved: {after}")
 
 
 def test_a_boot_sector_in_graphics_mode_and_one_that_is_typed_on(host: Any) -> None:
