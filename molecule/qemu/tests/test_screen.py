@@ -112,13 +112,16 @@ def test_invaders_are_shot_at(host: Any) -> None:
         found = re.search(r"^( *)/ \\$", screen, re.M)
         return len(found[1]) if found else -1
 
+    def moved(before: int) -> Callable[[str], bool]:
+        return lambda screen: gun(screen) > before or LOST in screen
+
     started(host, f"{GUESTS}/invaders.exec --console vga --wait")
     assert debugged(host, "invaders", entry(host, f"{GUESTS}/invaders.exec"), "$eax") == LOADER
     # The invaders don't wait for a busy host: where they have won before the keys come, there is another game.
     for _ in range(GAMES):
         before = gun(until(host, "invaders", lambda screen: gun(screen) > 0 or LOST in screen))
         host.check_output(f"{RUMPLAB} type invaders {'--key right ' * 5}")
-        after = until(host, "invaders", lambda screen, before=before: gun(screen) > before or LOST in screen)
+        after = until(host, "invaders", moved(before))
         if gun(after) > before > 0:
             return
         host.check_output(f"{RUMPLAB} stop invaders")
