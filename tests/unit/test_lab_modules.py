@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -130,12 +131,31 @@ def host_now(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     state = {"package": ["bash"], "user": ["root"], "group": ["root"]}
     monkeypatch.setattr(record, "host_state", lambda _: {kind: list(names) for kind, names in state.items()})
     monkeypatch.setattr(record, "installed", lambda _: list(state["package"]))
-    monkeypatch.setattr(record, "automatic", lambda _: {"libqemu"})
+    monkeypatch.setattr(packages, "automatic", lambda _: {"libqemu"})
+    monkeypatch.setattr(packages, "dependencies", lambda _, names: set(names))
     return state
 
 
 def package(name: str) -> dict[str, str]:
     return {"kind": "package", "manager": "apt", "name": name}
+
+
+def test_what_a_killed_run_brought_is_known_by_what_it_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """apt was killed before it noted which packages nobody had asked for."""
+    listed = "gcc\n  Depends: cpp\ncpp\nlibc6\n<libc-dev>\n  libc6-dev\nlibc6-dev\n"
+    asked: list[list[str]] = []
+
+    def run(argv: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        asked.append(argv)
+        return subprocess.CompletedProcess(argv, 0, listed, "")
+
+    monkeypatch.setattr(packages.subprocess, "run", run)
+    monkeypatch.setattr(packages, "automatic", lambda _: {"distro-info-data"})
+    came = ["cpp", "gcc", "libc6-dev:amd64", "distro-info-data", "nginx"]
+    assert packages.brought("apt", came, ["gcc"]) == {"cpp", "gcc", "libc6-dev:amd64", "distro-info-data"}
+    assert asked[0][0] == "apt-cache" and asked[0][-2:] == ["depends", "gcc"] and "--no-recommends" in asked[0]
+    monkeypatch.setattr(packages, "automatic", lambda _: set())
+    assert packages.brought("pacman", came, ["gcc"]) == {"gcc"}
 
 
 def test_only_what_is_installed_whole_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

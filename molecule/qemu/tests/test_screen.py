@@ -26,6 +26,7 @@ USER = (
     " env HOME=/nonexistent timeout 90"
 )
 RUMPLAB = f"{USER} rumplab"
+LOST = "GAME OVER"
 PROGRAM = "/opt/rumplab/pcihello/pcihello.bin"
 
 
@@ -106,16 +107,26 @@ def test_xen_is_on_the_serial_port_when_it_is_told_so(host: Any) -> None:
 
 
 def test_invaders_are_shot_at(host: Any) -> None:
-    started(host, f"{GUESTS}/invaders.exec --console vga --wait")
-    assert debugged(host, "invaders", entry(host, f"{GUESTS}/invaders.exec"), "$eax") == LOADER
-
     def gun(screen: str) -> int:
         found = re.search(r"^( *)/ \\$", screen, re.M)
         return len(found[1]) if found else -1
 
-    before = gun(until(host, "invaders", lambda screen: gun(screen) > 0))
-    host.check_output(f"{RUMPLAB} type invaders {'--key right ' * 5}")
-    until(host, "invaders", lambda screen: gun(screen) > before)
+    started(host, f"{GUESTS}/invaders.exec --console vga --wait")
+    assert debugged(host, "invaders", entry(host, f"{GUESTS}/invaders.exec"), "$eax") == LOADER
+    # A game that a busy host hardly runs misses keys, and the invaders don't wait: one that is lost is played again.
+    seen: list[int] = []
+    deadline = time.monotonic() + 300
+    while len(set(seen)) < 2:
+        assert time.monotonic() < deadline, seen
+        screen = until(host, "invaders", lambda screen: gun(screen) > 0 or LOST in screen)
+        if LOST in screen:
+            host.check_output(f"{RUMPLAB} stop invaders")
+            started(host, f"{GUESTS}/invaders.exec --console vga")
+            seen.clear()
+            continue
+        seen.append(gun(screen))
+        host.check_output(f"{RUMPLAB} type invaders {'--key right ' * 5}")
+    assert seen[-1] > seen[0]
 
 
 def test_a_boot_sector_in_graphics_mode_and_one_that_is_typed_on(host: Any) -> None:

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 LISTS = {
     "apt": ["dpkg-query", "-W", "-f", "${db:Status-Abbrev}${binary:Package}\\n"],
@@ -22,6 +22,8 @@ BREW_PATH = ("/opt/homebrew/bin", "/usr/local/bin")
 ABSENT, REMOVED = "n", "c"
 # And for what was being installed or removed when dpkg was killed.
 HALF = "HUFWt"
+# Of the relations between packages, those for which nothing is installed with the lab's settings.
+NO_NEED = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
 # Seconds to wait for another run of the package manager.
 LOCK_WAIT = 600.0
 # What dpkg says of its own locks. A package's script may meet other ones, such as an account tool's, and fails then.
@@ -128,6 +130,26 @@ def automatic(manager: str) -> set[str]:
     # apt leaves the host's own architecture out, dpkg names it for some packages.
     plain = set(_output(["apt-mark", "showauto"]).split())
     return {name for name in installed(manager) if name in plain or name.split(":")[0] in plain}
+
+
+def dependencies(manager: str, names: Sequence[str]) -> set[str]:
+    """Return `names` and what they need, also indirectly, as the manager's lists of packages have it.
+
+    apt notes last what came for others' sake: after it was killed, such packages count as asked for by the user.
+    """
+    if manager != "apt" or not names:
+        return set(names)
+    argv = ["apt-cache", *(f"--no-{kind}" for kind in NO_NEED), "--recurse", "depends", *names]
+    run = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
+    # Each package that it came to stands at the beginning of a line; a name in <> is virtual.
+    found = re.findall(r"^([a-z0-9][^\s:<>]*)", run.stdout, re.MULTILINE)
+    return {*names, *found}
+
+
+def brought(manager: str, came: Collection[str], wanted: Sequence[str]) -> set[str]:
+    """Return those of the packages that `came` which did so for the sake of `wanted`, or of any other package."""
+    needed = dependencies(manager, wanted)
+    return {name for name in came if name.split(":")[0] in needed} | (set(came) & automatic(manager))
 
 
 def of_interpreter(manager: str) -> set[str]:

@@ -30,7 +30,7 @@ from .files import (
     trusted,
     write_json,
 )
-from .packages import automatic, installed
+from .packages import brought, installed
 
 Entry = dict[str, Any]
 # What is installed while a package manager is at work stands in a list of this name, one for every run.
@@ -249,9 +249,9 @@ def settle_packages(manifest: str, name: str, user: str) -> list[Entry]:
 def settle_abandoned(manifest: str, user: str, older_than: float = ABANDONED) -> list[Entry]:
     """Do the same for the lists that runs left which were killed; `older_than` is in seconds.
 
-    Somebody else may have installed things since. So only what the run asked for counts, and what the package manager
-    put in by itself; accounts don't. Uninstall keeps what another package needs in any case. A list that isn't root's
-    own, as the manifest has to be, counts for nothing and goes.
+    Somebody else may have installed things since. So only what the run asked for counts, with what that needs, and what
+    the package manager put in by itself; accounts don't. Uninstall keeps what another package needs in any case. A list
+    that isn't root's own, as the manifest has to be, counts for nothing and goes.
     """
     added: list[Entry] = []
     directory, now = os.path.dirname(manifest), moment()
@@ -265,7 +265,7 @@ def settle_abandoned(manifest: str, user: str, older_than: float = ABANDONED) ->
                 continue
             manager = snapshot["manager"]
             came = set(installed(manager)) - set(snapshot["before"]["package"])
-            ours = came & ({*snapshot["wanted"]} | automatic(manager))
+            ours = brought(manager, came, snapshot["wanted"])
         except DAMAGED:
             remove(path)
             continue
