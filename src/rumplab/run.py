@@ -104,7 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--disk", choices=disks.CHOICES, help="an IMAGE's controller (default: virtio)")
     driveoptions.add_arguments(parser)
     parser.add_argument(
-        "--format", choices=recognise.FORMATS, help="of an IMAGE (default: as on record; see docs/run.md)"
+        "--format", choices=recognise.FORMATS, help="of an IMAGE (default: as on record; see docs/commands/run.md)"
     )
     parser.add_argument(
         "--allow-backing", action="store_true", help="take disks that name other files, as a qcow2 over another disk"

@@ -35,7 +35,7 @@ NAME_LIMIT = 64
 SOCKET = "gdb.sock"
 SILENCE = (
     "if its kernel waits for a debugger: the key may be the wrong one, to which it answers nothing; or DDB is in the"
-    " kernel and has taken boot -d. See docs/ipkdb.md"
+    " kernel and has taken boot -d. See docs/commands/ipkdb.md"
 )
 
 
