@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from rumplab import config, container, gdbcall, images, mounts
+from rumplab import config, container, gdbcall, images, mounts, ports
 from rumplab.config import Lab
 from rumplab.container import Container
 from rumplab.engine import Image
@@ -158,6 +158,11 @@ def run(args: argparse.Namespace) -> int:
 def the_stub(machine: Machine, args: argparse.Namespace) -> Iterator[int | None]:
     """Holds the machine's debug stub, which is kept by the open file that it yields. RumplabError names whoever has it:
     QEMU would let a second debugger wait, for ever and without a word. VMware's stub can't be asked."""
+    if args.vmware is not None and not args.dry_run and ports.refusal(machine.gdb_port) is None:
+        raise RumplabError(
+            f"nothing listens on 127.0.0.1:{machine.gdb_port}, where VMware has the debug stub of {machine.name}:"
+            f" start {machine.directory}/machine.vmx in VMware first"
+        )
     if args.vmware is not None or args.dry_run:
         yield None
         return

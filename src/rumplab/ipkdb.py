@@ -87,7 +87,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     target.add_argument(
         "--timeout", type=seconds, metavar="SECONDS", help=f"for it to answer at first (default: {PATIENCE})"
     )
-    target.add_argument("--i-know", action="store_true", help="talk to an address outside the lab's networks")
+    target.add_argument(
+        "--i-know",
+        action="store_true",
+        help="talk to an address outside the lab's networks, though nothing is encrypted: who listens reads the memory",
+    )
     session = parser.add_argument_group("a session")
     session.add_argument(
         "--port", type=port, help="wait for GDB on this TCP port, open to every user of this host (default: a socket)"

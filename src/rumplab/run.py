@@ -80,7 +80,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "image", metavar="IMAGE|PROGRAM", help="a disk or CD image, or an ELF program to boot directly"
     )
-    parser.add_argument("--args", metavar="STRING", help="a PROGRAM's command line (an image has its own)")
+    parser.add_argument(
+        "--args",
+        metavar="STRING",
+        help="a PROGRAM's command line (an image has its own); where it begins with '-': --args=-d",
+    )
     parser.add_argument(
         "--config", metavar="FILE.yml", type=Path, help="rumprun's configuration, for a PROGRAM (see stage --rumprun)"
     )

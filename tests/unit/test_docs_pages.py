@@ -91,8 +91,15 @@ def test_no_page_repeats_another_ones_rows() -> None:
 
 
 def test_every_page_that_code_names_is_there() -> None:
-    places = [ROOT / name for name in ("src", "roles", "plugins", "playbooks", "tests", "molecule", "examples", "tools")]
-    files = [path for place in places for path in place.rglob("*") if path.is_file() and path.suffix in {".py", ".yml", ".c", ".h", ".sh"}]
+    places = [
+        ROOT / name for name in ("src", "roles", "plugins", "playbooks", "tests", "molecule", "examples", "tools")
+    ]
+    files = [
+        path
+        for place in places
+        for path in place.rglob("*")
+        if path.is_file() and path.suffix in {".py", ".yml", ".c", ".h", ".sh"}
+    ]
     files += [ROOT / "provision", ROOT / "test"]
     assert len(files) > 100
     # This one and the test of the reader have pages that they make up.
@@ -100,7 +107,9 @@ def test_every_page_that_code_names_is_there() -> None:
     named = {(path, name) for path in files for name in NAMED.findall(path.read_text("utf-8", "replace"))}
     assert named
     # rumprun's own document is not one of these.
-    assert not [(str(p), n) for p, n in named if not (ROOT / n).is_file() and f"rumprun's {n}" not in p.read_text("utf-8")]
+    assert not [
+        (str(p), n) for p, n in named if not (ROOT / n).is_file() and f"rumprun's {n}" not in p.read_text("utf-8")
+    ]
 
 
 def test_a_dead_link_and_a_dead_fragment_are_found(tmp_path: Path) -> None:

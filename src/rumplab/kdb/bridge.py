@@ -156,7 +156,7 @@ async def attended(door: Door, stub: Stub, plan: Plan, stop: asyncio.Event, stre
             return
         if not stub.over:
             await parted(stub)
-    say("detached: the kernel runs on")
+    say("detached: the kernel runs, and IPKDB can't stop it; to debug it again, start it again with -d")
 
 
 @contextlib.asynccontextmanager
