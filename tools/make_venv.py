@@ -73,6 +73,14 @@ def is_current(venv: Path, lock: Path) -> bool:
         return False
 
 
+def made_for(venv: Path) -> str:
+    """The checkout that the environment was made for; '' where it doesn't say."""
+    try:
+        return (venv / "locks" / "location").read_text("utf-8").rstrip("\n")
+    except OSError:
+        return ""
+
+
 def remember(venv: Path, packages: list[str]) -> None:
     """Add to the record of packages installed on the way here: role lab takes it into the manifest."""
     if venv.is_symlink():
@@ -190,6 +198,9 @@ def main(argv: list[str]) -> int:
         print(f"{caller}: {text}", file=sys.stderr, flush=True)
 
     try:
+        if venv.is_symlink() and (owner := made_for(venv)) not in ("", str(repository)):
+            # Remade for this checkout, it would be lost to that one.
+            raise Failed(f"{venv} is a link to the environment of {owner}: remove the link, and start again")
         with held(repository, say):
             remember(venv, packages)
             if not is_current(venv, lock):

@@ -1,5 +1,5 @@
 /*
- * The debugger: its session with the host, and the commands. docs/ipkdb.md has the wire as a table.
+ * The debugger: its session with the host, and the commands. docs/commands/ipkdb.md has the wire as a table.
  *
  * Nothing is ever sent twice by itself. Whatever comes from the host and isn't the request that is due has the last
  * reply sent again, so that all patience is the host's.

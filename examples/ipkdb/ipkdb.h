@@ -1,6 +1,6 @@
 /*
  * IPKDB in a small kernel: the interface between its three parts, as NetBSD's guide to a port, sys/ipkdb/README.port,
- * and ipkdb(9) prescribe it. docs/ipkdbdemo.md says which file does which duty.
+ * and ipkdb(9) prescribe it. docs/roles/ipkdbdemo.md says which file does which duty.
  *
  * Once the debugger has been entered, nothing of this may call the rest of the kernel, in which a breakpoint may
  * stand. printf() is the exception, as it is in NetBSD: the console hears who debugs.

@@ -1,6 +1,6 @@
 /*
  * The kernel's start, its workload and its traps. Started with -d, it waits for a debugger on Ethernet first, as
- * NetBSD with IPKDB does when it is booted so. docs/ipkdbdemo.md has the words of its command line.
+ * NetBSD with IPKDB does when it is booted so. docs/roles/ipkdbdemo.md has the words of its command line.
  */
 #include "ipkdb.h"
 

@@ -1,6 +1,6 @@
 /*
  * A small kernel that behaves, on the outside, as a NetBSD kernel with options KGDB does: what the parts offer
- * to each other. docs/kgdbdemo.md describes it.
+ * to each other. docs/roles/kgdbdemo.md describes it.
  *
  * Names of types, members and variables that a debugger's commands for NetBSD look for are NetBSD's.
  */

@@ -1,6 +1,6 @@
 /*
  * The lab's demo unikernel: says how it was started and which PCI functions it sees, then ends.
- * What it prints is described in docs/pcihello.md.
+ * What it prints is described in docs/roles/pcihello.md.
  */
 #include "multiboot.h"
 #include "platform.h"

@@ -1,11 +1,12 @@
 # How the examples are built, for their Makefiles: these set NAME, ARCH, OUT, OBJ and SOURCES (their own, and what
-# they take of this directory beyond the start), then include this file and get the program $(OUT).
+# they take of this directory beyond the start), then include this file and get the program $(OUT). What is installed
+# of an example has this directory's files beside its own; a program made of a copy of it is built in the same way.
 #
 # The same sources and compiler give the same bytes, wherever they lie: no build id, no date, no path. All
 # sources are recorded as lying in /usr/src/$(NAME).
 
 CC = gcc
-START = ../start
+START := $(patsubst %/,%,$(dir $(lastword $(MAKEFILE_LIST))))
 
 CFLAGS = -std=gnu11 -Og -g -gdwarf-4
 WARNINGS = -Wall -Wextra -Werror -Wmissing-prototypes
@@ -30,6 +31,11 @@ $(OUT): $(OBJECTS) $(START)/link.ld
 $(OBJ)/traps_entry.o: $(START)/traps.S
 	@mkdir -p $(OBJ)
 	$(CC) $(ALL_CFLAGS) -c -o $@ $(START)/traps.S
+
+# Named, as the patterns below would find traps.S for it too.
+$(OBJ)/traps.o: $(START)/traps.c $(HEADERS)
+	@mkdir -p $(OBJ)
+	$(CC) $(ALL_CFLAGS) -c -o $@ $(START)/traps.c
 
 $(OBJ)/boot.o: $(START)/boot.S $(HEADERS)
 	@mkdir -p $(OBJ)

@@ -1,1 +1,1 @@
-"""Every reader of what others write, on samples of it that have been damaged: see docs/testing.md."""
+"""Every reader of what others write, on samples of it that have been damaged: see docs/development/testing.md."""

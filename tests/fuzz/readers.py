@@ -1,4 +1,4 @@
-"""The table of everything here that reads what others write. docs/testing.md says what isn't in it, and why."""
+"""Everything here that reads what others write; docs/development/testing.md says what isn't in it, and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other users of the host, and guests, try with machines that run; docs/security.md lists all attacks."""
+"""What other users of the host, and guests, try with machines that run; docs/development/security.md has all."""
 
 from __future__ import annotations
 

@@ -424,13 +424,17 @@ def test_debug_attaches_to_an_export(lab: LabPrefix, image: Path, tmp_path: Path
         "hbreak main",
         "continue",
     ]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        free = probe.getsockname()[1]
     text = (target / "machine.vmx").read_text()
-    (target / "machine.vmx").write_text(text.replace('"9002"', '"9003"'))
+    (target / "machine.vmx").write_text(text.replace('"9002"', f'"{free}"'))
     result = lab.tool("debug", "--vmware", target, "--dry-run")
-    assert "target remote 127.0.0.1:9003" in executed(result.stdout)
+    assert f"target remote 127.0.0.1:{free}" in executed(result.stdout)
     for arguments, status, message in (
         (("name", "main", "--vmware", target), 2, "with --vmware there is no NAME; leave out 'name'"),
         (("--vmware", tmp_path), 1, "is no export; make one with: rumplab export"),
+        (("--vmware", target), 1, f"nothing listens on 127.0.0.1:{free}, where VMware has the debug stub"),
     ):
         result = lab.tool("debug", *arguments)
         assert result.returncode == status

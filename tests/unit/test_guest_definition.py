@@ -133,6 +133,7 @@ def test_contradictions(empty_lab: LabPrefix, kernel: Path, words: list[str], co
         (["--kernel", "K", "--disk", "absent"], "absent: no such file"),
         (["--kernel", "K", "--sources", "absent"], "absent: no such directory"),
         (["--kernel", "TEXT"], "is not an ELF file"),
+        (["--kernel", "/bin/ls"], "/bin/ls is a program for an operating system, not a kernel"),
         (["--linux", "K"], "name it with --bzimage"),
     ],
 )

@@ -32,7 +32,7 @@ def plugin() -> ModuleType:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    for name in ("site.yml", "roles/gdb/tasks/main.yml", "src/rumplab/cli/main.py", "docs/lab.md"):
+    for name in ("site.yml", "roles/gdb/tasks/main.yml", "src/rumplab/cli/main.py", "docs/roles/lab.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(f"{name}\n", "utf-8")
     return tmp_path

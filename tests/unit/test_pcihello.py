@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import shutil
 import struct
+import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
+from demos import EXAMPLES, ROOT
 from staging import DONE, boot, build, copy_example, needs_compiler, needs_qemu
 
 from rumplab.image.multiboot import check_program
@@ -55,6 +58,29 @@ def test_flat_load_equals_the_segments(program: Path) -> None:
     assert load <= entry < load_end
     assert image[4] == 2, "an ELF64"
     assert b".debug_info" in image and b".symtab" in image
+
+
+def installed(directory: str, place: Path) -> Path:
+    """The sources of an example as role example installs them, by the command of its recipe."""
+    recipe = yaml.safe_load((ROOT / "roles" / "example" / "vars" / "main.yml").read_text("utf-8"))
+    (command,) = (step["argv"][:3] for step in recipe["__example_sources"])
+    place.mkdir()
+    subprocess.run([*command, "cp", directory, str(place)], cwd=EXAMPLES, timeout=60, check=True)
+    return place
+
+
+def loaded(program: Path) -> bytes:
+    """What a loader puts into memory."""
+    flat = program.with_suffix(".flat")
+    subprocess.run(["objcopy", "-O", "binary", str(program), str(flat)], timeout=60, check=True)
+    return flat.read_bytes()
+
+
+@pytest.mark.parametrize("example", ["pcihello", "kgdb", "ipkdb"])
+def test_what_is_installed_of_an_example_builds_the_same_program(example: str, tmp_path: Path) -> None:
+    ours = build(EXAMPLES / example, tmp_path / "ours.bin")
+    theirs = build(installed(example, tmp_path / "src"), tmp_path / "theirs.bin")
+    assert loaded(ours) == loaded(theirs)
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)

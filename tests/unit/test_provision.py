@@ -154,6 +154,18 @@ def test_moved_checkout_is_remade(checkout: Checkout) -> None:
     assert given(done)["config"] == str(checkout.root / "ansible.cfg")
 
 
+def test_a_link_to_another_checkout_s_environment_is_left_alone(checkout: Checkout, tmp_path: Path) -> None:
+    given(checkout.provision())
+    (tmp_path / "other").mkdir()
+    other = Checkout(tmp_path / "other")
+    (other.root / ".venv").symlink_to(checkout.root / ".venv")
+    refused = other.provision()
+    assert refused.returncode == 1
+    assert f"is a link to the environment of {checkout.root}: remove the link" in refused.stderr
+    given(checkout.provision())
+    assert (checkout.root / ".venv" / "bin" / "python").exists()
+
+
 def test_wrong_hash_is_refused_and_nothing_trusted(checkout: Checkout) -> None:
     checkout.lock.write_text(f"ansible==1.0 --hash=sha256:{'0' * 64}\n", "utf-8")
     for _ in range(2):

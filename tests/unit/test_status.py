@@ -41,20 +41,20 @@ def test_status_shows_substitutes_and_deferrals(empty_lab: LabPrefix) -> None:
     assert f"gdb        13.1 (wanted 7.11)  substitute  installed  {STAMP[:12]}" in text
     assert "qemu       - (wanted 1.0)      -           deferred   -" in text
     assert "gdb: 404 not found; to try for it again: ./provision --tags gdb -e rumplab_retry=true" in text
-    assert "qemu: refused; to complete it: ./provision --tags qemu" in text
+    assert "qemu: refused; to try again: ./provision --tags qemu" in text
 
 
 def test_status_says_when_a_deferred_component_was_tried_and_is_tried_again(empty_lab: LabPrefix) -> None:
     deferral = {"request": "r", "tried": "2026-01-01T10:00:00Z", "until": "2026-01-01T11:00:00Z"}
     empty_lab.component("gdb", {}, state="deferred", version=None, reason="404", deferral=deferral)
     text = empty_lab.tool("status").stdout
-    assert "gdb: 404; to complete it: ./provision --tags gdb (tried at " in text
+    assert "gdb: 404; to try again: ./provision --tags gdb (tried at " in text
     (found,) = json.loads(empty_lab.tool("status", "--json").stdout)["components"]
     assert (found["tried"], found["next_try"]) == ("2026-01-01T10:00:00Z", "2026-01-01T11:00:00Z")
     unreadable: list[Any] = [None, [], {"tried": 1}, {"tried": "x"}]
     for broken in unreadable:
         empty_lab.component("gdb", {}, state="deferred", version=None, reason="404", deferral=broken)
-        assert "gdb: 404; to complete it: ./provision --tags gdb\n" in empty_lab.tool("status").stdout
+        assert "gdb: 404; to try again: ./provision --tags gdb\n" in empty_lab.tool("status").stdout
 
 
 def test_a_time_is_told_by_the_hosts_clock(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,7 +130,7 @@ def test_packages_out_of_reach_defer_their_component_and_the_run_goes_on(host: H
     finally:
         subprocess.run(["docker", "network", "connect", "bridge", name], check=True, timeout=60)
     assert json.loads(host.file(descriptor).content.decode())["state"] == "deferred"
-    assert "to complete it: ./provision --tags qemu" in status.stdout
+    assert "to try again: ./provision --tags qemu" in status.stdout
     assert strict.returncode != 0
     assert "packages: qemu-system-x86, qemu-utils" in said(strict)
 

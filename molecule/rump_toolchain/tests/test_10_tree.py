@@ -14,7 +14,7 @@ NAME = "rump_toolchain"
 BIN = f"{PREFIX}/{NAME}/bin"
 LIBRARIES = f"{PREFIX}/{NAME}/rumprun-x86_64/lib/rumprun-hw"
 USER = "runuser -u rumplab --"
-# What the linker said was missing, step by step, when mpt(4) was first tried; docs/rump.md tells the story.
+# What the linker said was missing, step by step, when mpt(4) was first tried; the role's page tells the story.
 ONCE_UNDEFINED = (
     *("mpt_intr", "mpt_disable_ints", "mpt_dma_mem_alloc", "mpt_init", "mpt_scsipi_attach"),
     *("mpt_print_db", "mpt_print_reply", "mpt_ioc_diag", "mpt_req_state", "mpt_print_scsi_io_request"),

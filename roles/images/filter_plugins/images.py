@@ -48,7 +48,7 @@ def image_report(
     found: Mapping[str, Mapping[str, Any]],
     unmade: Mapping[str, str],
 ) -> dict[str, dict[str, Any]]:
-    """Return what ``etc/images.json`` says of each image; docs/images.md describes it.
+    """Return what ``etc/images.json`` says of each image; docs/roles/images.md describes it.
 
     `repository` is what their names begin with, `hosts` are the variables of the hosts that stand for images, by host;
     `found` is what the engine had before, by tag, `unmade` why a base can't be had, by base.

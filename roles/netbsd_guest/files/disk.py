@@ -1,6 +1,6 @@
 """Make a NetBSD guest's disk out of binary sets, without root: its file system by makefs, its labels by ourselves.
 
-Run by role netbsd_guest with the host's Python; docs/netbsd_guest.md describes the disk.
+Run by role netbsd_guest with the host's Python; docs/roles/netbsd_guest.md describes the disk.
 """
 
 from __future__ import annotations

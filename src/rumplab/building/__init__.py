@@ -1,1 +1,1 @@
-"""From a program's sources to a unikernel, for ``rumplab build``; see docs/build.md."""
+"""From a program's sources to a unikernel, for ``rumplab build``; see docs/commands/build.md."""

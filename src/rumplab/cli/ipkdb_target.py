@@ -51,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for it to answer at first (default: %(default)s)",
     )
     target.add_argument(
-        "--i-know", action="store_true", help="talk to an address outside the lab's networks, which may be anybody's"
+        "--i-know",
+        action="store_true",
+        help="talk to an address outside the lab's networks, though nothing is encrypted: who listens reads the memory",
     )
     target.add_argument("--pcap", type=Path, metavar="FILE", help="write what goes over the wire")
 

@@ -166,7 +166,7 @@ def program(arguments: list[str]) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point. Returns the exit code; see docs/architecture.md for what the codes mean."""
+    """Entry point. Returns the exit code; see docs/development/architecture.md for what the codes mean."""
     arguments = sys.argv[1:] if argv is None else argv
     verb = arguments[0] if arguments and not arguments[0].startswith("-") else ""
     try:

@@ -17,6 +17,7 @@ from rumplab.errors import RumplabError, UsageError
 from rumplab.gdb import command_line
 from rumplab.gdb.command_line import COMPONENT, Session
 from rumplab.guest import lines
+from rumplab.host import ports
 from rumplab.host.streams import script
 from rumplab.lab import config
 from rumplab.lab.config import Lab
@@ -159,6 +160,11 @@ def run(args: argparse.Namespace) -> int:
 def the_stub(machine: Machine, args: argparse.Namespace) -> Iterator[int | None]:
     """Holds the machine's debug stub, which is kept by the open file that it yields. RumplabError names whoever has it:
     QEMU would let a second debugger wait, for ever and without a word. VMware's stub can't be asked."""
+    if args.vmware is not None and not args.dry_run and ports.refusal(machine.gdb_port) is None:
+        raise RumplabError(
+            f"nothing listens on 127.0.0.1:{machine.gdb_port}, where VMware has the debug stub of {machine.name}:"
+            f" start {machine.directory}/machine.vmx in VMware first"
+        )
     if args.vmware is not None or args.dry_run:
         yield None
         return

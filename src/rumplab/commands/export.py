@@ -55,7 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--vmware", metavar="DIR", type=Path, required=True, help="the directory to make")
     parser.add_argument("--force", action="store_true", help="replace an earlier export")
-    parser.add_argument("--format", choices=recognise.FORMATS, help="of IMAGE (default: as on record; see docs/run.md)")
+    parser.add_argument(
+        "--format", choices=recognise.FORMATS, help="of IMAGE (default: as on record; see docs/commands/run.md)"
+    )
     parser.add_argument("--allow-backing", action="store_true", help="take an IMAGE that names other files")
     parser.add_argument(
         "--port", type=unprivileged_port, default=vmx.PORT, help="of the stub, on 127.0.0.1 (default: %(default)s)"

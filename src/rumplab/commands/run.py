@@ -53,7 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "image", metavar="IMAGE|PROGRAM", help="a disk or CD image, or an ELF program to boot directly"
     )
-    parser.add_argument("--args", metavar="STRING", help="a PROGRAM's command line (an image has its own)")
+    parser.add_argument(
+        "--args",
+        metavar="STRING",
+        help="a PROGRAM's command line (an image has its own); where it begins with '-': --args=-d",
+    )
     parser.add_argument(
         "--config", metavar="FILE.yml", type=Path, help="rumprun's configuration, for a PROGRAM (see stage --rumprun)"
     )
@@ -77,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--disk", choices=disk_controllers.CHOICES, help="an IMAGE's controller (default: virtio)")
     drive_options.add_arguments(parser)
     parser.add_argument(
-        "--format", choices=recognise.FORMATS, help="of an IMAGE (default: as on record; see docs/run.md)"
+        "--format", choices=recognise.FORMATS, help="of an IMAGE (default: as on record; see docs/commands/run.md)"
     )
     parser.add_argument(
         "--allow-backing", action="store_true", help="take disks that name other files, as a qcow2 over another disk"

@@ -55,10 +55,10 @@ def remedy(component: Component) -> str:
     if component.state == DAMAGED:
         return f"to write it again: {component.remedy}"
     if component.deferral:
-        return f"to complete it: {component.remedy} (tried {since(component.deferral)})"
+        return f"to try again: {component.remedy} (tried {since(component.deferral)})"
     if component.state == "installed":
         return f"to try for it again: {component.remedy} -e rumplab_retry=true"
-    return f"to complete it: {component.remedy}"
+    return f"to try again: {component.remedy}"
 
 
 def since(deferral: dict[str, str]) -> str:

@@ -1,6 +1,6 @@
 """The lab's builder images, as ``etc/images.json`` below the prefix describes them, and as the engine has them.
 
-docs/images.md says what stands in that file, and in an image's labels.
+docs/roles/images.md says what stands in that file, and in an image's labels.
 """
 
 from __future__ import annotations

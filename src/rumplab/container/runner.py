@@ -1,7 +1,7 @@
 """Running a tool of the lab in a container of its builder image, on the caller's files and as the caller.
 
-A container has no privilege and no device, and sees the files that it is given, under their own names. docs/images.md
-says which verbs do that and when.
+A container has no privilege and no device, and sees the files that it is given, under their own names.
+docs/roles/images.md says which verbs do that and when.
 """
 
 from __future__ import annotations

@@ -50,7 +50,8 @@ def bring_in(lab: Lab, machine: Machine, guest: Guest, args: argparse.Namespace,
         return
     if not args.interrupt:
         raise RumplabError(
-            f"{machine.name} runs; stop it in its debugger first: rumplab guest break {machine.name}; or use --break"
+            f"{machine.name} runs; stop it in its debugger first: rumplab guest break {machine.name}; or use --break;"
+            " a kernel without a debugger of its own is debugged with --qemu-stub"
         )
     kernel_debugger.interrupt(machine, guest, confirm=True)
 

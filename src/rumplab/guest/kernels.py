@@ -113,4 +113,8 @@ def way(kernel: Path, kind: str) -> str:
     problem = multiboot.elf_problem(head)
     if problem:
         raise RumplabError(f"{kernel} {problem}")
-    return DIRECT if multiboot.boots_directly(head) else GRUB
+    if multiboot.boots_directly(head):
+        return DIRECT
+    if multiboot.hosted(head):
+        raise RumplabError(f"{kernel} is a program for an operating system, not a kernel; name the kernel, as netbsd")
+    return GRUB

@@ -23,7 +23,9 @@ UNKNOWN_DEMANDS = 0xFFF8
 # Bit 16: the header says where the program belongs, whatever kind of file it is in.
 HAS_ADDRESSES = 0x10000
 
+PT_INTERP = 3
 PT_NOTE = 4
+ET_DYN = 3
 # Its sizes, its type XEN_ELFNOTE_PHYS32_ENTRY, and its name.
 PVH_NOTE = re.compile(rb"\x04\0\0\0[\x04\x08]\0\0\0\x12\0\0\0Xen\0")
 ELF_MAGIC = b"\x7fELF"
@@ -63,6 +65,21 @@ def elf_problem(head: bytes) -> str | None:
     if order != ELF_LITTLE_ENDIAN or machine not in ELF_X86:
         return f"is an ELF file for another processor (machine {machine}); build it for x86"
     return None
+
+
+def hosted(head: bytes) -> bool:
+    """Whether the x86 ELF program whose first 8192 bytes are `head` is one that an operating system starts: a library,
+    a program that runs at any address, or one that names its dynamic linker. A kernel is none of these."""
+    if struct.unpack_from("<H", head, 16)[0] == ET_DYN:
+        return True
+    wide = head[len(ELF_MAGIC)] == ELF_64BIT
+    try:
+        start = struct.unpack_from("<Q" if wide else "<I", head, 32 if wide else 28)[0]
+        size, count = struct.unpack_from("<HH", head, 54 if wide else 42)
+        return any(struct.unpack_from("<I", head, start + number * size)[0] == PT_INTERP for number in range(count))
+    except struct.error:
+        # Its headers are elsewhere, or damaged.
+        return False
 
 
 def header_problem(head: bytes) -> str | None:

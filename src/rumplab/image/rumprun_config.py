@@ -1,4 +1,4 @@
-"""rumprun's configuration, read from a YAML file that a person can read. docs/rumprun-config.md defines it.
+"""rumprun's configuration, read from a YAML file that a person can read. docs/protocols/rumprun-config.md defines it.
 
 The file is read as YAML's nodes, not as values, so that every complaint names its line, and so that a number
 stays as it is written: `1.10` and `0755` are arguments of a program, not numbers.
@@ -193,7 +193,7 @@ class Reader:
 
     def config(self, node: yaml.Node | None) -> schema.Config:
         if node is None:
-            raise RumplabError(f"{self.path} is empty; docs/rumprun-config.md has an example")
+            raise RumplabError(f"{self.path} is empty; docs/protocols/rumprun-config.md has an example")
         root = self.mapping(
             node, "the configuration", ("rc", "env", "hostname", "net", "blk", "mount")
         ).values

@@ -10,7 +10,7 @@ WAITING = ("waiting for remote debugger", "My IP address is")
 WAITS = "its kernel waits for a debugger: then the key may be the wrong one"
 WENT_ON = (
     "its kernel has said more since it waited for a debugger: if it runs, it listens at its next stop, and after a"
-    " detach in a panic only"
+    " detach in a panic only: start it again with -d"
 )
 # The kernel's own words, and what they mean for who waits for an answer. The last one in the log counts.
 MEANINGS = (

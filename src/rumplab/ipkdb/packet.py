@@ -1,4 +1,4 @@
-"""IPKDB's packet: what one UDP datagram holds. docs/ipkdb.md has it as a table.
+"""IPKDB's packet: what one UDP datagram holds. docs/commands/ipkdb.md has it as a table.
 
 Sequence number (32 bits), length of the data (16 bits), both big-endian; the data, whose first byte is the
 command; HMAC-MD5 (RFC 2104) over all of that. Requests are upper-case letters, replies lower-case ones.

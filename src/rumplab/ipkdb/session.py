@@ -35,7 +35,7 @@ NAME_LIMIT = 64
 SOCKET = "gdb.sock"
 SILENCE = (
     "if its kernel waits for a debugger: the key may be the wrong one, to which it answers nothing; or DDB is in the"
-    " kernel and has taken boot -d. See docs/ipkdb.md"
+    " kernel and has taken boot -d. See docs/commands/ipkdb.md"
 )
 
 
@@ -156,7 +156,7 @@ async def attended(door: Door, stub: Stub, plan: Plan, stop: asyncio.Event, stre
             return
         if not stub.over:
             await parted(stub)
-    say("detached: the kernel runs on")
+    say("detached: the kernel runs, and IPKDB can't stop it; to debug it again, start it again with -d")
 
 
 @contextlib.asynccontextmanager

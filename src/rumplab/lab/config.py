@@ -1,6 +1,6 @@
 """Reads the seam between provisioning and this tool.
 
-The format of ``etc/rumplab.json`` and ``etc/components.d/NAME.json`` is defined in docs/architecture.md.
+The format of ``etc/rumplab.json`` and ``etc/components.d/NAME.json`` is defined in docs/development/architecture.md.
 """
 
 from __future__ import annotations

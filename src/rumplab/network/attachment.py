@@ -1,7 +1,7 @@
 """How a machine gets on the bridge here: by qemu-bridge-helper on Linux, by vmnet on macOS.
 
 On Linux the bridge is component ``bridge`` (path ``qemu-bridge-helper``) and its name and the group that may
-use it stand in ``etc/bridge.json`` below the prefix. docs/run.md says what is needed of the host.
+use it stand in ``etc/bridge.json`` below the prefix. docs/commands/run.md says what is needed of the host.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The path from a pin to an installed tree; docs/artifact.md describes it, `pathway.py` is its table of contents."""
+"""From a pin to an installed tree: docs/roles/artifact.md describes it, `pathway.py` is the table of contents."""

@@ -1,7 +1,7 @@
 """From a pin to an installed tree: the steps, in order.
 
-A request is what the module takes (docs/artifact.md has the table). The steps are: already in the store? else from
-the cache of built trees? else candidate after candidate until a source is there; edit; build; install; switch.
+A request is what the module takes (docs/roles/artifact.md has the table). The steps are: already in the store? else
+from the cache of built trees? else candidate after candidate until a source is there; edit; build; install; switch.
 """
 
 from __future__ import annotations

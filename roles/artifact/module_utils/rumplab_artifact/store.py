@@ -25,7 +25,7 @@ USES = ".uses.json"
 
 
 class Store:
-    """What stands under a prefix; docs/architecture.md has the picture."""
+    """What stands under a prefix; docs/development/architecture.md has the picture."""
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
