@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from fixtures.upstream.support import ROOT, opener, request
 
-from roles.artifact.module_utils.rumplab_artifact.pathway import provide
+from plugins.module_utils.artifact.pathway import provide
 
 ROUNDS = 5
 WANTED = 15.0

@@ -31,7 +31,7 @@ from fixtures.upstream import make_rumprun
 from fixtures.upstream.support import ROOT, opener, request
 from fixtures.upstream.toolchain import pin, toolchain
 
-from roles.artifact.module_utils.rumplab_artifact.pathway import provide
+from plugins.module_utils.artifact.pathway import provide
 
 ROUNDS = 3
 LIMIT = 7200.0

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from fixtures.upstream import support  # noqa: F401 - makes rumplab_artifact importable
 from unit.test_lab_modules import component, files, lab_state, packages
 from unit.test_lab_modules import record as manifest
 from unit.test_net_settings import GOOD
 
 from fuzz.engine import Reader
 from fuzz.mutations import document, text
-from roles.artifact.module_utils.rumplab_artifact import git, inventory, lock, pathway, processes, relocate
-from roles.artifact.module_utils.rumplab_artifact.errors import Broken
-from roles.artifact.module_utils.rumplab_artifact.store import PROVENANCE, USES, Store
+from plugins.module_utils.artifact import git, inventory, lock, pathway, processes, relocate
+from plugins.module_utils.artifact.errors import Broken
+from plugins.module_utils.artifact.store import PROVENANCE, USES, Store
 from rumplab import (
     accel,
     config,

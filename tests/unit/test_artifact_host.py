@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from fixtures.upstream.support import Upstreams, opener, request
 
-from roles.artifact.module_utils.rumplab_artifact import host
-from roles.artifact.module_utils.rumplab_artifact.pathway import provide
+from plugins.module_utils.artifact import host
+from plugins.module_utils.artifact.pathway import provide
 
 pytest_plugins = ["fixtures.upstream.served"]
 

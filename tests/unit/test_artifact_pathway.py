@@ -13,8 +13,8 @@ import pytest
 from fixtures.upstream.support import OTHER, STAMP, Upstreams, closed_port, opener, request
 from staging import needs_root
 
-from roles.artifact.module_utils.rumplab_artifact import git
-from roles.artifact.module_utils.rumplab_artifact.pathway import provide
+from plugins.module_utils.artifact import git
+from plugins.module_utils.artifact.pathway import provide
 
 pytest_plugins = ["fixtures.upstream.served"]
 

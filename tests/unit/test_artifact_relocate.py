@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from fixtures.upstream.support import STAMP, Upstreams, opener, request
 
-from roles.artifact.module_utils.rumplab_artifact import relocate
-from roles.artifact.module_utils.rumplab_artifact.errors import Broken
-from roles.artifact.module_utils.rumplab_artifact.pathway import provide
+from plugins.module_utils.artifact import relocate
+from plugins.module_utils.artifact.errors import Broken
+from plugins.module_utils.artifact.pathway import provide
 
 pytest_plugins = ["fixtures.upstream.served"]
 

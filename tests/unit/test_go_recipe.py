@@ -13,7 +13,7 @@ from fixtures.upstream import make_gorump
 from fixtures.upstream.support import OTHER, STAMP, opener, request
 from upstream.anchors import edits_of, variable_of
 
-from roles.artifact.module_utils.rumplab_artifact.pathway import provide
+from plugins.module_utils.artifact.pathway import provide
 
 pytestmark = pytest.mark.skipif(shutil.which("go") is None, reason="no go")
 HELLO = """package main

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib
 import json
 import os
 import signal
@@ -17,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.upstream.support import NOBODY, until
+from fixtures.upstream.support import NOBODY, ROOT, until
 from staging import needs_root
-from unit.test_lab_modules import load, package
+from unit.test_lab_modules import package
+
+from plugins.module_utils.host import files, record
+from plugins.modules import component, host_links, lab_directories, lab_file
 
 pytest_plugins = ["fixtures.upstream.served"]
-files = importlib.import_module("ansible.module_utils.rumplab_lab.files")
-record = importlib.import_module("ansible.module_utils.rumplab_lab.record")
-lab_directories, lab_file, component = map(load, ("lab_directories", "lab_file", "component"))
 USER = "nobody"
 DAEMON = 1
 
@@ -310,7 +309,7 @@ def test_an_error_names_the_whole_path() -> None:
 WRITER = """
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
-from rumplab_lab import files
+from plugins.module_utils.host import files
 directory = files.open_directory(sys.argv[2])
 print(files._fresh(directory, ".new-")[0], flush=True)
 time.sleep(60)
@@ -318,7 +317,7 @@ time.sleep(60)
 
 
 def test_what_a_killed_run_was_writing_is_swept_and_what_a_live_one_writes_is_not(tmp_path: Path) -> None:
-    argv = [sys.executable, "-c", WRITER, str(Path("roles/lab/module_utils").resolve()), str(tmp_path)]
+    argv = [sys.executable, "-c", WRITER, str(ROOT), str(tmp_path)]
     writer = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None
     name = writer.stdout.readline().strip()
@@ -393,7 +392,6 @@ def test_the_directories_are_made_once(tmp_path: Path) -> None:
 
 
 def test_a_link_is_replaced_without_a_moment_in_which_there_is_none(tmp_path: Path) -> None:
-    host_links = load("host_links")
     link = tmp_path / "rumplab"
     link.symlink_to("/elsewhere/rumplab/bin/rumplab")
     seen: list[bool] = []

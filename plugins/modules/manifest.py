@@ -41,9 +41,10 @@ missing: {description: "Those of C(wanted) that aren't installed.", type: list, 
 import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.rumplab_lab.files import told
-from ansible.module_utils.rumplab_lab.packages import missing
-from ansible.module_utils.rumplab_lab.record import (
+
+from ..module_utils.host.files import told
+from ..module_utils.host.packages import missing
+from ..module_utils.host.record import (
     entries_of,
     record,
     remember_packages,

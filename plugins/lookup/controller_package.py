@@ -28,7 +28,7 @@ from ansible.plugins.lookup import LookupBase
 LICENCES = ("LICENSE", "LICENCE", "COPYING")
 
 
-CHECKOUT = Path(__file__).resolve().parents[3]
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def places(checkout: Path = CHECKOUT) -> list[str]:

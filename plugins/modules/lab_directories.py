@@ -36,7 +36,8 @@ import stat
 from collections.abc import Sequence
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.rumplab_lab.files import DIRECTORY, account_of, make_directory, open_directory, told
+
+from ..module_utils.host.files import DIRECTORY, account_of, make_directory, open_directory, told
 
 
 def open_below(prefix: str, inside: str) -> int:
@@ -98,6 +99,7 @@ def main() -> None:
     account = account_of(params["user"])
     if account is None:
         module.fail_json(msg=f"there is no account '{params['user']}': set rumplab_user")
+        return
     try:
         made = ensure(params["prefix"], params["directories"], account.pw_uid, module.check_mode)
     except (OSError, ValueError) as error:

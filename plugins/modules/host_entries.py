@@ -39,9 +39,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.rumplab_lab import entries
-from ansible.module_utils.rumplab_lab.files import make_directory, missing_parents, told
-from ansible.module_utils.rumplab_lab.record import Entry, entries_of, record
+
+from ..module_utils.host import entries
+from ..module_utils.host.files import make_directory, missing_parents, told
+from ..module_utils.host.record import Entry, entries_of, record
 
 
 def present(params: Mapping[str, Any], check: bool) -> list[Entry]:

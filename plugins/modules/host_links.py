@@ -37,8 +37,9 @@ import os
 from collections.abc import Mapping
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.rumplab_lab.files import make_directory, missing_parents, parent_of, told
-from ansible.module_utils.rumplab_lab.record import record
+
+from ..module_utils.host.files import make_directory, missing_parents, parent_of, told
+from ..module_utils.host.record import record
 
 
 def plan(directory: str, target: str, links: Mapping[str, str]) -> tuple[list[tuple[str, str]], list[str]]:

@@ -54,7 +54,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.rumplab_lab.files import fingerprints, moment, program, read_json, told, write_json
+
+from ..module_utils.host.files import fingerprints, moment, program, read_json, told, write_json
 
 
 def locate(commands: list[str], files: Mapping[str, list[str]]) -> tuple[dict[str, str], list[str]]:

@@ -31,7 +31,8 @@ path: {description: "The file.", type: str, returned: always}
 import os
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.rumplab_lab.files import owner_for, parent_of, read_text, told, write_text
+
+from ..module_utils.host.files import owner_for, parent_of, read_text, told, write_text
 
 MODE = 0o644
 

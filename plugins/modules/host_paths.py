@@ -27,7 +27,8 @@ kept: {description: "What somebody else uses.", type: list, returned: success}
 import os
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.rumplab_lab.files import parent_of, told
+
+from ..module_utils.host.files import parent_of, told
 
 
 def sort_out(paths: list[str]) -> tuple[list[str], list[str]]:

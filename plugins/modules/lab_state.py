@@ -56,7 +56,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.rumplab_lab.files import (
+
+from ..module_utils.host.files import (
     DAMAGED,
     account_of,
     fingerprints,

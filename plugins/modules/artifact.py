@@ -66,11 +66,12 @@ reason: {description: "Why it is deferred, or served by a substitute.", type: st
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.rumplab_artifact import credentials
-from ansible.module_utils.rumplab_artifact.errors import Broken
-from ansible.module_utils.rumplab_artifact.pathway import provide
-from ansible.module_utils.rumplab_artifact.privilege import as_user
 from ansible.module_utils.urls import open_url
+
+from ..module_utils.artifact import credentials
+from ..module_utils.artifact.errors import Broken
+from ..module_utils.artifact.pathway import provide
+from ..module_utils.artifact.privilege import as_user
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "name": {"type": "str", "required": True},

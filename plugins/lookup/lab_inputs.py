@@ -28,7 +28,7 @@ from ansible.errors import AnsibleError
 from ansible.plugins.lookup import LookupBase
 
 # What roles are made of, and what they bring to hosts.
-PARTS = ("site.yml", "playbooks", "roles", "inventory", "src", "examples")
+PARTS = ("site.yml", "playbooks", "roles", "plugins", "inventory", "src", "examples")
 # How Ansible goes about a run decides nothing of what the lab is to be; nor do passwords, which shall stand in no hash,
 # nor the packages that ./provision itself has brought, which are only recorded.
 PASSING = re.compile(

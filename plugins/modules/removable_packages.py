@@ -29,8 +29,9 @@ kept: {description: "What others have come to need.", type: list, returned: succ
 import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.rumplab_lab.files import told
-from ansible.module_utils.rumplab_lab.packages import removable
+
+from ..module_utils.host.files import told
+from ..module_utils.host.packages import removable
 
 
 def main() -> None:

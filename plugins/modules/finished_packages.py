@@ -29,8 +29,9 @@ taken_back: {description: "What was removed half done.", type: list, returned: s
 import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.rumplab_lab.files import told
-from ansible.module_utils.rumplab_lab.packages import finish, half_done, take_back
+
+from ..module_utils.host.files import told
+from ..module_utils.host.packages import finish, half_done, take_back
 
 
 def main() -> None:
