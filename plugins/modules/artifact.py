@@ -51,7 +51,7 @@ author: rumplab
 
 EXAMPLES = r"""
 - name: Provide the debugger
-  artifact:
+  rumplab.lab.artifact:
     name: gdb
     version: "13.2"
 """

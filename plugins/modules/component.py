@@ -30,7 +30,7 @@ author: rumplab
 
 EXAMPLES = r"""
 - name: Describe QEMU
-  component:
+  rumplab.lab.component:
     name: qemu
     prefix: /opt/rumplab
     user: alice

@@ -18,7 +18,7 @@ author: rumplab
 
 EXAMPLES = r"""
 - name: Finish what a killed run began
-  finished_packages:
+  rumplab.lab.finished_packages:
     manager: apt
 """
 

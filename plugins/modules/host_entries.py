@@ -22,7 +22,7 @@ author: rumplab
 
 EXAMPLES = r"""
 - name: Let a group read the rules
-  host_entries:
+  rumplab.lab.host_entries:
     manifest: /opt/rumplab/var/manifest.json
     user: alice
     changes:

@@ -20,7 +20,7 @@ author: rumplab
 
 EXAMPLES = r"""
 - name: Put the tool on PATH
-  host_links:
+  rumplab.lab.host_links:
     directory: /usr/local
     target: /opt/rumplab/rumplab
     links: {bin/rumplab: bin/rumplab}

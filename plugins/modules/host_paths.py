@@ -15,7 +15,7 @@ author: rumplab
 
 EXAMPLES = r"""
 - name: Take the launcher away
-  host_paths:
+  rumplab.lab.host_paths:
     paths: [/usr/local/bin/rumplab]
 """
 

@@ -17,7 +17,7 @@ author: rumplab
 
 EXAMPLES = r"""
 - name: Make the key
-  ipkdb_key:
+  rumplab.lab.ipkdb_key:
     path: /opt/rumplab/etc/ipkdb.key
     user: rumplab
 """

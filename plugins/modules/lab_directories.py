@@ -19,7 +19,7 @@ author: rumplab
 
 EXAMPLES = r"""
 - name: Make the prefix
-  lab_directories:
+  rumplab.lab.lab_directories:
     prefix: /opt/rumplab
     user: rumplab
     directories:

@@ -18,7 +18,7 @@ author: rumplab
 
 EXAMPLES = r"""
 - name: Describe the lab
-  lab_file:
+  rumplab.lab.lab_file:
     path: /opt/rumplab/etc/rumplab.json
     content: "{}"
     user: rumplab

@@ -20,7 +20,7 @@ author: rumplab
 
 EXAMPLES = r"""
 - name: Look at the lab
-  lab_state:
+  rumplab.lab.lab_state:
     prefix: /opt/rumplab
     link: /usr/local/bin/rumplab
 """

@@ -25,7 +25,7 @@ author: rumplab
 
 EXAMPLES = r"""
 - name: Record the launcher
-  manifest:
+  rumplab.lab.manifest:
     path: /opt/rumplab/var/manifest.json
     user: alice
     entries: [{kind: path, name: /usr/local/bin/rumplab}]

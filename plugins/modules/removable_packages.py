@@ -16,7 +16,7 @@ author: rumplab
 
 EXAMPLES = r"""
 - name: See what can go
-  removable_packages:
+  rumplab.lab.removable_packages:
     manager: apt
     names: [qemu-system-x86]
 """
