@@ -70,8 +70,9 @@ from ansible.module_utils.urls import open_url
 
 from ..module_utils.artifact import credentials
 from ..module_utils.artifact.errors import Broken
-from ..module_utils.artifact.pathway import provide
+from ..module_utils.artifact.pipeline import provide
 from ..module_utils.artifact.privilege import as_user
+from ..module_utils.artifact.request import Request
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "name": {"type": "str", "required": True},
@@ -127,13 +128,13 @@ def main() -> None:
     module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
     if module.check_mode:
         module.exit_json(changed=True, state="unknown", tree=None, reason=None)
-    request = module.params
+    request = Request.of(module.params)
     try:
         # By whoever runs this: the lab user, as whom upstreams' code runs, need not be able to read the file.
-        credentials.load(request["credentials"])
+        credentials.load(module.params["credentials"])
     except Broken as error:
-        module.fail_json(msg=f"{request['name']}: {error}")
-    answer = as_user(request["user"], lambda: provide(request, open_with_ansible))
+        module.fail_json(msg=f"{request.name}: {error}")
+    answer = as_user(module.params["user"], lambda: provide(request, open_with_ansible))
     if answer.get("failed"):
         module.fail_json(**answer)
     module.exit_json(**answer)

@@ -15,7 +15,7 @@ from unit.test_net_settings import GOOD
 
 from fuzz.engine import Reader
 from fuzz.mutations import document, text
-from plugins.module_utils.artifact import git, inventory, lock, pathway, processes, relocate
+from plugins.module_utils.artifact import git, inventory, lock, processes, relocate, sources
 from plugins.module_utils.artifact.errors import Broken
 from plugins.module_utils.artifact.store import PROVENANCE, USES, Store
 from rumplab import (
@@ -389,7 +389,7 @@ def pinned(data: bytes, place: Path) -> object:
 def came_from(data: bytes, place: Path) -> object:
     written(place, ".x.tar.json", data)
     written(place, "x.tar", b"")
-    kind, origin = pathway._came_from(str(place / "x.tar"))
+    kind, origin = sources.came_from(str(place / "x.tar"))
     return kind + origin
 
 

@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.upstream.support import OTHER, ROOT, STAMP, opener, request
+from fixtures.upstream.support import OTHER, ROOT, STAMP, opener, provide, request
 from staging import needs_root
 
 from plugins.module_utils.artifact import durable, fetch, inventory
-from plugins.module_utils.artifact.pathway import provide
 from plugins.module_utils.artifact.store import Store
 
 FILES = 40

@@ -7,10 +7,9 @@ import platform
 from pathlib import Path
 
 import pytest
-from fixtures.upstream.support import Upstreams, opener, request
+from fixtures.upstream.support import Upstreams, opener, provide, request
 
 from plugins.module_utils.artifact import host
-from plugins.module_utils.artifact.pathway import provide
 
 pytest_plugins = ["fixtures.upstream.served"]
 

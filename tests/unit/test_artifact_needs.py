@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.upstream.support import OTHER, STAMP, Upstreams, opener, request
+from fixtures.upstream.support import OTHER, STAMP, Upstreams, opener, provide, request
 
 from plugins.filter.artifact_stamp import artifact_stamp as stamp
 from plugins.module_utils.artifact import package as package_module
-from plugins.module_utils.artifact.pathway import provide
 
 pytest_plugins = ["fixtures.upstream.served"]
 

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.upstream.support import NOBODY, gone, opener, request, until
+from fixtures.upstream.support import NOBODY, gone, opener, provide, request, until
 from staging import needs_root
 
 from plugins.module_utils.artifact import processes
 from plugins.module_utils.artifact.lock import Lock, is_alive
-from plugins.module_utils.artifact.pathway import provide
 from plugins.module_utils.artifact.privilege import as_user
 
 pytest_plugins = ["fixtures.upstream.served"]

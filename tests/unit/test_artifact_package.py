@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.upstream.support import Upstreams, opener, request
+from fixtures.upstream.support import Upstreams, opener, provide, request
 
 from plugins.module_utils.artifact import apt, fetch
 from plugins.module_utils.artifact.errors import Broken, Unreachable
-from plugins.module_utils.artifact.pathway import provide
 from plugins.module_utils.artifact.unpack import unpack_over
 
 pytest_plugins = ["fixtures.upstream.served"]

@@ -8,11 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from fixtures.upstream.support import STAMP, Upstreams, opener, request
+from fixtures.upstream.support import STAMP, Upstreams, opener, provide, request
 
 from plugins.module_utils.artifact import relocate
 from plugins.module_utils.artifact.errors import Broken
-from plugins.module_utils.artifact.pathway import provide
 
 pytest_plugins = ["fixtures.upstream.served"]
 

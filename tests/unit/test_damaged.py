@@ -26,7 +26,7 @@ from unit.test_net_settings import parsed
 from unit.test_netbsd_disk import DISK
 
 from plugins.filter import netbsd
-from plugins.module_utils.artifact import git, inventory, lock, pathway, processes, relocate
+from plugins.module_utils.artifact import git, inventory, lock, processes, relocate, sources
 from plugins.module_utils.artifact.errors import Broken, Unreachable
 from plugins.module_utils.artifact.store import USES, Store
 from plugins.module_utils.artifact.unpack import unpack
@@ -391,7 +391,7 @@ def test_files_of_a_store_that_are_nested_too_deeply_count_as_damaged(tmp_path: 
     assert store.descriptor("gdb") is None
     assert inventory.differences(str(tree)) == [inventory.NAME]
     assert not git.is_whole(str(tree), "0" * 40)
-    assert pathway._came_from(str(tmp_path / "x.tar")) == ("upstream", str(tmp_path / "x.tar"))
+    assert sources.came_from(str(tmp_path / "x.tar")) == ("upstream", str(tmp_path / "x.tar"))
     with pytest.raises(Broken, match=r"remove .*tree, and it is built anew"):
         store.uses_of(str(tree))
 

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.upstream.support import STAMP, opener, request
+from fixtures.upstream.support import STAMP, opener, provide, request
 from unit.labfixture import LabPrefix
 from unit.test_artifact_durable import bundle
 
 from plugins.module_utils.artifact import inventory
-from plugins.module_utils.artifact.pathway import provide
 from rumplab import recorded
 
 SCRIPT = "mkdir -p $0/hello/bin; for i in 1 2 3; do echo $i >$0/hello/bin/$i; done; ln -s 1 $0/hello/bin/link"

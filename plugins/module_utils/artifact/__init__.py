@@ -1,1 +1,1 @@
-"""The path from a pin to an installed tree; docs/artifact.md describes it, `pathway.py` is its table of contents."""
+"""The path from a pin to an installed tree; docs/artifact.md describes it, `pipeline.py` has its steps in order."""

@@ -6,10 +6,10 @@ import glob
 import os
 import re
 import shutil
-from collections.abc import Mapping
 
 from .command import run_quiet
 from .errors import Broken, Unreachable
+from .request import Substitute
 
 
 def upstream_version(version: str) -> str:
@@ -17,7 +17,7 @@ def upstream_version(version: str) -> str:
     return re.sub(r"-[^-]*$", "", version.split(":", 1)[-1])
 
 
-def fetch_apt_source(substitute: Mapping[str, str], directory: str) -> tuple[str, str, str]:
+def fetch_apt_source(substitute: Substitute, directory: str) -> tuple[str, str, str]:
     """Download the package into `directory`, unpacked and not installed; no root, nothing changes on the host.
 
     Returns (path of the tarball, upstream version, origin for people). apt checks the archive's signature.

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.upstream.support import OTHER, STAMP, Upstreams, closed_port, opener, request
+from fixtures.upstream.support import OTHER, STAMP, Upstreams, closed_port, opener, provide, request
 from staging import needs_root
 
 from plugins.module_utils.artifact import git
-from plugins.module_utils.artifact.pathway import provide
 
 pytest_plugins = ["fixtures.upstream.served"]
 
