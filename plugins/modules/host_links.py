@@ -32,13 +32,12 @@ RETURN = r"""
 made: {description: "What was made.", type: list, returned: success}
 """
 
-import contextlib
 import os
 from collections.abc import Mapping
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.host.files import make_directory, missing_parents, parent_of, told
+from ..module_utils.host.files import make_directory, missing_parents, point, told
 from ..module_utils.host.record import record
 
 
@@ -57,16 +56,6 @@ def plan(directory: str, target: str, links: Mapping[str, str]) -> tuple[list[tu
         wrong.append((link, wanted))
         parents += [parent for parent in missing_parents(link) if parent not in parents]
     return wrong, parents
-
-
-def replace(link: str, wanted: str) -> None:
-    """Point a link at `wanted`, so that there is one at every moment."""
-    with parent_of(link) as (parent, name):
-        fresh = f".{name}.rumplab"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(fresh, dir_fd=parent)
-        os.symlink(wanted, fresh, dir_fd=parent)
-        os.rename(fresh, name, src_dir_fd=parent, dst_dir_fd=parent)
 
 
 def main() -> None:
@@ -90,7 +79,7 @@ def main() -> None:
             for parent in parents:
                 make_directory(parent)
             for link, wanted in wrong:
-                replace(link, wanted)
+                point(link, wanted)
     except (OSError, ValueError) as error:
         module.fail_json(msg=told(error))
     module.exit_json(changed=bool(made), made=made)

@@ -38,6 +38,8 @@ from collections.abc import Iterator
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils.host import files
+
 OPTIONS = {"path": {"type": "path", "required": True}, "user": {"type": "str", "required": True}}
 # What goes through config(1) and C as it is. The kernel drops IPKDB when its key is shorter than 16 bytes, and hashes
 # one of more than 64 before it uses it.
@@ -92,17 +94,8 @@ def read(path: str) -> tuple[bytes, int]:
 
 def make(path: str) -> None:
     """Write a new key, whole or not at all, unless another run has made one meanwhile."""
-    fresh = f"{path}.{os.getpid()}"
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(secrets.token_urlsafe(BYTES).encode("ascii") + b"\n")
-            stream.flush()
-            os.fsync(handle)
-        with contextlib.suppress(FileExistsError):
-            os.link(fresh, path)
-    finally:
-        os.unlink(fresh)
+    with files.replacing(path, 0o600, opened=files.open_as_it_stands, first=True) as stream:
+        stream.write(secrets.token_urlsafe(BYTES).encode("ascii") + b"\n")
 
 
 def ensure(path: str, check: bool) -> tuple[str, bool, str]:

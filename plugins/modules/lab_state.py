@@ -58,15 +58,14 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.host.files import (
-    DAMAGED,
     account_of,
     fingerprints,
     moment,
-    plain,
     program,
     read_json,
     write_json,
 )
+from ..module_utils.host.plain import DAMAGED, plain
 
 PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
 

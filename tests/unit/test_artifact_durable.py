@@ -196,6 +196,8 @@ def test_all_of_a_tree_is_written_out_before_it_counts(tmp_path: Path, monkeypat
     monkeypatch.setattr(durable, "sync_tree", sync_tree)
     monkeypatch.setattr(durable, "sync", sync)
     store.adopt(str(made), tree, STAMP)
+    # The switch has the prefix open, and writes that out.
+    monkeypatch.setattr(os, "fsync", lambda handle: sync(os.readlink(f"/proc/self/fd/{handle}")))
     store.switch("hello", tree)
     name = os.path.basename(tree)
     assert order[0] == ("tree", [".files.json", ".provenance.json"])
@@ -221,8 +223,8 @@ def test_without_a_call_for_the_file_system_each_file_is_written_out(
 WRITER = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-from plugins.module_utils.artifact import durable
-with durable.replacing(sys.argv[2] + "/x.json") as stream:
+from plugins.module_utils.host import files
+with files.replacing(sys.argv[2] + "/x.json", opened=files.open_as_it_stands) as stream:
     stream.write(b"half")
     print("begun", flush=True)
     time.sleep(60)

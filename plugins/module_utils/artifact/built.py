@@ -8,7 +8,7 @@ import stat
 import tarfile
 from collections.abc import Iterator
 
-from .durable import replacing
+from ..host import files
 from .errors import Broken
 from .members import Allowance
 from .unpack import UNREADABLE, extract, reading
@@ -98,7 +98,7 @@ def keep(cache: str, name: str, stamp: str, directory: str) -> None:
         return
     said = {STAMP: f"{name} {stamp}"}
     path = os.path.join(cache, _name(name, stamp))
-    with replacing(path) as stream, tarfile.open(
+    with files.replacing(path, opened=files.open_as_it_stands) as stream, tarfile.open(
         fileobj=stream, mode="w", format=tarfile.PAX_FORMAT, pax_headers=said
     ) as archive:
         archive.add(directory, arcname=".")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-# What comes of a file that was damaged: it isn't JSON, or isn't made of what it should be.
-DAMAGED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
-
 
 class Unreachable(Exception):
     """A candidate could not be had: name resolution, refused, timed out, cut off, 404, 5xx. The next one is tried."""

@@ -16,9 +16,9 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import IO, Any, Callable
 
+from ..host.plain import plain
 from . import apt
 from .errors import Broken, Unreachable
-from .plain import plain
 
 PAGES = ("text/html", "application/xhtml+xml")
 HASHES = ("sha512", "sha256", "sha1")

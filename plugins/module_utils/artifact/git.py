@@ -13,11 +13,11 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any, Callable
 
+from ..host.plain import DAMAGED, read_json
 from . import credentials
 from .command import run_quiet
 from .durable import write_json
-from .errors import DAMAGED, Broken, Unreachable
-from .plain import read_json
+from .errors import Broken, Unreachable
 
 # Where a mirror holds a commit: (commit id) -> path of a bundle, or Unreachable.
 Bundles = Callable[[str], str]

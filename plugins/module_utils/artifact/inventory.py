@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Iterator
 
-from .plain import plain, read_json
+from ..host.plain import plain, read_json
 
 NAME = ".files.json"
 # Written after the list; and what Python compiles of modules in the tree as it runs.

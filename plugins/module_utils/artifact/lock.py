@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import os
 import stat
 import time
 from types import TracebackType
 from typing import Any
 
+from ..host import locks
+from ..host.plain import DAMAGED, read_json
 from . import processes
-from .errors import DAMAGED, Broken
-from .plain import read_json
+from .errors import Broken
 
 # The lock that this process holds, so that what it starts can be entered into the lock's file.
 _held: list[Lock] = []
@@ -62,9 +61,7 @@ class Lock:
     def enter(self, **more: Any) -> None:
         """Write down who holds the lock, and for what."""
         self.entered.update(more)
-        said = json.dumps(self.entered).encode()
-        os.pwrite(self.descriptor, said, 0)
-        os.ftruncate(self.descriptor, len(said))
+        locks.enter(self.descriptor, self.entered)
 
     def _open(self) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -84,19 +81,9 @@ class Lock:
     def __enter__(self) -> Lock:
         start = time.monotonic()
         self.descriptor = self._open()
-        while True:
-            try:
-                fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() - start >= self.wait:
-                    os.close(self.descriptor)
-                    raise Broken(
-                        f"{self.holder()} holds the lock {self.path}; waited {self.wait:.0f} s. "
-                        "Wait for it to end, or end it, and run again."
-                    ) from None
-                self._end_orphans()
-                time.sleep(0.1)
+        if not locks.wait_for(self.descriptor, self.wait, self._end_orphans):
+            os.close(self.descriptor)
+            raise Broken(locks.refusal(self.holder(), self.path, self.wait))
         # A build that let go of the lock may be at work still, in the directory that is about to be made anew.
         self._end_orphans()
         self.waited = time.monotonic() - start

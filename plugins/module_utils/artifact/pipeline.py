@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import time
-from collections.abc import Mapping
 from typing import Any
 
+from ..host.files import fingerprints, moment
 from . import built, fetch, git, relocate, sources, trees
 from .build import require_space
 from .credentials import hide
@@ -47,18 +46,8 @@ def _provenance(request: Request, source: Source, lacking: str) -> Answer:
         "source": source.kind,
         "origin": source.origin,
         "reason": instead if source.kind == "substitute" else None,
-        "installed": _moment(time.time()),
+        "installed": moment(time.time()),
     }
-
-
-def fingerprints(paths: Mapping[str, str]) -> dict[str, str]:
-    """Return size and time of change, by logical name, of those that are files: no-op runs look there."""
-    found = {}
-    for name, path in paths.items():
-        status = os.stat(path)
-        if stat.S_ISREG(status.st_mode):
-            found[name] = f"{status.st_size} {status.st_mtime_ns}"
-    return found
 
 
 def _use(request: Request, store: Store, tree: str) -> Answer:
@@ -68,7 +57,9 @@ def _use(request: Request, store: Store, tree: str) -> Answer:
     # A path may be the tree itself, ".".
     paths = {key: os.path.normpath(os.path.join(store.prefix, name, path)) for key, path in request.paths.items()}
     stamp = store.stamp_of(tree)
-    marks = fingerprints({key: os.path.join(tree, path) for key, path in request.paths.items()})
+    inside = {key: os.path.join(tree, path) for key, path in request.paths.items()}
+    # No-op runs look at these; a directory's time of change says nothing of what is below it.
+    marks = fingerprints({key: path for key, path in inside.items() if os.path.isfile(path)})
     descriptor = _descriptor(
         request, state="installed", stamp=stamp, tree=tree, paths=paths, fingerprints=marks, **provenance
     )
@@ -87,14 +78,10 @@ def _use(request: Request, store: Store, tree: str) -> Answer:
     }
 
 
-def _moment(seconds: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-
-
 def _deferral(request: Request) -> Answer:
     """Return what a later run needs in order to tell whether to ask again: what was asked for, when, and until when."""
     now = time.time()
-    return {"request": request.request, "tried": _moment(now), "until": _moment(now + request.retry_after)}
+    return {"request": request.request, "tried": moment(now), "until": moment(now + request.retry_after)}
 
 
 def _defer(request: Request, store: Store, reason: str) -> Answer:

@@ -14,8 +14,8 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 
+from ..host.plain import read_json
 from .errors import Broken
-from .plain import read_json
 
 PLACEHOLDER = b"@RUMPLAB_TREE@"
 # Of the directory in which this tree and those that it was built with stand side by side.

@@ -9,9 +9,9 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from ..host.plain import DAMAGED, read_json
 from . import apt, fetch, git, package, trees
-from .errors import DAMAGED, Broken, Unreachable
-from .plain import read_json
+from .errors import Broken, Unreachable
 from .request import Pin, Request
 from .store import Store, remove_tree, write_json
 from .unpack import unpack, unpack_over

@@ -11,11 +11,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from ..host import files
+from ..host.plain import DAMAGED, plain, read_json
 from . import durable, inventory, relocate
 from .credentials import hidden
 from .durable import write_json
-from .errors import DAMAGED, Broken
-from .plain import plain, read_json
+from .errors import Broken
 
 COMPLETE = ".complete"
 # Where a tree came from goes along with it: into a cache of built trees, and back when an older one is switched to.
@@ -148,15 +149,10 @@ class Store:
         target = os.path.relpath(tree, self.prefix)
         if os.path.islink(link) and os.readlink(link) == target:
             return False
-        fresh = os.path.join(self.prefix, f".{name}.link")
-        if os.path.lexists(fresh):
-            os.unlink(fresh)
-        os.symlink(target, fresh)
         # The time of a switch decides which generation is the previous one, and a clock may be set back.
         now = max([time.time_ns(), *(moment + 10**9 for moment in self._switches(name))])
         os.utime(os.path.join(tree, COMPLETE), ns=(now, now))
-        os.replace(fresh, link)
-        durable.sync(self.prefix)
+        files.point(link, target, files.open_as_it_stands)
         return True
 
     def _switches(self, name: str) -> list[int]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import pwd
@@ -17,7 +16,9 @@ import shutil
 import stat
 import time
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import IO, Any, Callable
+
+from . import locks
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # A directory on the way need not be readable, where the system knows how to pass through it.
@@ -44,10 +45,6 @@ def program(name: str) -> str | None:
 def moment(seconds: float) -> str:
     """Return a time as descriptors have it; later ones sort after earlier ones."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-
-
-# What comes of a file that was damaged: it isn't JSON, or isn't made of what it should be.
-DAMAGED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 class Unfit(ValueError):
@@ -120,10 +117,15 @@ def open_directory(path: str) -> int:
         os.close(here)
 
 
+def open_as_it_stands(path: str) -> int:
+    """Open a directory, whoever made the links that lead there: for who has no more rights than they."""
+    return os.open(path, DIRECTORY)
+
+
 @contextlib.contextmanager
-def parent_of(path: str) -> Iterator[tuple[int, str]]:
+def parent_of(path: str, opened: Callable[[str], int] = open_directory) -> Iterator[tuple[int, str]]:
     """Give the open directory that a path is in, and the path's last part. Errors in the block name the whole path."""
-    directory = open_directory(os.path.dirname(path))
+    directory = opened(os.path.dirname(path))
     try:
         yield directory, os.path.basename(path)
     except OSError as error:
@@ -193,15 +195,6 @@ def read_json(path: str, otherwise: Any, owners: Collection[int] | None = None) 
         raise Unfit(f"{path} is not JSON ({error}): remove it and run ./provision again") from error
 
 
-def plain(path: str, flags: int) -> int:
-    """Open a plain file, for `open(…, opener=plain)`; OSError for anything else: a pipe would be waited for."""
-    handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise OSError(errno.EINVAL, "is no plain file", path)
-    return handle
-
-
 def sweep(directory: int, prefix: str = TEMPORARY) -> None:
     """Remove what killed runs were writing into an open directory: a live one holds a lock on its file."""
     for name in os.listdir(directory):
@@ -210,8 +203,8 @@ def sweep(directory: int, prefix: str = TEMPORARY) -> None:
         with contextlib.suppress(OSError):
             handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.unlink(name, dir_fd=directory)
+                if locks.take(handle):
+                    os.unlink(name, dir_fd=directory)
             finally:
                 os.close(handle)
 
@@ -222,31 +215,52 @@ def _fresh(directory: int, prefix: str) -> tuple[str, int]:
         name = prefix + secrets.token_hex(8)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         handle = os.open(name, flags, 0o600, dir_fd=directory)
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(handle).st_nlink:
-                return name, handle
+        if locks.take(handle) and os.fstat(handle).st_nlink:
+            return name, handle
         # Somebody swept it between the two calls.
         os.close(handle)
 
 
-def write_text(
-    path: str, text: str, mode: int = 0o644, owner: tuple[int, int] | None = None, prefix: str = TEMPORARY
-) -> None:
-    """Write a file whole or not at all, and onto the disk; `owner` is (uid, gid), by default who runs this."""
-    with parent_of(path) as (directory, name):
+def _make_way(directory: int, name: str) -> None:
+    """Remove a directory that stands where a file is to be, by somebody's accident; OSError where it isn't empty."""
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+            os.rmdir(name, dir_fd=directory)
+
+
+@contextlib.contextmanager
+def replacing(
+    path: str,
+    mode: int = 0o644,
+    owner: tuple[int, int] | None = None,
+    prefix: str = TEMPORARY,
+    opened: Callable[[str], int] = open_directory,
+    first: bool = False,
+) -> Iterator[IO[bytes]]:
+    """Give a stream whose content becomes the file at `path`, whole and on the disk, when the block ends well.
+
+    `owner` is (uid, gid), by default who runs this; `opened` opens the directory. With `first`, a file that is there by
+    then stays as it is.
+    """
+    with parent_of(path, opened) as (directory, name):
         sweep(directory, prefix)
         fresh, handle = _fresh(directory, prefix)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-                stream.write(text)
+            with os.fdopen(handle, "wb") as stream:
+                yield stream
                 stream.flush()
                 if owner:
                     os.fchown(handle, *owner)
                 # After the change of owner, which takes bits away.
                 os.fchmod(handle, mode)
                 os.fsync(handle)
-                os.rename(fresh, name, src_dir_fd=directory, dst_dir_fd=directory)
+                if first:
+                    with contextlib.suppress(FileExistsError):
+                        os.link(fresh, name, src_dir_fd=directory, dst_dir_fd=directory)
+                    os.unlink(fresh, dir_fd=directory)
+                else:
+                    _make_way(directory, name)
+                    os.rename(fresh, name, src_dir_fd=directory, dst_dir_fd=directory)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(fresh, dir_fd=directory)
@@ -254,10 +268,39 @@ def write_text(
         os.fsync(directory)
 
 
-def write_json(path: str, content: Any, user: str | None = None) -> None:
-    """Write JSON that all may read; root gives the file to `user`, where one is named and has an account."""
+def write_text(
+    path: str, text: str, mode: int = 0o644, owner: tuple[int, int] | None = None, prefix: str = TEMPORARY
+) -> None:
+    """Write a file whole or not at all, and onto the disk; `owner` is (uid, gid), by default who runs this."""
+    with replacing(path, mode, owner, prefix) as stream:
+        stream.write(text.encode("utf-8"))
+
+
+def write_json(
+    path: str,
+    content: Any,
+    user: str | None = None,
+    opened: Callable[[str], int] = open_directory,
+    errors: str = "strict",
+) -> None:
+    """Write JSON that all may read; root gives the file to `user`, where one is named and has an account.
+
+    `errors` says what becomes of bytes that are no UTF-8, as str.encode has it.
+    """
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    write_text(path, text, owner=owner_for(user))
+    with replacing(path, owner=owner_for(user), opened=opened) as stream:
+        stream.write(text.encode("utf-8", errors))
+
+
+def point(link: str, target: str, opened: Callable[[str], int] = open_directory) -> None:
+    """Point a link at `target`, so that there is one at every moment."""
+    with parent_of(link, opened) as (directory, name):
+        fresh = f".{name}.link"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(fresh, dir_fd=directory)
+        os.symlink(target, fresh, dir_fd=directory)
+        os.rename(fresh, name, src_dir_fd=directory, dst_dir_fd=directory)
+        os.fsync(directory)
 
 
 def owner_for(user: str | None) -> tuple[int, int] | None:

@@ -7,7 +7,6 @@ file there. A copy in etc/ serves where it is lost, damaged, or not root's.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
@@ -16,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import locks
 from .files import (
-    DAMAGED,
     Unfit,
     make_directory,
     missing_parents,
@@ -31,6 +30,7 @@ from .files import (
     write_json,
 )
 from .packages import automatic, installed
+from .plain import DAMAGED
 
 Entry = dict[str, Any]
 # What is installed while a package manager is at work stands in a list of this name, one for every run.
@@ -145,20 +145,9 @@ def locked(path: str, user: str) -> Iterator[None]:
         except FileExistsError:
             handle = os.open(name, flags, dir_fd=directory)
     try:
-        end = time.monotonic() + LOCK_WAIT
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise ValueError(
-                        f"{_holder(handle)} holds the lock {place}; waited {LOCK_WAIT:.0f} s. Wait for it to end, or "
-                        "end it, and run again."
-                    ) from None
-                time.sleep(0.1)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps({"pid": os.getpid(), "uid": os.getuid()}).encode(), 0)
+        if not locks.wait_for(handle, LOCK_WAIT):
+            raise ValueError(locks.refusal(_holder(handle), place, LOCK_WAIT))
+        locks.enter(handle, {"pid": os.getpid(), "uid": os.getuid()})
         yield
         os.ftruncate(handle, 0)
     finally:

@@ -1,4 +1,4 @@
-"""Reading what stands under a prefix: plain files only. A pipe that somebody put there would be waited for."""
+"""Reading what others may have put there: plain files only. A pipe that somebody put there would be waited for."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import json
 import os
 import stat
 from typing import Any
+
+# What comes of a file that was damaged: it isn't JSON, or isn't made of what it should be.
+DAMAGED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 def plain(path: str, flags: int) -> int:
