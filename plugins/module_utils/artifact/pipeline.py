@@ -155,17 +155,11 @@ def _source_at_hand(request: Request, store: Store, opener: fetch.Opener) -> Ans
     if request.source.get("git") and not git.installed():
         return {"changed": False, "state": "lacking"}
     require_space(store.cache, request.space)
-    for pin in missing:
-        reasons = []
-        for kind, origin in sources.origins(request, pin):
-            try:
-                if kind != "substitute":
-                    sources.fetched(request, store, pin, kind, origin, opener)
-                break
-            except Unreachable as error:
-                reasons.append(str(error))
-        else:
-            return _defer(request, store, sources.none_reached(reasons))
+    try:
+        for pin in missing:
+            sources.bring(request, store, pin, opener)
+    except Unreachable as error:
+        return _defer(request, store, str(error))
     return {"changed": True, "state": "fetched"}
 
 

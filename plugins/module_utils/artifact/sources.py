@@ -64,7 +64,7 @@ def _fetch_bundles(request: Request, path: str, opener: fetch.Opener) -> None:
         shutil.rmtree(fetched, ignore_errors=True)
 
 
-def fetched(
+def _fetched(
     request: Request, store: Store, pin: Pin, kind: str, origin: str, opener: fetch.Opener
 ) -> str:
     """Bring a pin's file or commit to the cache from one candidate; its path there."""
@@ -99,7 +99,7 @@ def came_from(path: str) -> tuple[str, str]:
         return "upstream", path
 
 
-def origins(request: Request, pin: Pin) -> Iterator[tuple[str, str]]:
+def _origins(request: Request, pin: Pin) -> Iterator[tuple[str, str]]:
     """Yield (kind, origin) of each candidate for the pin, in the order that the lab's policy gives."""
     mirror = request.mirror
     for kind in request.candidates:
@@ -146,26 +146,31 @@ def _open(work: str, path: str, member: str = "") -> str:
     return source
 
 
-def none_reached(reasons: Sequence[str]) -> str:
+def _none_reached(reasons: Sequence[str]) -> str:
     """Return why no candidate could be had, one reason a candidate."""
     return "; ".join(reasons) or "no candidate is allowed: see rumplab_candidates and rumplab_mirror"
+
+
+def bring(request: Request, store: Store, pin: Pin, opener: fetch.Opener) -> str:
+    """Bring a pin's file or commit to the cache from the first candidate that can be had; its path there.
+
+    The path is empty where that candidate is the substitute, which is fetched when it is built.
+    """
+    reasons = []
+    for kind, origin in _origins(request, pin):
+        try:
+            return "" if kind == "substitute" else _fetched(request, store, pin, kind, origin, opener)
+        except Unreachable as error:
+            reasons.append(str(error))
+    raise Unreachable(_none_reached(reasons))
 
 
 def _obtain_part(
     request: Request, store: Store, part: Pin, opener: fetch.Opener
 ) -> tuple[str, str, str]:
     """Return the path of a part's file in the cache, the kind of candidate that gave it, and where it came from."""
-    held = cached(request, store, part)
-    if held:
-        return (held, *came_from(held))
-    reasons = []
-    for kind, origin in origins(request, part):
-        try:
-            path = fetched(request, store, part, kind, origin, opener)
-            return (path, *came_from(path))
-        except Unreachable as error:
-            reasons.append(str(error))
-    raise Unreachable(none_reached(reasons))
+    path = cached(request, store, part) or bring(request, store, part, opener)
+    return (path, *came_from(path))
 
 
 def _place_part(request: Request, part: Pin, path: str, directory: str) -> None:
@@ -201,7 +206,7 @@ def _obtain_substitute(request: Request, store: Store, work: str, reasons: Seque
     try:
         tarball, version, where = package.fetch_apt_source(request.substitute, os.path.join(work, "package"))
     except Unreachable as error:
-        raise Unreachable(none_reached([*reasons, str(error)])) from error
+        raise Unreachable(_none_reached([*reasons, str(error)])) from error
     source = Source(_open(work, tarball), "substitute", version, where)
     shutil.rmtree(os.path.join(work, "package"))
     return source
@@ -224,12 +229,12 @@ def obtain(request: Request, store: Store, work: str, opener: fetch.Opener, lack
     if held:
         kind, origin = came_from(held)
         return Source(_open(work, held, pin.get("member", "")), kind, request.version, origin)
-    for kind, origin in origins(request, pin):
+    for kind, origin in _origins(request, pin):
         try:
             if kind == "substitute":
                 return _obtain_substitute(request, store, work)
-            path = fetched(request, store, pin, kind, origin, opener)
+            path = _fetched(request, store, pin, kind, origin, opener)
             return Source(_open(work, path, pin.get("member", "")), kind, request.version, came_from(path)[1])
         except Unreachable as error:
             reasons.append(str(error))
-    raise Unreachable(none_reached(reasons))
+    raise Unreachable(_none_reached(reasons))
