@@ -17,11 +17,12 @@ PROGRAMS = Path(sys.executable).parent
 
 
 def galaxy(*arguments: str, cwd: Path) -> str:
-    """Run ansible-galaxy, which must succeed; its output."""
+    """Run ansible-galaxy, which must succeed; its output. It is to know no other place where the collection stands."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
     done = subprocess.run(
         [str(PROGRAMS / "ansible-galaxy"), "collection", *arguments],
         cwd=cwd,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+        env={**kept, "ANSIBLE_NOCOLOR": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -43,7 +44,10 @@ def install(directory: Path) -> Path:
     """Build and install it below a directory; the path for ANSIBLE_COLLECTIONS_PATH."""
     path = directory / "installed"
     # The collections that it depends on came with Ansible.
-    galaxy("install", str(build(directory)), "--collections-path", str(path), "--no-deps", "--offline", cwd=directory)
+    said = galaxy(
+        "install", str(build(directory)), "--collections-path", str(path), "--no-deps", "--offline", cwd=directory
+    )
+    assert place(path).is_dir(), said
     return path
 
 
