@@ -25,9 +25,7 @@ from ansible.template import Templar
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from fixtures.upstream.support import ROOT, opener, request
-
-from roles.artifact.module_utils.rumplab_artifact.pathway import provide
+from fixtures.upstream.support import ROOT, opener, provide, request
 
 ROUNDS = 5
 WANTED = 15.0

@@ -23,9 +23,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from fixtures.upstream.support import ROOT, opener, request
-
-from roles.artifact.module_utils.rumplab_artifact.pathway import provide
+from fixtures.upstream.support import ROOT, opener, provide, request
 
 LIMIT = 7200
 # MiB, as roles/gdb declares.

@@ -28,10 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from fixtures.upstream import make_rumprun
-from fixtures.upstream.support import ROOT, opener, request
+from fixtures.upstream.support import ROOT, opener, provide, request
 from fixtures.upstream.toolchain import pin, toolchain
-
-from roles.artifact.module_utils.rumplab_artifact.pathway import provide
 
 ROUNDS = 3
 LIMIT = 7200.0

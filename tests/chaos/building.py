@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from fixtures.upstream import server
-from fixtures.upstream.support import ROLE, request
+from fixtures.upstream.support import ROOT, request
 
 from chaos.row import CORRUPT, HAND_WORK, LEFT, WAITED, Fault, none_left
-from roles.artifact.module_utils.rumplab_artifact import inventory
-from roles.artifact.module_utils.rumplab_artifact.store import Store
+from plugins.module_utils.artifact import inventory
+from plugins.module_utils.artifact.store import Store
 
 FILES = 24
 USER = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
@@ -41,17 +41,16 @@ for n in $(seq {FILES}); do
     test $((n % 6)) != 0 || sleep 0.03
 done
 """
-# The library file finds its helpers where Ansible would put them. A clock is set by a number of seconds.
+# The module finds its helpers as it does where Ansible runs it. A clock is set by a number of seconds.
 MODULE = """
 import runpy, sys, time
-shift, role = float(sys.argv[1]), sys.argv[2]
+shift, checkout = float(sys.argv[1]), sys.argv[2]
 if shift:
     clock, fine = time.time, time.time_ns
     time.time, time.time_ns = lambda: clock() + shift, lambda: fine() + int(shift * 10**9)
-import ansible.module_utils
-ansible.module_utils.__path__.append(role + "/module_utils")
+sys.path.insert(0, checkout)
 sys.argv[1:] = []
-runpy.run_path(role + "/library/artifact.py", run_name="__main__")
+runpy.run_module("plugins.modules.artifact", run_name="__main__")
 """
 
 
@@ -125,7 +124,7 @@ class Module:
         asked = request(
             self.prefix, self.upstream.pin(wanted), build=build, stamps=stamps, paths={"one": "bin/1"}, **settled
         )
-        argv = [sys.executable, "-c", MODULE, str(shift), str(ROLE)]
+        argv = [sys.executable, "-c", MODULE, str(shift), str(ROOT)]
         process = subprocess.Popen(
             argv,
             stdin=subprocess.PIPE,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from chaos.building import LABELS, USER, Module, Upstream, Wanted, give
 from chaos.row import CORRUPT, HAND_WORK, Fault, Row, Unable, end_all, processes_of
-from roles.artifact.module_utils.rumplab_artifact import durable
+from plugins.module_utils.artifact import durable
 
 # ioctl_fs_shutdown: nothing that isn't on the disk gets there any more.
 SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2

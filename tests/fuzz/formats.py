@@ -17,18 +17,17 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from ansible.errors import AnsibleFilterError
-from fixtures.upstream import support  # noqa: F401 - makes rumplab_artifact importable
 from ipkdb.kernel import KEY, seal
 from unit.test_image_multiboot import elf, header, placed
 from unit.test_ipkdb_capture import block
 from unit.test_netbsd_disk import DISK
-from unit.test_netbsd_pins import NETBSD
 
 from fuzz.engine import Reader
 from fuzz.mutations import binary, text
 from fuzz.records import TOOL, VMX, written
-from roles.artifact.module_utils.rumplab_artifact import built, credentials, fetch, unpack
-from roles.artifact.module_utils.rumplab_artifact.errors import Broken, Unreachable
+from plugins.filter import netbsd
+from plugins.module_utils.artifact import built, credentials, fetch, unpack
+from plugins.module_utils.artifact.errors import Broken, Unreachable
 from rumplab.building import gofile, golang, gopath, target
 from rumplab.building import record as build_record
 from rumplab.errors import RumplabError
@@ -240,7 +239,7 @@ HASHES += b"SHA256 (./shared/ALL) = " + b"01" * 32 + b"\n-----BEGIN PGP SIGNATUR
 
 
 def hash_list(data: bytes, place: Path) -> object:
-    return NETBSD.netbsd_hash_list(data.decode(errors="replace"))
+    return netbsd.netbsd_hash_list(data.decode(errors="replace"))
 
 
 NETRC = b"machine example.org login me password secret\nmachine x\n\tlogin a\n\tpassword b\n# y\ndefault login q\n"

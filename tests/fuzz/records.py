@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from fixtures.upstream import support  # noqa: F401 - makes rumplab_artifact importable
 from unit.test_lab_modules import component, files, lab_state, packages
 from unit.test_lab_modules import record as manifest
 from unit.test_net_settings import GOOD
 
 from fuzz.engine import Reader
 from fuzz.mutations import document, text
-from roles.artifact.module_utils.rumplab_artifact import git, inventory, lock, pathway, processes, relocate
-from roles.artifact.module_utils.rumplab_artifact.errors import Broken
-from roles.artifact.module_utils.rumplab_artifact.store import PROVENANCE, USES, Store
+from plugins.module_utils.artifact import git, inventory, lock, processes, relocate, sources
+from plugins.module_utils.artifact.errors import Broken
+from plugins.module_utils.artifact.store import PROVENANCE, USES, Store
 from rumplab import output
 from rumplab.building import record as build_record
 from rumplab.commands import doctor, ps, stage, status
@@ -381,7 +380,7 @@ def pinned(data: bytes, place: Path) -> object:
 def came_from(data: bytes, place: Path) -> object:
     written(place, ".x.tar.json", data)
     written(place, "x.tar", b"")
-    kind, origin = pathway._came_from(str(place / "x.tar"))
+    kind, origin = sources.came_from(str(place / "x.tar"))
     return kind + origin
 
 

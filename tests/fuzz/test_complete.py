@@ -13,7 +13,7 @@ from fuzz.engine import ROOT
 from fuzz.readers import READERS
 from fuzz.test_readers import place  # noqa: F401 - a fixture
 
-PLACES = ("src/rumplab/**/*.py", *(f"roles/*/{kind}/**/*.py" for kind in ("module_utils", "library", "files")))
+PLACES = ("src/rumplab/**/*.py", "plugins/**/*.py", "roles/*/files/**/*.py")
 # Calls that make something of bytes or of a text: by their last name, and by what it is a name of.
 ANYWHERE = {"unpack", "unpack_from", "iter_unpack", "from_bytes", "compose", "parsed", "read_object", "read_json"}
 OF_MODULES = {("json", "load"), ("json", "loads"), ("tarfile", "open"), ("shlex", "split"), ("netrc", "netrc")}
@@ -23,12 +23,13 @@ NOT_READ = {
     "src/rumplab/host/holders.py:of_peer": "of an address that is looked for in the kernel's table",
     "src/rumplab/guest/ipkdb.py:slot": "a file of the tool's own",
     "src/rumplab/ipkdb/ipv4.py:checksum": "of what is being written",
-    "roles/artifact/module_utils/rumplab_artifact/built.py:keep": "writes",
-    "roles/artifact/module_utils/rumplab_artifact/pathway.py:_open": "calls the archives' reader",
-    "roles/artifact/module_utils/rumplab_artifact/pathway.py:_unpack_bundle": "calls the archives' reader",
-    "roles/artifact/module_utils/rumplab_artifact/git.py:check_out": "what is_whole has read already",
-    "roles/artifact/module_utils/rumplab_artifact/privilege.py:as_user": "the answer of the same program's child",
-    "roles/lab/module_utils/rumplab_lab/record.py:settle_packages": "a list that the same run wrote",
+    "plugins/lookup/source_bundle.py:make_bundle": "writes",
+    "plugins/module_utils/artifact/built.py:keep": "writes",
+    "plugins/module_utils/artifact/sources.py:_open": "calls the archives' reader",
+    "plugins/module_utils/artifact/sources.py:_unpack_bundle": "calls the archives' reader",
+    "plugins/module_utils/artifact/git.py:check_out": "what is_whole has read already",
+    "plugins/module_utils/artifact/privilege.py:as_user": "the answer of the same program's child",
+    "plugins/module_utils/host/record.py:settle_packages": "a list that the same run wrote",
     "roles/netbsd_guest/files/disk.py:disklabel": "of what is being written",
     "roles/netbsd_guest/files/disk.py:make_disk": "an option that the role gives",
 }

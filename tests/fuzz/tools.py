@@ -6,15 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fixtures.upstream import support  # noqa: F401 - makes rumplab_artifact importable
 from unit.test_lab_modules import lab_state, packages
 
 from fuzz.engine import Reader
 from fuzz.formats import DISK
 from fuzz.mutations import document, text
 from fuzz.records import TOOL
-from roles.artifact.module_utils.rumplab_artifact import apt, git, host
-from roles.artifact.module_utils.rumplab_artifact.errors import Broken, Unreachable
+from plugins.module_utils.artifact import apt, git, host
+from plugins.module_utils.artifact.errors import Broken, Unreachable
 from rumplab import output
 from rumplab.building import explain
 from rumplab.container import docker

@@ -11,14 +11,14 @@ import pytest
 from fixtures.upstream.support import gone, until
 from staging import needs_root
 
-from roles.artifact.module_utils.rumplab_artifact.build import (
+from plugins.module_utils.artifact.build import (
     build_environment,
     fill,
     log_tail,
     require_space,
     run_recipe,
 )
-from roles.artifact.module_utils.rumplab_artifact.errors import Broken
+from plugins.module_utils.artifact.errors import Broken
 
 pytest_plugins = ["fixtures.upstream.served"]
 

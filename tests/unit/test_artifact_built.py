@@ -13,8 +13,8 @@ import pytest
 from fixtures.upstream.support import NOBODY, OTHER, STAMP
 from staging import needs_root
 
-from roles.artifact.module_utils.rumplab_artifact import built
-from roles.artifact.module_utils.rumplab_artifact.errors import Broken
+from plugins.module_utils.artifact import built
+from plugins.module_utils.artifact.errors import Broken
 
 pytest_plugins = ["fixtures.upstream.served"]
 

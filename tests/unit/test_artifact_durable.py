@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.upstream.support import OTHER, ROLE, STAMP, opener, request
+from fixtures.upstream.support import OTHER, ROOT, STAMP, opener, provide, request
 from staging import needs_root
 
-from roles.artifact.module_utils.rumplab_artifact import durable, fetch, inventory
-from roles.artifact.module_utils.rumplab_artifact.pathway import provide
-from roles.artifact.module_utils.rumplab_artifact.store import Store
+from plugins.module_utils.artifact import durable, fetch, inventory
+from plugins.module_utils.artifact.store import Store
 
 FILES = 40
 # ioctl_fs_shutdown: nothing that isn't on the disk gets there any more.
@@ -197,6 +196,8 @@ def test_all_of_a_tree_is_written_out_before_it_counts(tmp_path: Path, monkeypat
     monkeypatch.setattr(durable, "sync_tree", sync_tree)
     monkeypatch.setattr(durable, "sync", sync)
     store.adopt(str(made), tree, STAMP)
+    # The switch has the prefix open, and writes that out.
+    monkeypatch.setattr(os, "fsync", lambda handle: sync(os.readlink(f"/proc/self/fd/{handle}")))
     store.switch("hello", tree)
     name = os.path.basename(tree)
     assert order[0] == ("tree", [".files.json", ".provenance.json"])
@@ -222,8 +223,8 @@ def test_without_a_call_for_the_file_system_each_file_is_written_out(
 WRITER = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-from rumplab_artifact import durable
-with durable.replacing(sys.argv[2] + "/x.json") as stream:
+from plugins.module_utils.host import files
+with files.replacing(sys.argv[2] + "/x.json", opened=files.open_as_it_stands) as stream:
     stream.write(b"half")
     print("begun", flush=True)
     time.sleep(60)
@@ -231,7 +232,7 @@ with durable.replacing(sys.argv[2] + "/x.json") as stream:
 
 
 def test_what_a_killed_run_was_writing_is_swept_and_what_a_live_one_writes_is_not(tmp_path: Path) -> None:
-    argv = [sys.executable, "-c", WRITER, str(ROLE / "module_utils"), str(tmp_path)]
+    argv = [sys.executable, "-c", WRITER, str(ROOT), str(tmp_path)]
     writer = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None and writer.stdout.readline() == "begun\n"
     durable.write_json(str(tmp_path / "y.json"), {})

@@ -10,9 +10,9 @@ import pytest
 from fixtures.upstream import support
 from staging import needs_root
 
-from roles.artifact.module_utils.rumplab_artifact.edits import apply_edits, edit_text, edited
-from roles.artifact.module_utils.rumplab_artifact.errors import Broken
-from roles.artifact.module_utils.rumplab_artifact.privilege import as_user
+from plugins.module_utils.artifact.edits import apply_edits, edit_text, edited
+from plugins.module_utils.artifact.errors import Broken
+from plugins.module_utils.artifact.privilege import as_user
 
 pytest_plugins = ["fixtures.upstream.served"]
 TEXT = "int f() { a; }\nint g() { a; b; }\n"

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from fixtures.upstream.support import Upstreams, closed_port, opener
 
-from roles.artifact.module_utils.rumplab_artifact import fetch
-from roles.artifact.module_utils.rumplab_artifact.errors import Broken, Unreachable
+from plugins.module_utils.artifact import fetch
+from plugins.module_utils.artifact.errors import Broken, Unreachable
 
 pytest_plugins = ["fixtures.upstream.served"]
 NAME = "noise.bin"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from fixtures.upstream.support import Upstreams, closed_port
 
-from roles.artifact.module_utils.rumplab_artifact import git
-from roles.artifact.module_utils.rumplab_artifact.errors import Broken, Unreachable
+from plugins.module_utils.artifact import git
+from plugins.module_utils.artifact.errors import Broken, Unreachable
 
 pytest_plugins = ["fixtures.upstream.served"]
 ABSENT = "1" * 40

@@ -7,10 +7,9 @@ import platform
 from pathlib import Path
 
 import pytest
-from fixtures.upstream.support import Upstreams, opener, request
+from fixtures.upstream.support import Upstreams, opener, provide, request
 
-from roles.artifact.module_utils.rumplab_artifact import host
-from roles.artifact.module_utils.rumplab_artifact.pathway import provide
+from plugins.module_utils.artifact import host
 
 pytest_plugins = ["fixtures.upstream.served"]
 

@@ -10,16 +10,16 @@ import time
 from pathlib import Path
 
 import pytest
-from fixtures.upstream.support import ROLE, gone, until
+from fixtures.upstream.support import ROOT, gone, until
 
-from roles.artifact.module_utils.rumplab_artifact.errors import Broken
-from roles.artifact.module_utils.rumplab_artifact.lock import Lock
+from plugins.module_utils.artifact.errors import Broken
+from plugins.module_utils.artifact.lock import Lock
 
 # Takes the lock, starts a builder that waits for its standard input to end, says so, and waits to be killed.
 HOLDER = """
 import subprocess, sys, time
 sys.path.insert(0, sys.argv[1])
-from rumplab_artifact.lock import Lock
+from plugins.module_utils.artifact.lock import Lock
 with Lock(sys.argv[2], 5, "providing hello"):
     builder = subprocess.Popen(["cat"], stdin=0, stdout=subprocess.DEVNULL, close_fds=False)
     print(builder.pid, flush=True)
@@ -66,7 +66,7 @@ def test_a_file_without_sense_in_it_names_nobody(tmp_path: Path) -> None:
 
 def test_a_builder_whose_run_was_killed_still_holds_the_lock(tmp_path: Path) -> None:
     path = str(tmp_path / "lock")
-    argv = [sys.executable, "-c", HOLDER, str(ROLE / "module_utils"), path]
+    argv = [sys.executable, "-c", HOLDER, str(ROOT), path]
     holder = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert holder.stdin is not None and holder.stdout is not None
     builder = int(holder.stdout.readline())

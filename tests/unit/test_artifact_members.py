@@ -12,13 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fixtures.upstream.support import Upstreams, opener, request
+from fixtures.upstream.support import Upstreams, opener, provide, request
 from unit.test_artifact_unpack import archive, member
 
-from roles.artifact.module_utils.rumplab_artifact.errors import Broken
-from roles.artifact.module_utils.rumplab_artifact.members import Allowance, Bounded, declared
-from roles.artifact.module_utils.rumplab_artifact.pathway import provide
-from roles.artifact.module_utils.rumplab_artifact.unpack import unpack, unpack_over
+from plugins.module_utils.artifact.errors import Broken
+from plugins.module_utils.artifact.members import Allowance, Bounded, declared
+from plugins.module_utils.artifact.unpack import unpack, unpack_over
 
 pytest_plugins = ["fixtures.upstream.served"]
 LINK, HARD, FOLDER = tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE

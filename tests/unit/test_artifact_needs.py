@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.upstream.support import OTHER, STAMP, Upstreams, opener, plugin, request
+from fixtures.upstream.support import OTHER, STAMP, Upstreams, opener, provide, request
 
-from roles.artifact.module_utils.rumplab_artifact import package as package_module
-from roles.artifact.module_utils.rumplab_artifact.pathway import provide
+from plugins.filter.artifact_stamp import artifact_stamp as stamp
+from plugins.module_utils.artifact import package as package_module
 
 pytest_plugins = ["fixtures.upstream.served"]
-stamp = plugin("filter_plugins/artifact_stamp.py").artifact_stamp
 
 # Takes what the other one's program prints for its own.
 BUILD = {

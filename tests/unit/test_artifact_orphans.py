@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.upstream.support import NOBODY, gone, opener, request, until
+from fixtures.upstream.support import NOBODY, gone, opener, provide, request, until
 from staging import needs_root
 
-from roles.artifact.module_utils.rumplab_artifact import processes
-from roles.artifact.module_utils.rumplab_artifact.lock import Lock, is_alive
-from roles.artifact.module_utils.rumplab_artifact.pathway import provide
-from roles.artifact.module_utils.rumplab_artifact.privilege import as_user
+from plugins.module_utils.artifact import processes
+from plugins.module_utils.artifact.lock import Lock, is_alive
+from plugins.module_utils.artifact.privilege import as_user
 
 pytest_plugins = ["fixtures.upstream.served"]
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="found by /proc")

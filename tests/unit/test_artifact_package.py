@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.upstream.support import Upstreams, opener, request
+from fixtures.upstream.support import Upstreams, opener, provide, request
 
-from roles.artifact.module_utils.rumplab_artifact import apt, fetch
-from roles.artifact.module_utils.rumplab_artifact.errors import Broken, Unreachable
-from roles.artifact.module_utils.rumplab_artifact.pathway import provide
-from roles.artifact.module_utils.rumplab_artifact.unpack import unpack_over
+from plugins.module_utils.artifact import apt, fetch
+from plugins.module_utils.artifact.errors import Broken, Unreachable
+from plugins.module_utils.artifact.unpack import unpack_over
 
 pytest_plugins = ["fixtures.upstream.served"]
 

@@ -11,7 +11,7 @@ from typing import Any
 from fixtures.upstream.support import NOBODY
 from staging import needs_root
 
-from roles.artifact.module_utils.rumplab_artifact.privilege import as_user
+from plugins.module_utils.artifact.privilege import as_user
 
 pytest_plugins = ["fixtures.upstream.served"]
 

@@ -8,11 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from fixtures.upstream.support import STAMP, Upstreams, opener, request
+from fixtures.upstream.support import STAMP, Upstreams, opener, provide, request
 
-from roles.artifact.module_utils.rumplab_artifact import relocate
-from roles.artifact.module_utils.rumplab_artifact.errors import Broken
-from roles.artifact.module_utils.rumplab_artifact.pathway import provide
+from plugins.module_utils.artifact import relocate
+from plugins.module_utils.artifact.errors import Broken
 
 pytest_plugins = ["fixtures.upstream.served"]
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.upstream.support import NOBODY, plugin
+from fixtures.upstream.support import NOBODY
 from staging import needs_root
 
-STAMP = plugin("filter_plugins/artifact_stamp.py")
-BUNDLE = plugin("lookup_plugins/source_bundle.py")
+from plugins.filter import artifact_stamp
+from plugins.lookup import source_bundle
 
 PIN = {"urls": ["https://a.example/x.tar"], "sha256": "1" * 64}
 GIT = {"git": "https://a.example/x.git", "commit": "2" * 40, "submodules": False}
@@ -29,7 +29,7 @@ RECIPE: dict[str, Any] = {
 
 
 def stamp(recipe: dict[str, Any] = RECIPE, pin: dict[str, Any] = PIN) -> str:
-    return str(STAMP.artifact_stamp(recipe, pin))
+    return str(artifact_stamp.artifact_stamp(recipe, pin))
 
 
 def test_a_stamp_is_a_sha256_in_hex() -> None:
@@ -57,9 +57,9 @@ def test_stamps_are_those_of_earlier_versions() -> None:
 
 
 def test_what_it_is_built_with_is_part_of_it_as_it_has_always_been() -> None:
-    used = STAMP.artifact_stamp(RECIPE, PIN, ["go_bootstrap"], {"go_bootstrap": "1", "other": "2"})
+    used = artifact_stamp.artifact_stamp(RECIPE, PIN, ["go_bootstrap"], {"go_bootstrap": "1", "other": "2"})
     assert used == stamp({**RECIPE, "needs": {"go_bootstrap": "1"}}) != stamp()
-    assert STAMP.artifact_stamp(RECIPE, PIN, [], {"other": "2"}) == stamp()
+    assert artifact_stamp.artifact_stamp(RECIPE, PIN, [], {"other": "2"}) == stamp()
 
 
 def test_the_order_of_keys_is_no_part_of_it() -> None:
@@ -115,7 +115,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def bundle(directory: Path) -> dict[str, str]:
-    made: dict[str, str] = BUNDLE.make_bundle(str(directory))
+    made: dict[str, str] = source_bundle.make_bundle(str(directory))
     return made
 
 

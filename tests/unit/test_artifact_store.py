@@ -12,9 +12,9 @@ import pytest
 from fixtures.upstream.support import NOBODY
 from staging import needs_root
 
-from roles.artifact.module_utils.rumplab_artifact.errors import Broken
-from roles.artifact.module_utils.rumplab_artifact.privilege import as_user
-from roles.artifact.module_utils.rumplab_artifact.store import Store, remove_tree
+from plugins.module_utils.artifact.errors import Broken
+from plugins.module_utils.artifact.privilege import as_user
+from plugins.module_utils.artifact.store import Store, remove_tree
 
 pytest_plugins = ["fixtures.upstream.served"]
 STAMPS = [digit * 64 for digit in "abcdef"]

@@ -11,10 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fixtures.upstream import support  # noqa: F401 - makes rumplab_artifact importable
 
-from roles.artifact.module_utils.rumplab_artifact.errors import Broken
-from roles.artifact.module_utils.rumplab_artifact.unpack import unpack, unpack_over
+from plugins.module_utils.artifact.errors import Broken
+from plugins.module_utils.artifact.unpack import unpack, unpack_over
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:

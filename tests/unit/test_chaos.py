@@ -15,7 +15,7 @@ from chaos import building, row
 from fixtures.upstream.support import ROOT
 from run_tests import chaos_parts
 
-from roles.artifact.module_utils.rumplab_artifact import inventory
+from plugins.module_utils.artifact import inventory
 
 program = importlib.import_module("chaos.__main__")
 

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from ansible.errors import AnsibleError
 
-PLUGIN = Path(__file__).resolve().parents[2] / "roles" / "lab" / "lookup_plugins" / "controller_package.py"
+from plugins.lookup.controller_package import licence, places, source_files
 
 
-@pytest.fixture(scope="module")
-def plugin() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("controller_package", PLUGIN)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_what_it_finds_can_be_imported(plugin: ModuleType, tmp_path: Path) -> None:
-    files = {**plugin.source_files("yaml", sys.path), **plugin.licence("yaml", "PyYAML", sys.path)}
+def test_what_it_finds_can_be_imported(tmp_path: Path) -> None:
+    files = {**source_files("yaml", sys.path), **licence("yaml", "PyYAML", sys.path)}
     assert "Permission is hereby granted" in files["yaml/LICENSE"]
     for name, content in files.items():
         path = tmp_path / name
@@ -38,15 +27,15 @@ def test_what_it_finds_can_be_imported(plugin: ModuleType, tmp_path: Path) -> No
     assert done.stdout == "{'a': [1]}\n", done.stderr
 
 
-def test_a_package_that_is_not_there(plugin: ModuleType) -> None:
+def test_a_package_that_is_not_there() -> None:
     with pytest.raises(AnsibleError, match="the controller has no Python package no_such_package"):
-        plugin.source_files("no_such_package", sys.path)
-    assert plugin.licence("yaml", "no-such-distribution", sys.path) == {}
+        source_files("no_such_package", sys.path)
+    assert licence("yaml", "no-such-distribution", sys.path) == {}
 
 
-def test_the_checkouts_own_environment_goes_before_that_of_another_ansible(plugin: ModuleType, tmp_path: Path) -> None:
+def test_the_checkouts_own_environment_goes_before_that_of_another_ansible(tmp_path: Path) -> None:
     package = tmp_path / ".venv" / "lib" / "python3.99" / "site-packages" / "yaml"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("locked = True\n", "utf-8")
-    assert plugin.source_files("yaml", plugin.places(tmp_path)) == {"yaml/__init__.py": "locked = True\n"}
-    assert "yaml/nodes.py" in plugin.source_files("yaml", plugin.places(tmp_path / "elsewhere"))
+    assert source_files("yaml", places(tmp_path)) == {"yaml/__init__.py": "locked = True\n"}
+    assert "yaml/nodes.py" in source_files("yaml", places(tmp_path / "elsewhere"))

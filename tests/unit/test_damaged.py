@@ -19,18 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.upstream import support  # noqa: F401 - makes rumplab_artifact importable
 from fuzz import formats
 from unit.test_lab_modules import files, lab_state
 from unit.test_lab_modules import record as manifest
 from unit.test_net_settings import parsed
 from unit.test_netbsd_disk import DISK
-from unit.test_netbsd_pins import NETBSD
 
-from roles.artifact.module_utils.rumplab_artifact import git, inventory, lock, pathway, processes, relocate
-from roles.artifact.module_utils.rumplab_artifact.errors import Broken, Unreachable
-from roles.artifact.module_utils.rumplab_artifact.store import USES, Store
-from roles.artifact.module_utils.rumplab_artifact.unpack import unpack
+from plugins.filter import netbsd
+from plugins.module_utils.artifact import git, inventory, lock, processes, relocate, sources
+from plugins.module_utils.artifact.errors import Broken, Unreachable
+from plugins.module_utils.artifact.store import USES, Store
+from plugins.module_utils.artifact.unpack import unpack
 from rumplab.building import gofile, target
 from rumplab.building import record as build_record
 from rumplab.commands.guest import pci
@@ -349,7 +348,7 @@ def test_name_that_no_file_can_have_is_in_no_build(tmp_path: Path) -> None:
 def test_list_of_hashes_is_read_soon(soon: None) -> None:
     hashes = f"SHA512 (NetBSD-10.1/a/b) = {'0' * 128}\n"
     for noise in ("SHA512 (" + "NetBSD-" * 9000, "SHA512 (" + "NetBSD-x/" * 7000, "SHA512 (x) = " + "0" * 60_000):
-        assert NETBSD.netbsd_hash_list(f"{noise} x\n{hashes}")["a/b"] == "0" * 128
+        assert netbsd.netbsd_hash_list(f"{noise} x\n{hashes}")["a/b"] == "0" * 128
 
 
 def test_number_in_other_digits_is_none(tmp_path: Path) -> None:
@@ -397,7 +396,7 @@ def test_files_of_a_store_that_are_nested_too_deeply_count_as_damaged(tmp_path: 
     assert store.descriptor("gdb") is None
     assert inventory.differences(str(tree)) == [inventory.NAME]
     assert not git.is_whole(str(tree), "0" * 40)
-    assert pathway._came_from(str(tmp_path / "x.tar")) == ("upstream", str(tmp_path / "x.tar"))
+    assert sources.came_from(str(tmp_path / "x.tar")) == ("upstream", str(tmp_path / "x.tar"))
     with pytest.raises(Broken, match=r"remove .*tree, and it is built anew"):
         store.uses_of(str(tree))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from typing import Any
 
@@ -10,17 +9,15 @@ import pytest
 import yaml
 from fixtures.upstream.support import ROOT
 
-SPEC = importlib.util.spec_from_file_location("gcc_packages", ROOT / "roles/gcc/filter_plugins/gcc_packages.py")
-assert SPEC is not None and SPEC.loader is not None
-FILTER = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(FILTER)
+from plugins.filter import gcc_packages
+
 PINS: dict[str, Any] = yaml.safe_load((ROOT / "inventory/group_vars/all/pins.yml").read_text("utf-8"))["rumplab_pins"]
 GCC = PINS["gcc"]
 
 
 def test_a_package_is_looked_for_at_each_place_in_order() -> None:
     row = {"date": "20230601T000000Z", "packages": {"pool/main/x/x_1_amd64.deb": {"size": 5, "sha256": "a" * 64}}}
-    assert FILTER.gcc_parts(row, GCC["hosts"]) == [
+    assert gcc_packages.gcc_parts(row, GCC["hosts"]) == [
         {
             "urls": [
                 "apt:pool/main/x/x_1_amd64.deb",

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import random
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from plugins.module_utils.artifact.edits import edit_text
+from plugins.module_utils.artifact.errors import Broken
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "roles/artifact/module_utils"))
-edit_text = importlib.import_module("rumplab_artifact.edits").edit_text
-Broken = importlib.import_module("rumplab_artifact.errors").Broken
 
 EDIT: dict[str, Any] = yaml.safe_load((ROOT / "roles/gdb/vars/main.yml").read_text())["__gdb_edits"][0]
 

@@ -10,10 +10,8 @@ from typing import Any
 
 import pytest
 from fixtures.upstream import make_gorump
-from fixtures.upstream.support import OTHER, STAMP, opener, request
+from fixtures.upstream.support import OTHER, STAMP, opener, provide, request
 from upstream.anchors import edits_of, variable_of
-
-from roles.artifact.module_utils.rumplab_artifact.pathway import provide
 
 pytestmark = pytest.mark.skipif(shutil.which("go") is None, reason="no go")
 HELLO = """package main

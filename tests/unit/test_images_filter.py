@@ -7,9 +7,8 @@ import shlex
 from typing import Any
 
 import pytest
-from fixtures.upstream.support import plugin
 
-filters = plugin("../images/filter_plugins/images.py")
+from plugins.filter import images as filters
 
 GDB: dict[str, Any] = {
     "name": "gdb",
@@ -43,7 +42,7 @@ def test_labels_survive_the_dockerfiles_quoting() -> None:
 
 def test_images_are_known_by_each_of_their_tags() -> None:
     labels = {"rumplab.component": "gdb"}
-    answer = [
+    answer: list[dict[str, Any]] = [
         {"Id": "sha256:1", "RepoTags": ["a:1", "b:2"], "Config": {"Labels": labels}},
         {"Id": "sha256:2", "RepoTags": ["c:3"], "Config": {"Labels": None}},
         {"Id": "sha256:3", "RepoTags": None, "Config": {}},

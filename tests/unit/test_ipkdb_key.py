@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import pwd
@@ -16,15 +15,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from plugins.modules import ipkdb_key as module
 from rumplab.guest import ipkdb
 from rumplab.ipkdb import key
 
-ROLE = Path(__file__).resolve().parents[2] / "roles" / "ipkdb"
-FILE = ROLE / "library" / "ipkdb_key.py"
-SPEC = importlib.util.spec_from_file_location("rumplab_module_ipkdb_key", FILE)
-assert SPEC is not None and SPEC.loader is not None
-module = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(module)
+ROOT = Path(__file__).resolve().parents[2]
 OWN = b"correct-horse-battery"
 
 
@@ -109,7 +104,13 @@ def run(**arguments: object) -> subprocess.CompletedProcess[str]:
     """The whole module, as Ansible runs it."""
     given = json.dumps({"ANSIBLE_MODULE_ARGS": arguments})
     return subprocess.run(
-        [sys.executable, str(FILE)], input=given, capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-m", "plugins.modules.ipkdb_key"],
+        cwd=ROOT,
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
 
 
@@ -141,8 +142,8 @@ def test_without_the_account_nothing_is_made(tmp_path: Path) -> None:
 
 
 def test_the_slot_is_defined_in_one_place() -> None:
-    text = (ROLE / "vars" / "main.yml").read_text("utf-8")
+    text = (ROOT / "roles/ipkdb/vars/main.yml").read_text("utf-8")
     assert "IPKDB_NE_PCISLOT={{ __ipkdb_slot }}" in yaml.safe_load(text)["__ipkdb_lines"][-1]
     place = re.search(r"\.\./\.\./(src/\S+\.json)", text)
     assert place
-    assert json.loads((ROLE.parents[1] / place[1]).read_text())["slot"] == ipkdb.slot()
+    assert json.loads((ROOT / place[1]).read_text())["slot"] == ipkdb.slot()

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from roles.lab.module_utils.rumplab_lab import entries
+from plugins.module_utils.host import entries
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to root, which only root can")
 

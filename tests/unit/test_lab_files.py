@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib
 import json
 import os
 import signal
@@ -17,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.upstream.support import NOBODY, until
+from fixtures.upstream.support import NOBODY, ROOT, until
 from staging import needs_root
-from unit.test_lab_modules import load, package
+from unit.test_lab_modules import package
+
+from plugins.module_utils.host import files, record
+from plugins.modules import component, lab_directories, lab_file
 
 pytest_plugins = ["fixtures.upstream.served"]
-files = importlib.import_module("ansible.module_utils.rumplab_lab.files")
-record = importlib.import_module("ansible.module_utils.rumplab_lab.record")
-lab_directories, lab_file, component = map(load, ("lab_directories", "lab_file", "component"))
 USER = "nobody"
 DAEMON = 1
 
@@ -310,7 +309,7 @@ def test_an_error_names_the_whole_path() -> None:
 WRITER = """
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
-from rumplab_lab import files
+from plugins.module_utils.host import files
 directory = files.open_directory(sys.argv[2])
 print(files._fresh(directory, ".new-")[0], flush=True)
 time.sleep(60)
@@ -318,7 +317,7 @@ time.sleep(60)
 
 
 def test_what_a_killed_run_was_writing_is_swept_and_what_a_live_one_writes_is_not(tmp_path: Path) -> None:
-    argv = [sys.executable, "-c", WRITER, str(Path("roles/lab/module_utils").resolve()), str(tmp_path)]
+    argv = [sys.executable, "-c", WRITER, str(ROOT), str(tmp_path)]
     writer = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None
     name = writer.stdout.readline().strip()
@@ -393,7 +392,6 @@ def test_the_directories_are_made_once(tmp_path: Path) -> None:
 
 
 def test_a_link_is_replaced_without_a_moment_in_which_there_is_none(tmp_path: Path) -> None:
-    host_links = load("host_links")
     link = tmp_path / "rumplab"
     link.symlink_to("/elsewhere/rumplab/bin/rumplab")
     seen: list[bool] = []
@@ -406,13 +404,11 @@ def test_a_link_is_replaced_without_a_moment_in_which_there_is_none(tmp_path: Pa
     thread = threading.Thread(target=watch)
     thread.start()
     for number in range(200):
-        host_links.replace(str(link), f"/opt/{number}")
+        files.point(str(link), f"/opt/{number}")
     until(lambda: len(seen) > 10)
     watching.set()
     thread.join(5)
     assert all(seen) and os.readlink(link) == "/opt/199"
-
-
 
 
 def test_an_error_of_the_systems_is_told_with_its_place_and_what_to_do() -> None:
@@ -422,3 +418,32 @@ def test_an_error_of_the_systems_is_told_with_its_place_and_what_to_do() -> None
     assert files.told(OSError(1, "Operation not permitted")) == "Operation not permitted"
     assert files.told(ValueError("x is no manifest: remove it")) == "x is no manifest: remove it"
     assert files.told(OSError("refused")) == "refused"
+
+
+def test_the_first_of_two_runs_that_make_a_file_once_has_made_it(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    with files.replacing(str(path), 0o600, first=True) as stream:
+        stream.write(b"second")
+        with files.replacing(str(path), 0o600, first=True) as other:
+            other.write(b"first")
+    assert path.read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["key"]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_an_empty_directory_in_a_files_place_makes_way_and_one_with_content_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.mkdir()
+    files.write_text(str(path), "x")
+    assert path.read_text() == "x"
+    (tmp_path / "y" / "theirs").mkdir(parents=True)
+    with pytest.raises(OSError, match=f"'{tmp_path}/y'$"):
+        files.write_text(str(tmp_path / "y"), "x")
+    assert sorted(os.listdir(tmp_path)) == ["x", "y"]
+
+
+def test_a_link_to_a_directory_in_a_files_place_is_replaced_and_its_target_stays(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "x").symlink_to("target")
+    files.write_text(str(tmp_path / "x"), "x")
+    assert (tmp_path / "x").read_text() == "x" and (tmp_path / "target").is_dir()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,37 +13,30 @@ from ansible.errors import AnsibleError
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
+from plugins.lookup import lab_inputs
+
 ROOT = Path(__file__).resolve().parents[2]
 FACTS = {"os_family": "Debian", "user_id": "root", "env": {"SUDO_USER": "alice", "SHLVL": "1"}, "date_time": "now"}
 Ask = Callable[..., str]
 
 
-@pytest.fixture(scope="module")
-def plugin() -> ModuleType:
-    path = ROOT / "roles" / "lab" / "lookup_plugins" / "lab_inputs.py"
-    spec = importlib.util.spec_from_file_location("lab_inputs", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    for name in ("site.yml", "roles/gdb/tasks/main.yml", "src/rumplab/cli/main.py", "docs/roles/lab.md"):
+    tasks, tool, page = "roles/gdb/tasks/main.yml", "src/rumplab/cli/main.py", "docs/roles/lab.md"
+    for name in ("site.yml", tasks, "plugins/modules/artifact.py", tool, page):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(f"{name}\n", "utf-8")
     return tmp_path
 
 
 @pytest.fixture
-def ask(plugin: ModuleType, checkout: Path) -> Ask:
+def ask(checkout: Path) -> Ask:
     """Ask the lookup, with variables as written in an inventory."""
 
     def answer(*more: Any, facts: dict[str, Any] = FACTS, **variables: Any) -> str:
         texts = {name: trust_as_template(each) if isinstance(each, str) else each for name, each in variables.items()}
         known = {**texts, "ansible_facts": facts}
-        lookup = plugin.LookupModule(loader=DataLoader(), templar=Templar(loader=DataLoader(), variables=known))
+        lookup = lab_inputs.LookupModule(loader=DataLoader(), templar=Templar(loader=DataLoader(), variables=known))
         (found,) = lookup.run([str(checkout), *more], variables=known)
         assert isinstance(found, str)
         return found
@@ -65,8 +56,9 @@ def test_the_same_run_has_the_same_inputs(ask: Ask) -> None:
         lambda root: (root / "src" / "rumplab" / "cli.py").chmod(0o755),
         lambda root: (root / "roles" / "gdb" / "tasks" / "main.yml").rename(root / "roles" / "gdb" / "main.yml"),
         lambda root: (root / "src" / "new").write_text(""),
+        lambda root: (root / "plugins" / "modules" / "artifact.py").write_text("other"),
     ],
-    ids=["its content", "its mode", "its name", "its being there"],
+    ids=["its content", "its mode", "its name", "its being there", "a module's content"],
 )
 def test_a_file_that_roles_are_made_of_is_told_by(ask: Ask, checkout: Path, change: Callable[[Path], Any]) -> None:
     before = ask()
@@ -106,11 +98,11 @@ def test_facts_that_roles_use_are_inputs_and_no_others(ask: Ask) -> None:
     assert ask(facts={**FACTS, "env": {"SUDO_USER": "bob"}}) != before
 
 
-def test_every_fact_that_a_role_uses_is_known_here(plugin: ModuleType) -> None:
+def test_every_fact_that_a_role_uses_is_known_here() -> None:
     texts = [path.read_text("utf-8") for part in ("roles", "playbooks", "inventory") for path in yaml_files(part)]
     used = {name for text in texts for name in re.findall(r"ansible_facts\[['\"](\w+)['\"]\]", text)}
     # The account is only asked for where the lab's description isn't as it should be.
-    assert used - {"env", "getent_passwd"} == set(plugin.FACTS)
+    assert used - {"env", "getent_passwd"} == set(lab_inputs.FACTS)
     of_environment = {name for text in texts for name in re.findall(r"\['env'\]\['(\w+)'\]", text)}
     assert of_environment == {"SUDO_USER"}
 
@@ -163,7 +155,7 @@ def test_a_run_that_leaves_out_tasks_is_not_remembered(
     assert ask() == ""
 
 
-def test_a_directory_that_is_no_checkout_is_named(plugin: ModuleType, tmp_path: Path) -> None:
-    lookup = plugin.LookupModule(loader=DataLoader(), templar=Templar(loader=DataLoader(), variables={}))
+def test_a_directory_that_is_no_checkout_is_named(tmp_path: Path) -> None:
+    lookup = lab_inputs.LookupModule(loader=DataLoader(), templar=Templar(loader=DataLoader(), variables={}))
     with pytest.raises(AnsibleError, match="is not the root of a checkout"):
         lookup.run([str(tmp_path)], variables={"ansible_facts": {}})

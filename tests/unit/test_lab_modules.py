@@ -3,40 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.util
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import ansible.module_utils
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
-ROLE = Path(__file__).resolve().parents[2] / "roles" / "lab"
-ansible.module_utils.__path__.append(str(ROLE / "module_utils"))
-packages = importlib.import_module("ansible.module_utils.rumplab_lab.packages")
-record = importlib.import_module("ansible.module_utils.rumplab_lab.record")
-files = importlib.import_module("ansible.module_utils.rumplab_lab.files")
+from plugins.module_utils.host import files, packages, record
+from plugins.modules import component, host_links, host_paths, lab_state
 
-
-def load(name: str) -> ModuleType:
-    """Import one of the role's modules from its file."""
-    spec = importlib.util.spec_from_file_location(f"rumplab_module_{name}", ROLE / "library" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-component, host_links, host_paths, lab_state = map(load, ("component", "host_links", "host_paths", "lab_state"))
 USER = "nobody"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import pytest
@@ -11,10 +10,7 @@ from ansible.errors import AnsibleFilterError
 from fixtures.upstream.support import ROOT
 from upstream.anchors import variable_of
 
-SPEC = importlib.util.spec_from_file_location("netbsd_filters", ROOT / "roles/netbsd_guest/filter_plugins/netbsd.py")
-assert SPEC is not None and SPEC.loader is not None
-NETBSD = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(NETBSD)
+from plugins.filter import netbsd
 
 LONG, OTHER, SHORT = "a" * 128, "b" * 128, "c" * 64
 HOSTS = ["https://a.example/NetBSD-@release@/@file@", "https://b.example/@release@/@file@?key=NetBSD"]
@@ -35,33 +31,33 @@ PINS: dict[str, Any] = yaml.safe_load((ROOT / "inventory/group_vars/all/pins.yml
 )
 def test_a_list_of_hashes_is_read(line: str) -> None:
     signed = f"-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA1\n\n{line}\n-----BEGIN PGP SIGNATURE-----\nAAAA\n"
-    assert NETBSD.netbsd_hash_list(signed) == {"source/sets/src.tgz": LONG}
+    assert netbsd.netbsd_hash_list(signed) == {"source/sets/src.tgz": LONG}
 
 
 @pytest.mark.parametrize("text", ["", "<!DOCTYPE html><title>Moved</title>", f"src.tgz {LONG}"])
 def test_what_is_no_list_is_told(text: str) -> None:
     with pytest.raises(AnsibleFilterError, match="list of hashes is a file without any line"):
-        NETBSD.netbsd_hash_list(text)
+        netbsd.netbsd_hash_list(text)
 
 
 def test_sources_of_hashes_add_up_and_the_longest_counts() -> None:
-    known = NETBSD.netbsd_hashes([{"x": SHORT, "y": LONG}, {"x": LONG.upper(), "z": SHORT}, {"x": SHORT}])
+    known = netbsd.netbsd_hashes([{"x": SHORT, "y": LONG}, {"x": LONG.upper(), "z": SHORT}, {"x": SHORT}])
     assert known == {"x": LONG, "y": LONG, "z": SHORT}
 
 
 def test_sources_that_disagree_are_an_error() -> None:
     with pytest.raises(AnsibleFilterError, match=f"x: {LONG} by one source and {OTHER} by another"):
-        NETBSD.netbsd_hashes([{"x": LONG}, {"x": OTHER}])
+        netbsd.netbsd_hashes([{"x": LONG}, {"x": OTHER}])
 
 
 @pytest.mark.parametrize("digest", ["", "a" * 40, "a" * 127, "g" * 64])
 def test_what_is_no_hash_is_refused(digest: str) -> None:
     with pytest.raises(AnsibleFilterError, match="neither a sha512 nor a sha256"):
-        NETBSD.netbsd_hashes([{"x": digest}])
+        netbsd.netbsd_hashes([{"x": digest}])
 
 
 def test_a_part_is_a_pin_with_a_name_of_its_own() -> None:
-    part = NETBSD.netbsd_part("i386/binary/sets/base.tgz", "8.3", HOSTS, {"i386/binary/sets/base.tgz": LONG}, into="x")
+    part = netbsd.netbsd_part("i386/binary/sets/base.tgz", "8.3", HOSTS, {"i386/binary/sets/base.tgz": LONG}, into="x")
     assert part == {
         "urls": [
             "https://a.example/NetBSD-8.3/i386/binary/sets/base.tgz",
@@ -71,8 +67,8 @@ def test_a_part_is_a_pin_with_a_name_of_its_own() -> None:
         "sha512": LONG,
         "into": "x",
     }
-    assert "sha256" in NETBSD.netbsd_part("y", "8.3", HOSTS, {"y": SHORT})
-    assert not {"sha256", "sha512"} & set(NETBSD.netbsd_part("y", "8.3", HOSTS, {}))
+    assert "sha256" in netbsd.netbsd_part("y", "8.3", HOSTS, {"y": SHORT})
+    assert not {"sha256", "sha512"} & set(netbsd.netbsd_part("y", "8.3", HOSTS, {}))
 
 
 def test_the_pinned_releases_have_their_source_sets_and_whole_hashes() -> None:
@@ -80,7 +76,7 @@ def test_the_pinned_releases_have_their_source_sets_and_whole_hashes() -> None:
     assert versions
     for files in versions.values():
         assert {f"source/sets/{name}.tgz" for name in ("src", "syssrc", "gnusrc", "sharesrc")} <= set(files)
-        assert NETBSD.netbsd_hashes([files]) == files
+        assert netbsd.netbsd_hashes([files]) == files
 
 
 CDN, KEYED = PINS["netbsd"]["hosts"]

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.upstream.support import STAMP, opener, request
+from fixtures.upstream.support import STAMP, opener, provide, request
 from unit.labfixture import LabPrefix
 from unit.test_artifact_durable import bundle
 
-from roles.artifact.module_utils.rumplab_artifact import inventory
-from roles.artifact.module_utils.rumplab_artifact.pathway import provide
+from plugins.module_utils.artifact import inventory
 from rumplab.lab import recorded
 
 SCRIPT = "mkdir -p $0/hello/bin; for i in 1 2 3; do echo $i >$0/hello/bin/$i; done; ln -s 1 $0/hello/bin/link"

@@ -13,8 +13,8 @@ import pytest
 from fixtures.upstream.support import ROOT
 from fixtures.upstream.toolchain import variable
 
-from roles.artifact.module_utils.rumplab_artifact.edits import apply_edits
-from roles.artifact.module_utils.rumplab_artifact.errors import Broken
+from plugins.module_utils.artifact.edits import apply_edits
+from plugins.module_utils.artifact.errors import Broken
 
 UPSTREAM = ROOT / "tests/fixtures/upstream/rumprun"
 RUMP = "src-netbsd/sys/rump"

@@ -13,10 +13,8 @@ from typing import Any
 import pytest
 import yaml
 from fixtures.upstream import make_rumprun
-from fixtures.upstream.support import ROOT, opener
+from fixtures.upstream.support import ROOT, opener, provide
 from fixtures.upstream.toolchain import ROLE, pin, toolchain, variable
-
-from roles.artifact.module_utils.rumplab_artifact.pathway import provide
 
 PINS = yaml.safe_load((ROOT / "inventory/group_vars/all/pins.yml").read_text())["rumplab_pins"]["rump_toolchain"]
 MPT = "librumpdev_pci_scsi.a mpt mpt_pci_ca"

@@ -34,10 +34,10 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "src"), str(ROOT / "roles/artifact/module_utils")]
+sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 output = importlib.import_module("rumplab.output")
-edits = importlib.import_module("rumplab_artifact.edits")
-Broken = importlib.import_module("rumplab_artifact.errors").Broken
+edits = importlib.import_module("plugins.module_utils.artifact.edits")
+Broken = importlib.import_module("plugins.module_utils.artifact.errors").Broken
 
 MATCHED, NOT_MATCHED, MISSING = "matched", "not matched", "file missing"
 

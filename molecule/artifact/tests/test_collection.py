@@ -1,0 +1,26 @@
+"""Role artifact out of the collection, built from this checkout and installed elsewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import collection
+from fixtures.upstream.driving import Lab, Play, Rows
+
+
+def test_the_roles_run_from_the_installed_collection(tmp_path: Path, lab: Lab, rows: Rows) -> None:
+    installed = collection.install(tmp_path)
+    play = Play(tmp_path, installed=installed)
+    row = rows("collected", edits=rows.edit("fine"))
+    first = play(row)
+    assert first.status == 0, first.output
+    assert lab.hello("collected") == "fine morning"
+    assert lab.descriptor("collected")["state"] == "installed"
+    used = re.findall(r"Using module file (\S+/artifact\.py)", first.output)
+    place = collection.place(installed)
+    assert set(used) == {f"{place}/plugins/modules/artifact.py"}
+    # Packages are role lab's business, which role artifact finds beside it.
+    assert f"included: {place}/roles/artifact/tasks/build.yml" in first.output
+    assert f"task path: {place}/roles/lab/tasks/packages.yml:" in first.output
+    assert "changed=0 " in play(row).output
