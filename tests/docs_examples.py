@@ -156,7 +156,8 @@ def check(example: Example, run: Callable[[str], str]) -> list[str]:
 
 def documents(root: Path) -> list[Path]:
     """The files whose examples are run."""
-    return [path for path in [root / "README.md", *sorted((root / "docs").rglob("*.md"))] if path.is_file()]
+    entrance = [root / "README.md", root / "CONTRIBUTING.md"]
+    return [path for path in [*entrance, *sorted((root / "docs").rglob("*.md"))] if path.is_file()]
 
 
 def all_examples(root: Path) -> list[Example]:

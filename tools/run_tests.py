@@ -47,7 +47,7 @@ RUNNING: set[subprocess.Popen[bytes]] = set()
 SHELL = re.compile(rb"#!\s*(?:/usr/bin/env\s+)?(?:/bin/)?(?:sh|bash|dash)\b|# shellcheck shell=")
 ERROR = re.compile(r"^(?:\[ERROR\]|fatal:|failed:|CRITICAL Ansible|=+ (?:FAILURES|ERRORS) =+$)")
 PRUNED = {"build", "__pycache__"}
-KEPT = {".ci", ".config"}
+KEPT = {".ci", ".config", ".devcontainer", ".github"}
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,7 @@ def lint_parts(root: Path) -> list[Part]:
     files = list(sources(root))
     python = tuple(str(path) for path in files if path.suffix == ".py")
     shell = tuple(str(path) for path in files if (root / path).is_file() and is_shell(root / path))
+    markdown = tuple(str(path) for path in files if path.suffix == ".md")
 
     def part(name: str, *argv: str) -> Part:
         return Part(name, argv, 10 * MINUTE, "lint")
@@ -125,8 +126,11 @@ def lint_parts(root: Path) -> list[Part]:
         part("ansible-lint", str(BIN / "ansible-lint"), "--offline"),
         part("yamllint", str(BIN / "yamllint"), "--strict", "."),
         part("ruff", str(BIN / "ruff"), "check", "."),
+        part("ruff-format", str(BIN / "ruff"), "format", "--check", "."),
         part("mypy", str(BIN / "mypy"), *python),
         part("shellcheck", "shellcheck", "--external-sources", *shell),
+        part("codespell", str(BIN / "codespell")),
+        part("markdown", str(BIN / "pymarkdown"), "scan", *markdown),
         part("docs", str(BIN / "python"), "tests/docs_examples.py"),
     ]
 

@@ -1,4 +1,4 @@
-"""``python -m rumplab``."""
+"""``python -m rumplab``, and the command that installing the package makes."""
 
 from __future__ import annotations
 
@@ -12,4 +12,11 @@ if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
 
 from rumplab.cli.main import program
 
-sys.exit(program(sys.argv[1:]))
+
+def entry() -> int:
+    """Run the command line as it was given; the exit code."""
+    return program(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(entry())

@@ -14,7 +14,7 @@ import yaml
 from base_images import host_sources
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from run_tests import ROOT, is_shell, molecule_parts, sources
+from run_tests import ROOT, is_shell, lint_parts, molecule_parts, sources
 
 
 def tracked() -> list[Path]:
@@ -165,6 +165,19 @@ def test_collections_are_those_of_the_package() -> None:
         )
         version = json.loads(manifest.read_text("utf-8"))["collection_info"]["version"]
         assert version in SpecifierSet(collection["version"]), collection["name"]
+
+
+def test_the_hooks_of_a_commit_are_parts_of_the_tests_and_need_nothing_else() -> None:
+    repositories = yaml.safe_load(text_of(Path(".pre-commit-config.yaml")))["repos"]
+    assert [repository["repo"] for repository in repositories] == ["local"]
+    hooks = {hook["id"]: hook for hook in repositories[0]["hooks"]}
+    assert {hook["language"] for hook in hooks.values()} == {"system"}
+    parts = {part.name: part.argv for part in lint_parts(ROOT)}
+    # Those of derived files are tests, not parts.
+    assert set(hooks) - set(parts) == {"completions", "locks"}
+    for name in set(hooks) & set(parts):
+        program, *options = hooks[name]["entry"].split()
+        assert [str(ROOT / program) if "/" in program else program, *options] == list(parts[name][: len(options) + 1])
 
 
 def test_no_example_has_a_source_of_the_name_of_a_shared_one() -> None:

@@ -53,7 +53,7 @@ def test_the_same_run_has_the_same_inputs(ask: Ask) -> None:
     "change",
     [
         lambda root: (root / "site.yml").write_text("other"),
-        lambda root: (root / "src" / "rumplab" / "cli.py").chmod(0o755),
+        lambda root: (root / "src" / "rumplab" / "cli" / "main.py").chmod(0o755),
         lambda root: (root / "roles" / "gdb" / "tasks" / "main.yml").rename(root / "roles" / "gdb" / "main.yml"),
         lambda root: (root / "src" / "new").write_text(""),
         lambda root: (root / "plugins" / "modules" / "artifact.py").write_text("other"),
