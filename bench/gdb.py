@@ -88,9 +88,7 @@ def by_hand(tarball: Path, directory: Path, variables: dict[str, Any]) -> float:
     with (directory / "log").open("wb") as log:
         for command in recipe["commands"]:
             argv = [re.sub("@[a-z]+@", lambda place: places[place[0]], part) for part in command["argv"]]
-            subprocess.run(
-                argv, cwd=build, env=environment, stdout=log, stderr=log, check=True, timeout=LIMIT
-            )
+            subprocess.run(argv, cwd=build, env=environment, stdout=log, stderr=log, check=True, timeout=LIMIT)
     return time.monotonic() - start
 
 

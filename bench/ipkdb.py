@@ -51,9 +51,7 @@ def gdb(remote: str, *commands: str) -> float:
     first = ("set confirm off", "set pagination off", f"target remote {remote}")
     argv = ["gdb", "-nx", "-batch", *(part for one in (*first, *commands) for part in ("-ex", one))]
     began = time.perf_counter()
-    done = subprocess.run(
-        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False)
     if done.returncode or "Remote connection closed" in done.stdout + done.stderr:
         sys.exit(f"{' '.join(argv)}:\n{done.stdout}{done.stderr}")
     return time.perf_counter() - began

@@ -148,9 +148,7 @@ def check(example: Example, run: Callable[[str], str]) -> list[str]:
             )
         elif not matches(example.expected[index], outputs[index]):
             documented = example.expected[index]
-            faults.append(
-                f"{example.name}: `{command}` printed\n{outputs[index]}\ndocumented is\n{documented}"
-            )
+            faults.append(f"{example.name}: `{command}` printed\n{outputs[index]}\ndocumented is\n{documented}")
     return faults
 
 
@@ -161,9 +159,7 @@ def documents(root: Path) -> list[Path]:
 
 
 def all_examples(root: Path) -> list[Example]:
-    return [
-        example for path in documents(root) for example in examples(path, path.relative_to(root).as_posix())
-    ]
+    return [example for path in documents(root) for example in examples(path, path.relative_to(root).as_posix())]
 
 
 def headings(text: str) -> Iterator[tuple[int, str]]:

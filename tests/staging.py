@@ -41,9 +41,7 @@ def command(name: str) -> str:
     return path
 
 
-def in_user_name_space(
-    argv: Sequence[str | Path], environment: Mapping[str, str], directory: Path
-) -> tuple[int, str]:
+def in_user_name_space(argv: Sequence[str | Path], environment: Mapping[str, str], directory: Path) -> tuple[int, str]:
     """Runs `argv` in `directory` as the root of a name space of its own, where it may mount; status, and what it
     says. Skips the test where the host allows none."""
     result = subprocess.run(

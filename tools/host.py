@@ -138,9 +138,7 @@ class Engine:
     def _start(self) -> None:
         self.say("starting the Docker engine")
         if not shutil.which("dockerd") and not Path("/usr/sbin/dockerd").exists():
-            raise Failed(
-                "no Docker engine answers and none is installed: install and start one, then run ./test again"
-            )
+            raise Failed("no Docker engine answers and none is installed: install and start one, then run ./test again")
         if Path("/run/systemd/system").is_dir():
             run(as_root(["systemctl", "start", "docker"]), limit=120)
             if not engine_answers():
@@ -162,9 +160,7 @@ class Engine:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 end = "\n".join(log.read_text("utf-8", "replace").splitlines()[-10:])
                 self._stop()
-                raise Failed(
-                    f"the Docker engine did not start in {ENGINE_WAIT:.0f} s; the end of {log}:\n{end}"
-                )
+                raise Failed(f"the Docker engine did not start in {ENGINE_WAIT:.0f} s; the end of {log}:\n{end}")
             time.sleep(0.5)
 
     def _stop(self) -> None:

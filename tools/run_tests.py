@@ -101,9 +101,7 @@ class Patience:
 def sources(root: Path) -> Iterator[Path]:
     """The files of the checkout, without what is built or fetched."""
     for directory, names, files in os.walk(root):
-        names[:] = sorted(
-            name for name in names if name in KEPT or not (name in PRUNED or name.startswith("."))
-        )
+        names[:] = sorted(name for name in names if name in KEPT or not (name in PRUNED or name.startswith(".")))
         for name in sorted(files):
             yield Path(directory, name).relative_to(root)
 
@@ -437,12 +435,8 @@ def report(results: list[Result]) -> str:
     rows = [f"{'part':<{width}}  result  {'passed':>6} {'failed':>6} {'skipped':>7} {'seconds':>8}"]
     for r in results:
         verdict = "ok" if r.ok else "FAILED"
-        rows.append(
-            f"{r.name:<{width}}  {verdict:<6}  {r.passed:>6} {r.failed:>6} {r.skipped:>7} {r.seconds:>8.1f}"
-        )
-    passed, failed, skipped = (
-        sum(getattr(r, name) for r in results) for name in ("passed", "failed", "skipped")
-    )
+        rows.append(f"{r.name:<{width}}  {verdict:<6}  {r.passed:>6} {r.failed:>6} {r.skipped:>7} {r.seconds:>8.1f}")
+    passed, failed, skipped = (sum(getattr(r, name) for r in results) for name in ("passed", "failed", "skipped"))
     skips = [f"skipped in {r.name}: {reason}" for r in results for reason in r.reasons]
     totals = f"{passed} passed, {failed} failed, {skipped} skipped"
     return "\n".join(["", *rows, "", *skips, *([""] if skips else []), totals])
@@ -450,9 +444,7 @@ def report(results: list[Result]) -> str:
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="./test", description="Lint, unit tests and Molecule scenarios.")
-    parser.add_argument(
-        "parts", nargs="*", metavar="PART", help="a part or a group of --list; all unless given"
-    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help="a part or a group of --list; all unless given")
     parser.add_argument("--fast", action="store_true", help="without what needs a container")
     parser.add_argument(
         "--all", action="store_true", help="also what only repeats, and `default` on a further release; hours"

@@ -65,9 +65,10 @@ def program(data: bytes, place: Path) -> object:
 QCOW2 = struct.pack(">4sIQIIQIIQQIIQ", b"QFI\xfb", 3, 0, 0, 16, 1 << 20, 0, 1, 0x30000, 0x10000, 1, 0, 0).ljust(
     1024, b"\0"
 )
-SPARSE = struct.pack("<4sIIQQQQ", b"KDMV", 1, 3, 2048, 128, 1, 20).ljust(512, b"\0") + vmdk.descriptor(
-    "disk", 1 << 20, "monolithicSparse"
-).encode()
+SPARSE = (
+    struct.pack("<4sIIQQQQ", b"KDMV", 1, 3, 2048, 128, 1, 20).ljust(512, b"\0")
+    + vmdk.descriptor("disk", 1 << 20, "monolithicSparse").encode()
+)
 DESCRIPTOR = vmdk.descriptor("disk-flat", 1 << 20, "monolithicFlat").encode().rstrip(b"\n").replace(b"SPARSE", b"FLAT")
 RAW = bytes(510) + b"\x55\xaa" + bytes(512)
 DISK_WORDS = (b"KDMV", b"QFI\xfb", b"COWD", b"conectix", b"koly", b"# Disk DescriptorFile", b"parentCID=0", b"SPARSE")

@@ -261,9 +261,7 @@ CHARDEVS = json.dumps(
 ).encode()
 UNUSED = b'[{"label": "com1", "filename": "disconnected:x"}]'
 EVENT = b'{"event": "RESUME", "timestamp": {"seconds": 1, "microseconds": 2}}\r\n'
-SESSIONS = (
-    GREETING + EVENT + b'{"return": {"status": "running"}}\r\n' + PCI + b'\r\n{"return": "0: 0x1"}\r\n',
-)
+SESSIONS = (GREETING + EVENT + b'{"return": {"status": "running"}}\r\n' + PCI + b'\r\n{"return": "0: 0x1"}\r\n',)
 
 
 def control(data: bytes, place: Path) -> object:

@@ -19,9 +19,7 @@ HOST = ("192.0.2.1", 40000)
 class Bench:
     """A kernel and a link to it; within a running loop. `links` are the hosts, by their (address, port)."""
 
-    def __init__(
-        self, weather: Weather = FINE, seed: int = 0, key: bytes = KEY, refusals: bool = True
-    ) -> None:
+    def __init__(self, weather: Weather = FINE, seed: int = 0, key: bytes = KEY, refusals: bool = True) -> None:
         self.network = Network(weather, seed)
         self.refusals = refusals
         self.links: dict[object, Link] = {}

@@ -41,8 +41,7 @@ def pad(data: bytes) -> bytes:
 def archive(members: Iterable[Member]) -> bytes:
     """A cpio archive of the members."""
     body = b"".join(
-        entry(name, mode, content, device, inode)
-        for inode, (name, mode, content, device) in enumerate(members, 1)
+        entry(name, mode, content, device, inode) for inode, (name, mode, content, device) in enumerate(members, 1)
     )
     return body + entry("TRAILER!!!", 0)
 

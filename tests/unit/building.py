@@ -133,9 +133,7 @@ def real_go() -> tuple[str, Path]:
     go = host_tool("go")
     if os.uname().machine != "x86_64":
         pytest.skip("the stand-in for the toolchain is for x86-64")
-    asked = subprocess.run(
-        [go, "env", "-json", "GOROOT"], capture_output=True, text=True, timeout=SECONDS, check=True
-    )
+    asked = subprocess.run([go, "env", "-json", "GOROOT"], capture_output=True, text=True, timeout=SECONDS, check=True)
     goroot = Path(json.loads(asked.stdout)["GOROOT"])
     return str(goroot / "bin" / "go"), goroot
 

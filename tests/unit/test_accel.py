@@ -47,7 +47,7 @@ while True:
 def fake(directory: Path, body: str) -> str:
     path = directory / "qemu"
     # What the bodies look at is the value of -machine.
-    path.write_text(f"#!/bin/sh\nset -- x \"$@\"\n{body}\n", encoding="utf-8")
+    path.write_text(f'#!/bin/sh\nset -- x "$@"\n{body}\n', encoding="utf-8")
     path.chmod(0o755)
     guest = directory / "qemu.guest"
     guest.write_text(f"#!{sys.executable} -IS\n{GUEST}", encoding="utf-8")
@@ -177,9 +177,7 @@ def test_the_answer_is_forgotten_when_qemu_or_the_device_changes(tmp_path: Path,
 
 
 @pytest.mark.usefixtures("with_kvm")
-def test_a_damaged_or_unwritable_memory_is_survived(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_or_unwritable_memory_is_survived(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     emulator = fake(tmp_path, SLOW_TCG)
     (tmp_path / accel.CACHE).write_text("{", encoding="utf-8")
     assert accel.decide(emulator, "1", tmp_path).chosen == "kvm"

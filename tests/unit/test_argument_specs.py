@@ -24,9 +24,7 @@ def entry_points(role: Path) -> dict[str, Any]:
 
 
 def options(role: Path) -> dict[str, Any]:
-    return {
-        name: spec for point in entry_points(role).values() for name, spec in point.get("options", {}).items()
-    }
+    return {name: spec for point in entry_points(role).values() for name, spec in point.get("options", {}).items()}
 
 
 def test_there_are_roles() -> None:
@@ -48,9 +46,7 @@ def test_options_are_the_defaults(role: Path) -> None:
 
 @each_role
 def test_options_are_documented_and_typed(role: Path) -> None:
-    bare = [
-        name for name, spec in options(role).items() if not spec.get("description") or not spec.get("type")
-    ]
+    bare = [name for name, spec in options(role).items() if not spec.get("description") or not spec.get("type")]
     assert not bare
 
 

@@ -141,9 +141,7 @@ def test_a_mirror_that_wants_a_password_gets_it_and_nothing_remembers_it(
     assert answer.get("state") == "installed", answer
     assert mentions(tmp_path / "lab") == []
     credentials.load("")
-    wanted = request(
-        tmp_path / "other", pin, mirror=f"http://me:{SECRET}@127.0.0.1:{port}", candidates=["mirror"]
-    )
+    wanted = request(tmp_path / "other", pin, mirror=f"http://me:{SECRET}@127.0.0.1:{port}", candidates=["mirror"])
     answer = provide(wanted, opener)
     assert answer["state"] == "installed" and SECRET not in str(answer), answer
     assert provide(wanted, opener)["changed"] is False

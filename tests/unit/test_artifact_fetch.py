@@ -68,9 +68,7 @@ def test_what_another_day_may_mend_is_unreachable(
         ("402", r"HTTP 402 .*: it wants a key in the address \(\?key=…\)"),
     ],
 )
-def test_what_another_try_wont_mend_is_broken(
-    upstreams: Upstreams, tmp_path: Path, how: str, said: str
-) -> None:
+def test_what_another_try_wont_mend_is_broken(upstreams: Upstreams, tmp_path: Path, how: str, said: str) -> None:
     with pytest.raises(Broken, match=said):
         get(upstreams, how, tmp_path / "got")
     assert os.listdir(tmp_path) == []
@@ -89,9 +87,7 @@ def test_a_web_page_may_be_what_is_pinned(upstreams: Upstreams, tmp_path: Path) 
 
 
 def test_a_key_in_the_address_is_sent(upstreams: Upstreams, tmp_path: Path) -> None:
-    fetch.fetch_url(
-        upstreams.http.url(f"keyed/{NAME}?key=NetBSD"), upstreams.pin(NAME), str(tmp_path / "got"), opener
-    )
+    fetch.fetch_url(upstreams.http.url(f"keyed/{NAME}?key=NetBSD"), upstreams.pin(NAME), str(tmp_path / "got"), opener)
     assert (tmp_path / "got").read_bytes() == (upstreams.directory / "files" / NAME).read_bytes()
     with pytest.raises(Broken, match="HTTP 402"):
         get(upstreams, "keyed", tmp_path / "other")

@@ -83,7 +83,7 @@ def test_what_somebody_put_into_the_cache_beside_the_objects_gets_into_no_build(
     clean = checked_out(path)
     names = sorted(os.listdir(clean))
     touched = tmp_path / "touched"
-    (path / "config").write_text(f"[core]\n\tfsmonitor = touch {touched}\n[filter \"x\"]\n\tsmudge = touch {touched}\n")
+    (path / "config").write_text(f'[core]\n\tfsmonitor = touch {touched}\n[filter "x"]\n\tsmudge = touch {touched}\n')
     (path / "info").mkdir()
     (path / "info/attributes").write_text("* filter=x\n")
     (path / "hooks").mkdir()

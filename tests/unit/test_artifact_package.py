@@ -118,9 +118,7 @@ needs_apt = pytest.mark.skipif(not os.path.exists(apt.HELPER), reason="no apt")
 @pytest.mark.parametrize(
     ("how", "message"), [("404", "404"), ("files/absent", "404"), ("page", "isn't a package"), ("502", "502")]
 )
-def test_whatever_apt_cannot_have_is_out_of_reach(
-    upstreams: Upstreams, tmp_path: Path, how: str, message: str
-) -> None:
+def test_whatever_apt_cannot_have_is_out_of_reach(upstreams: Upstreams, tmp_path: Path, how: str, message: str) -> None:
     pin = {"sha256": "0" * 64, "size": 1000}
     with pytest.raises(Unreachable, match=message):
         fetch.fetch_url(f"apt:{upstreams.http.url(f'{how}/x.deb')}", pin, str(tmp_path / "x.deb"), opener, 5)
@@ -175,8 +173,12 @@ def test_a_packages_member_is_the_source(upstreams: Upstreams, tmp_path: Path, c
         assert provide(request(tmp_path, pin, only="source"), opener)["state"] == "fetched"
         pin["urls"] = [upstreams.http.url("404/hello-source_1.0_all.deb")]
     assert provide(request(tmp_path, pin), opener)["state"] == "installed"
-    wrong = provide(request(tmp_path / "other", {**pin, "urls": [upstreams.http.url(f"files/{made.name}")],
-                                                 "member": "usr/absent*"}), opener)
+    wrong = provide(
+        request(
+            tmp_path / "other", {**pin, "urls": [upstreams.http.url(f"files/{made.name}")], "member": "usr/absent*"}
+        ),
+        opener,
+    )
     assert "usr/absent* names 0 files in it, expected one" in wrong["msg"]
 
 

@@ -20,9 +20,7 @@ pytest_plugins = ["fixtures.upstream.served"]
 
 def hello(prefix: Path) -> str:
     """Run the installed program."""
-    done = subprocess.run(
-        [str(prefix / "hello/bin/hello")], capture_output=True, text=True, timeout=20, check=True
-    )
+    done = subprocess.run([str(prefix / "hello/bin/hello")], capture_output=True, text=True, timeout=20, check=True)
     return done.stdout.strip()
 
 
@@ -80,9 +78,7 @@ def test_a_git_mirror_without_the_bundle_defers(upstreams: Upstreams, tmp_path: 
         assert f"hello-{'1' * 40}.bundle" in answer["reason"]
 
 
-def test_what_is_in_the_cache_is_not_fetched_again_unless_it_rotted(
-    upstreams: Upstreams, tmp_path: Path
-) -> None:
+def test_what_is_in_the_cache_is_not_fetched_again_unless_it_rotted(upstreams: Upstreams, tmp_path: Path) -> None:
     assert provide(request(tmp_path, upstreams.pin()), opener)["state"] == "installed"
     before = len(upstreams.http.requests)
     again = request(tmp_path, upstreams.pin(), stamps={"upstream": OTHER, "substitute": ""})

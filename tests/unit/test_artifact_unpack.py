@@ -115,9 +115,7 @@ def test_what_is_no_archive_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("filtered", [True, False])
-def test_an_archive_goes_over_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filtered: bool
-) -> None:
+def test_an_archive_goes_over_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filtered: bool) -> None:
     if not filtered:
         monkeypatch.delattr(tarfile, "tar_filter", raising=False)
     out = tmp_path / "out"

@@ -245,7 +245,7 @@ def test_a_header_that_changes_while_it_is_compiled(toolchain: Toolchain, tmp_pa
 def test_a_source_that_changes_there_and_back(toolchain: Toolchain, hello: Path) -> None:
     """What was compiled isn't what was counted, though it looks the same before and after."""
     source = hello / "hello.c"
-    swap = f"sed -i s/hello/other/ {source}; gcc \"$@\"; sed -i s/other/hello/ {source}"
+    swap = f'sed -i s/hello/other/ {source}; gcc "$@"; sed -i s/other/hello/ {source}'
     toolchain.provide(compile_action=swap)
     assert built(toolchain, hello, "-o", hello / "p")
     assert output_of(hello / "p") == "other\n"
@@ -266,7 +266,7 @@ def test_warnings_are_shown_and_noise_is_not(toolchain: Toolchain, tmp_path: Pat
     result = toolchain.build(source, "-o", tmp_path / "p", "-v")
     assert result.returncode == 0
     assert "NOTE: experimental" in result.stderr
-    assert 'rumprun-bake hw_generic program.bin program' in result.stderr
+    assert "rumprun-bake hw_generic program.bin program" in result.stderr
 
 
 def test_a_compile_error(toolchain: Toolchain, tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_a_compile_error(toolchain: Toolchain, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "flags", "said", "remedy"),
     [
-        ('#include <no/such.h>\nint main(void) { return 0; }\n', "", "no/such.h", "there is no header no/such.h"),
+        ("#include <no/such.h>\nint main(void) { return 0; }\n", "", "no/such.h", "there is no header no/such.h"),
         ("int main(void) { return 0; }\n", "-lnosuch", "-lnosuch", "there is no library nosuch for the unikernel"),
         ("int g(void);\nint main(void) { return g(); }\n", "", "undefined reference", "nothing linked in has g"),
     ],
@@ -360,7 +360,7 @@ def test_keep_work(toolchain: Toolchain, hello: Path) -> None:
 
 
 def test_dry_run_is_shell_that_builds_the_same(toolchain: Toolchain, tmp_path: Path) -> None:
-    source = write(tmp_path / "it's $HOME \"here\"", {"a b.c": HELLO, "-c.c": "int c;\n"})
+    source = write(tmp_path / 'it\'s $HOME "here"', {"a b.c": HELLO, "-c.c": "int c;\n"})
     output = source / "out put.bin"
     result = toolchain.build(source, "-o", output, "--dry-run", settings={"CFLAGS": "-DQ='\"q $x\"'"})
     assert (result.returncode, result.stderr, toolchain.calls()) == (0, "", [])

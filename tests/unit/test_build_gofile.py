@@ -39,9 +39,7 @@ RUMPRUN = tags("rumprun", "amd64", 5)
 def test_head() -> None:
     head = read_head(HEAD)
     assert head.package == "main"
-    assert head.imports == (
-        *("fmt", "os", "example.org/dot", "example.org/blank", "example.org/alias", "C"),
-    )
+    assert head.imports == (*("fmt", "os", "example.org/dot", "example.org/blank", "example.org/alias", "C"),)
     assert head.constraints == ("rumprun linux,!cgo", "amd64")
     assert [(item.alternatives, item.verb, item.value) for item in head.cgo] == [
         (("rumprun", "!amd64"), "CFLAGS", '-DX="1"'),

@@ -69,9 +69,7 @@ def test_path_that_has_gone(empty_lab: LabPrefix) -> None:
         (b'{"schema": 1, "prefix": 3}', "'prefix' must be"),
     ],
 )
-def test_malformed_configuration_names_file_and_remedy(
-    empty_lab: LabPrefix, content: bytes, message: str
-) -> None:
+def test_malformed_configuration_names_file_and_remedy(empty_lab: LabPrefix, content: bytes, message: str) -> None:
     empty_lab.config.write_bytes(content)
     with pytest.raises(RumplabError) as caught:
         config.load()

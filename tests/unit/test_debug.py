@@ -83,9 +83,7 @@ def test_batch_reads_no_file_of_the_user() -> None:
 
 
 def test_without_program_no_file_command() -> None:
-    assert not any(
-        word.startswith("file") for word in executed(debug.gdb_argv(replace(SESSION, program=None)))
-    )
+    assert not any(word.startswith("file") for word in executed(debug.gdb_argv(replace(SESSION, program=None))))
 
 
 def test_quoting_for_gdb() -> None:

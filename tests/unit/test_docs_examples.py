@@ -121,9 +121,7 @@ def test_check_compares_status_and_output(tmp_path: Path, block: str, fault: str
 
 def test_script_survives_quoting(tmp_path: Path) -> None:
     text = 'it\'s "quoted" $HOME'
-    (example,) = read(
-        tmp_path, f"<!-- run: host -->\n```console\n$ printf '%s\\n' {shlex.quote(text)}\n{text}\n```\n"
-    )
+    (example,) = read(tmp_path, f"<!-- run: host -->\n```console\n$ printf '%s\\n' {shlex.quote(text)}\n{text}\n```\n")
     assert check(example, shell) == []
 
 

@@ -173,7 +173,7 @@ ALREADY = 'debugStub.listen.guest64 = "TRUE"\ndebugStub.port.guest64 = "9001"\n'
         ALREADY + 'monitor.debugOnStartGuest64 = "TRUE"   // at once\n',
         ALREADY + 'debugStub.listen.guest64.remote = "TRUE\n',
         ALREADY + 'guestinfo.my-key = "x"\n',
-        ALREADY + "nonsense\n= \n\"\n",
+        ALREADY + 'nonsense\n= \n"\n',
         ALREADY.replace('"TRUE"', '"1"'),
         ALREADY.replace('"TRUE"', "yes # on"),
         ALREADY.replace('"TRUE"', '"TRUE   '),
@@ -361,9 +361,7 @@ def test_an_interruption_leaves_nothing(lab: LabPrefix, image: Path, tmp_path: P
 
 @needs_qemu
 @pytest.mark.qemu
-def test_an_image_in_use_is_refused_with_the_name_of_its_machine(
-    lab: LabPrefix, image: Path, tmp_path: Path
-) -> None:
+def test_an_image_in_use_is_refused_with_the_name_of_its_machine(lab: LabPrefix, image: Path, tmp_path: Path) -> None:
     link = tmp_path / "link.img"
     link.symlink_to(image)
     started = lab.tool("run", image, "--wait", "--detach", "--accel", "tcg", "--name", "holder")
@@ -443,9 +441,7 @@ def test_debug_attaches_to_an_export(lab: LabPrefix, image: Path, tmp_path: Path
 
 @needs_qemu
 @pytest.mark.qemu
-def test_a_session_with_qemus_stub_in_vmwares_place(
-    lab_prefix: LabPrefix, pcihello: Path, tmp_path: Path
-) -> None:
+def test_a_session_with_qemus_stub_in_vmwares_place(lab_prefix: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
     """QEMU boots the exported disk; `debug --vmware` finds its stub and the symbols in the export alone."""
     lab_prefix.component("qemu", {"qemu-img": command("qemu-img")})
     program, image, target = tmp_path / "p.bin", tmp_path / "p.img", tmp_path / "vm"

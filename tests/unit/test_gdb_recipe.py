@@ -125,9 +125,7 @@ LABS = {"cc": "@gcc@/bin/gcc-9", "cxx": "@gcc@/bin/g++-9", "needs": ["gcc"], "pa
 NONE = {"cc": "", "cxx": "", "needs": [], "packages": [], "blocked": "there is none"}
 
 
-@pytest.mark.parametrize(
-    ("version", "known"), [("7.11", ["8", "9"]), ("9.2", ["8", "9"]), ("10.1", []), ("18.1", [])]
-)
+@pytest.mark.parametrize(("version", "known"), [("7.11", ["8", "9"]), ("9.2", ["8", "9"]), ("10.1", []), ("18.1", [])])
 def test_releases_before_10_are_known_to_build_with_old_compilers_only(version: str, known: list[str]) -> None:
     assert role_variable("gdb_compilers", gdb_version=version) == known
 

@@ -18,6 +18,7 @@ RUNTIME = Path(__file__).resolve().parents[1] / "fixtures/upstream/gorump/go1.5/
 STRING1, MALLOC = (RUNTIME / "string1.go").read_text(), (RUNTIME / "malloc.go").read_text()
 LOOP = "for p[l] != 0 {"
 
+
 def edit(name: str, **settings: Any) -> dict[str, Any]:
     """Return one of the role's edits."""
     (found,) = [one for one in edits_of("go_builder", settings) if one["name"] == name]

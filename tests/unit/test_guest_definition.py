@@ -184,9 +184,7 @@ def test_a_guest_that_does_not_run_says_so(empty_lab: LabPrefix, kernel: Path) -
     for subverb in ("stop", "console", "break", "debug", "pci"):
         refused = empty_lab.tool("guest", subverb, "nb")
         assert refused.returncode == 1, subverb
-        assert refused.stderr == (
-            "rumplab guest: nb is not running; start it with: rumplab guest start nb\n"
-        ), subverb
+        assert refused.stderr == ("rumplab guest: nb is not running; start it with: rumplab guest start nb\n"), subverb
 
 
 def test_a_guest_on_the_bridge_needs_one(empty_lab: LabPrefix, kernel: Path) -> None:

@@ -173,7 +173,7 @@ def test_gdb_gets_the_bridge_and_the_kernels_sources() -> None:
     session = debugger.gdb_session(lab_at(Path("/prefix")), guest, machine, qemu_stub=False, key_file="/my key")
     commands = debug.attach_commands(session, "main")
     assert [*commands[:2], "set remotetimeout 40"] == commands[:3]
-    assert "set substitute-path \"/usr/src\" \"/here\"" in commands
+    assert 'set substitute-path "/usr/src" "/here"' in commands
     (remote,) = [line for line in commands if line.startswith("target remote | ")]
     assert " ipkdb e --stdio --timeout 30 --key-file '/my key'" in remote
     running = command_line.run_to("main", "break")

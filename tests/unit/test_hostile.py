@@ -269,5 +269,5 @@ def test_a_verb_that_is_interrupted_leaves_nothing(bench: Bench, verb: str) -> N
             _, said = child.communicate(timeout=SECONDS)
         assert child.returncode in (*STATUSES, 128 + number, -number), said
         # Python's own start is not ours to guard.
-        assert b"Traceback" not in said or b"File \"<frozen" in said, said.decode()
+        assert b"Traceback" not in said or b'File "<frozen' in said, said.decode()
         assert bench.leftovers() == []

@@ -48,9 +48,7 @@ def containing(pattern: re.Pattern[str]) -> list[str]:
 def index_hosts() -> set[str]:
     """The hosts that this machine's pip and apt fetch from."""
     code = "from pip._internal.models.index import PyPI; print(PyPI.url)"
-    default = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
+    default = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     config = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"],
         capture_output=True,
@@ -160,9 +158,7 @@ def test_collections_are_those_of_the_package() -> None:
 
     asked = yaml.safe_load(text_of(Path("requirements.yml")))["collections"]
     for collection in asked:
-        manifest = Path(
-            next(iter(ansible_collections.__path__)), *collection["name"].split("."), "MANIFEST.json"
-        )
+        manifest = Path(next(iter(ansible_collections.__path__)), *collection["name"].split("."), "MANIFEST.json")
         version = json.loads(manifest.read_text("utf-8"))["collection_info"]["version"]
         assert version in SpecifierSet(collection["version"]), collection["name"]
 

@@ -59,12 +59,20 @@ WAITING = {**GDB, "state": "deferred", "reason": "no route"}
     ("host", "found", "unmade", "expected"),
     [
         ({"images_inputs": "1"}, FOUND, {}, ("installed", "s", "old", None)),
-        ({"images_inputs": "2", "images_id": "new", "images_components": [GDB]}, FOUND, {},
-         ("installed", GDB["stamp"], "new", None)),
+        (
+            {"images_inputs": "2", "images_id": "new", "images_components": [GDB]},
+            FOUND,
+            {},
+            ("installed", GDB["stamp"], "new", None),
+        ),
         ({"images_inputs": "2", "images_components": [WAITING]}, FOUND, {}, ("outdated", "s", "old", "gdb: no route")),
         ({"images_inputs": "2", "images_components": [WAITING]}, {}, {}, ("deferred", None, None, "gdb: no route")),
-        ({"images_inputs": "2", "images_base_release": "11"}, {}, {"rumplab/debian:11": "no\nmirror"},
-         ("deferred", None, None, "rumplab/debian:11 can't be made: no mirror")),
+        (
+            {"images_inputs": "2", "images_base_release": "11"},
+            {},
+            {"rumplab/debian:11": "no\nmirror"},
+            ("deferred", None, None, "rumplab/debian:11 can't be made: no mirror"),
+        ),
         ({"images_inputs": "2"}, FOUND, {}, ("outdated", "s", "old", "the last run failed")),
     ],
 )

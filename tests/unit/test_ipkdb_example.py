@@ -289,7 +289,7 @@ def test_it_asks_for_its_address_by_bootp(segment: Segment, start: Callable[...,
 
     def answered(to: bytes, number: int = 4) -> None:
         wrong = bytes((*answer[:number], answer[number] ^ 1, *answer[number + 1 :]))
-        for data in ((wrong,) if number != 4 else (bytes(answer),)):
+        for data in (wrong,) if number != 4 else (bytes(answer),):
             body = data[:16] + to + data[20:]
             segment.send(ethernet.ip(ethernet.udp(body, 67, 68, receiver=to), receiver=to))
 

@@ -60,9 +60,7 @@ def status_of(*words: str) -> int | str | None:
         return leaving.code
 
 
-def test_a_machine_may_be_called_like_a_sub_command(
-    empty_lab: LabPrefix, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_machine_may_be_called_like_a_sub_command(empty_lab: LabPrefix, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["ipkdb", "connect", "decode"]) == 1
     assert "no machine called 'decode'" in capsys.readouterr().err
 
@@ -98,9 +96,7 @@ def test_without_a_key_there_is_nothing_to_say(
     assert "--key-file" in capsys.readouterr().err
 
 
-def test_key_of_the_lab_serves_where_no_other_is_given(
-    empty_lab: LabPrefix, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_key_of_the_lab_serves_where_no_other_is_given(empty_lab: LabPrefix, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(key.VARIABLE, raising=False)
     path = empty_lab.prefix / "etc" / "ipkdb.key"
     path.write_text("the key of the lab itself\n")

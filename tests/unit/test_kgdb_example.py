@@ -176,9 +176,7 @@ def test_a_step_is_one_instruction_and_continue_takes_an_address(
     assert read_registers(client, architecture)[PC[architecture]] == NO_TABLE
 
 
-def test_a_panic_waits_for_a_debugger_where_one_has_been(
-    guest: Guest, client: Client, address: dict[str, int]
-) -> None:
+def test_a_panic_waits_for_a_debugger_where_one_has_been(guest: Guest, client: Client, address: dict[str, int]) -> None:
     # An instruction that the processor doesn't have, in the workload's way.
     assert client.ask(f"M{address['counter_step']:x},2:0f0b") == "OK"
     assert client.ask("D") == "OK"

@@ -134,9 +134,7 @@ def test_records_that_make_no_sense_are_retired(store: Machines, content: str) -
 def test_keys_of_a_newer_tool_are_ignored(store: Machines) -> None:
     machine = store.claim(wanted(), numbered=False)
     path = machine.path / "machine.json"
-    path.write_text(
-        json.dumps({**json.loads(path.read_text(encoding="utf-8")), "later": 1}), encoding="utf-8"
-    )
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "later": 1}), encoding="utf-8")
     assert store.find("m") == machine
 
 
@@ -149,9 +147,7 @@ def test_ended_machines_are_not_kept_for_ever(store: Machines) -> None:
     assert "m0" not in kept
 
 
-def test_a_full_disk_names_the_place_and_leaves_nothing(
-    store: Machines, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_names_the_place_and_leaves_nothing(store: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(machine: Machine) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(machine.path))
 

@@ -136,7 +136,7 @@ def test_without_nat_both_directions_are_dropped_and_nothing_is_masqueraded() ->
     assert 'iifname "rumplab0" drop' in text
     assert 'oifname "rumplab0" drop' in text
     assert "masquerade" not in text
-    assert "ip saddr 10.0.1.0/24 oifname != \"rumplab0\" masquerade" in firewall.ruleset(parsed(nat=True))
+    assert 'ip saddr 10.0.1.0/24 oifname != "rumplab0" masquerade' in firewall.ruleset(parsed(nat=True))
 
 
 def test_without_nat_dnsmasq_offers_no_way_out(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_routes_that_lead_nowhere_or_several_ways_are_read() -> None:
 
 def test_an_interface_may_have_any_byte_in_its_name(tmp_path: Path) -> None:
     tool = tmp_path / "ip"
-    tool.write_bytes(b"#!/bin/sh\nprintf '[{\"ifname\": \"w\\377\"}]'\n")
+    tool.write_bytes(b'#!/bin/sh\nprintf \'[{"ifname": "w\\377"}]\'\n')
     tool.chmod(0o755)
     assert seen.parse_links(seen.output([str(tool)]))[0].name == "w\udcff"
 
@@ -298,9 +298,7 @@ def test_a_machine_is_named_by_its_record(record_of: Callable[[object], Path], t
     ],
     ids=["a list", "nameless", "pid in words", "infinite", "gone", "a terminal's", "endless"],
 )
-def test_a_record_that_is_none_names_nobody(
-    data: object, record_of: Callable[[object], Path], tmp_path: Path
-) -> None:
+def test_a_record_that_is_none_names_nobody(data: object, record_of: Callable[[object], Path], tmp_path: Path) -> None:
     record_of(data)
     assert named(tmp_path) == ""
 
@@ -311,9 +309,7 @@ def test_a_record_may_be_nested_as_deep_as_anybody_likes(record_of: Callable[[ob
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link"])
-def test_neither_pipes_nor_links_are_read(
-    kind: str, record_of: Callable[[object], Path], tmp_path: Path
-) -> None:
+def test_neither_pipes_nor_links_are_read(kind: str, record_of: Callable[[object], Path], tmp_path: Path) -> None:
     path = record_of({"pid": 77, "name": "guest"})
     path.rename(tmp_path / "aside")
     if kind == "pipe":
@@ -328,9 +324,7 @@ def test_neither_pipes_nor_links_are_read(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user")
-def test_a_record_of_somebody_elses_process_is_passed_over(
-    record_of: Callable[[object], Path], tmp_path: Path
-) -> None:
+def test_a_record_of_somebody_elses_process_is_passed_over(record_of: Callable[[object], Path], tmp_path: Path) -> None:
     path = record_of({"pid": 77, "name": "guest"})
     os.chown(path, 65534, -1)
     assert named(tmp_path) == ""

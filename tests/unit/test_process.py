@@ -12,9 +12,7 @@ import pytest
 
 from rumplab.host import process
 
-STUBBORN = (
-    "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); signal.pause()"
-)
+STUBBORN = "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); signal.pause()"
 
 
 @pytest.fixture

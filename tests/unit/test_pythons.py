@@ -21,9 +21,7 @@ def host_python(*paths: str, modules: str = "-", shell: str = "sh") -> str:
     table = "".join(f"# {family}\n{family} {modules} {' '.join(paths)}\n" for family in FAMILIES)
     argv = [*([shell, "sh"] if shell == "busybox" else [shell]), "-eu", "-c"]
     script = f'. "{FILES}/pythons.sh"; python_patience=1; host_python "$1"'
-    done = subprocess.run(
-        [*argv, script, "sh", table], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = subprocess.run([*argv, script, "sh", table], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout

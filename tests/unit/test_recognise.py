@@ -101,9 +101,7 @@ DESCRIPTOR = '# Disk DescriptorFile\nversion=1\nparentCID={parent}\ncreateType="
         ("ffffffff", "nonsense", "names no part|a part that isn't beside it|kind nonsense"),
     ],
 )
-def test_a_descriptor_names_no_file_but_those_beside_it(
-    tmp_path: Path, parent: str, extent: str, message: str
-) -> None:
+def test_a_descriptor_names_no_file_but_those_beside_it(tmp_path: Path, parent: str, extent: str, message: str) -> None:
     (tmp_path / "part").write_bytes(BOOT)
     (tmp_path / "link").symlink_to("/etc/passwd")
     path = tmp_path / "x.vmdk"

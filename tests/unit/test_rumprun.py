@@ -140,11 +140,7 @@ ADDRESSES = st.one_of(
 def configurations(word: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, Any]]:
     """What a file may hold, as YAML's values; what both schemas can say."""
     return st.fixed_dictionaries(
-        {
-            "rc": st.lists(
-                st.fixed_dictionaries({"bin": word, "args": st.lists(word, max_size=4)}), max_size=1
-            )
-        },
+        {"rc": st.lists(st.fixed_dictionaries({"bin": word, "args": st.lists(word, max_size=4)}), max_size=1)},
         optional={
             "env": st.dictionaries(NAME, word, max_size=3),
             "net": st.fixed_dictionaries(
@@ -170,9 +166,7 @@ def test_round_trip_through_the_newer_schema(
 ) -> None:
     text = yaml.safe_dump(given_values, allow_unicode=True, sort_keys=False)
     made = json.loads(make(tmp_path_factory.mktemp("c"), text, "new"))
-    assert [(p["bin"], p["argv"]) for p in made.get("rc", [])] == [
-        (p["bin"], p["args"]) for p in given_values["rc"]
-    ]
+    assert [(p["bin"], p["argv"]) for p in made.get("rc", [])] == [(p["bin"], p["args"]) for p in given_values["rc"]]
     assert made.get("env", {}) == given_values.get("env", {})
     assert made.get("mount", {}) == given_values.get("mount", {})
     interfaces = given_values.get("net", {}).get("interfaces", {})
@@ -225,8 +219,7 @@ def test_round_trip_through_the_older_schema(
         for address in interface["addrs"]
     ]
     assert [
-        (item["if"], f"{item['addr']}/{item['mask']}" if "addr" in item else item["method"])
-        for item in networks
+        (item["if"], f"{item['addr']}/{item['mask']}" if "addr" in item else item["method"]) for item in networks
     ] == asked
 
 

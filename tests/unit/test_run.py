@@ -150,9 +150,7 @@ def test_ports(lab: LabPrefix, pcihello: Path) -> None:
         foreign = other.getsockname()[1]
         refused = detach(lab, pcihello, "--gdb-port", str(foreign))
     assert refused.returncode == 1
-    assert (
-        f"port {foreign} on 127.0.0.1 is taken by a process that is none of your machines" in refused.stderr
-    )
+    assert f"port {foreign} on 127.0.0.1 is taken by a process that is none of your machines" in refused.stderr
     assert len(lab.machines()) == 1
 
 
@@ -353,9 +351,7 @@ def test_without_qemu(lab: LabPrefix, pcihello: Path) -> None:
     lab.component("qemu", {"qemu-system-x86_64": "/nonexistent/qemu"})
     result = detach(lab, pcihello)
     assert result.returncode == 3
-    assert (
-        "/nonexistent/qemu of component qemu is missing; restore it: ./provision --tags qemu" in result.stderr
-    )
+    assert "/nonexistent/qemu of component qemu is missing; restore it: ./provision --tags qemu" in result.stderr
     lab.descriptor("qemu").unlink()
     result = detach(lab, pcihello)
     assert result.returncode == 3

@@ -172,9 +172,7 @@ def test_the_printed_commands_make_the_same_image(lab: Path, tmp_path: Path, out
     printed = run(lab, *arguments, "--dry-run")
     assert printed.returncode == 0, printed.stderr
     assert not list(out.iterdir())
-    subprocess.run(
-        [interpreter], input=printed.stdout, text=True, capture_output=True, timeout=60, check=True
-    )
+    subprocess.run([interpreter], input=printed.stdout, text=True, capture_output=True, timeout=60, check=True)
     by_hand = digest(out / f"{NASTY}.img")
     assert [path.name for path in out.iterdir()] == [f"{NASTY}.img"]
     assert run(lab, *arguments, "--force").returncode == 0

@@ -76,9 +76,7 @@ def test_the_same_input_gives_the_same_image(
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_the_printed_commands_make_the_same_image(
-    lab: LabPrefix, program: Path, tmp_path: Path, kind: str
-) -> None:
+def test_the_printed_commands_make_the_same_image(lab: LabPrefix, program: Path, tmp_path: Path, kind: str) -> None:
     directory = tmp_path / NASTY
     directory.mkdir()
     image = directory / "nä me: -x.img"
@@ -131,9 +129,7 @@ def test_qemu_img_that_is_not_provisioned(empty_lab: LabPrefix, program: Path, o
     assert not (out / "b").exists()
 
 
-def test_an_image_that_fails_its_check_is_not_kept(
-    lab: LabPrefix, program: Path, out: Path, tmp_path: Path
-) -> None:
+def test_an_image_that_fails_its_check_is_not_kept(lab: LabPrefix, program: Path, out: Path, tmp_path: Path) -> None:
     real = command("qemu-img")
     text = f'[ "$1" = check ] && {{ echo >&2 "3 errors were found"; exit 2; }}; exec {real} "$@"'
     lab.component("qemu", {"qemu-img": str(failing_tool(tmp_path, text))})
@@ -161,9 +157,7 @@ def test_a_disk_that_fills_while_converting(lab: LabPrefix, tmp_path: Path) -> N
     assert "no space left: the image needs 16 MiB" in said
 
 
-def test_of_many_complaints_the_first_are_told(
-    lab: LabPrefix, program: Path, out: Path, tmp_path: Path
-) -> None:
+def test_of_many_complaints_the_first_are_told(lab: LabPrefix, program: Path, out: Path, tmp_path: Path) -> None:
     text = "for i in 1 2 3 4 5 6 7 8 9 10 11; do echo >&2 complaint $i; done; exit 1"
     lab.component("qemu", {"qemu-img": str(failing_tool(tmp_path, text))})
     result = lab.tool("stage", program, "-o", out / "a", "--format", "qcow2")

@@ -178,9 +178,7 @@ def test_the_printed_commands_make_the_same_image(lab: LabPrefix, program: Path,
     assert len(by_hand) == 32 * MIB
 
 
-def test_what_is_more_than_enough_goes_to_the_last_volume(
-    lab: LabPrefix, program: Path, tmp_path: Path
-) -> None:
+def test_what_is_more_than_enough_goes_to_the_last_volume(lab: LabPrefix, program: Path, tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     arguments: list[str | Path] = [
         "stage",
@@ -202,9 +200,7 @@ def test_what_is_more_than_enough_goes_to_the_last_volume(
 
 
 @pytest.mark.parametrize("files", [0, 700, 5000])
-def test_the_computed_size_holds_many_files(
-    lab: LabPrefix, program: Path, tmp_path: Path, files: int
-) -> None:
+def test_the_computed_size_holds_many_files(lab: LabPrefix, program: Path, tmp_path: Path, files: int) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for number in range(files):
@@ -267,9 +263,7 @@ def test_directories_and_labels(tmp_path: Path) -> None:
 @needs_qemu
 @pytest.mark.qemu
 def test_an_image_with_volumes_boots_in_qcow2(lab_prefix: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
-    lab_prefix.component(
-        "qemu", {"qemu-system-x86_64": command("qemu-system-x86_64"), "qemu-img": command("qemu-img")}
-    )
+    lab_prefix.component("qemu", {"qemu-system-x86_64": command("qemu-system-x86_64"), "qemu-img": command("qemu-img")})
     image = tmp_path / "a.qcow2"
     arguments: list[str | Path] = ["--volume", tree(tmp_path / "source"), "--format", "qcow2"]
     result = lab_prefix.tool("stage", pcihello, "-o", image, *arguments)

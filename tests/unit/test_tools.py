@@ -79,9 +79,7 @@ def test_unknown_part_is_refused() -> None:
         ("molecule", None, False, (0, 1, 0)),
     ],
 )
-def test_counting(
-    tmp_path: Path, group: str, junit: str | None, ok: bool, counts: tuple[int, int, int]
-) -> None:
+def test_counting(tmp_path: Path, group: str, junit: str | None, ok: bool, counts: tuple[int, int, int]) -> None:
     path = tmp_path / "x.xml"
     if junit:
         path.write_text(junit, "utf-8")
@@ -154,9 +152,7 @@ def test_without_images_only_what_needs_them_fails() -> None:
     assert [(result.name, result.ok) for result in results] == [("unit", True), ("scenario", False)]
 
 
-def test_a_scenario_runs_on_its_releases_and_all_adds_to_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_scenario_runs_on_its_releases_and_all_adds_to_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("default", "gdb", "sid"):
         (tmp_path / "molecule" / name).mkdir(parents=True)
         (tmp_path / "molecule" / name / "molecule.yml").touch()
@@ -174,7 +170,7 @@ def test_what_runs_everything_tells_its_tests(tmp_path: Path) -> None:
 
 
 def test_started_in_the_background_its_parts_can_be_interrupted() -> None:
-    script = "trap '' INT; exec \"$0\" \"$@\""
+    script = 'trap \'\' INT; exec "$0" "$@"'
     code = (
         "import sys, subprocess; sys.path.insert(0, 'tools'); import run_tests; run_tests.main(['--list']);"
         "sys.exit(subprocess.run(['sh', '-c', 'kill -INT $$; exit 3']).returncode)"
@@ -185,9 +181,7 @@ def test_started_in_the_background_its_parts_can_be_interrupted() -> None:
 
 
 def test_part_that_does_not_end_is_ended_with_its_children(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        ["sh", "-c", f"sleep 60 & echo $! >'{tmp_path}/child'; wait"], start_new_session=True
-    )
+    process = subprocess.Popen(["sh", "-c", f"sleep 60 & echo $! >'{tmp_path}/child'; wait"], start_new_session=True)
     started = time.monotonic()
     log = tmp_path / "log"
     log.touch()

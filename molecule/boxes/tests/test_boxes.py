@@ -120,7 +120,7 @@ def test_no_umask_makes_another_lab(box: Box) -> None:
 @pytest.mark.stable
 def test_with_sudo_and_as_a_user_who_may_call_it(box: Box) -> None:
     own = f"{ARGUMENTS} -e rumplab_prefix=/opt/alice -e lab_host_directory=/opt/alice-host"
-    first = box.run(f'sudo -n --preserve-env=PIP_CERT ./provision {own}', "alice", HOME="/home/alice")
+    first = box.run(f"sudo -n --preserve-env=PIP_CERT ./provision {own}", "alice", HOME="/home/alice")
     assert outcome(first).endswith("failed=0")
     assert box.run("stat -c %U /opt/alice/store").stdout == "alice\n"
     for command in ("./provision", ". .venv/bin/activate; ansible-playbook site.yml"):
@@ -141,8 +141,10 @@ def test_a_host_without_a_python_that_does_is_told_what_was_tried(box: Box) -> N
     table = "roles/host/files/pythons.txt"
     pythons = "/opt/pythons/broken/python3 /opt/pythons/pyenv/shims/python3 /opt/pythons/foreign/bin/python3"
     pythons += " /opt/pythons/conda/bin/python3 /nonexistent"
-    done = box.run(f"cp {table} /tmp/table; echo 'Debian - {pythons}' >{table}; ./provision {ARGUMENTS} || s=$?;"
-                   f"cp /tmp/table {table}; exit $s")
+    done = box.run(
+        f"cp {table} /tmp/table; echo 'Debian - {pythons}' >{table}; ./provision {ARGUMENTS} || s=$?;"
+        f"cp /tmp/table {table}; exit $s"
+    )
     assert done.returncode != 0
     said = re.sub(r"\s+", " ", done.stdout)
     for each in (
@@ -158,8 +160,10 @@ def test_a_host_without_a_python_that_does_is_told_what_was_tried(box: Box) -> N
 
 @pytest.mark.stable
 def test_an_inventory_of_ones_own_has_every_default_and_an_inventory_without_labs_is_refused(box: Box) -> None:
-    written = "printf 'all:\\n  vars: {rumplab_prefix: /opt/rumplab}\\n  children: {%s: {hosts: {localhost: " \
-              "{ansible_connection: local}}}}\\n' >/tmp/hosts.yml"
+    written = (
+        "printf 'all:\\n  vars: {rumplab_prefix: /opt/rumplab}\\n  children: {%s: {hosts: {localhost: "
+        "{ansible_connection: local}}}}\\n' >/tmp/hosts.yml"
+    )
     done = box.run(f"{written % 'lab'}; cd /tmp; '/srv/a lab/provision' -i hosts.yml {ARGUMENTS}")
     assert outcome(done) == "changed=0 failed=0", done.stdout
     refused = box.run(f"{written % 'others'}; cd /tmp; '/srv/a lab/provision' -i hosts.yml {ARGUMENTS}")

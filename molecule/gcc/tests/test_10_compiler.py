@@ -83,7 +83,7 @@ def compiled(lab: Lab, work: str, name: str, directory: str = BIN) -> str:
 def test_it_came_from_the_archive_that_the_hosts_own_apt_names(lab: Lab) -> None:
     described = lab.descriptor("gcc", PREFIX)
     assert (described["state"], described["source"], described["version"]) == ("installed", "upstream", "9.3.0")
-    archives = lab.sh("apt-get update --print-uris | sed -n \"s,^'\\(.*\\)/dists/.*,\\1,p\" | sort -u").splitlines()
+    archives = lab.sh('apt-get update --print-uris | sed -n "s,^\'\\(.*\\)/dists/.*,\\1,p" | sort -u').splitlines()
     origins = described["origin"].split(", ")
     assert len(origins) == 10
     assert all(any(origin.startswith(f"{archive}/pool/") for archive in archives) for origin in origins)
@@ -107,7 +107,7 @@ def test_what_it_links_needs_nothing_but_libc(lab: Lab, work: str) -> None:
 
 
 def test_a_shared_library_throws_and_is_caught(lab: Lab, work: str) -> None:
-    library = "#include <stdexcept>\nvoid fail() { throw std::runtime_error(\"caught\"); }\n"
+    library = '#include <stdexcept>\nvoid fail() { throw std::runtime_error("caught"); }\n'
     program = (
         "#include <cstdio>\n#include <exception>\nvoid fail();\n"
         "int main() { try { fail(); } catch (std::exception &e) { std::puts(e.what()); } }\n"

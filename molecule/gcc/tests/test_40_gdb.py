@@ -65,9 +65,7 @@ def pin(version: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("version", "compilers"), [("10.1", ["9"]), ("18.1", [])])
-def test_a_release_is_built_by_what_it_is_known_to_build_with(
-    lab: Lab, version: str, compilers: list[str]
-) -> None:
+def test_a_release_is_built_by_what_it_is_known_to_build_with(lab: Lab, version: str, compilers: list[str]) -> None:
     name = f"gdb_{version.replace('.', '_')}"
     settings = {
         "row_role": "gdb",

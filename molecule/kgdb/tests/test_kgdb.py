@@ -16,8 +16,7 @@ DEMO = f"{PREFIX}/kgdbdemo"
 # Guests outlive a session, so that they need a home.
 HOME = "/var/tmp/nobody"
 USER = (
-    "setpriv --reuid nobody --regid nogroup --clear-groups --no-new-privs --inh-caps=-all"
-    f" env HOME={HOME} timeout 120"
+    f"setpriv --reuid nobody --regid nogroup --clear-groups --no-new-privs --inh-caps=-all env HOME={HOME} timeout 120"
 )
 GUEST = f"{USER} rumplab guest"
 INITIAL = "kgdb_initial_breakpoint"

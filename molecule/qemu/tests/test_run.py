@@ -178,9 +178,7 @@ def test_a_killed_machine_is_cleaned_up(host: Any) -> None:
 
 def test_the_probe_is_bounded_and_takes_tcg(host: Any) -> None:
     began = time.monotonic()
-    checks = {
-        check["subject"]: check for check in json.loads(host.run(f"{RUMPLAB} doctor --reprobe --json").stdout)
-    }
+    checks = {check["subject"]: check for check in json.loads(host.run(f"{RUMPLAB} doctor --reprobe --json").stdout)}
     assert time.monotonic() - began < 30
     assert checks["accelerator/tcg"]["level"] == "ok"
     assert "takes tcg" in checks["accelerator"]["detail"]
@@ -220,6 +218,4 @@ def test_nothing_listens_on_other_interfaces(host: Any) -> None:
     table = [line.split() for line in host.file("/proc/net/tcp").content_string.splitlines()[1:]]
     listening = [words[1] for words in table if words[3] == "0A"]
     loopback = socket.inet_aton("127.0.0.1")[::-1].hex().upper()
-    assert [address for address in listening if address.endswith(f":{2346:04X}")] == [
-        f"{loopback}:{2346:04X}"
-    ]
+    assert [address for address in listening if address.endswith(f":{2346:04X}")] == [f"{loopback}:{2346:04X}"]

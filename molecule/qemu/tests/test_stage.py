@@ -10,10 +10,7 @@ import pytest
 
 PREFIX = "/opt/rumplab"
 PROGRAM = f"{PREFIX}/pcihello/pcihello.bin"
-USER = (
-    "setpriv --reuid nobody --regid nogroup --clear-groups --no-new-privs --inh-caps=-all"
-    " env HOME=/nonexistent"
-)
+USER = "setpriv --reuid nobody --regid nogroup --clear-groups --no-new-privs --inh-caps=-all env HOME=/nonexistent"
 STAGE = f"{USER} rumplab stage"
 
 

@@ -64,9 +64,7 @@ def require_space(directory: str, mebibytes: int) -> None:
         )
 
 
-def run_recipe(
-    recipe: Mapping[str, Any], places: Mapping[str, str], cache: str, log_path: str, timeout: float
-) -> None:
+def run_recipe(recipe: Mapping[str, Any], places: Mapping[str, str], cache: str, log_path: str, timeout: float) -> None:
     """Run the recipe's commands in order; Broken names the command, the log and the log's last lines.
 
     `places` has `source`, `build`, `dest`, `tmp` (directories), `jobs`, and needed trees by name. A command is

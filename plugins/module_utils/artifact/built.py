@@ -98,7 +98,8 @@ def keep(cache: str, name: str, stamp: str, directory: str) -> None:
         return
     said = {STAMP: f"{name} {stamp}"}
     path = os.path.join(cache, _name(name, stamp))
-    with files.replacing(path, opened=files.open_as_it_stands) as stream, tarfile.open(
-        fileobj=stream, mode="w", format=tarfile.PAX_FORMAT, pax_headers=said
-    ) as archive:
+    with (
+        files.replacing(path, opened=files.open_as_it_stands) as stream,
+        tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT, pax_headers=said) as archive,
+    ):
         archive.add(directory, arcname=".")

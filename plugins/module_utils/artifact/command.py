@@ -22,9 +22,7 @@ def die_with_parent(sig: int = signal.SIGTERM) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, sig, 0, 0, 0)
 
 
-def run_logged(
-    argv: Sequence[str], cwd: str, environment: Mapping[str, str], log: IO[bytes], timeout: float
-) -> int:
+def run_logged(argv: Sequence[str], cwd: str, environment: Mapping[str, str], log: IO[bytes], timeout: float) -> int:
     """Run `argv`, its output going to `log`; return its exit status, or raise subprocess.TimeoutExpired.
 
     The command leads a process group of its own, which is ended whole when the time is up.

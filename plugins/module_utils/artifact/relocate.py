@@ -28,8 +28,10 @@ PLAIN = re.compile(r"[A-Za-z0-9/._+-]+")
 def require_plain(path: str) -> None:
     """Raise Broken where a tree with its path built in could not work at `path`."""
     if not PLAIN.fullmatch(path):
-        raise Broken(f"its own path is built into this tree, and {path} has blanks or stranger things in it: choose "
-                     "another rumplab_prefix")
+        raise Broken(
+            f"its own path is built into this tree, and {path} has blanks or stranger things in it: choose "
+            "another rumplab_prefix"
+        )
 
 
 def _regular_files(tree: str) -> Iterator[str]:

@@ -64,9 +64,7 @@ def _fetch_bundles(request: Request, path: str, opener: fetch.Opener) -> None:
         shutil.rmtree(fetched, ignore_errors=True)
 
 
-def _fetched(
-    request: Request, store: Store, pin: Pin, kind: str, origin: str, opener: fetch.Opener
-) -> str:
+def _fetched(request: Request, store: Store, pin: Pin, kind: str, origin: str, opener: fetch.Opener) -> str:
     """Bring a pin's file or commit to the cache from one candidate; its path there."""
     path = os.path.join(store.cache, request.file_name(pin))
     if pin.get("git"):
@@ -165,9 +163,7 @@ def bring(request: Request, store: Store, pin: Pin, opener: fetch.Opener) -> str
     raise Unreachable(_none_reached(reasons))
 
 
-def _obtain_part(
-    request: Request, store: Store, part: Pin, opener: fetch.Opener
-) -> tuple[str, str, str]:
+def _obtain_part(request: Request, store: Store, part: Pin, opener: fetch.Opener) -> tuple[str, str, str]:
     """Return the path of a part's file in the cache, the kind of candidate that gave it, and where it came from."""
     path = cached(request, store, part) or bring(request, store, part, opener)
     return (path, *came_from(path))

@@ -118,9 +118,7 @@ def _listed(manager: str) -> str:
 def _output(argv: Sequence[str]) -> str:
     path = os.pathsep.join([os.environ.get("PATH", "/usr/bin:/bin"), *BREW_PATH])
     environment = {**os.environ, "PATH": path}
-    return subprocess.run(
-        argv, capture_output=True, text=True, check=True, timeout=120, env=environment
-    ).stdout
+    return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=120, env=environment).stdout
 
 
 def automatic(manager: str) -> set[str]:

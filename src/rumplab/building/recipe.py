@@ -106,9 +106,7 @@ def shell(recipe: Recipe, output: str) -> str:
     for name, source in recipe.copies.items():
         first = f"printf %s {shlex.quote(origin(source))}"
         lines.append(f'{{ {first}; cat {shlex.quote(source)}; }} > "$work"/{shlex.quote(name)}')
-    lines += [
-        f'ln -s {shlex.quote(source)} "$work"/{shlex.quote(name)}' for name, source in recipe.links.items()
-    ]
+    lines += [f'ln -s {shlex.quote(source)} "$work"/{shlex.quote(name)}' for name, source in recipe.links.items()]
     for step in recipe.steps:
         lines += [f"cd {quoted(step.directory)}", command(step)]
     lines += [f'cp "$work"/{RESULT} "$made"', 'chmod 755 "$made"', f'mv "$made" {shlex.quote(output)}']

@@ -74,9 +74,7 @@ def secret(key_file: Path | None, lab: Lab | None) -> bytes:
     return found
 
 
-def target_of(
-    args: argparse.Namespace, lab: Lab | None
-) -> tuple[tuple[IPv4Address, int], Machine | None]:
+def target_of(args: argparse.Namespace, lab: Lab | None) -> tuple[tuple[IPv4Address, int], Machine | None]:
     """(where the target is, its machine if that is how it was named). RumplabError when it is out of bounds."""
     if args.target:
         reach.check(args.target[0], reach.networks(lab), args.i_know)

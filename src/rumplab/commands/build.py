@@ -183,9 +183,7 @@ def go_plan(directory: str, only: str | None, tools: Tools, bake: str) -> Plan:
     ]
     linked = {path: record.file_sha256(path) for path in golang.linked_files(program.libraries)}
     sources = [
-        os.path.join(package.directory, source.name)
-        for package in program.packages
-        for source in package.sources
+        os.path.join(package.directory, source.name) for package in program.packages for source in package.sources
     ]
     return Plan(
         kind="go",
@@ -257,9 +255,7 @@ def carry_out(
             slot.clear()
 
 
-def report(
-    args: argparse.Namespace, made: Path, state: str, kind: str, kept: str | None, seconds: float
-) -> None:
+def report(args: argparse.Namespace, made: Path, state: str, kind: str, kept: str | None, seconds: float) -> None:
     if args.json:
         data: dict[str, object] = {"program": str(made), "state": state, "kind": kind}
         data.update(size=made.stat().st_size, sha256=record.file_sha256(str(made)), seconds=round(seconds, 3))

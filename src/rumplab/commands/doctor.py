@@ -205,14 +205,10 @@ def check_tap() -> Check:
     if sys.platform == "darwin":
         return Check("tap", "ok", "not used on macOS: user networking and vmnet need no device")
     if not TUN.exists():
-        return Check(
-            "tap", "warn", f"{TUN} does not exist", "user networking works without; else: sudo modprobe tun"
-        )
+        return Check("tap", "warn", f"{TUN} does not exist", "user networking works without; else: sudo modprobe tun")
     if os.access(TUN, os.R_OK | os.W_OK):
         return Check("tap", "ok", f"{TUN} can be opened")
-    return Check(
-        "tap", "warn", f"{TUN} can't be opened", "user networking works without; ask the administrator"
-    )
+    return Check("tap", "warn", f"{TUN} can't be opened", "user networking works without; ask the administrator")
 
 
 def check_bridge_helper() -> Check:
@@ -227,9 +223,7 @@ def check_port() -> Check:
     try:
         return Check("debug ports", "ok", f"127.0.0.1 gives free ports (now {ports.free()})")
     except OSError as error:
-        return Check(
-            "debug ports", "fail", f"no port on 127.0.0.1: {error}", "bring the loopback interface up"
-        )
+        return Check("debug ports", "fail", f"no port on 127.0.0.1: {error}", "bring the loopback interface up")
 
 
 def check_disk(lab: Lab) -> Check:

@@ -50,9 +50,7 @@ def memory(text: str) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "image", metavar="IMAGE", help="an image that 'rumplab stage' made, raw, qcow2 or vmdk"
-    )
+    parser.add_argument("image", metavar="IMAGE", help="an image that 'rumplab stage' made, raw, qcow2 or vmdk")
     parser.add_argument("--vmware", metavar="DIR", type=Path, required=True, help="the directory to make")
     parser.add_argument("--force", action="store_true", help="replace an earlier export")
     parser.add_argument(
@@ -68,9 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=vmx.ADAPTERS[0],
         help="the disk's controller: LSI Logic 1000:0030 (the default) or LSI SAS 1000:0054",
     )
-    parser.add_argument(
-        "--subformat", choices=vmdk.SUBFORMATS, default=vmdk.SUBFORMATS[0], help="default: %(default)s"
-    )
+    parser.add_argument("--subformat", choices=vmdk.SUBFORMATS, default=vmdk.SUBFORMATS[0], help="default: %(default)s")
     parser.add_argument(
         "--memory", type=memory, default=128, metavar="MIB", help="of the machine (default: %(default)s)"
     )
@@ -94,9 +90,7 @@ def run(args: argparse.Namespace) -> int:
     machines = open_machines(lab)
     size = disk.virtual_size(qemu_img, found.path, kind, machines)
     with interruptible(), temporary_sibling(target) as work:
-        steps = formats.vmdk_steps(
-            qemu_img, kind, found.path, f"./{layout.DISK}", size, args.subformat
-        )
+        steps = formats.vmdk_steps(qemu_img, kind, found.path, f"./{layout.DISK}", size, args.subformat)
         # The program is hashed while qemu-img converts.
         with ThreadPoolExecutor(1) as beside:
             copying = beside.submit(copy_program, found, work / layout.PROGRAM)
@@ -149,9 +143,7 @@ def check_target(target: Path, image: Path, force: bool) -> None:
     if image.resolve().is_relative_to(target.resolve()):
         raise RumplabError(f"{image} lies in {target}, which would be replaced; choose another DIR")
     if locked := layout.locks(target):
-        raise RumplabError(
-            f"{target} is in use: VMware left {locked[0].name} there; shut the machine down first"
-        )
+        raise RumplabError(f"{target} is in use: VMware left {locked[0].name} there; shut the machine down first")
 
 
 @contextlib.contextmanager
@@ -161,9 +153,7 @@ def temporary_sibling(target: Path) -> Iterator[Path]:
     try:
         path.mkdir()
     except OSError as error:
-        raise RumplabError(
-            f"cannot write in {target.parent}: {error.strerror}; choose another DIR"
-        ) from error
+        raise RumplabError(f"cannot write in {target.parent}: {error.strerror}; choose another DIR") from error
     try:
         yield path
     finally:
@@ -216,9 +206,7 @@ def take_place(work: Path, target: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def report(
-    args: argparse.Namespace, target: Path, machine: vmx.Machine, digest: str | None, seconds: float
-) -> None:
+def report(args: argparse.Namespace, target: Path, machine: vmx.Machine, digest: str | None, seconds: float) -> None:
     if args.json:
         about = {"directory": str(target), "port": machine.port, "program": digest is not None}
         print(json.dumps({**about, "seconds": round(seconds, 3)}))

@@ -50,9 +50,7 @@ TAKES_EXTRA = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "rumplab run IMAGE|PROGRAM [OPTION…] [-- QEMU-ARGUMENT…]"
-    parser.add_argument(
-        "image", metavar="IMAGE|PROGRAM", help="a disk or CD image, or an ELF program to boot directly"
-    )
+    parser.add_argument("image", metavar="IMAGE|PROGRAM", help="a disk or CD image, or an ELF program to boot directly")
     parser.add_argument(
         "--args",
         metavar="STRING",
@@ -72,9 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=consoles.AUTO,
         help="serial: without a VGA card; vga: the screen of one; auto, the default: by what boots",
     )
-    parser.add_argument(
-        "--wait", action="store_true", help="stop before the first instruction, for a debugger"
-    )
+    parser.add_argument("--wait", action="store_true", help="stop before the first instruction, for a debugger")
     parser.add_argument("--detach", action="store_true", help="run in the background: see ps, logs, stop")
     parser.add_argument("--name", help="the machine's name (default: made from the file's)")
     parser.add_argument("--memory", type=memory, default="128M", metavar="SIZE", help="default: %(default)s")

@@ -165,9 +165,7 @@ def attach(loop: Loop) -> str:
     """Breaks where the target is found, and has the debugger say which device that is."""
     label, number = loop.target.label, f"{loop.target.id:08x}"
     where = f"pci_device_found if id == 0x{number}"
-    said = call(
-        loop, "debug", loop.name, where, "--batch", "--ex", REPORT, "--ex", "delete", "--ex", "detach"
-    )
+    said = call(loop, "debug", loop.name, where, "--batch", "--ex", REPORT, "--ex", "delete", "--ex", "detach")
     found = REPORTED.search(said)
     if found is None:
         raise RumplabError(f"the debugger did not stop where the program finds the {label}; it said:\n{said}")
@@ -230,9 +228,7 @@ def every_disk(loop: Loop, quiet: bool, keep: bool) -> list[dict[str, object]]:
         if not keep:
             end_machines(one)
         seconds = time.monotonic() - began
-        rows.append(
-            {"disk": disk, "controller": one.device, "place": one.place, "seconds": round(seconds, 3)}
-        )
+        rows.append({"disk": disk, "controller": one.device, "place": one.place, "seconds": round(seconds, 3)})
         if not quiet:
             print(ROW.format(disk, one.device, one.place, f"{seconds:5.1f} s"), flush=True)
     return rows

@@ -48,9 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="IMAGE", type=Path, required=True, help="what to write")
     parser.add_argument("--args", metavar="STRING", default=None, help="the unikernel's command line")
     parser.add_argument("--config", metavar="FILE.json", type=Path, help="the unikernel's configuration")
-    parser.add_argument(
-        "--rumprun", metavar="FILE.yml", type=Path, help="rumprun's configuration, written in YAML"
-    )
+    parser.add_argument("--rumprun", metavar="FILE.yml", type=Path, help="rumprun's configuration, written in YAML")
     parser.add_argument(
         "--rumprun-schema",
         choices=SCHEMAS,

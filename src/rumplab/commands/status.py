@@ -158,8 +158,7 @@ def as_data(found: Report) -> dict[str, Any]:
             for component in found.components
         ],
         "images": [
-            {"name": one.image, "state": one.state, "stamp": one.stamp, "reason": one.reason}
-            for one in found.images
+            {"name": one.image, "state": one.state, "stamp": one.stamp, "reason": one.reason} for one in found.images
         ],
     }
 

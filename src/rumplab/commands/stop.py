@@ -45,9 +45,7 @@ def run(args: argparse.Namespace) -> int:
     chosen = machines.all() if args.all else [machines.find(args.name)]
     for machine in chosen:
         if not end(machines, machine, args.powerdown):
-            raise RumplabError(
-                f"{machine.name} (pid {machine.pid}) does not end; look at it with: ps {machine.pid}"
-            )
+            raise RumplabError(f"{machine.name} (pid {machine.pid}) does not end; look at it with: ps {machine.pid}")
         print(f"{machine.name} stopped")
     for path in places.forget(lab) if args.forget else ():
         print(f"{path} removed")

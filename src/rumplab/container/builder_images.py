@@ -40,7 +40,7 @@ class Described:
 
 
 def remedy(name: str) -> str:
-    return f"{MAKE} -e '{{\"images_wanted\": [\"{name}\"]}}'"
+    return f'{MAKE} -e \'{{"images_wanted": ["{name}"]}}\''
 
 
 def described(lab: Lab) -> list[Described]:

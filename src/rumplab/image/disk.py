@@ -60,8 +60,7 @@ def run(step: Step, work: Path, seconds: float, image: str, machines: Machines) 
         )
     except subprocess.TimeoutExpired as error:
         raise RumplabError(
-            f"{step.argv[0]} took more than {seconds:.0f} s and was stopped; is {image} on a disk"
-            " that answers?"
+            f"{step.argv[0]} took more than {seconds:.0f} s and was stopped; is {image} on a disk that answers?"
         ) from error
     except OSError as error:
         raise RumplabError(f"cannot run {step.argv[0]}: {error.strerror}") from error

@@ -42,9 +42,7 @@ class Menu:
 def modules_in_file_system(dependencies: str, commands: Iterable[str] = COMMAND_MODULES) -> list[str]:
     """The modules, sorted, that a menu with the modules `commands` needs beyond the core. `dependencies` is the
     content of GRUB's file moddep.lst: lines of `MODULE: MODULE…`. RumplabError when it doesn't know a module."""
-    needs = {
-        name: rest.split() for name, _, rest in (line.partition(":") for line in dependencies.splitlines())
-    }
+    needs = {name: rest.split() for name, _, rest in (line.partition(":") for line in dependencies.splitlines())}
 
     def closure(names: Iterable[str]) -> set[str]:
         found: set[str] = set()

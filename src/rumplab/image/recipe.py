@@ -85,9 +85,7 @@ def partition_table(boot: int, partitions: Iterable[Partition]) -> str:
 
     Without volumes, up to the end of the disk.
     """
-    volumes = [
-        f"start={place.start // SECTOR}, size={place.size // SECTOR}, type=83\n" for place in partitions
-    ]
+    volumes = [f"start={place.start // SECTOR}, size={place.size // SECTOR}, type=83\n" for place in partitions]
     size = f" size={(boot - PARTITION_START) // SECTOR}," if volumes else ""
     first = f"start={PARTITION_START // SECTOR},{size} type=83, bootable\n"
     return f"label: dos\nlabel-id: {DISK_ID}\n{first}{''.join(volumes)}"

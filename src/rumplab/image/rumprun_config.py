@@ -194,9 +194,7 @@ class Reader:
     def config(self, node: yaml.Node | None) -> schema.Config:
         if node is None:
             raise RumplabError(f"{self.path} is empty; docs/protocols/rumprun-config.md has an example")
-        root = self.mapping(
-            node, "the configuration", ("rc", "env", "hostname", "net", "blk", "mount")
-        ).values
+        root = self.mapping(node, "the configuration", ("rc", "env", "hostname", "net", "blk", "mount")).values
         net = self.network(root["net"]) if "net" in root else schema.Network()
         return schema.Config(
             programs=self.programs(root["rc"]) if "rc" in root else (),
@@ -242,9 +240,7 @@ class Reader:
         fields = self.mapping(node, "net", ("interfaces", "gateways", "dns")).values
         interfaces = self.mapping(fields["interfaces"], "interfaces") if "interfaces" in fields else None
         return schema.Network(
-            interfaces=tuple(
-                self.interface(interfaces.keys[key], value) for key, value in interfaces.values.items()
-            )
+            interfaces=tuple(self.interface(interfaces.keys[key], value) for key, value in interfaces.values.items())
             if interfaces
             else (),
             gateways=self.gateways(fields["gateways"]) if "gateways" in fields else (),
@@ -298,9 +294,7 @@ class Reader:
             if len(lists.get(key, [])) > most:
                 self.fail(fields.keys[key], f"{key} can have at most {most}")
         servers = (str(self.ip(item, "a name server")) for item in lists.get("nameservers", []))
-        domains = (
-            self.matching(item, "a domain", HOSTNAME, "example.org") for item in lists.get("search", [])
-        )
+        domains = (self.matching(item, "a domain", HOSTNAME, "example.org") for item in lists.get("search", []))
         return schema.Dns(fields.line, tuple(servers), tuple(domains))
 
     def devices(self, node: yaml.Node) -> tuple[schema.Device, ...]:

@@ -151,9 +151,7 @@ def new(config: Config) -> str:
     """`config` in the newer schema."""
     network = config.network
     interfaces = [(item.name, new_interface(item)) for item in network.interfaces]
-    gateways: list[Json] = [
-        pairs([("type", item.family), ("addr", item.address)]) for item in network.gateways
-    ]
+    gateways: list[Json] = [pairs([("type", item.family), ("addr", item.address)]) for item in network.gateways]
     dns = None
     if network.dns:
         dns = pairs([("nameservers", texts(network.dns.nameservers)), ("search", texts(network.dns.search))])

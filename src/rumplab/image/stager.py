@@ -43,8 +43,7 @@ def plan(
         boot = size
     places = layout.place_volumes(boot, sizes)
     partitions = [
-        Partition(item, number, start, length)
-        for number, (item, (start, length)) in enumerate(zip(volumes, places), 2)
+        Partition(item, number, start, length) for number, (item, (start, length)) in enumerate(zip(volumes, places), 2)
     ]
     # QEMU is needed for the other formats only.
     qemu_img = "" if kind == "raw" else config.load().component("qemu").path("qemu-img")

@@ -176,9 +176,7 @@ def read_object(path: Path, remedy: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise RumplabError(f"{path} does not hold a JSON object{REMEDY}{remedy}")
     if data.get("schema") != SCHEMA:
-        raise RumplabError(
-            f"{path} has schema {data.get('schema')!r}, this tool reads {SCHEMA}{REMEDY}{remedy}"
-        )
+        raise RumplabError(f"{path} has schema {data.get('schema')!r}, this tool reads {SCHEMA}{REMEDY}{remedy}")
     return data
 
 

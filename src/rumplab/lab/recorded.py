@@ -124,9 +124,7 @@ def of_tree(lab: Lab, component: Component, tree: str) -> Comparison:
     except OSError:
         missing.append(COMPLETE)
     added = [path for path in names(tree) if path not in listed and COMPILED not in path.split(os.sep)]
-    return Comparison(
-        name, files, tuple(altered), tuple(missing), tuple(added), tuple(unread), remedy=remedy
-    )
+    return Comparison(name, files, tuple(altered), tuple(missing), tuple(added), tuple(unread), remedy=remedy)
 
 
 def read(tree: str) -> dict[str, Any]:

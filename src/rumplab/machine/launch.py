@@ -124,9 +124,7 @@ def _attend(machines: Machines, machine: Machine, argv: Sequence[str], passed: S
     return code
 
 
-def detached(
-    machines: Machines, machine: Machine, argv: Sequence[str], passed: Sequence[int] = ()
-) -> Machine | None:
+def detached(machines: Machines, machine: Machine, argv: Sequence[str], passed: Sequence[int] = ()) -> Machine | None:
     """Starts QEMU on its own, with the descriptors `passed`, and waits until it answers. None when the guest has ended
     it by then."""
     try:
@@ -173,9 +171,7 @@ def _until_ready(machines: Machines, machine: Machine, child: subprocess.Popen[b
             # It must not be waited for by Popen's destructor: it outlives this process.
             child.returncode = 0
             return machine
-    raise RumplabError(
-        f"QEMU did not answer on {machine.socket} within {READY_SECONDS:.0f} s; is the host busy?"
-    )
+    raise RumplabError(f"QEMU did not answer on {machine.socket} within {READY_SECONDS:.0f} s; is the host busy?")
 
 
 def explain(code: int, log: str, files: Sequence[tuple[str, bool]] = ()) -> str:

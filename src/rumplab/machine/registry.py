@@ -222,9 +222,7 @@ class Machines:
         except OSError as error:
             shutil.rmtree(machine.path, ignore_errors=True)
             remedy = "free some space" if error.errno == errno.ENOSPC else "check its permissions"
-            raise RumplabError(
-                f"cannot record the machine in {machine.path}: {error.strerror}; {remedy}"
-            ) from error
+            raise RumplabError(f"cannot record the machine in {machine.path}: {error.strerror}; {remedy}") from error
 
     def update(self, machine: Machine) -> None:
         """Writes the record again, whole or not at all."""

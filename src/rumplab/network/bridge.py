@@ -50,8 +50,7 @@ def look(tools: Tools) -> tuple[Seen, Record | None]:
         return found, stood
     if found.dhcp is not None:
         raise RumplabError(
-            f"the bridge is up in another network namespace (dnsmasq, pid {found.dhcp[0]});"
-            " bring it down there"
+            f"the bridge is up in another network namespace (dnsmasq, pid {found.dhcp[0]}); bring it down there"
         )
     # Of an earlier boot or a container that is gone, and with it all that it speaks of.
     return found, None
@@ -95,8 +94,7 @@ def prepare_down(lab: Lab, tools: Tools, force: bool) -> tuple[Settings, list[St
         attached = ports.identify(names)
         if attached:
             raise RumplabError(
-                f"{current.bridge} is in use by {', '.join(map(str, attached))}; stop that first,"
-                " or use --force"
+                f"{current.bridge} is in use by {', '.join(map(str, attached))}; stop that first, or use --force"
             )
     return current, plan.down(current, found, stood, tools)
 

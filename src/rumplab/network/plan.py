@@ -48,8 +48,7 @@ def check(settings: Settings, seen: Seen, record: Record | None) -> None:
     link = seen.link(settings.bridge)
     if link is not None and not is_ours(link, settings):
         raise RumplabError(
-            f"{settings.bridge} is in use and isn't this lab's: {describe(link, seen)};"
-            " choose another bridge_name"
+            f"{settings.bridge} is in use and isn't this lab's: {describe(link, seen)}; choose another bridge_name"
         )
     for other in seen.links:
         for address in other.addresses:
@@ -97,9 +96,7 @@ def up(settings: Settings, seen: Seen, record: Record, tools: Tools) -> list[Ste
         steps.append(Run((tools.nft, "-f", "-"), firewall.ruleset(settings)))
     if link is None or settings.address not in link.addresses:
         broadcast = str(settings.network.broadcast_address)
-        steps.append(
-            Run((tools.ip, "addr", "add", str(settings.address), "broadcast", broadcast, "dev", name))
-        )
+        steps.append(Run((tools.ip, "addr", "add", str(settings.address), "broadcast", broadcast, "dev", name)))
     if link is None or not link.up:
         steps.append(Run((tools.ip, "link", "set", "dev", name, "up")))
     if record.sysctls:
@@ -110,9 +107,7 @@ def up(settings: Settings, seen: Seen, record: Record, tools: Tools) -> list[Ste
     return steps
 
 
-def down(
-    settings: Settings, seen: Seen, record: Record | None, tools: Tools, keep_link: bool = False
-) -> list[Step]:
+def down(settings: Settings, seen: Seen, record: Record | None, tools: Tools, keep_link: bool = False) -> list[Step]:
     """What is left of the bridge, in the opposite order, so that filtering outlasts routing; the record last."""
     steps: list[Step] = []
     if seen.dhcp is not None:

@@ -16,8 +16,7 @@ from rumplab.network.settings import Settings
 
 DARWIN = {
     "state": "vmnet",
-    "detail": "macOS has no bridge to bring up: QEMU's vmnet makes one for each machine, which"
-    " needs root",
+    "detail": "macOS has no bridge to bring up: QEMU's vmnet makes one for each machine, which needs root",
     "remedy": "sudo rumplab run IMAGE --net bridge",
 }
 

@@ -107,8 +107,7 @@ class Sysctl:
             self.path.write_text(self.value, encoding="ascii")
         except OSError as error:
             raise RumplabError(
-                f"cannot set {self.path} to {self.value}: {error.strerror}; in a container,"
-                " set it from outside"
+                f"cannot set {self.path} to {self.value}: {error.strerror}; in a container, set it from outside"
             ) from error
 
 

@@ -44,9 +44,7 @@ def open_export(directory: Path) -> Export:
     The port is read from VMware's file, where its user may have changed it.
     """
     if not is_export(directory):
-        raise RumplabError(
-            f"{directory} is no export; make one with: rumplab export IMAGE --vmware {directory}"
-        )
+        raise RumplabError(f"{directory} is no export; make one with: rumplab export IMAGE --vmware {directory}")
     about = read_object(directory / DESCRIPTION, f"rumplab export IMAGE --vmware {directory} --force")
     path = directory / CONFIGURATION
     try:
