@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 PROC = Path("/proc/self")
-CALL = "import sys; sys.path.insert(0, sys.argv.pop(1)); import rumplab.__main__"
+CALL = "import sys; sys.path.insert(0, sys.argv.pop(1)); from rumplab.__main__ import entry; sys.exit(entry())"
 
 
 def itself(*arguments: str) -> list[str]:
