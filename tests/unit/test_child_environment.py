@@ -44,7 +44,7 @@ def starts(path: Path) -> list[tuple[int, bool]]:
             continue
         owner = ast.unparse(node.func.value)
         given = [ast.unparse(value) for value in (*node.args, *(word.value for word in node.keywords))]
-        says = any("surroundings.of(" in text or text == "environment" for text in given)
+        says = any("child_environment.of(" in text or text == "environment" for text in given)
         if (owner == "subprocess" and node.func.attr in STARTS) or (owner == "os" and node.func.attr in REPLACES):
             found.append((node.lineno, says))
     return found
