@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from ipkdb.kernel import KEY
 from unit.labfixture import LabPrefix, host_tool
-from unit.test_ipkdb_capture import write
 from unit.test_child_environment import HOSTILE
+from unit.test_ipkdb_capture import write
 
 from rumplab.cli.main import HIDDEN_VERBS, VERBS
 from rumplab.commands import ipkdb
