@@ -21,9 +21,9 @@ SEED = 11
 LAUNCH = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from rumplab import launch
-from rumplab.config import load
-from rumplab.machines import Machine, open_machines
+from rumplab.machine import launch
+from rumplab.lab.config import load
+from rumplab.machine.registry import Machine, open_machines
 machines = open_machines(load())
 machine = machines.claim(Machine(name="m", directory=""), numbered=True)
 launch.detached(machines, machine, [sys.argv[2], sys.argv[3]])
