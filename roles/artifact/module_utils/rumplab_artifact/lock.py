@@ -13,8 +13,10 @@ from typing import Any
 
 from . import processes
 from .errors import DAMAGED, Broken
-from .plain import read_json
+from .plain import parsed, plain
 
+# Characters of the longest line that anybody enters.
+LONGEST = 65536
 # The lock that this process holds, so that what it starts can be entered into the lock's file.
 _held: list[Lock] = []
 
@@ -25,10 +27,19 @@ def is_alive(owner: dict[str, Any]) -> bool:
     return started is not None and owner.get("started", started) == started
 
 
-def note_build(pid: int, temporary: str) -> None:
-    """Enter a command that leads a session of its own into the lock's file, so that a later run can end it."""
+def enter_build(temporary: str) -> None:
+    """Enter this process, which leads a session of its own, into the lock's file, so that a later run can end it.
+
+    A command does so itself before it becomes its program: its parent may be killed as soon as it has started it.
+    """
     for lock in _held:
-        lock.enter(session=pid, session_started=processes.started(pid), temporary=temporary)
+        lock.enter(session=os.getpid(), session_started=processes.started(os.getpid()), temporary=temporary)
+
+
+def reread() -> None:
+    """Take note of what a command has entered into the lock's file."""
+    for lock in _held:
+        lock.entered = lock.owner() or lock.entered
 
 
 class Lock:
@@ -46,7 +57,8 @@ class Lock:
     def owner(self) -> dict[str, Any] | None:
         """Return what the file says of the holder, or None where it says nothing that makes sense."""
         try:
-            said = read_json(self.path)
+            with open(self.path, encoding="utf-8", opener=plain) as stream:
+                said = parsed(stream.readline(LONGEST), self.path)
             return {**said, "pid": int(said["pid"]), **({"session": int(said["session"])} if "session" in said else {})}
         except (OSError, *DAMAGED):
             return None
@@ -60,9 +72,12 @@ class Lock:
         return who if is_alive(owner) else f"what {who} left behind when it was killed"
 
     def enter(self, **more: Any) -> None:
-        """Write down who holds the lock, and for what."""
+        """Write down who holds the lock, and for what, in a line.
+
+        Who is killed meanwhile leaves the end of an earlier one behind it.
+        """
         self.entered.update(more)
-        said = json.dumps(self.entered).encode()
+        said = json.dumps(self.entered).encode() + b"\n"
         os.pwrite(self.descriptor, said, 0)
         os.ftruncate(self.descriptor, len(said))
 
