@@ -23,8 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 
-from demos import KGDB_EXAMPLE, build  # noqa: E402
-from unit.labfixture import LabPrefix, make_lab  # noqa: E402
+from support.demos import KGDB_EXAMPLE, build  # noqa: E402
+from support.labfixture import LabPrefix, make_lab  # noqa: E402
 
 ROUNDS = 5
 SECONDS = 120

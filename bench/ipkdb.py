@@ -24,8 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 
-from demos import IPKDB_EXAMPLE, build  # noqa: E402
 from kgdb.guest import Guest  # noqa: E402
+from support.demos import IPKDB_EXAMPLE, build  # noqa: E402
 
 from rumplab.host import ports  # noqa: E402
 from rumplab.ipkdb import packet  # noqa: E402

@@ -22,9 +22,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from demos import KGDB_EXAMPLE, build
 from kgdb import session
 from kgdb.guest import WAITING, Guest
+from support.demos import KGDB_EXAMPLE, build
 
 from rumplab.gdb import kgdb_commands
 from rumplab.gdb.kgdb_commands import QEMU, KgdbSession

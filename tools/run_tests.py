@@ -129,7 +129,7 @@ def lint_parts(root: Path) -> list[Part]:
         part("shellcheck", "shellcheck", "--external-sources", *shell),
         part("codespell", str(BIN / "codespell")),
         part("markdown", str(BIN / "pymarkdown"), "scan", *markdown),
-        part("docs", str(BIN / "python"), "tests/docs_examples.py"),
+        part("docs", str(BIN / "python"), "tests/support/docs_examples.py"),
     ]
 
 

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from unit.labfixture import LabPrefix, make_lab
+from support.labfixture import LabPrefix, make_lab
 
 from chaos.building import FILES, Module, Wanted, give
 from chaos.builds import Builds

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from demos import EXAMPLE, build
-from unit.labfixture import SECONDS, LabPrefix, make_lab
+from support.demos import EXAMPLE, build
+from support.labfixture import SECONDS, LabPrefix, make_lab
 
 from chaos.row import (
     CORRUPT,

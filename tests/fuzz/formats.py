@@ -18,9 +18,9 @@ from pathlib import Path
 
 from ansible.errors import AnsibleFilterError
 from ipkdb.kernel import KEY, seal
-from unit.test_image_multiboot import elf, header, placed
-from unit.test_ipkdb_capture import block
-from unit.test_netbsd_disk import DISK
+from unit.image.test_multiboot import elf, header, placed
+from unit.ipkdb.test_capture import block
+from unit.roles.test_netbsd_disk import DISK
 
 from fuzz.engine import Reader
 from fuzz.mutations import binary, text

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from unit.test_lab_modules import component, files, lab_state, packages
-from unit.test_lab_modules import record as manifest
-from unit.test_net_settings import GOOD
+from unit.network.test_settings import GOOD
+from unit.plugins.host.test_modules import component, files, lab_state, packages
+from unit.plugins.host.test_modules import record as manifest
 
 from fuzz.engine import Reader
 from fuzz.mutations import document, text

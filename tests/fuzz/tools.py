@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from unit.test_lab_modules import lab_state, packages
+from unit.plugins.host.test_modules import lab_state, packages
 
 from fuzz.engine import Reader
 from fuzz.formats import DISK

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from ipkdb.kernel import KEY
 from kgdb.guest import WAITING, Guest
-from staging import EXAMPLE, KGDB_EXAMPLE, build, command, tool_paths
-from unit.labfixture import LabPrefix, host_tool, make_lab
-from unit.standin import PROGRAM
+from support.labfixture import LabPrefix, host_tool, make_lab
+from support.staging import EXAMPLE, KGDB_EXAMPLE, build, command, tool_paths
+from support.standin import PROGRAM
 
 from rumplab.lab import config
 from rumplab.machine import accel

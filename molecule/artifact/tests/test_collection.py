@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import collection
 from fixtures.upstream.driving import Lab, Play, Rows
+from support import collection
 
 
 def test_the_roles_run_from_the_installed_collection(tmp_path: Path, lab: Lab, rows: Rows) -> None:

@@ -7,7 +7,7 @@ import shlex
 import subprocess
 
 import pytest
-from box import CHECKOUT, ROOT, Box
+from support.box import CHECKOUT, ROOT, Box
 from testinfra.host import Host
 
 

@@ -8,9 +8,9 @@ import random
 import re
 import time
 
-import leftovers
 import pytest
-from box import CHECKOUT, Box, outcome
+from support import leftovers
+from support.box import CHECKOUT, Box, outcome
 
 KILLS = 20
 RUNS = 80

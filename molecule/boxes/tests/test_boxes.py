@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from box import Box, outcome
+from support.box import Box, outcome
 
 # The cheap part: the foundation, and one component of packages.
 ARGUMENTS = "$RUMPLAB_CACHE --tags lab,rump_stager,verify"

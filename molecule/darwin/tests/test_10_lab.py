@@ -9,7 +9,7 @@ import shlex
 import pytest
 from darwin.mac import PREFIX, VMNET, calls, formulae, installs, rumplab, shellcheck
 from testinfra.host import Host
-from unit.test_image_multiboot import header, placed
+from unit.image.test_multiboot import header, placed
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +10,8 @@ import pytest
 from testinfra.host import Host
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT / "tests"))
 
-from docs_examples import Example, all_examples, check  # noqa: E402
+from support.docs_examples import Example, all_examples, check  # noqa: E402
 
 PAGES: dict[str, list[Example]] = {}
 for example in all_examples(ROOT):

@@ -9,8 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import leftovers
 import pytest
+from support import leftovers
 from testinfra.host import Host
 
 PLAYBOOKS = Path(__file__).resolve().parents[3] / "playbooks"

@@ -6,15 +6,10 @@ import json
 import os
 import shlex
 import struct
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tests"))
-
 from rsp import i386
 
 STOCK = "/usr/bin/gdb"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from findnull import BOUNDED, HARNESS, UPSTREAMS, of_main
+from support.findnull import BOUNDED, HARNESS, UPSTREAMS, of_main
 from testinfra.host import Host
 
 HERE = Path(__file__).resolve().parents[1]

@@ -2,7 +2,7 @@
 
 A caller's environment holds what was meant for other programs: a library to be preloaded, Python's or Go's home,
 another QEMU's settings, a language. What isn't listed here doesn't reach the program, and so can't change what it
-makes. Each start of a program names its kind, one of SEEN; tests/unit/test_child_environment.py holds that.
+makes. Each start of a program names its kind, one of SEEN; tests/unit/host/test_child_environment.py holds that.
 """
 
 from __future__ import annotations

@@ -1,0 +1,131 @@
+"""Whatever ends the launcher, at whatever moment: a machine is on record, or dead."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.labfixture import SOURCE, LabPrefix
+from support.running import until
+
+from rumplab.lab.config import load
+from rumplab.machine.registry import Machines, open_machines
+
+KILLS = 500 if os.environ.get("RUMPLAB_TEST_ALL") else 40
+SEED = 11
+LAUNCH = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from rumplab.machine import launch
+from rumplab.lab.config import load
+from rumplab.machine.registry import Machine, open_machines
+machines = open_machines(load())
+machine = machines.claim(Machine(name="m", directory=""), numbered=True)
+launch.detached(machines, machine, [sys.argv[2], sys.argv[3]])
+"""
+
+
+def living(mark: str) -> set[int]:
+    """The processes whose command line has `mark`, less those that only wait to become such a one."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if words[0].endswith(b"tail") and mark.encode() in words:
+                found.add(int(entry.name))
+    return found
+
+
+@pytest.fixture
+def emulator(tmp_path: Path) -> tuple[Path, Path]:
+    """A program in QEMU's place, which never ends, and its argument, which no other has."""
+    program, mark = tmp_path / "emulator", tmp_path / "mark"
+    mark.touch()
+    program.write_text('#!/bin/sh\nexec tail -f "$1"\n', encoding="utf-8")
+    program.chmod(0o755)
+    return program, mark
+
+
+def test_no_machine_is_lost_by_a_kill(empty_lab: LabPrefix, emulator: tuple[Path, Path]) -> None:
+    chance = random.Random(SEED)
+    store: Machines = open_machines(load())
+    recorded = 0
+    argv = [sys.executable, "-c", LAUNCH, str(SOURCE), *map(str, emulator)]
+    for _ in range(KILLS):
+        launcher = subprocess.Popen(argv, env=empty_lab.environment, stderr=subprocess.DEVNULL)
+        time.sleep(chance.uniform(0.02, 0.25))
+        launcher.send_signal(signal.SIGKILL)
+        launcher.wait(10)
+        # What waits at the gate sees it fall shut.
+        time.sleep(0.05)
+        alive = living(str(emulator[1]))
+        known = {machine.pid for machine in store.all()}
+        assert alive <= known, f"{alive - known} run and are on no record"
+        recorded += len(alive)
+        for machine in store.all():
+            os.kill(machine.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while store.all() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert living(str(emulator[1])) == set()
+    # The moments were spread over the start, and not all before it.
+    assert 0 < recorded < KILLS
+
+
+def test_a_record_that_cannot_be_written_leaves_no_process(
+    empty_lab: LabPrefix, emulator: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rumplab.machine import launch
+    from rumplab.machine.registry import Machine
+
+    store = open_machines(load())
+    machine = store.claim(Machine(name="m", directory=""), numbered=False)
+
+    def full(_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store, "update", full)
+    with pytest.raises(OSError, match="No space"):
+        launch.detached(store, machine, list(map(str, emulator)))
+    assert living(str(emulator[1])) == set()
+    assert store.all() == []
+
+
+ATTEND = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from rumplab.lab.config import load
+from rumplab.machine import launch
+from rumplab.machine.registry import Machine, open_machines
+machines = open_machines(load())
+machine = machines.claim(Machine(name="m", directory=""), numbered=True)
+sys.exit(launch.foreground(machines, machine, [sys.argv[2]]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_emulator_that_loses_a_signal_gets_it_again(
+    empty_lab: LabPrefix, tmp_path: Path, number: signal.Signals
+) -> None:
+    program, ready = tmp_path / "emulator", tmp_path / "ready"
+    lost = "trap 'lost=1; trap - INT TERM HUP' INT TERM HUP"
+    program.write_text(f"#!/bin/sh\n{lost}\n: >{ready}\nwhile :; do sleep 0.05; done\n", encoding="utf-8")
+    program.chmod(0o755)
+    words = [sys.executable, "-c", ATTEND, str(SOURCE), str(program)]
+    with subprocess.Popen(words, env=empty_lab.environment, stdin=subprocess.DEVNULL) as child:
+        try:
+            until(ready.exists)
+            child.send_signal(number)
+            assert child.wait(20) == 128 + number
+        finally:
+            child.kill()
+    assert open_machines(load()).all() == []
