@@ -20,6 +20,7 @@ from typing import Any
 
 from rumplab import qemu, surroundings
 from rumplab.answers import UNFIT, check_fields, typed
+from rumplab.temporary import work_directory
 
 ACCELS = ("auto", "kvm", "hvf", "tcg")
 PROBE_SECONDS = 5.0
@@ -96,8 +97,8 @@ def probe(emulator: str, accel: str, seconds: float = PROBE_SECONDS) -> Result:
     # Only here: most starts go by what is remembered, and it takes long to load.
     import tempfile
 
-    with tempfile.TemporaryDirectory(prefix="rumplab-probe-") as directory:
-        path = Path(directory) / "probe.rom"
+    with work_directory("probe") as directory:
+        path = directory / "probe.rom"
         path.write_bytes(rom())
         with tempfile.TemporaryFile() as errors:
             began = time.monotonic()

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from rumplab import config, consoles, disks, logs, output, process, qemu, stop, surroundings, verified
+from rumplab import config, consoles, disks, logs, output, process, qemu, stop, surroundings, temporary, verified
 from rumplab.config import Lab
 from rumplab.durations import seconds
 from rumplab.errors import NotProvisioned, RumplabError
@@ -264,7 +263,16 @@ def clean_up(loop: Loop, keep: bool) -> None:
         print(f"rumplab smoke: kept {kept or 'no machine'} and {loop.directory}", file=sys.stderr)
         return
     end_machines(loop)
-    shutil.rmtree(loop.directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def workplace(keep: bool) -> Iterator[Path]:
+    """The loop's directory, removed at the end, or else left for good."""
+    if keep:
+        yield Path(tempfile.mkdtemp(prefix="rumplab-kept-smoke-"))
+        return
+    with temporary.work_directory("smoke") as directory:
+        yield directory
 
 
 def end_machines(loop: Loop) -> None:
@@ -281,11 +289,11 @@ def run(args: argparse.Namespace) -> int:
     program = require(lab)
     began = time.monotonic()
     bound = DEFAULT_SECONDS + (DISK_SECONDS * len(disks.CONTROLLERS) if args.all else 0)
-    with terminable():
+    with terminable(), workplace(args.keep) as directory:
         loop = Loop(
             machines=open_machines(lab),
             program=program,
-            directory=Path(tempfile.mkdtemp(prefix="rumplab-smoke-")),
+            directory=directory,
             deadline=began + (bound if args.timeout is None else args.timeout),
             name=f"smoke-{os.getpid()}",
         )

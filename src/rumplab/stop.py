@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from rumplab import config, places, process, qmp
+from rumplab import config, places, process, qmp, temporary
 from rumplab.errors import RumplabError, UsageError
 from rumplab.machines import Machine, Machines, open_machines
 
@@ -78,4 +78,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"{machine.name} stopped")
     for path in places.forget(lab) if args.forget else ():
         print(f"{path} removed")
+    if args.forget:
+        temporary.sweep_work()
     return 0
