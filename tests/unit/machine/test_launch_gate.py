@@ -121,7 +121,13 @@ def test_an_emulator_that_loses_a_signal_gets_it_again(
     program.write_text(f"#!/bin/sh\n{lost}\n: >{ready}\nwhile :; do sleep 0.05; done\n", encoding="utf-8")
     program.chmod(0o755)
     words = [sys.executable, "-c", ATTEND, str(SOURCE), str(program)]
-    with subprocess.Popen(words, env=empty_lab.environment, stdin=subprocess.DEVNULL) as child:
+    # A shell can't trap what was ignored when it began, as nohup has it.
+    with subprocess.Popen(
+        words,
+        env=empty_lab.environment,
+        stdin=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    ) as child:
         try:
             until(ready.exists)
             child.send_signal(number)
