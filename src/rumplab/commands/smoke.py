@@ -270,7 +270,10 @@ def workplace(keep: bool) -> Iterator[Path]:
         yield Path(tempfile.mkdtemp(prefix="rumplab-kept-smoke-"))
         return
     with files.work_directory("smoke") as directory:
-        yield directory
+        # Below it, since who stages takes the lock of the directory that the image goes to.
+        place = directory / "files"
+        place.mkdir()
+        yield place
 
 
 def end_machines(loop: Loop) -> None:
