@@ -143,6 +143,20 @@ def test_no_role_and_no_playbook_uses_a_private_variable_of_another_role() -> No
     assert not trespasses(ROOT)
 
 
+def callees(role: str) -> set[str]:
+    """The roles that a role includes, by any entry, in any of its files."""
+    texts = [path.read_text("utf-8") for own, path in files_of(ROOT) if own == role and path.parent.name == "tasks"]
+    return {name for text in texts for name in re.findall(r"_role:\n +name: (\w+)$", text, re.MULTILINE)}
+
+
+def test_an_image_is_made_anew_for_a_change_of_any_role_that_is_run_for_it() -> None:
+    variables = load(ROOT / "roles" / "images" / "vars" / "main.yml")
+    run = set(re.findall(r"'(\w+)'", variables["__images_directories"].partition("]")[0]))
+    assert {"images", "lab"} <= run
+    run |= {role for image in variables["__images_known"].values() for role in image["roles"]}
+    assert set().union(*map(callees, run)) <= run
+
+
 @pytest.fixture
 def two_roles(tmp_path: Path) -> Path:
     """Role host_files calls role host by an entry of its own; nothing is wrong with them."""
