@@ -23,8 +23,9 @@ LEFT: tuple[str, ...] = (
     # Backups that the account tools keep of the files they changed.
     r"/etc/(passwd|group|shadow|gshadow|subuid|subgid)-",
     r"/root/\.ansible(/.*)?",
-    # What a killed module leaves is Ansible's own; a start of the host takes it away.
-    r"/tmp/ansible_\w+_payload_\w+(/.*)?",
+    # What a killed module of Ansible's and a killed apt leave is theirs; a start of the host takes it away.
+    r"/tmp/ansible_[\w.]+_payload_\w+(/.*)?",
+    r"/tmp/apt-dpkg-install-\w+(/.*)?",
     r".*/__pycache__(/.*)?",
 )
 

@@ -59,6 +59,7 @@ def program(data: bytes, place: Path) -> object:
         multiboot.check_program(path)
     if multiboot.elf_problem(data[: multiboot.SEARCH]) is None:
         multiboot.boots_directly(data[: multiboot.SEARCH])
+        multiboot.hosted(data[: multiboot.SEARCH])
     return multiboot.direct_problem(str(path))
 
 

@@ -64,6 +64,15 @@ def test_a_file_without_sense_in_it_names_nobody(tmp_path: Path) -> None:
     assert Lock(str(tmp_path / "lock"), 0, "x").holder() == "another process"
 
 
+def test_what_an_earlier_holder_left_behind_the_line_is_not_read(tmp_path: Path) -> None:
+    """As where the holder was killed between writing its line and cutting off what stood there."""
+    path = tmp_path / "lock"
+    with Lock(str(path), 0, "providing hello") as lock:
+        with path.open("a") as stream:
+            stream.write('0", "purpose": "providing something longer"}\n')
+        assert f"process {os.getpid()} (providing hello" in lock.holder()
+
+
 def test_a_builder_whose_run_was_killed_still_holds_the_lock(tmp_path: Path) -> None:
     path = str(tmp_path / "lock")
     argv = [sys.executable, "-c", HOLDER, str(ROOT), path]

@@ -243,9 +243,9 @@ def start(*command: str) -> tuple[subprocess.Popen[str], str]:
     box = replace(BOX, image=BASE, name=name, command=command, mounts=(), caller=replace(BOX.caller, directory="/"))
     script = f"""
         import sys
-        from rumplab import container
+        from rumplab.container import runner
         try:
-            sys.exit(container.supervise({runner.run_argv(box)!r}, {name!r}))
+            sys.exit(runner.supervise({runner.run_argv(box)!r}, {name!r}))
         except KeyboardInterrupt:
             sys.exit(130)
     """

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shlex
 import stat
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -290,7 +292,11 @@ def test_all_that_a_user_has_of_a_lab_can_be_taken_away(
     other = place.with_name("rumplab-00000000")
     other.mkdir()
     assert tool("stop", "--forget", "nb").returncode == 2
+    left = Path(tempfile.gettempdir(), f"rumplab-smoke-{secrets.token_hex(8)}")
+    (left / "a").mkdir(parents=True)
     said = tool("stop", "--all", "--forget")
+    # What a killed run had for its work goes, too.
+    assert not left.exists()
     assert (said.returncode, f"{place} removed\n" in said.stdout) == (0, True), said.stderr
     assert list((home / ".local" / "state").iterdir()) == [other]
     other.rmdir()

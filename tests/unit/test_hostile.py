@@ -266,7 +266,10 @@ def test_a_verb_that_is_interrupted_leaves_nothing(bench: Bench, verb: str) -> N
         ) as child:
             time.sleep(0.02 + 0.4 * point / POINTS)
             child.send_signal(number)
-            _, said = child.communicate(timeout=SECONDS)
+            try:
+                _, said = child.communicate(timeout=SECONDS)
+            finally:
+                child.kill()
         assert child.returncode in (*STATUSES, 128 + number, -number), said
         # Python's own start is not ours to guard.
         assert b"Traceback" not in said or b'File "<frozen' in said, said.decode()

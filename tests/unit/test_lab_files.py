@@ -188,7 +188,7 @@ def test_a_manifest_of_the_lab_users_making_is_not_believed(lab: Path) -> None:
 @needs_root
 def test_a_list_of_packages_of_the_lab_users_making_is_not_believed(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record, "installed", lambda _: ["openssh-server"])
-    monkeypatch.setattr(record, "automatic", lambda _: {"openssh-server"})
+    monkeypatch.setattr(record, "brought", lambda _manager, came, _wanted: set(came))
     text = json.dumps({"manager": "apt", "wanted": ["openssh-server"], "before": {"package": []}})
 
     def put() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from unit.labfixture import SOURCE, LabPrefix
+from unit.running import until
 
 from rumplab.lab.config import load
 from rumplab.machine.registry import Machines, open_machines
@@ -21,9 +22,9 @@ SEED = 11
 LAUNCH = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from rumplab import launch
-from rumplab.config import load
-from rumplab.machines import Machine, open_machines
+from rumplab.machine import launch
+from rumplab.lab.config import load
+from rumplab.machine.registry import Machine, open_machines
 machines = open_machines(load())
 machine = machines.claim(Machine(name="m", directory=""), numbered=True)
 launch.detached(machines, machine, [sys.argv[2], sys.argv[3]])
@@ -97,3 +98,40 @@ def test_a_record_that_cannot_be_written_leaves_no_process(
         launch.detached(store, machine, list(map(str, emulator)))
     assert living(str(emulator[1])) == set()
     assert store.all() == []
+
+
+ATTEND = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from rumplab.lab.config import load
+from rumplab.machine import launch
+from rumplab.machine.registry import Machine, open_machines
+machines = open_machines(load())
+machine = machines.claim(Machine(name="m", directory=""), numbered=True)
+sys.exit(launch.foreground(machines, machine, [sys.argv[2]]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_emulator_that_loses_a_signal_gets_it_again(
+    empty_lab: LabPrefix, tmp_path: Path, number: signal.Signals
+) -> None:
+    program, ready = tmp_path / "emulator", tmp_path / "ready"
+    lost = "trap 'lost=1; trap - INT TERM HUP' INT TERM HUP"
+    program.write_text(f"#!/bin/sh\n{lost}\n: >{ready}\nwhile :; do sleep 0.05; done\n", encoding="utf-8")
+    program.chmod(0o755)
+    words = [sys.executable, "-c", ATTEND, str(SOURCE), str(program)]
+    # A shell can't trap what was ignored when it began, as nohup has it.
+    with subprocess.Popen(
+        words,
+        env=empty_lab.environment,
+        stdin=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    ) as child:
+        try:
+            until(ready.exists)
+            child.send_signal(number)
+            assert child.wait(20) == 128 + number
+        finally:
+            child.kill()
+    assert open_machines(load()).all() == []

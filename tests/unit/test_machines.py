@@ -24,7 +24,7 @@ from rumplab.machine.registry import Machine, Machines
 CLAIM = """
 import sys, time
 from pathlib import Path
-from rumplab.machines import Machine, Machines
+from rumplab.machine.registry import Machine, Machines
 claimed = Machines(Path(sys.argv[1])).claim(Machine(name="same", directory=""), numbered=True)
 print(claimed.name, claimed.gdb_port, flush=True)
 sys.stdin.read()

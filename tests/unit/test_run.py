@@ -380,7 +380,7 @@ def test_debugging_a_foreground_machine_from_elsewhere(lab: LabPrefix, pcihello:
 
 
 def smoke_leftovers(lab: LabPrefix) -> list[Path]:
-    return list(Path(lab.environment.get("TMPDIR", "/tmp")).glob("rumplab-smoke-*"))
+    return list(Path(lab.environment.get("TMPDIR", "/tmp")).glob("rumplab-*smoke-*"))
 
 
 def test_smoke(lab: LabPrefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def left_behind(workplace: Path) -> list[Path]:
-    return list(workplace.glob("rumplab-smoke-*"))
+    return list(workplace.glob("rumplab-*smoke-*"))
 
 
 def test_every_controller_in_a_table(lab: LabPrefix, workplace: Path) -> None:

@@ -471,8 +471,8 @@ def test_what_a_killed_stage_left_is_swept_and_nothing_else(tmp_path: Path, monk
     from rumplab.host import files
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    (tmp_path / "rumplab-x-0").mkdir()
-    with files.work_directory("rumplab-x-") as used, files.work_directory("rumplab-x-") as place:
+    (tmp_path / "rumplab-smoke-0").mkdir()
+    with files.work_directory("smoke") as used, files.work_directory("smoke") as place:
         assert sorted(tmp_path.iterdir()) == sorted([used, place])
         assert used.stat().st_mode & 0o777 == 0o700
     assert not list(tmp_path.iterdir())

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import IO
 
-from .lock import note_build
+from .lock import enter_build, reread
 
 PR_SET_PDEATHSIG = 1
 
@@ -22,11 +22,21 @@ def die_with_parent(sig: int = signal.SIGTERM) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, sig, 0, 0, 0)
 
 
+def start_of_build(parent: int, temporary: str) -> None:
+    """What a command of a build does before it becomes its program."""
+    die_with_parent()
+    if os.getppid() != parent:
+        # It died before the kernel was asked.
+        os._exit(1)
+    enter_build(temporary)
+
+
 def run_logged(argv: Sequence[str], cwd: str, environment: Mapping[str, str], log: IO[bytes], timeout: float) -> int:
     """Run `argv`, its output going to `log`; return its exit status, or raise subprocess.TimeoutExpired.
 
     The command leads a process group of its own, which is ended whole when the time is up.
     """
+    parent, temporary = os.getpid(), environment.get("TMPDIR", "")
     process = subprocess.Popen(
         list(argv),
         cwd=cwd,
@@ -35,12 +45,12 @@ def run_logged(argv: Sequence[str], cwd: str, environment: Mapping[str, str], lo
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        preexec_fn=die_with_parent,
+        preexec_fn=lambda: start_of_build(parent, temporary),
         # The lock's descriptor goes along on purpose: who builds still holds the lock when we are killed.
         close_fds=False,
     )
     try:
-        note_build(process.pid, environment.get("TMPDIR", ""))
+        reread()
         return process.wait(timeout=timeout)
     except BaseException:
         with contextlib.suppress(ProcessLookupError):

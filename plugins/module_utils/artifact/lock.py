@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from ..host import locks
-from ..host.plain import DAMAGED, read_json
+from ..host.plain import DAMAGED
 from . import processes
 from .errors import Broken
 
@@ -24,10 +24,19 @@ def is_alive(owner: dict[str, Any]) -> bool:
     return started is not None and owner.get("started", started) == started
 
 
-def note_build(pid: int, temporary: str) -> None:
-    """Enter a command that leads a session of its own into the lock's file, so that a later run can end it."""
+def enter_build(temporary: str) -> None:
+    """Enter this process, which leads a session of its own, into the lock's file, so that a later run can end it.
+
+    A command does so itself before it becomes its program: its parent may be killed as soon as it has started it.
+    """
     for lock in _held:
-        lock.enter(session=pid, session_started=processes.started(pid), temporary=temporary)
+        lock.enter(session=os.getpid(), session_started=processes.started(os.getpid()), temporary=temporary)
+
+
+def reread() -> None:
+    """Take note of what a command has entered into the lock's file."""
+    for lock in _held:
+        lock.entered = lock.owner() or lock.entered
 
 
 class Lock:
@@ -45,7 +54,7 @@ class Lock:
     def owner(self) -> dict[str, Any] | None:
         """Return what the file says of the holder, or None where it says nothing that makes sense."""
         try:
-            said = read_json(self.path)
+            said = locks.entered(self.path)
             return {**said, "pid": int(said["pid"]), **({"session": int(said["session"])} if "session" in said else {})}
         except (OSError, *DAMAGED):
             return None

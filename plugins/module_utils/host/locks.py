@@ -9,7 +9,11 @@ import time
 from collections.abc import Mapping
 from typing import Any, Callable
 
+from .plain import parsed, plain
+
 PAUSE = 0.1
+# Characters of the longest line that anybody enters.
+LONGEST = 65536
 
 
 def take(handle: int) -> bool:
@@ -33,10 +37,16 @@ def wait_for(handle: int, seconds: float, meanwhile: Callable[[], None] = lambda
 
 
 def enter(handle: int, holder: Mapping[str, Any]) -> None:
-    """Write down who holds the lock."""
-    said = json.dumps(holder).encode()
+    """Write down who holds the lock, in a line. Who is killed meanwhile leaves the end of an earlier one behind it."""
+    said = json.dumps(holder).encode() + b"\n"
     os.pwrite(handle, said, 0)
     os.ftruncate(handle, len(said))
+
+
+def entered(path: str) -> Any:
+    """Return who holds the lock, as its file says; OSError or ValueError where it says nothing."""
+    with open(path, encoding="utf-8", opener=plain) as stream:
+        return parsed(stream.readline(LONGEST), path)
 
 
 def refusal(holder: str, path: str, seconds: float) -> str:

@@ -24,7 +24,12 @@ def plain(path: str, flags: int) -> int:
 def read_json(path: str) -> Any:
     """Return what a JSON file holds; OSError or ValueError where there is none, or what no writer of ours wrote."""
     with open(path, encoding="utf-8", opener=plain) as stream:
-        try:
-            return json.load(stream)
-        except RecursionError as error:
-            raise ValueError(f"{path} is nested too deeply") from error
+        return parsed(stream.read(), path)
+
+
+def parsed(text: str, path: str) -> Any:
+    """Return what a text of the file `path` says in JSON; ValueError where it isn't any."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply") from error

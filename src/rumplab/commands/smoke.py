@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from typing import NoReturn
 from rumplab import output
 from rumplab.cli.arguments import seconds
 from rumplab.errors import NotProvisioned, RumplabError
-from rumplab.host import child_environment, process
+from rumplab.host import child_environment, files, process
 from rumplab.lab import config, verified
 from rumplab.lab.config import Lab
 from rumplab.machine import consoles, disk_controllers, qemu_argv, registry, shutdown
@@ -262,7 +261,19 @@ def clean_up(loop: Loop, keep: bool) -> None:
         print(f"rumplab smoke: kept {kept or 'no machine'} and {loop.directory}", file=sys.stderr)
         return
     end_machines(loop)
-    shutil.rmtree(loop.directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def workplace(keep: bool) -> Iterator[Path]:
+    """The loop's directory, removed at the end, or else left for good."""
+    if keep:
+        yield Path(tempfile.mkdtemp(prefix="rumplab-kept-smoke-"))
+        return
+    with files.work_directory("smoke") as directory:
+        # Below it, since who stages takes the lock of the directory that the image goes to.
+        place = directory / "files"
+        place.mkdir()
+        yield place
 
 
 def end_machines(loop: Loop) -> None:
@@ -279,11 +290,11 @@ def run(args: argparse.Namespace) -> int:
     program = require(lab)
     began = time.monotonic()
     bound = DEFAULT_SECONDS + (DISK_SECONDS * len(disk_controllers.CONTROLLERS) if args.all else 0)
-    with terminable():
+    with terminable(), workplace(args.keep) as directory:
         loop = Loop(
             machines=open_machines(lab),
             program=program,
-            directory=Path(tempfile.mkdtemp(prefix="rumplab-smoke-")),
+            directory=directory,
             deadline=began + (bound if args.timeout is None else args.timeout),
             name=f"smoke-{os.getpid()}",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rumplab.errors import RumplabError, UsageError
+from rumplab.host import files
 from rumplab.lab import config, places
 from rumplab.machine.registry import open_machines
 from rumplab.machine.shutdown import POWERDOWN_SECONDS, end
@@ -49,4 +50,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"{machine.name} stopped")
     for path in places.forget(lab) if args.forget else ():
         print(f"{path} removed")
+    if args.forget:
+        files.sweep_work()
     return 0

@@ -21,6 +21,9 @@ from rumplab.errors import RumplabError
 MIB = 1 << 20
 
 PREFIX = ".rumplab-stage-"
+# What work directories are called, and are for.
+WORK = "rumplab-{}-"
+PURPOSES = ("stage", "smoke", "probe", "ipkdb")
 
 
 @contextlib.contextmanager
@@ -94,16 +97,26 @@ def sweep(directory: Path, prefix: str = PREFIX) -> None:
                 os.close(handle)
 
 
+def sweep_work() -> None:
+    """Takes away the work directories of this user's that killed processes have left."""
+    # Only here: it takes long to load.
+    import tempfile
+
+    for purpose in PURPOSES:
+        sweep(Path(tempfile.gettempdir()), WORK.format(purpose))
+
+
 @contextlib.contextmanager
-def work_directory(prefix: str) -> Iterator[Path]:
-    """A directory for temporary files, private and empty, removed at the end. Those of the same `prefix` that were left
-    are swept first.
+def work_directory(purpose: str) -> Iterator[Path]:
+    """A directory for temporary files, private and empty, removed at the end. Those of the same `purpose`, one of
+    PURPOSES, that were left are swept first.
 
     A signal that comes while it is made or removed waits until that is done: else nobody would remove it.
     """
     # Only here: it takes long to load.
     import tempfile
 
+    prefix = WORK.format(purpose)
     ending = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ending)
     try:

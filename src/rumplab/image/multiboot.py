@@ -77,7 +77,7 @@ def hosted(head: bytes) -> bool:
         start = struct.unpack_from("<Q" if wide else "<I", head, 32 if wide else 28)[0]
         size, count = struct.unpack_from("<HH", head, 54 if wide else 42)
         return any(struct.unpack_from("<I", head, start + number * size)[0] == PT_INTERP for number in range(count))
-    except struct.error:
+    except (struct.error, OverflowError):
         # Its headers are elsewhere, or damaged.
         return False
 

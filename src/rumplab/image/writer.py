@@ -55,7 +55,7 @@ def write_image(
         stack.enter_context(interruptible())
         image = stack.enter_context(temporary_file(output.parent))
         description = stack.enter_context(temporary_file(output.parent))
-        work = stack.enter_context(work_directory("rumplab-stage-"))
+        work = stack.enter_context(work_directory("stage"))
         runner = Runner(work, recipe.environment, output.parent, needed)
         lay_out(recipe, work, image)
         result = image

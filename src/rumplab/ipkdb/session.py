@@ -168,7 +168,7 @@ async def served(door: Door, plan: Plan, streams: Streams | None) -> AsyncIterat
         return
     where = f"{plan.place[0]}:{plan.place[1]}"
     # Nobody else can look into it, so that the socket is out of their reach from its first moment.
-    with work_directory("rumplab-ipkdb-") as directory:
+    with work_directory("ipkdb") as directory:
         remote = f"{ports.LOOPBACK}:{plan.port}" if plan.port else str(directory / SOCKET)
         server = await gdb_connection.listen(door, remote, plan.port or 0)
         if plan.port:

@@ -20,6 +20,7 @@ from typing import Any
 
 from rumplab.host import child_environment
 from rumplab.host.answers import UNFIT, check_fields, typed
+from rumplab.host.files import work_directory
 from rumplab.machine import qemu_argv
 
 ACCELS = ("auto", "kvm", "hvf", "tcg")
@@ -97,8 +98,8 @@ def probe(emulator: str, accel: str, seconds: float = PROBE_SECONDS) -> Result:
     # Only here: most starts go by what is remembered, and it takes long to load.
     import tempfile
 
-    with tempfile.TemporaryDirectory(prefix="rumplab-probe-") as directory:
-        path = Path(directory) / "probe.rom"
+    with work_directory("probe") as directory:
+        path = directory / "probe.rom"
         path.write_bytes(rom())
         with tempfile.TemporaryFile() as errors:
             began = time.monotonic()

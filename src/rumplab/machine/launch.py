@@ -38,6 +38,8 @@ FIRST_DESCRIPTOR, LAST_DESCRIPTOR = 3, 9
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # With --snapshot, QEMU still wants nobody to write to the image, and says "shared".
 LOCKED = ('Failed to get "write" lock', 'Failed to get shared "write" lock')
+# After that time, and again and again, a signal that QEMU was to end by is sent once more.
+AGAIN_SECONDS = 1.0
 IMAGE_IN_USE = re.compile(r"Is another process using the image \[(.+)\]\?")
 # What QEMU says, and what to do about it.
 KNOWN_FAILURES = (
@@ -111,13 +113,20 @@ def _attend(machines: Machines, machine: Machine, argv: Sequence[str], passed: S
     def forward(number: int, _frame: FrameType | None) -> None:
         caught.append(number)
         child.send_signal(number)
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS, AGAIN_SECONDS)
 
-    previous = {number: signal.signal(number, forward) for number in FORWARDED}
+    def again(_number: int, _frame: FrameType | None) -> None:
+        # A QEMU that has hardly begun loses the first one.
+        child.send_signal(caught[0])
+
+    handlers = {**dict.fromkeys(FORWARDED, forward), signal.SIGALRM: again}
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         code = child.wait()
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, before in previous.items():
+            signal.signal(number, before)
         machines.retire(machine)
     if caught or code < 0:
         return 128 + (caught[0] if caught else -code)
