@@ -30,8 +30,8 @@ NOT_READ = {
     "plugins/module_utils/artifact/git.py:check_out": "what is_whole has read already",
     "plugins/module_utils/artifact/privilege.py:as_user": "the answer of the same program's child",
     "plugins/module_utils/host/record.py:settle_packages": "a list that the same run wrote",
-    "roles/netbsd_guest/files/disk.py:disklabel": "of what is being written",
-    "roles/netbsd_guest/files/disk.py:make_disk": "an option that the role gives",
+    "roles/netbsd_release/files/disk.py:disklabel": "of what is being written",
+    "roles/netbsd_release/files/disk.py:make_disk": "an option that the role gives",
 }
 
 

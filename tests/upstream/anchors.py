@@ -29,8 +29,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import lookup_loader
 from ansible.template import Templar
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +40,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 output = importlib.import_module("rumplab.output")
 edits = importlib.import_module("plugins.module_utils.artifact.edits")
 Broken = importlib.import_module("plugins.module_utils.artifact.errors").Broken
+
+ANY_LOOKUP = lookup_loader.get
 
 MATCHED, NOT_MATCHED, MISSING = "matched", "not matched", "file missing"
 
@@ -114,7 +118,15 @@ def variable_of(role: str, name: str, settings: Mapping[str, Any] | None = None)
     for path in [*files, ROOT / "roles" / role / "vars/main.yml"]:
         variables.update(loader.load_from_file(str(path), trusted_as_template=True))
     variables.update(settings or {})
-    return Templar(loader=loader, variables=variables).template(variables[name])
+    with patch.object(lookup_loader, "get", own_lookup):
+        return Templar(loader=loader, variables=variables).template(variables[name])
+
+
+def own_lookup(name: str, *arguments: Any, **options: Any) -> Any:
+    """Return a lookup of the collection out of the checkout, where Ansible itself would look for an installed one."""
+    if not name.startswith("rumplab.lab."):
+        return ANY_LOOKUP(name, *arguments, **options)
+    return importlib.import_module(f"plugins.lookup.{name.rpartition('.')[2]}").LookupModule(**options)
 
 
 def edits_of(role: str, settings: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:

@@ -57,9 +57,9 @@ class Lab:
             "rumplab_built_cache": "",
             "netbsd_guest_enabled": True,
             "netbsd_guest_release": "10.9",
-            "netbsd_guest_hosts": [f"{HTTP}/files/NetBSD-@release@/@file@"],
+            "netbsd_release_hosts": [f"{HTTP}/files/NetBSD-@release@/@file@"],
             "netbsd_guest_hashes": self.hashes["10.9"],
-            "netbsd_guest_disk": False,
+            "netbsd_release_disk": False,
             "artifact_fetch_timeout": 3,
             **more,
         }
@@ -191,7 +191,7 @@ def test_another_kernel_costs_only_itself(lab: Lab) -> None:
 
 def test_what_cannot_be_reached_is_deferred_and_nothing_is_installed_for_it(lab: Lab) -> None:
     down = "http://127.0.0.1:1/@file@"
-    done = lab("down", netbsd_guest_hosts=[f"{HTTP}/moved/@file@", down])
+    done = lab("down", netbsd_release_hosts=[f"{HTTP}/moved/@file@", down])
     assert done.returncode == 0, done.stdout
     found = described("tools_amd64", f"{LABS}/down")
     assert found["state"] == "deferred"
@@ -208,11 +208,11 @@ def test_what_cannot_be_reached_is_deferred_and_nothing_is_installed_for_it(lab:
 SHARED = {"rumplab_prefix": f"{LABS}/kernels"}
 FAILURES: dict[str, tuple[dict[str, Any], str]] = {
     "no_key": (
-        {"netbsd_guest_hosts": [f"{HTTP}/keyed/NetBSD-@release@/@file@"]},
+        {"netbsd_release_hosts": [f"{HTTP}/keyed/NetBSD-@release@/@file@"]},
         "HTTP 402 (Payment Required): it wants a key in the address",
     ),
     "wrong_hash": (
-        {"netbsd_guest_hosts": [f"{HTTP}/altered/NetBSD-@release@/@file@"]},
+        {"netbsd_release_hosts": [f"{HTTP}/altered/NetBSD-@release@/@file@"]},
         "is not the file that is pinned: sha512",
     ),
     "unknown_release": (
@@ -225,11 +225,11 @@ FAILURES: dict[str, tuple[dict[str, Any], str]] = {
         "pub/NetBSD/security/hashes/NetBSD-11.0_hashes.asc",
     ),
     "unknown_sets": (
-        {"netbsd_guest_disk": True, "netbsd_guest_sets": ["base", "etc", "modules"]},
+        {"netbsd_release_disk": True, "netbsd_release_sets": ["base", "etc", "modules"]},
         "No hash is pinned of these files of NetBSD 10.9: amd64/binary/sets/modules.tar.xz.",
     ),
     "not_common": (
-        {**SHARED, "netbsd_guest_host_cflags": "-O -fno-common"},
+        {**SHARED, "netbsd_release_host_cflags": "-O -fno-common"},
         "multiple definition of `count'",
     ),
     "old_amd64": (
@@ -239,9 +239,13 @@ FAILURES: dict[str, tuple[dict[str, Any], str]] = {
         "before release 8, its kgdb answers with a trap frame",
     ),
     "bad_name": ({"netbsd_guest_more_kernels": {"../x": []}}, "a name is lower-case letters and digits"),
+    "name_of_another_role": (
+        {"netbsd_guest_more_kernels": {"ipkdb": []}},
+        "isn't kgdb, which netbsd_guest_kernel_options is for, nor ipkdb, which role ipkdb builds",
+    ),
     "bad_line": ({**SHARED, "netbsd_guest_kernel_options": ["optoins DIAGNOSTIC"]}, "syntax error: optoins DIAGNOSTIC"),
     "small_disk": (
-        {**SHARED, "netbsd_guest_disk": True, "netbsd_guest_disk_size": 0},
+        {**SHARED, "netbsd_release_disk": True, "netbsd_release_disk_size": 0},
         "netbsd_guest_disk_size is 0 MiB, and the sets need",
     ),
 }  # fmt: skip
@@ -256,7 +260,7 @@ def test_a_failure_says_what_it_is(lab: Lab, name: str) -> None:
 
 def test_a_compiler_that_the_tools_break_with_is_refused_before_they_are_built(lab: Lab) -> None:
     sh('printf "#!/bin/sh\\necho 15 __clang__\\n" >/usr/local/bin/cc15; chmod 755 /usr/local/bin/cc15')
-    done = lab("new_compiler", **SHARED, netbsd_guest_host_cc="cc15")
+    done = lab("new_compiler", **SHARED, netbsd_release_host_cc="cc15")
     assert done.returncode == 2
     assert "NetBSD's tools are reported to break with GCC 15: install GCC 14 or older" in said(done), said(done)
 
@@ -293,7 +297,7 @@ def test_from_11_on_a_kernel_with_kgdb_has_no_heartbeat_that_a_debugger_would_st
     release = {"netbsd_guest_release": "11.9", "netbsd_guest_hashes": hashes["11.9"]}
     # A compiler that says it is the one that 10.1's tools break with: of 11's, nobody reports that.
     sh('printf "%s\\n" "$2" >"$1"; chmod 755 "$1"', COMPILER, GCC_15)
-    done = lab("eleven", **release, netbsd_guest_more_kernels={"plain": []}, netbsd_guest_host_cc=COMPILER)
+    done = lab("eleven", **release, netbsd_guest_more_kernels={"plain": []}, netbsd_release_host_cc=COMPILER)
     assert done.returncode == 0, done.stdout
     kernel, plain = (described(f"kernel_amd64{name}", f"{LABS}/eleven") for name in ("", "_plain"))
     assert "HEARTBEAT" in options(plain) and "KGDB" not in options(plain)

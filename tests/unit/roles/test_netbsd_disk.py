@@ -15,7 +15,7 @@ from fixtures.upstream import make_netbsd
 from fixtures.upstream.support import ROOT
 from support import ffs
 
-SCRIPT = ROOT / "roles/netbsd_guest/files/disk.py"
+SCRIPT = ROOT / "roles/netbsd_release/files/disk.py"
 MAKEFS = Path("/usr/sbin/makefs")
 START = 2048 * 512
 SIZE = 8

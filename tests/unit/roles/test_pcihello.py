@@ -61,9 +61,9 @@ def test_flat_load_equals_the_segments(program: Path) -> None:
 
 
 def installed(directory: str, place: Path) -> Path:
-    """The sources of an example as role example installs them, by the command of its recipe."""
-    recipe = yaml.safe_load((ROOT / "roles" / "example" / "vars" / "main.yml").read_text("utf-8"))
-    (command,) = (step["argv"][:3] for step in recipe["__example_sources"])
+    """The sources of an example as role examples installs them, by the command of its recipe."""
+    recipe = yaml.safe_load((ROOT / "roles" / "examples" / "vars" / "main.yml").read_text("utf-8"))
+    (command,) = (step["argv"][:3] for step in recipe["__examples_sources"])
     place.mkdir()
     subprocess.run([*command, "cp", directory, str(place)], cwd=EXAMPLES, timeout=60, check=True)
     return place

@@ -86,7 +86,7 @@ CDN, KEYED = PINS["netbsd"]["hosts"]
     ("release", "hosts"), [("8.3", [KEYED, CDN]), ("9.4", [KEYED, CDN]), ("10.1", [CDN, KEYED]), ("11.0", [CDN, KEYED])]
 )
 def test_both_hosts_are_asked_the_likelier_one_first(release: str, hosts: list[str]) -> None:
-    assert variable_of("netbsd_guest", "netbsd_guest_hosts", {"netbsd_guest_release": release}) == hosts
+    assert variable_of("netbsd_release", "netbsd_release_hosts", {"netbsd_release_version": release}) == hosts
 
 
 @pytest.mark.parametrize(("release", "heartbeat"), [("8.3", False), ("10.1", False), ("11.0", True), ("12.0", True)])
@@ -100,10 +100,11 @@ def test_a_kernel_that_a_debugger_holds_has_no_heartbeat(release: str, heartbeat
     ("release", "newest"), [("8.3", 14), ("9.4", 14), ("10.1", 14), ("11.0", None), ("12.0", None)]
 )
 def test_a_compiler_is_refused_where_it_is_known_to_fail(release: str, newest: int | None) -> None:
-    settings = {"netbsd_guest_release": release, "__netbsd_guest_arch": "amd64"}
-    host = variable_of("netbsd_guest", "__netbsd_guest_host", settings)
+    settings = {"netbsd_release_version": release, "__netbsd_release_arch": "amd64"}
+    host = variable_of("netbsd_release", "__netbsd_release_host", settings)
     assert host.get("newest_gcc") == newest and "-fcommon" in host["cflags"].split()
-    assert len(variable_of("netbsd_guest", "__netbsd_guest_tools_build", settings)["commands"]) == (2 if newest else 1)
+    commands = variable_of("netbsd_release", "__netbsd_release_tools_build", settings)["commands"]
+    assert len(commands) == (2 if newest else 1)
 
 
 def test_no_two_pins_share_a_name_in_the_cache() -> None:

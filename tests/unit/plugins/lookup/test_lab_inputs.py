@@ -136,6 +136,12 @@ def test_a_variable_that_reads_the_environment_or_a_file_is_told_by_what_it_read
     assert ask(rumplab_mirror="{{ lookup('file', '/nonexistent') }}") == ""
 
 
+def test_a_default_that_asks_for_its_old_name_is_remembered(ask: Ask) -> None:
+    # Its value is another variable's, which is an input itself; only a collection's own plugins can be named so.
+    assert not lab_inputs.ELSEWHERE.search("{{ query('rumplab.lab.renamed', 'old', 'new', 'x')[0] }}")
+    assert ask(old="y") != ask(old="z") != ""
+
+
 @pytest.mark.parametrize("call", ["lookup('url', 'x')", "query ('password', 'x')", "q('pipe', 'date')", "q(env)"])
 def test_where_a_variable_looks_something_up_nothing_is_remembered(ask: Ask, call: str) -> None:
     assert ask(rumplab_mirror=f"{{{{ {call} }}}}") == ""
