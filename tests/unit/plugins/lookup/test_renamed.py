@@ -13,7 +13,7 @@ from ansible.template import Templar, trust_as_template
 
 from plugins.lookup import renamed
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[4]
 # Texts that are part of a stamp: a tree that was built with them isn't to be built again for a name.
 STAMPED = {
     ("roles/netbsd_release/vars/main.yml", "netbsd_guest_host_cc"),
