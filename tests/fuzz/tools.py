@@ -145,7 +145,7 @@ def nodes(data: bytes, place: Path) -> object:
 
 COMPLAINTS = b"""\
 # example.org/x
-../../../../../tmp/work/gopath/src/x/main.go:3:8: cannot find package "y" in any of:
+../../../../../build/gopath/src/x/main.go:3:8: cannot find package "y" in any of:
 main.c:1:10: fatal error: pci.h: No such file or directory
 ld: cannot find -lfoo
 x.c:(.text+0x5): undefined reference to `bar'
@@ -158,9 +158,9 @@ Is another process using the image [/x]?
 def complaints(data: bytes, place: Path) -> object:
     """Compilers, linkers, and QEMU at its end."""
     said = data.decode(errors="replace")
-    own = {"/tmp/work/gopath": "/home/go", "/tmp/work/local": ""}
+    own = {"/build/gopath": "/home/go", "/build/local": ""}
     return [
-        explain.own_words(said, "/tmp/work/gopath/src/x", own, {"main.go": "/home/main.go"}),
+        explain.own_words(said, "/build/gopath/src/x", own, {"main.go": "/home/main.go"}),
         explain.remedy(said, "/x/gcc"),
         explain.heading(said),
         launch.explain(1, said),
@@ -179,5 +179,5 @@ READERS = (
     Reader("git-tree", git_tree, (TREE,), (Broken, Unreachable), text(b"160000 ", b"\0", b"\t")),
     Reader("gitmodules", git_modules, (MODULES,), (), text(b"\0", b"submodule.a.url", b"../", b"./", b":", b"../x")),
     Reader("makedev", nodes, (NODES + TTYS,), (DISK.Refused,), text(b"./console ", b"console", b"on", b"off", b'"')),
-    Reader("complaints", complaints, (COMPLAINTS,), (), text(b"../", b"/tmp/work/gopath", b"main.go:1", b": ", b"-l")),
+    Reader("complaints", complaints, (COMPLAINTS,), (), text(b"../", b"/build/gopath", b"main.go:1", b": ", b"-l")),
 )
