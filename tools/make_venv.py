@@ -75,9 +75,6 @@ def is_current(venv: Path, lock: Path) -> bool:
 
 def remember(venv: Path, packages: list[str]) -> None:
     """Add to the record of packages installed on the way here: role lab takes it into the manifest."""
-    if venv.is_symlink():
-        # What it leads to is somebody else's, and would be emptied.
-        venv.unlink()
     record = venv / RECORD
     known = set(packages)
     if record.exists():
@@ -191,6 +188,9 @@ def main(argv: list[str]) -> int:
 
     try:
         with held(repository, say):
+            if venv.is_symlink():
+                # What it leads to is somebody else's, and would be emptied.
+                venv.unlink()
             remember(venv, packages)
             if not is_current(venv, lock):
                 say(f"making .venv from {lock.name}: a minute or so, once")

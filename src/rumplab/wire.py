@@ -162,7 +162,6 @@ class Wire:
             if not readable and not writable and not expected:
                 return
 
-
     def hear_out(self) -> None:
         """Ends what GDB reads, and takes what it still writes until it hangs up, for a while."""
         try:
