@@ -83,9 +83,6 @@ def made_for(venv: Path) -> str:
 
 def remember(venv: Path, packages: list[str]) -> None:
     """Add to the record of packages installed on the way here: role lab takes it into the manifest."""
-    if venv.is_symlink():
-        # What it leads to is somebody else's, and would be emptied.
-        venv.unlink()
     record = venv / RECORD
     known = set(packages)
     if record.exists():
@@ -202,6 +199,9 @@ def main(argv: list[str]) -> int:
             # Remade for this checkout, it would be lost to that one.
             raise Failed(f"{venv} is a link to the environment of {owner}: remove the link, and start again")
         with held(repository, say):
+            if venv.is_symlink():
+                # What it leads to is somebody else's, and would be emptied.
+                venv.unlink()
             remember(venv, packages)
             if not is_current(venv, lock):
                 say(f"making .venv from {lock.name}: a minute or so, once")

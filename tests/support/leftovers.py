@@ -23,9 +23,6 @@ LEFT: tuple[str, ...] = (
     # Backups that the account tools keep of the files they changed.
     r"/etc/(passwd|group|shadow|gshadow|subuid|subgid)-",
     r"/root/\.ansible(/.*)?",
-    # What a killed module of Ansible's and a killed apt leave is theirs; a start of the host takes it away.
-    r"/tmp/ansible_[\w.]+_payload_\w+(/.*)?",
-    r"/tmp/apt-dpkg-install-\w+(/.*)?",
     r".*/__pycache__(/.*)?",
 )
 
@@ -38,6 +35,12 @@ if os.environ.get("RUMPLAB_DEBIAN") == "testing":
         r"/tmp/\.(ICE|X11|XIM|font)-unix",
         r"/var/(cache|lib)/private",
     )
+
+# What a module of Ansible's and an apt leave that were killed is theirs; a start of the host takes it away.
+LEFT_BY_KILLS = (
+    r"/tmp/ansible_[\w.]+_payload_\w+(/.*)?",
+    r"/tmp/apt-dpkg-install-\w+(/.*)?",
+)
 
 
 def listed(container: str) -> dict[str, Any]:
@@ -55,14 +58,13 @@ def listed(container: str) -> dict[str, Any]:
     return found
 
 
-def matters(path: str) -> bool:
-    return not any(re.fullmatch(pattern, path) for pattern in LEFT)
-
-
-def changed_files(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tuple[str | None, str | None]]:
-    """Return the files that differ between two listings, each with what it was and is."""
+def changed_files(
+    before: dict[str, Any], after: dict[str, Any], left: tuple[str, ...] = LEFT
+) -> dict[str, tuple[str | None, str | None]]:
+    """Return the files that differ between two listings, each with what it was and is, but for those of `left`."""
     return {
         path: (before["files"].get(path), after["files"].get(path))
         for path in sorted(before["files"].keys() | after["files"].keys())
-        if before["files"].get(path) != after["files"].get(path) and matters(path)
+        if before["files"].get(path) != after["files"].get(path)
+        and not any(re.fullmatch(pattern, path) for pattern in left)
     }

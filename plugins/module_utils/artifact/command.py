@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import IO
 
-from .lock import enter_build, reread
+from .lock import enter_build
 
 PR_SET_PDEATHSIG = 1
 
@@ -50,7 +50,6 @@ def run_logged(argv: Sequence[str], cwd: str, environment: Mapping[str, str], lo
         close_fds=False,
     )
     try:
-        reread()
         return process.wait(timeout=timeout)
     except BaseException:
         with contextlib.suppress(ProcessLookupError):

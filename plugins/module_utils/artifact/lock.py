@@ -33,12 +33,6 @@ def enter_build(temporary: str) -> None:
         lock.enter(session=os.getpid(), session_started=processes.started(os.getpid()), temporary=temporary)
 
 
-def reread() -> None:
-    """Take note of what a command has entered into the lock's file."""
-    for lock in _held:
-        lock.entered = lock.owner() or lock.entered
-
-
 class Lock:
     """An flock(2) on `path`, which only its owner can open; the file names its holder.
 
@@ -111,7 +105,7 @@ class Lock:
     ) -> None:
         _held.remove(self)
         # Whatever way a build ended, what it left in the background would hold the lock on.
-        processes.end_orphans(self.descriptor, self.entered)
+        processes.end_orphans(self.descriptor, self.owner() or self.entered)
         with contextlib.suppress(OSError):
             os.ftruncate(self.descriptor, 0)
         os.close(self.descriptor)

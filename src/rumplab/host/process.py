@@ -44,7 +44,7 @@ def _started_linux(pid: int) -> str | None:
 def seconds_since(token: str) -> float | None:
     """For how many seconds the process of a Linux `token` has been running, whatever was done to the clock; else None.
 
-    Of a process that a host runs which suspends, the time asleep counts.
+    Time for which the host was suspended counts.
     """
     ticks = token.rpartition("/")[2]
     if not PROC.is_dir() or "/" not in token or not ticks.isdecimal():

@@ -38,7 +38,7 @@ FIRST_DESCRIPTOR, LAST_DESCRIPTOR = 3, 9
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # With --snapshot, QEMU still wants nobody to write to the image, and says "shared".
 LOCKED = ('Failed to get "write" lock', 'Failed to get shared "write" lock')
-# After that time, and again and again, a signal that QEMU was to end by is sent once more.
+# How often a signal that QEMU was to end by is sent again.
 AGAIN_SECONDS = 1.0
 IMAGE_IN_USE = re.compile(r"Is another process using the image \[(.+)\]\?")
 # What QEMU says, and what to do about it.

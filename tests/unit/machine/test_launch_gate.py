@@ -117,7 +117,7 @@ def test_an_emulator_that_loses_a_signal_gets_it_again(
     empty_lab: LabPrefix, tmp_path: Path, number: signal.Signals
 ) -> None:
     program, ready = tmp_path / "emulator", tmp_path / "ready"
-    lost = "trap 'lost=1; trap - INT TERM HUP' INT TERM HUP"
+    lost = "trap 'trap - INT TERM HUP' INT TERM HUP"
     program.write_text(f"#!/bin/sh\n{lost}\n: >{ready}\nwhile :; do sleep 0.05; done\n", encoding="utf-8")
     program.chmod(0o755)
     words = [sys.executable, "-c", ATTEND, str(SOURCE), str(program)]

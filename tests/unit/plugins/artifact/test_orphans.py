@@ -18,7 +18,7 @@ import pytest
 from fixtures.upstream.support import NOBODY, gone, opener, provide, request, until
 from support.staging import needs_root
 
-from plugins.module_utils.artifact import command, processes
+from plugins.module_utils.artifact import processes
 from plugins.module_utils.artifact.lock import Lock, is_alive
 from plugins.module_utils.artifact.privilege import as_user
 
@@ -104,12 +104,14 @@ def test_a_module_that_is_killed_alone_takes_its_build_along(lab: Path) -> None:
 
 
 @needs_root
-def test_a_run_that_is_killed_as_soon_as_it_has_started_a_command_is_known_too(lab: Path) -> None:
+def test_a_run_that_is_killed_as_soon_as_it_has_started_a_command_is_known_too(
+    lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Before it can note anything of the command itself."""
     child = os.fork()
     if child == 0:
         os.setsid()
-        command.reread = lambda: os.kill(os.getpid(), signal.SIGKILL)
+        monkeypatch.setattr(subprocess.Popen, "wait", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
         as_user("nobody", lambda: provide(wanted(lab, "trap '' TERM; echo $$ >$0/plain; sleep 60; true"), opener))
         os._exit(0)
     os.waitpid(child, 0)
