@@ -87,7 +87,7 @@ class Tamper(Builds):
         super().end()
 
     def damage(self, chance: random.Random) -> tuple[list[str], bool]:
-        """Do some, and tell what; and whether a comparison has to notice it."""
+        """Do some, and tell what; and whether the next run has to notice it."""
         tree = Path(os.path.realpath(self.prefix / "hello"))
         said, noticed = [], False
         for _ in range(chance.choice([1, 1, 2, 4])):
@@ -109,14 +109,19 @@ class Tamper(Builds):
             if chance.random() < 0.5:
                 link.symlink_to(chance.choice(["store/nowhere", "hello", "store"]))
             said.append("the link")
-            # Without a link and a descriptor nothing says that there ever was one.
-            noticed |= self.lab.descriptor("hello").is_file()
+            noticed = True
         return said, noticed
+
+    def is_known(self) -> bool:
+        """Whether anything still says that there is such a component: a descriptor, or a link into the store."""
+        link = self.prefix / "hello"
+        leads = os.readlink(link) if link.is_symlink() else ""
+        return os.path.lexists(self.lab.descriptor("hello")) or leads.startswith("store/")
 
     def run(self, chance: random.Random, place: Path) -> None:
         said, noticed = self.damage(chance)
         try:
-            self.tell(said, noticed)
+            self.tell(said, noticed and self.is_known())
             answer = self.module.repair(self.wanted)
             if noticed and not answer["changed"]:
                 raise Fault(HAND_WORK, f"after {said} a run found nothing to do")
