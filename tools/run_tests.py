@@ -126,6 +126,8 @@ def lint_parts(root: Path) -> list[Part]:
         part("ruff", str(BIN / "ruff"), "check", "."),
         part("ruff-format", str(BIN / "ruff"), "format", "--check", "."),
         part("mypy", str(BIN / "mypy"), *python),
+        # What runs on a host: mypy itself knows no Python that old.
+        part("vermin", str(BIN / "vermin"), "--target=3.9-", "--violations", "--no-tips", "src", "plugins", "roles"),
         part("shellcheck", "shellcheck", "--external-sources", *shell),
         part("codespell", str(BIN / "codespell")),
         part("markdown", str(BIN / "pymarkdown"), "scan", *markdown),

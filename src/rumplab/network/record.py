@@ -23,7 +23,7 @@ from rumplab.network import settings as settings_module
 from rumplab.network.settings import Settings
 
 if TYPE_CHECKING:
-    from typing import TypeGuard
+    from typing import TypeGuard  # novm: only mypy imports it
 
 LOCK = ".lock"
 LOCK_SECONDS = 10.0
