@@ -25,7 +25,7 @@ from fuzz.records import written
 from rumplab.commands.guest import pci
 from rumplab.errors import RumplabError
 from rumplab.gdb import pipe, rsp
-from rumplab.gdb.rsp import Command
+from rumplab.gdb.rsp import Packet
 from rumplab.guest import console as guest_console
 from rumplab.guest import kernel_debugger, lines
 from rumplab.host.answers import UNFIT
@@ -62,8 +62,8 @@ def gdb_stream(data: bytes, place: Path) -> object:
     found = list(whole.feed(data))
     size = 1 + len(data) % 7 if len(data) < 4096 else 1000
     again = [event for at in range(0, len(data), size) for event in pieces.feed(data[at : at + size])]
-    assert [event for event in found if isinstance(event, Command)] == [
-        event for event in again if isinstance(event, Command)
+    assert [event for event in found if isinstance(event, Packet)] == [
+        event for event in again if isinstance(event, Packet)
     ]
     assert len(pieces._frame or b"") <= rsp.PACKET_LIMIT
     return found
@@ -206,9 +206,10 @@ def stub_answer(data: bytes, place: Path) -> object:
         theirs.setblocking(False)
         theirs.sendall(data)
         theirs.shutdown(socket.SHUT_WR)
-        if kernel_debugger._answered(ours, 5.0):
+        answered = kernel_debugger._answered(ours, 5.0)
+        if answered:
             kernel_debugger._drain(ours)
-    return kernel_debugger.valid_packet(data)
+    return answered
 
 
 class Pipes:

@@ -24,7 +24,7 @@ class Sign(Enum):
 
 
 @dataclass(frozen=True)
-class Command:
+class Packet:
     """A packet's data, unescaped."""
 
     data: bytes
@@ -37,7 +37,7 @@ class Parser:
         self._frame: bytearray | None = None
         self._tail: bytearray | None = None
 
-    def feed(self, data: bytes) -> Iterator[Command | Sign]:
+    def feed(self, data: bytes) -> Iterator[Packet | Sign]:
         """What is complete with `data`, in order."""
         at = 0
         while at < len(data):
@@ -46,6 +46,10 @@ class Parser:
                 at += 1
                 if sign is not None:
                     yield sign
+            elif self._tail is not None and data[at] not in HEX:
+                # No checksum: noise, behind which the next packet may begin with this byte.
+                self._frame = self._tail = None
+                yield Sign.BROKEN
             elif self._tail is not None:
                 self._tail.append(data[at])
                 at += 1
@@ -87,10 +91,8 @@ class Parser:
         return stop, False
 
     @staticmethod
-    def _finish(frame: bytearray, tail: bytearray) -> Command | Sign:
-        if not HEX.issuperset(tail) or int(tail, 16) != sum(frame) % 256:
-            return Sign.BROKEN
-        return Command(unescape(frame))
+    def _finish(frame: bytearray, tail: bytearray) -> Packet | Sign:
+        return Packet(unescape(frame)) if int(tail, 16) == sum(frame) % 256 else Sign.BROKEN
 
 
 def unescape(data: bytes | bytearray) -> bytes:

@@ -7,12 +7,12 @@ doesn't listen. The packets are those of GDB's remote serial protocol, of which 
 from __future__ import annotations
 
 import contextlib
-import re
 import socket
 import time
 from pathlib import Path
 
 from rumplab.errors import RumplabError
+from rumplab.gdb import rsp
 from rumplab.guest import ipkdb, lines
 from rumplab.guest.console import Console
 from rumplab.guest.definition import LINUX, Guest
@@ -21,30 +21,19 @@ from rumplab.machine import qmp
 from rumplab.machine.registry import Machine
 
 # The acknowledgement is for a kernel that still waits for one, of what it told an earlier debugger.
-QUESTION = b"+$?#3f"
-PACKET = re.compile(rb"\$([^$#]*)#([0-9a-fA-F]{2})")
+QUESTION = b"+" + rsp.frame(b"?")
 ANSWER_SECONDS = 1.5
 ENTER_SECONDS = 5.0
 # Silence after the last byte, by which everything has come.
 QUIET_SECONDS = 0.2
 AGAIN_SECONDS = 1.0
 CHUNK = 4096
-# More than a packet has: what is before that in a line's noise is no part of one.
-LONGEST = 1 << 16
 LOOKED_AT = 1 << 20
 # What kernels print on the console when they wait for a debugger for the first time.
 WAITING = ("kgdb waiting...", "KGDB: Waiting for connection from remote gdb")
 # What Linux prints when it has understood a key of magic SysRq's.
 SYSRQ = r"(?i)sysrq ?: "
 HELD = ("paused", "prelaunch", "debug")
-
-
-def valid_packet(data: bytes) -> bytes | None:
-    """What the first packet in `data` with a right checksum holds; garbage around it is passed over."""
-    for body, digits in PACKET.findall(data):
-        if sum(body) & 0xFF == int(digits, 16):
-            return bytes(body)
-    return None
 
 
 def ask(path: Path, seconds: float) -> bool:
@@ -69,7 +58,7 @@ def ask(path: Path, seconds: float) -> bool:
 def _answered(line: socket.socket, seconds: float) -> bool:
     """Whether a whole packet comes within `seconds`; it is acknowledged then."""
     deadline = time.monotonic() + seconds
-    data = b""
+    parser = rsp.Parser()
     while (left := deadline - time.monotonic()) > 0:
         line.settimeout(left)
         try:
@@ -78,23 +67,23 @@ def _answered(line: socket.socket, seconds: float) -> bool:
             return False
         if not piece:
             raise ConnectionResetError
-        data = (data + piece)[-LONGEST:]
-        if valid_packet(data) is not None:
-            line.sendall(b"+")
-            return True
-        if PACKET.search(data):
-            # It came damaged: have it sent again.
-            line.sendall(b"-")
-            data = b""
+        for part in parser.feed(piece):
+            if isinstance(part, rsp.Packet):
+                line.sendall(b"+")
+                return True
+            if part is rsp.Sign.BROKEN:
+                # Have it sent again.
+                line.sendall(b"-")
     return False
 
 
 def _drain(line: socket.socket) -> None:
     """Takes what else comes, since questions may have been waiting in front of the one that was answered."""
     line.settimeout(QUIET_SECONDS)
+    parser = rsp.Parser()
     with contextlib.suppress(socket.timeout):
         while piece := line.recv(CHUNK):
-            line.sendall(b"+" * len(PACKET.findall(piece)))
+            line.sendall(b"+" * sum(isinstance(part, rsp.Packet) for part in parser.feed(piece)))
 
 
 def state(machine: Machine) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from rumplab.errors import RumplabError
 from rumplab.gdb import rsp
-from rumplab.gdb.rsp import Command, Sign
+from rumplab.gdb.rsp import Packet, Sign
 from rumplab.host import ports
 from rumplab.ipkdb.faults import Lost
 from rumplab.ipkdb.gdb_server import BAD_COMMAND, CANNOT_INTERRUPT, Stub
@@ -47,7 +47,7 @@ class Conversation:
         self._last = b""
         self._gone = False
         # What has come and waits to be done; None is the end.
-        self._events: deque[Command | Sign | None] = deque()
+        self._events: deque[Packet | Sign | None] = deque()
         self._room = asyncio.Event()
         self._waiter: asyncio.Future[None] | None = None
 
@@ -75,7 +75,7 @@ class Conversation:
         with contextlib.suppress(ConnectionError):
             while data := await self.reader.read(CHUNK):
                 for event in parser.feed(data):
-                    if event is Sign.ACK or (isinstance(event, Command) and self._quick(event.data)):
+                    if event is Sign.ACK or (isinstance(event, Packet) and self._quick(event.data)):
                         continue
                     while len(self._events) >= WAITING:
                         self._room.clear()
@@ -108,8 +108,8 @@ class Conversation:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def _take(self, event: Command | Sign) -> None:
-        if isinstance(event, Command):
+    async def _take(self, event: Packet | Sign) -> None:
+        if isinstance(event, Packet):
             self._accept(event.data)
             await self._do(event.data)
         elif event is Sign.NAK:

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rumplab.gdb import rsp
 from rumplab.host import child_environment
 from rumplab.host.answers import UNFIT, check_fields, typed
 from rumplab.host.files import work_directory
@@ -34,8 +35,6 @@ CODE_BASE = 0xFFFF0000
 EXIT_VALUE = 0x2A
 # isa-debug-exit ends QEMU with (value << 1) | 1.
 EXIT_CODE = EXIT_VALUE << 1 | 1
-# More than a packet has.
-LONGEST = 1 << 16
 # What a remembered answer rests on; another number asks again.
 PROBE = 2
 # As GDB's protocol names them, and people.
@@ -157,7 +156,7 @@ def _debug(process: subprocess.Popen[bytes], deadline: float) -> str:
 
 def _send(process: subprocess.Popen[bytes], data: str) -> None:
     """Sends a packet of GDB's remote protocol. EOFError when QEMU has ended."""
-    _write(process, f"${data}#{sum(data.encode()) & 0xFF:02x}".encode())
+    _write(process, rsp.frame(data.encode("ascii")))
 
 
 def _write(process: subprocess.Popen[bytes], data: bytes) -> None:
@@ -174,20 +173,17 @@ def _ask(process: subprocess.Popen[bytes], data: str, deadline: float) -> str:
     _send(process, data)
     if process.stdout is None:
         raise ValueError("the probe has no pipe from QEMU")
-    said = b""
+    parser = rsp.Parser()
     while True:
-        # A packet ends with '#' and a checksum, which a pipe has no use for; a stop that nobody asked for has none.
-        _, start, rest = said.partition(b"$")
-        packet, end, checksum = rest.partition(b"#")
-        if start and end and len(checksum) >= 2:
-            _write(process, b"+")
-            return packet.decode("ascii", errors="replace")
         if not select.select([process.stdout], [], [], max(deadline - time.monotonic(), 0))[0]:
             raise TimeoutError
         more = os.read(process.stdout.fileno(), 4096)
         if not more:
             raise EOFError
-        said = (said + more)[-LONGEST:]
+        for part in parser.feed(more):
+            if isinstance(part, rsp.Packet):
+                _write(process, b"+")
+                return part.data.decode("ascii", errors="replace")
 
 
 def _abandon(process: subprocess.Popen[bytes]) -> None:

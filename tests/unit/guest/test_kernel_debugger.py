@@ -142,12 +142,3 @@ def test_a_guest_that_dies_in_the_middle_of_a_packet_is_no_answer(line: Callable
 
 def test_no_line_is_no_answer(tmp_path: Path) -> None:
     assert not kernel_debugger.ask(tmp_path / "com1.sock", 1)
-
-
-@pytest.mark.parametrize(
-    ("data", "packet"),
-    [(b"+$S05#b8", b"S05"), (b"$S05#B8", b"S05"), (b"$S05#b9", None), (b"$#00", b""), (b"$S05", None),
-     (b"$S05#b9$OK#9a", b"OK"), (b"$$OK#9a", b"OK")],
-)  # fmt: skip
-def test_packets(data: bytes, packet: bytes | None) -> None:
-    assert kernel_debugger.valid_packet(data) == packet

@@ -15,7 +15,7 @@ from ipkdb.lab import Bench
 from ipkdb.weather import FINE, Weather, run
 
 from rumplab.gdb import rsp
-from rumplab.gdb.rsp import Command, Parser, Sign
+from rumplab.gdb.rsp import Packet, Parser, Sign
 from rumplab.ipkdb.arch import ARCHES
 from rumplab.ipkdb.faults import Lost
 from rumplab.ipkdb.gdb_server import Stub
@@ -379,12 +379,12 @@ def test_frames_survive_any_cut() -> None:
     stream += b"$m0,1#00" + b"$abc" + rsp.frame(b"?")
     expected = [
         Sign.ACK,
-        Command(b"g"),
+        Packet(b"g"),
         Sign.NAK,
         Sign.INTERRUPT,
-        Command(b"X0,3:#$}"),
+        Packet(b"X0,3:#$}"),
         Sign.BROKEN,
-        Command(b"?"),
+        Packet(b"?"),
     ]
     for size in range(1, len(stream) + 1):
         parser = Parser()
@@ -392,12 +392,30 @@ def test_frames_survive_any_cut() -> None:
         assert found == expected
 
 
+@pytest.mark.parametrize(
+    ("data", "packet"),
+    [
+        (b"+$S05#b8", b"S05"),
+        (b"$S05#B8", b"S05"),
+        (b"$S05#b9", None),
+        (b"$#00", b""),
+        (b"$S05", None),
+        (b"$S05#b9$OK#9a", b"OK"),
+        (b"$$OK#9a", b"OK"),
+        (b"$half#$OK#9a", b"OK"),
+        (b"$half#1$OK#9a", b"OK"),
+    ],
+)
+def test_what_surrounds_a_packet_is_passed_over(data: bytes, packet: bytes | None) -> None:
+    assert next((part.data for part in Parser().feed(data) if isinstance(part, Packet)), None) == packet
+
+
 @given(st.binary(max_size=64))
 def test_escapes_are_undone(data: bytes) -> None:
     escaped = rsp.escape(data)
     assert not {ord("#"), ord("$"), ord("*")} & set(escaped)
     assert rsp.unescape(escaped) == data
-    assert list(Parser().feed(rsp.frame(escaped))) == [Command(data)]
+    assert list(Parser().feed(rsp.frame(escaped))) == [Packet(data)]
 
 
 def test_frame_without_an_end_is_bounded() -> None:
@@ -405,7 +423,7 @@ def test_frame_without_an_end_is_bounded() -> None:
     assert list(parser.feed(b"$")) == []
     signs = [event for _ in range(100) for event in parser.feed(b"a" * 4096)]
     assert signs == [Sign.BROKEN]
-    assert list(parser.feed(rsp.frame(b"g"))) == [Command(b"g")]
+    assert list(parser.feed(rsp.frame(b"g"))) == [Packet(b"g")]
 
 
 def test_commands_of_two_gdbs_in_a_row_wait_for_each_other() -> None:
