@@ -20,6 +20,18 @@ from rumplab.machine import accel
 from rumplab.machine.registry import open_machines
 
 
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def clean_checkout() -> Iterator[None]:
+    """No test of a module leaves a file at the top of the checkout, where a collection is made of what is there."""
+    before = {path.name for path in ROOT.iterdir()}
+    yield
+    left = {path.name for path in ROOT.iterdir()} - before
+    assert not [name for name in left if not name.startswith(".") and name != "build"]
+
+
 @pytest.fixture
 def empty_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LabPrefix]:
     """A configured lab without components, which RUMPLAB_CONFIG points at."""
