@@ -175,7 +175,7 @@ def test_gdb_gets_the_bridge_and_the_kernels_sources() -> None:
     assert [*commands[:2], "set remotetimeout 40"] == commands[:3]
     assert 'set substitute-path "/usr/src" "/here"' in commands
     (remote,) = [line for line in commands if line.startswith("target remote | ")]
-    assert " ipkdb e --stdio --timeout 30 --key-file '/my key'" in remote
+    assert " ipkdb connect e --stdio --timeout 30 --key-file '/my key'" in remote
     running = command_line.run_to("main", "break")
     assert commands[-len(running) :] == running
     by_qemu = debugger.gdb_session(lab_at(Path("/prefix")), guest, machine, qemu_stub=True)
