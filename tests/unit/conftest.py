@@ -19,7 +19,6 @@ from rumplab.lab import config
 from rumplab.machine import accel
 from rumplab.machine.registry import open_machines
 
-
 ROOT = Path(__file__).resolve().parents[2]
 
 

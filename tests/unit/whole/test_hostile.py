@@ -264,7 +264,7 @@ def test_a_verb_that_is_interrupted_leaves_nothing(bench: Bench, verb: str) -> N
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             # Under nohup a hang-up is ignored, by children too.
-            preexec_fn=lambda number=number: signal.signal(number, signal.SIG_DFL),
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         ) as child:
             time.sleep(0.02 + 0.4 * point / POINTS)
             child.send_signal(number)
