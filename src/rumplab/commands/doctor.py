@@ -18,7 +18,7 @@ from rumplab.container import builder_images
 from rumplab.errors import RumplabError
 from rumplab.guest.definition import open_guests
 from rumplab.host import accounts, child_environment, ports, regular
-from rumplab.host.answers import UNFIT
+from rumplab.host.answers import MALFORMED
 from rumplab.lab import config, recorded, verified
 from rumplab.lab.config import DAMAGED, REMEDY, Component, Lab
 from rumplab.machine import accel, sandbox
@@ -174,7 +174,9 @@ def describe(result: accel.Result, chosen: str) -> Check:
 
 def accelerator_remedy(name: str) -> str:
     if name == "kvm" and not os.access(accel.KVM, os.R_OK | os.W_OK):
-        return accounts.opening(accel.KVM, "kvm") if accel.KVM.exists() else "load KVM's module, as root: modprobe kvm"
+        if not accel.KVM.exists():
+            return "load KVM's module, as root: modprobe kvm"
+        return accounts.how_to_open(accel.KVM, "kvm")
     if name == "tcg":
         return "provision QEMU again: ./provision --tags qemu"
     return "nothing to do; --accel auto avoids it"
@@ -246,7 +248,7 @@ def check_records(lab: Lab) -> Iterator[Check]:
             texts.append(text)
         except FileNotFoundError:
             yield Check("manifest", "fail", f"{path} is lost", lab.provision)
-        except (OSError, *UNFIT):
+        except (OSError, *MALFORMED):
             yield Check("manifest", "fail", f"{path} is damaged", lab.provision)
     if len(texts) == 2:
         same = texts[0] == texts[1]

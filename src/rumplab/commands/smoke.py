@@ -118,7 +118,7 @@ def call(loop: Loop, *arguments: str) -> str:
     """Runs ``rumplab ARGUMENTS`` as a user would and returns its output; RumplabError with it on failure."""
     left = loop.left()
     with subprocess.Popen(
-        process.itself(*arguments),
+        process.own_command(*arguments),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rumplab.host import child_environment
-from rumplab.host.answers import UNFIT, check_fields, typed
+from rumplab.host.answers import MALFORMED, check_fields, typed
 from rumplab.host.files import work_directory
 from rumplab.machine import qemu_argv
 
@@ -253,7 +253,7 @@ def recall(cache: Path, wanted: dict[str, Any]) -> Verdict | None:
         for result in results:
             check_fields(result)
         return Verdict(typed(data["chosen"], str), results, True)
-    except (OSError, *UNFIT):
+    except (OSError, *MALFORMED):
         return None
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rumplab.host.answers import UNFIT, typed
+from rumplab.host.answers import MALFORMED, typed
 
 CHUNK = 1 << 16
 # The longest line taken. What the monitor says of a screen's memory has a tenth of that.
@@ -87,7 +87,7 @@ class Session:
             try:
                 message = typed(json.loads(line), dict)
                 refusal = None if key in message or "error" not in message else message["error"].get("desc", "refused")
-            except UNFIT as error:
+            except MALFORMED as error:
                 raise unknown(error) from error
             if refusal is not None:
                 raise Refused(str(refusal))
@@ -129,7 +129,7 @@ def state(answer: Any) -> str:
     """The run state in the answer to query-status."""
     try:
         return text(answer["status"])
-    except UNFIT as error:
+    except MALFORMED as error:
         raise unknown(error) from error
 
 
@@ -137,7 +137,7 @@ def text(answer: Any) -> str:
     """`answer`, if it is a text."""
     try:
         return str(typed(answer, str))
-    except UNFIT as error:
+    except MALFORMED as error:
         raise unknown(error) from error
 
 

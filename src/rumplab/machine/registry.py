@@ -22,7 +22,7 @@ from pathlib import Path
 
 from rumplab.errors import RumplabError, UsageError
 from rumplab.host import locks, peer, ports, process
-from rumplab.host.answers import UNFIT, check_fields
+from rumplab.host.answers import MALFORMED, check_fields
 from rumplab.lab import places
 from rumplab.lab.config import SCHEMA, Lab
 from rumplab.machine import nics
@@ -371,7 +371,7 @@ def read_record(directory: Path) -> Machine | None:
         for one in (machine, *drives):
             check_fields(one)
         machine = replace(machine, directory=str(directory), argv=tuple(machine.argv), nics=cards, drives=drives)
-    except UNFIT as error:
+    except MALFORMED as error:
         raise damaged(directory, error) from error
     # The directory is where it is, and the name with it.
     return replace(machine, name=directory.name)

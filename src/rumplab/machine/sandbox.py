@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rumplab.host import child_environment
-from rumplab.host.answers import UNFIT
+from rumplab.host.answers import MALFORMED
 
 CACHE = ".sandbox.json"
 SECONDS = 10.0
@@ -81,7 +81,7 @@ def recall(cache: Path, wanted: list[Any]) -> bool | None:
     try:
         data = json.loads(cache.read_text(encoding="utf-8"))
         return bool(data["works"]) if data["key"] == wanted else None
-    except (OSError, *UNFIT):
+    except (OSError, *MALFORMED):
         return None
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rumplab.errors import RumplabError
-from rumplab.host.answers import UNFIT
+from rumplab.host.answers import MALFORMED
 from rumplab.machine import qmp, vga_text
 from rumplab.machine.consoles import SERIAL
 from rumplab.machine.registry import Machine
@@ -78,7 +78,7 @@ def look(machine: Machine) -> Screen:
         if NO_CARD in str(error):
             raise no_screen(machine) from error
         raise RumplabError(f"{machine.name} does not show its screen: {error}") from error
-    except UNFIT as error:
+    except MALFORMED as error:
         raise RumplabError(f"{machine.name} sent something that is not its screen: {error}") from error
     finally:
         with contextlib.suppress(OSError):

@@ -14,7 +14,7 @@ from support.labfixture import LabPrefix
 from support.running import DONE, detach, started, until
 
 from rumplab.cli import drive_options
-from rumplab.cli.drive_options import Wish
+from rumplab.cli.drive_options import DriveOption
 from rumplab.errors import UsageError
 from rumplab.machine import disk_controllers, launch
 from rumplab.machine.disk_controllers import Disk
@@ -36,15 +36,15 @@ def blank(path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("text", "wish"),
+    ("text", "expected"),
     [
-        ("a.img", Wish("a.img")),
-        ("a.img,disk=mpt,format=qcow2,snapshot", Wish("a.img", "mpt", "qcow2", True)),
-        ("a,,b,,,disk=ide", Wish("a,b,", "ide")),
+        ("a.img", DriveOption("a.img")),
+        ("a.img,disk=mpt,format=qcow2,snapshot", DriveOption("a.img", "mpt", "qcow2", True)),
+        ("a,,b,,,disk=ide", DriveOption("a,b,", "ide")),
     ],
 )
-def test_what_a_drive_asks_for(text: str, wish: Wish) -> None:
-    assert drive_options.wish(text) == wish
+def test_what_a_drive_asks_for(text: str, expected: DriveOption) -> None:
+    assert drive_options.parse(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_what_a_drive_asks_for(text: str, wish: Wish) -> None:
 )
 def test_what_is_no_drive_is_refused_by_name(text: str, message: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=re.escape(message)):
-        drive_options.wish(text)
+        drive_options.parse(text)
 
 
 def test_disks_of_one_kind_share_an_adapter_and_the_first_boots() -> None:

@@ -166,7 +166,7 @@ def test_leases_are_read_whatever_a_guest_calls_itself(tmp_path: Path) -> None:
     ],
 )
 def test_answer_of_another_form_names_who_gave_it(read: Callable[[str], object], said: str, who: str) -> None:
-    with pytest.raises(RumplabError, match=f"{who}.* is of a form that this tool doesn't know"):
+    with pytest.raises(RumplabError, match=f"{who}.* has a format that this tool doesn't know"):
         read(said)
 
 

@@ -109,7 +109,7 @@ def test_a_limit_on_files_is_told_by_its_name(lab: LabPrefix, pcihello: Path, tm
 def remedy(path: Path, mode: int, group: int) -> str:
     path.chmod(mode)
     os.chown(path, -1, group)
-    return accounts.opening(path, "kvm")
+    return accounts.how_to_open(path, "kvm")
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
@@ -134,5 +134,5 @@ def test_a_remedy_fits_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_who_has_joined_already_need_only_log_in_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accounts, "me", lambda: "ann")
     monkeypatch.setattr(accounts.grp, "getgrnam", lambda name: grp.struct_group((name, "x", 7, ["ann"])))
-    assert "log in again" in accounts.joining("lab")
-    assert "usermod" not in accounts.joining("lab")
+    assert "log in again" in accounts.how_to_join("lab")
+    assert "usermod" not in accounts.how_to_join("lab")

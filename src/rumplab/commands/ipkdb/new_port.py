@@ -28,5 +28,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.machine is not None:
-        print("rumplab ipkdb: --machine is --sys-arch now, and won't be understood for ever", file=sys.stderr)
+        print("rumplab ipkdb: use --sys-arch instead of --machine; a later release refuses --machine", file=sys.stderr)
     return new_port.run(args.interface, args.bus, args.sys_arch or args.machine, args.output)
