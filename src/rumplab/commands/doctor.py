@@ -136,7 +136,7 @@ def check_components(lab: Lab) -> Iterator[Check]:
 
 def check_tree(lab: Lab, component: Component, tree: str) -> Iterator[Check]:
     """A tree at a glance: in use, and complete."""
-    problem = recorded.out_of_use(lab, component.name, tree)
+    problem = recorded.link_problem(lab, component.name, tree)
     try:
         if not problem and not recorded.is_stamped(component, tree):
             problem = f"{tree}/{recorded.COMPLETE} isn't what the descriptor says"

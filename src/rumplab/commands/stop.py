@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         if not end(machines, machine, args.powerdown):
             raise RumplabError(f"{machine.name} (pid {machine.pid}) does not end; look at it with: ps {machine.pid}")
         print(f"{machine.name} stopped")
-    for path in places.forget(lab) if args.forget else ():
+    for path in places.remove_all(lab) if args.forget else ():
         print(f"{path} removed")
     if args.forget:
         files.sweep_work()

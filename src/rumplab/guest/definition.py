@@ -152,7 +152,7 @@ def open_guests(lab: Lab) -> Guests:
     old = places.former(lab)
     left = sorted(path.parent.name for path in old.glob(f".guests/*/{FILE}")) if old else []
     if old and left:
-        places.tell(
+        places.warn_once(
             f"{len(left)} of your guests ({', '.join(left)}) are in {old / '.guests'}, where they are looked for no"
             f" more; stop them, and bring each here with: mv {old / '.guests'}/NAME {guests.root}/"
         )

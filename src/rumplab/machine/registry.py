@@ -393,7 +393,7 @@ def open_machines(lab: Lab) -> Machines:
     where they were formerly, and still run, are named."""
     old = places.former(lab)
     for machine in formerly(old) if old else ():
-        places.tell(
+        places.warn_once(
             f"machine '{machine.name}' was started by a rumplab that kept its records in {old}, where they are looked"
             f" for no more; end it with: kill {machine.pid}"
         )

@@ -248,7 +248,7 @@ def test_a_squatted_place_is_passed_over_and_named(
     own = empty_lab.runtime / "s"
     own.mkdir()
     monkeypatch.setenv("XDG_STATE_HOME", str(own))
-    squatted = own / f"rumplab-{places.mark(lab)}"
+    squatted = own / f"rumplab-{places.lab_id(lab)}"
     if how == "link":
         squatted.symlink_to(tmp_path)
     elif how == "file":

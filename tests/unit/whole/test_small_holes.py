@@ -119,7 +119,7 @@ def test_a_remedy_fits_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     daemon = grp.getgrnam("daemon").gr_gid
     monkeypatch.setattr(os, "getegid", lambda: 12345)
     monkeypatch.setattr(os, "getgroups", list)
-    monkeypatch.setattr(accounts, "me", lambda: "ann")
+    monkeypatch.setattr(accounts, "account_name", lambda: "ann")
     for mode, group in ((0o600, daemon), (0o660, 0), (0o600, 0), (0o640, daemon)):
         said = remedy(device, mode, group)
         assert "-aG root" not in said
@@ -132,7 +132,7 @@ def test_a_remedy_fits_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_who_has_joined_already_need_only_log_in_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accounts, "me", lambda: "ann")
+    monkeypatch.setattr(accounts, "account_name", lambda: "ann")
     monkeypatch.setattr(accounts.grp, "getgrnam", lambda name: grp.struct_group((name, "x", 7, ["ann"])))
     assert "log in again" in accounts.how_to_join("lab")
     assert "usermod" not in accounts.how_to_join("lab")
