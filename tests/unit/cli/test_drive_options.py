@@ -96,7 +96,7 @@ def test_the_guest_numbers_the_disks_of_a_driver_as_it_meets_them() -> None:
 def test_a_controller_takes_so_many_disks_and_a_file_is_on_a_machine_once() -> None:
     four = [Disk(f"/{number}", controller="ide") for number in range(4)]
     disk_controllers.check(four)
-    with pytest.raises(UsageError, match="ide takes 4 disks, and these are 5"):
+    with pytest.raises(UsageError, match="ide takes 4 disks, not 5"):
         disk_controllers.check([*four, Disk("/cd", controller=disk_controllers.CDROM)])
     with pytest.raises(UsageError, match="/0 is given 2 times"):
         disk_controllers.check([*four, replace(four[0], controller="virtio")])
