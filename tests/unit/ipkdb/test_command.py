@@ -38,7 +38,7 @@ BRIDGE = {
         ("connect netbsd other", "unrecognized arguments: other"),
         ("connect netbsd --json", "unrecognized arguments: --json"),
         ("connect netbsd --bus pci", "unrecognized arguments: --bus"),
-        ("connect netbsd --port 99 --stdio", "exclude each other"),
+        ("connect netbsd --port 99 --stdio", "both say how GDB connects"),
         ("decode", "required: FILE"),
         ("decode x --target 127.0.0.1", "unrecognized arguments: --target"),
         ("check-port", "name one target"),

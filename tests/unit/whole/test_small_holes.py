@@ -87,7 +87,7 @@ def test_a_linux_without_symbols_is_refused(lab: LabPrefix, tmp_path: Path) -> N
     kernel.write_bytes(b"MZ" + bytes(0x200) + b"HdrS" + bytes(9000))
     result = lab.tool("guest", "create", "lx", "--linux", kernel, "--bzimage", kernel)
     assert result.returncode == 2
-    assert "it has to be the file with the symbols" in result.stderr
+    assert "name the file with the symbols" in result.stderr
 
 
 def test_gdbs_pipe_has_to_be_one(empty_lab: LabPrefix, key_file: Path) -> None:

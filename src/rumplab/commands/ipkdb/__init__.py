@@ -1,4 +1,4 @@
-"""``rumplab ipkdb``: GDB on a kernel that has IPKDB, and the kit for those who bring IPKDB to another machine."""
+"""``rumplab ipkdb``: connects GDB to a kernel that has IPKDB, and helps to port IPKDB to another card or machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``rumplab ipkdb check-port``: what a target must do to be an IPKDB, tried on a live one."""
+"""``rumplab ipkdb check-port``: tests on a running target what IPKDB's protocol demands of it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def checked(plan: Plan, oversized: bool) -> tuple[list[check_port.Row], bool]:
-    """(the rows, whether the target was lost on the way)."""
+    """Runs the checks. Returns (their results, whether the target stopped answering)."""
     session.refuse_second_debugger(plan.place)
     with contextlib.ExitStack() as stack:
         capture = stack.enter_context(contextlib.closing(Writer(plan.pcap))) if plan.pcap else None
@@ -55,5 +55,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(output.table(("CHECK", "RESULT", "DETAIL"), [(row.name, row.result, row.detail) for row in rows]))
     if lost:
-        print("rumplab ipkdb: the target was lost, so the list ends there; it may still be stopped", file=sys.stderr)
+        print(
+            "rumplab ipkdb: the target stopped answering, so the list ends there; it may still be stopped",
+            file=sys.stderr,
+        )
     return 1 if failed else 0

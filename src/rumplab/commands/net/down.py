@@ -1,4 +1,4 @@
-"""``rumplab net down``: takes the lab's bridge down, and leaves the host as `net up` found it."""
+"""``rumplab net down``: takes the lab's bridge down and restores the host's network as it was before `net up`."""
 
 from __future__ import annotations
 
