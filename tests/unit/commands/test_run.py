@@ -330,7 +330,7 @@ def test_the_printed_command_boots(lab: LabPrefix, pcihello: Path, tmp_path: Pat
         (b"\x7fELF" + bytes(600), (), 1, "is an ELF file for another processor"),
         (b"\x7fELF" + bytes(600), ("--", "-m", "64M"), 1, "QEMU did not start"),
         (bytes(600), (), 1, "has no boot sector"),
-        (bytes(510) + b"\x55\xaa" + bytes(600), ("--", "-daemonize"), 2, "unknown to ps and stop"),
+        (bytes(510) + b"\x55\xaa" + bytes(600), ("--", "-daemonize"), 2, "use --detach instead"),
         (b"just words\n" * 99, (), 1, "is a text, not a disk image"),
     ],
 )

@@ -136,7 +136,7 @@ def test_contradictions(empty_lab: LabPrefix, kernel: Path, words: list[str], co
         (["--kernel", "K", "--sources", "absent"], "absent: no such directory"),
         (["--kernel", "TEXT"], "is not an ELF file"),
         (["--kernel", "/bin/ls"], "/bin/ls is a program for an operating system, not a kernel"),
-        (["--linux", "K"], "name it with --bzimage"),
+        (["--linux", "K"], "name the bzImage with --bzimage"),
     ],
 )
 def test_files_that_are_not_there(empty_lab: LabPrefix, kernel: Path, words: list[str], complaint: str) -> None:
