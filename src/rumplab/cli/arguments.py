@@ -22,7 +22,7 @@ def memory(text: str) -> str:
 def seconds(text: str) -> float:
     """Returns `text` as seconds, from 0 to one day. It refuses NaN, since a comparison with NaN never ends a wait."""
     if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,6})?", text, re.ASCII) or float(text) > LONGEST:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds from 0 to {LONGEST}")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds from 0 to {LONGEST}; use one, as 2.5")
     return float(text)
 
 

@@ -15,21 +15,22 @@ from rumplab.lab import config
 from rumplab.lab.config import Lab
 from rumplab.machine.registry import Machine, open_machines
 
-PATIENCE = 30
-LONGEST_PATIENCE = 24 * 3600
+DEFAULT_TIMEOUT = 30
+LONGEST_TIMEOUT = 24 * 3600
 
 
-def place(text: str) -> tuple[IPv4Address, int]:
+def address(text: str) -> tuple[IPv4Address, int]:
+    """Parses IP[:PORT]; returns the address and the UDP port."""
     try:
         return reach.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def patience(text: str) -> int:
+def timeout(text: str) -> int:
     """Returns `text` as whole seconds, from 1 to one day."""
-    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= LONGEST_PATIENCE:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds from 1 to {LONGEST_PATIENCE}")
+    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= LONGEST_TIMEOUT:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds from 1 to {LONGEST_TIMEOUT}")
     return int(text)
 
 
@@ -40,13 +41,13 @@ def add_key(parser: argparse._ActionsContainer) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("machine", metavar="NAME", nargs="?", help="a machine that runs; or give --target")
     target = parser.add_argument_group("the target")
-    target.add_argument("--target", type=place, metavar="IP[:PORT]", help="its address, instead of a machine's name")
+    target.add_argument("--target", type=address, metavar="IP[:PORT]", help="its address, instead of a machine's name")
     add_key(target)
     target.add_argument("--arch", choices=tuple(arch.ARCHES), default="i386", help="what it runs on (default: i386)")
     target.add_argument(
         "--timeout",
-        type=patience,
-        default=PATIENCE,
+        type=timeout,
+        default=DEFAULT_TIMEOUT,
         metavar="SECONDS",
         help="for it to answer at first (default: %(default)s)",
     )
@@ -71,7 +72,9 @@ def secret(key_file: Path | None, lab: Lab | None) -> bytes:
     try:
         digest(b"", found)
     except ValueError as error:
-        raise RumplabError(f"IPKDB needs HMAC-MD5, which this host's OpenSSL refuses ({error})") from error
+        raise RumplabError(
+            f"IPKDB needs HMAC-MD5, which this host's OpenSSL refuses ({error}); is FIPS mode on? Turn it off"
+        ) from error
     return found
 
 

@@ -130,6 +130,7 @@ def dispatch(verb: str, arguments: list[str]) -> int:
 
 
 def print_error(verb: str, message: str) -> None:
+    """Prints the error on standard error, after the name of the verb."""
     print(f"{f'rumplab {verb}'.rstrip()}: {message}", file=sys.stderr)
 
 

@@ -115,7 +115,7 @@ def cards(args: argparse.Namespace, platform: str) -> tuple[Nic, ...]:
     if args.vmnet and platform != "darwin":
         raise UsageError("--vmnet is for macOS; on this host './provision --tags bridge' sets the lab's bridge up")
     if args.vmnet and not any(card.net == nics.BRIDGE for card in found):
-        raise UsageError("--vmnet goes with --net bridge")
+        raise UsageError("--vmnet goes with --net bridge; add that, or leave --vmnet out")
     if args.host_loopback:
         if all(card.net != nics.USER for card in found):
             raise UsageError(
@@ -137,6 +137,7 @@ def warn(found: Sequence[Nic]) -> None:
 
 
 def make(option: NicOption, number: int, network: str) -> Nic:
+    """Returns card `number`, counted from 0. `network` is the value of --net."""
     net = option.net or network
     unset = "" if net == nics.BRIDGE else macs.next_after(macs.DEFAULT, number)
     return Nic(option.model, net, option.mac or unset)

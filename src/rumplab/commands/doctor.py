@@ -175,6 +175,7 @@ def describe(result: accel.Result, chosen: str) -> Check:
 
 
 def accelerator_remedy(name: str) -> str:
+    """Returns what to do if the accelerator `name` doesn't work."""
     if name == "kvm" and not os.access(accel.KVM, os.R_OK | os.W_OK):
         if not accel.KVM.exists():
             return "load KVM's module, as root: modprobe kvm"
@@ -329,6 +330,7 @@ def verification(found: list[recorded.Comparison], user: str) -> list[str]:
 
 
 def verify(args: argparse.Namespace) -> int:
+    """Compares all files with their records, prints the report of --verify and returns the exit code."""
     lab = config.load()
     found = list(recorded.compare(lab))
     if args.json:

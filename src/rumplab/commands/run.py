@@ -123,13 +123,13 @@ def make_spec(
             " 'rumplab stage'"
         )
     if not is_program and args.disk == disk_controllers.NONE:
-        raise UsageError(f"{args.image} is a disk image: --disk none would leave nothing to boot")
+        raise UsageError(f"{args.image} is a disk image: --disk none would leave nothing to boot; leave --disk out")
     if not is_program and args.args is not None:
         raise UsageError("--args is for a program; an image's command line is set by 'rumplab stage --args'")
     if not is_program and args.config is not None:
         raise UsageError("--config is for a program; an image's configuration is set by 'rumplab stage --rumprun'")
     if args.config is None and args.rumprun_schema is not None:
-        raise UsageError("--rumprun-schema is for --config FILE.yml, which is missing")
+        raise UsageError("--rumprun-schema is for --config FILE.yml, which is missing; add it")
     check_boots(args, found)
     spec = qemu_argv.Spec(
         qemu=emulator,
@@ -175,7 +175,7 @@ def symbols(args: argparse.Namespace, found: boot_media.Media) -> tuple[str | No
         return found.program, found.program_sha256
     chosen = boot_media.inspect(args.symbols)
     if chosen.format is not None:
-        raise UsageError(f"{args.symbols} is not an ELF file, so it has no symbols to load")
+        raise UsageError(f"{args.symbols} is not an ELF file, so it has no symbols; name the ELF file of the program")
     return chosen.path, None
 
 
@@ -308,6 +308,7 @@ def print_disks(spec: qemu_argv.Spec) -> None:
 
 
 def start_detached(machines: Machines, machine: Machine, argv: list[str], passed: tuple[int, ...]) -> int:
+    """Starts QEMU in the background, prints what to do next, and returns the exit code."""
     running = launch.detached(machines, machine, argv, passed)
     if running is None:
         print(f"{machine.name} has run and ended; read its console with: rumplab logs {machine.name}")
@@ -325,6 +326,8 @@ def start_detached(machines: Machines, machine: Machine, argv: list[str], passed
 def start(
     machines: Machines, machine: Machine, argv: list[str], passed: tuple[int, ...], args: argparse.Namespace
 ) -> int:
+    """Runs QEMU on this terminal and returns its exit status. RumplabError if it isn't 0, except for a signal and for
+    the guest's own status with --exit-device."""
     print(
         f"rumplab: {machine.name}: console {machine.console}; attach with: rumplab debug {machine.name}",
         file=sys.stderr,

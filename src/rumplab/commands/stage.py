@@ -115,7 +115,7 @@ def chosen_configuration(args: argparse.Namespace) -> bytes | None:
     both are given."""
     if args.rumprun is None:
         if args.rumprun_schema is not None:
-            raise UsageError("--rumprun-schema is for --rumprun FILE.yml, which is missing")
+            raise UsageError("--rumprun-schema is for --rumprun FILE.yml, which is missing; add it")
         return None if args.config is None else read_configuration(args.config)
     if args.config is not None:
         raise UsageError("--config and --rumprun both give the configuration; leave one out")
@@ -128,7 +128,7 @@ def read_configuration(path: Path) -> bytes:
         with open(path, "rb") as file:
             content = file.read(LARGEST_CONFIGURATION + 1)
     except OSError as error:
-        raise RumplabError(f"cannot read {path}: {error.strerror}") from error
+        raise RumplabError(f"cannot read {path}: {error.strerror}; name a file that you can read") from error
     if len(content) > LARGEST_CONFIGURATION:
         raise RumplabError(f"{path} is larger than 1 MiB; put data into a disk image of its own")
     try:
@@ -140,7 +140,7 @@ def read_configuration(path: Path) -> bytes:
         line = content.count(b"\n", 0, error.start) + 1
         raise RumplabError(f"{path} is not JSON: line {line}: not UTF-8 ({error.reason})") from error
     except RecursionError as error:
-        raise RumplabError(f"{path} is nested too deeply to be a configuration") from error
+        raise RumplabError(f"{path} is nested too deeply to be a configuration; is it the right file?") from error
     except ValueError as error:
         raise RumplabError(f"{path} is not JSON: {error}") from error
     return content

@@ -89,7 +89,7 @@ def press(session: qmp.Session, keys: Sequence[str]) -> None:
     try:
         session.execute("send-key", {"keys": values, "hold-time": HOLD_MILLISECONDS})
     except qmp.Refused as error:
-        raise RumplabError(f"QEMU has no key for '{'-'.join(keys)}': {error}") from error
+        raise RumplabError(f"QEMU has no key for '{'-'.join(keys)}' ({error}); use a name such as ret") from error
     time.sleep(PAUSE_SECONDS)
 
 

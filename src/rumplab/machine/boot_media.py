@@ -46,7 +46,9 @@ def inspect(path: str, format: str | None = None) -> Media:
     if format is None and head.startswith(b"\x7fELF"):
         return Media(absolute, None, absolute, None)
     if len(head) < SECTOR and not head.startswith(recognise.DESCRIPTOR):
-        raise RumplabError(f"{path} is neither an ELF program nor a disk image ({len(head)} bytes)")
+        raise RumplabError(
+            f"{path} is neither an ELF program nor a disk image ({len(head)} bytes); name an image or a program"
+        )
     program, sha256 = sidecar(absolute)
     format = format or recognise.format_of(absolute)
     return Media(absolute, format, program, sha256, format == recognise.RAW and recognise.is_cd(absolute))

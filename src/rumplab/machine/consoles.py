@@ -63,5 +63,7 @@ def displays(emulator: str) -> list[str]:
             env=child_environment.of(child_environment.QEMU),
         )
     except subprocess.TimeoutExpired as error:
-        raise RumplabError(f"'{emulator} -display help' did not end within {HELP_SECONDS:.0f} s") from error
+        raise RumplabError(
+            f"'{emulator} -display help' did not end within {HELP_SECONDS:.0f} s; is the host busy?"
+        ) from error
     return result.stdout.split()

@@ -324,6 +324,7 @@ def uses(machine: Machine, forward: Forward) -> bool:
 
 
 def port_taken(port: str, other: Machine, option: str) -> RumplabError:
+    """Returns the error for a port that the machine `other` has. `option` is the one that asked for it."""
     return RumplabError(
         f"port {port} is taken by machine '{other.name}' (pid {other.pid});"
         f" stop it with 'rumplab stop {other.name}' or use another {option}"

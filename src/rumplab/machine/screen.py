@@ -49,6 +49,7 @@ def check(machine: Machine) -> None:
 
 
 def no_screen(machine: Machine) -> RumplabError:
+    """Returns the error for a machine without a VGA card."""
     return RumplabError(
         f"{machine.name} has no VGA card, so no screen: its console is the serial port, which 'rumplab logs"
         f" {machine.name}' prints; start it with --console vga for a screen"

@@ -74,7 +74,7 @@ def check_usage(args: argparse.Namespace) -> None:
     else:
         for option in ("bzimage", "initrd", "append"):
             if getattr(args, option) is not None:
-                raise UsageError(f"--{option} goes with --linux")
+                raise UsageError(f"--{option} goes with --linux; add that, or leave --{option} out")
     for option in ("symbols", "boot", "sources"):
         if getattr(args, option) is not None and args.kernel is None and args.linux is None:
             raise UsageError(f"--{option} goes with --kernel; the lab's own kernel has what it needs")
@@ -85,7 +85,7 @@ def check_usage(args: argparse.Namespace) -> None:
     for option in ("append", "root"):
         text = getattr(args, option)
         if text is not None and (not text.isprintable() or len(text) > COMMAND_LINE_LIMIT):
-            raise UsageError(f"--{option} must be one line of text")
+            raise UsageError(f"--{option} must be one line of text; shorten it, and leave control characters out")
     if args.root is not None and not all(character.isalnum() or character in "/=-_" for character in args.root):
         raise UsageError(f"--root {args.root} is not a device; use for example wd1a")
 
@@ -93,7 +93,7 @@ def check_usage(args: argparse.Namespace) -> None:
 def existing(path: str) -> str:
     """Returns `path` made absolute. RumplabError unless it is a file."""
     if not os.path.isfile(path):
-        raise RumplabError(f"{path}: no such file")
+        raise RumplabError(f"{path}: no such file; name one that exists")
     return os.path.abspath(path)
 
 
@@ -108,7 +108,7 @@ def with_symbols(option: str, path: str) -> str:
     return absolute
 
 
-def beside(vmlinux: str) -> str:
+def bzimage_of(vmlinux: str) -> str:
     """Returns the bzImage of the build tree that contains `vmlinux`. RumplabError if there is none."""
     path = Path(vmlinux).parent / "arch" / "x86" / "boot" / "bzImage"
     if not path.is_file():
@@ -125,7 +125,7 @@ def source_places(text: str | None) -> tuple[str, str | None]:
     if os.path.isdir(text) or not equals or not name.startswith("/"):
         name, directory = SOURCE_NAME, text
     if not os.path.isdir(directory):
-        raise RumplabError(f"{directory}: no such directory")
+        raise RumplabError(f"{directory}: no such directory; name one that exists")
     return name, os.path.abspath(directory)
 
 
@@ -136,10 +136,10 @@ def make_guest(args: argparse.Namespace, lab: Lab, platform: str) -> Guest:
     symbols: str | None
     disk = recorded.settle(lab, existing(args.disk), None, args.allow_backing) if args.disk else None
     if disk is not None and disk.format is None:
-        raise UsageError(f"{args.disk} is a program, not a disk image")
+        raise UsageError(f"{args.disk} is a program, not a disk image; name the root disk")
     if args.linux is not None:
         symbols = with_symbols("--linux", args.linux)
-        kernel = existing(args.bzimage) if args.bzimage else beside(symbols)
+        kernel = existing(args.bzimage) if args.bzimage else bzimage_of(symbols)
     else:
         kernel = existing(args.kernel) if args.kernel else None
         symbols = with_symbols("--symbols", args.symbols) if args.symbols else kernel

@@ -104,7 +104,7 @@ def check_mode(machine: Machine, args: argparse.Namespace) -> None:
     --break with IPKDB."""
     by_network = machine.guest == IPKDB and not args.qemu_stub
     if args.key_file and not by_network:
-        raise UsageError("--key-file is for a guest that was started with --ipkdb")
+        raise UsageError("--key-file is for a guest that was started with --ipkdb; leave it out")
     command_line.check_files(args.key_file)
     if by_network and args.interrupt:
         ipkdb.refuse_interrupt(machine)

@@ -71,7 +71,7 @@ def check_usage(args: argparse.Namespace) -> None:
     if args.wait and not args.qemu_stub:
         raise UsageError("--wait goes with --qemu-stub; with --kgdb and --ipkdb the kernel itself waits")
     if (args.ipkdb_net or args.ipkdb_port) and not args.ipkdb:
-        raise UsageError("--ipkdb-net and --ipkdb-port go with --ipkdb")
+        raise UsageError("--ipkdb-net and --ipkdb-port go with --ipkdb; add that, or leave them out")
 
 
 def make_spec(plan: Plan, args: argparse.Namespace, emulator: str, accelerator: str) -> Spec:

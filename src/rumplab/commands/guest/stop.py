@@ -80,6 +80,7 @@ def shut_down(machine: Machine, guest: Guest, seconds: float) -> bool:
 
 
 def press_button(machine: Machine) -> None:
+    """Presses the machine's power button (ACPI). RumplabError if QEMU doesn't answer."""
     try:
         qmp.execute(machine.socket, "system_powerdown")
     except qmp.QmpError as error:
