@@ -210,7 +210,7 @@ def test_line_without_an_end_is_taken_up_to_a_limit() -> None:
 
     flooding = threading.Thread(target=flood)
     flooding.start()
-    with pytest.raises(qmp.QmpError, match="no message"), qmp.Session(Path("x"), 30.0, ours):
+    with pytest.raises(qmp.QmpError, match="without a line end"), qmp.Session(Path("x"), 30.0, ours):
         pass
     flooding.join(30)
 
