@@ -66,8 +66,8 @@ def check_usage(args: argparse.Namespace) -> None:
 
 
 def secret(key_file: Path | None, lab: Lab | None) -> bytes:
-    """Returns the key, from `key_file`, the environment or the lab. RumplabError if there is none, or if this host's
-    OpenSSL refuses HMAC-MD5."""
+    """Returns the key, from `key_file`, the environment or the lab. UsageError if there is none; RumplabError if
+    the file can't be used, or this host's OpenSSL refuses HMAC-MD5."""
     found = key.load(key_file, lab.prefix / "etc" / "ipkdb.key" if lab else None)
     try:
         digest(b"", found)

@@ -80,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_python() -> Check:
+    """Checks the version of the Python that runs this tool."""
     version = platform.python_version()
     if sys.version_info[:2] < OLDEST_PYTHON:
         return Check("python", "fail", version, "install Python 3.9 or newer and provision again")
@@ -160,6 +161,7 @@ def check_accelerators(lab: Lab, reprobe: bool) -> Iterator[Check]:
 
 
 def describe(result: accel.Result, chosen: str) -> Check:
+    """Returns the line for one accelerator's result. `chosen` is the one that `--accel auto` takes."""
     subject = f"accelerator/{result.name}"
     if result.works and (result.name == chosen or result.name == "tcg"):
         return Check(subject, "ok", f"ran the probe in {result.seconds:.2f} s")
@@ -217,6 +219,7 @@ def check_tap() -> Check:
 
 
 def check_bridge_helper() -> Check:
+    """Looks for qemu-bridge-helper. Only bridged networking needs it."""
     for path in BRIDGE_HELPERS:
         if os.path.exists(path):
             setuid = bool(os.stat(path).st_mode & 0o4000)
@@ -225,6 +228,7 @@ def check_bridge_helper() -> Check:
 
 
 def check_port() -> Check:
+    """Checks that the loopback interface has a free port."""
     try:
         return Check("debug ports", "ok", f"127.0.0.1 gives free ports (now {ports.free()})")
     except OSError as error:
@@ -232,6 +236,7 @@ def check_port() -> Check:
 
 
 def check_disk(lab: Lab) -> Check:
+    """Checks the free space of the lab's file system."""
     free = shutil.disk_usage(lab.prefix).free
     detail = f"{free / GIB:.1f} GiB free in {lab.prefix}"
     if free < LOW_DISK:

@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def described(machine: Machine, screen: Screen, png: Path | None) -> dict[str, Any]:
+    """Returns the screen's data for --json. `png` is the file in which its picture was saved."""
     return {
         "name": machine.name,
         "mode": "graphics" if screen.rows is None else "text",

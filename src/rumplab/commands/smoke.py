@@ -130,10 +130,10 @@ def call(loop: Loop, *arguments: str) -> str:
         try:
             output, _ = child.communicate(timeout=seconds)
         except subprocess.TimeoutExpired as error:
-            printed = terminated(child).decode(errors="replace")
+            printed = terminate(child).decode(errors="replace")
             raise RumplabError(f"'rumplab {arguments[0]}' did not end in time; it printed:\n{printed}") from error
         except BaseException:
-            terminated(child)
+            terminate(child)
             raise
     printed = output.decode(errors="replace")
     if child.returncode:
@@ -141,7 +141,7 @@ def call(loop: Loop, *arguments: str) -> str:
     return printed
 
 
-def terminated(child: subprocess.Popen[bytes]) -> bytes:
+def terminate(child: subprocess.Popen[bytes]) -> bytes:
     """Ends a command of this tool and returns its output. SIGTERM lets it clean up; SIGKILL follows after
     ENDING_SECONDS."""
     child.terminate()
@@ -153,11 +153,13 @@ def terminated(child: subprocess.Popen[bytes]) -> bytes:
 
 
 def stage(loop: Loop) -> str:
+    """Makes the image; returns what to print about it."""
     call(loop, "stage", loop.program, "-o", str(loop.image), "--args", "rumplab smoke")
     return f"{loop.image.name}, {loop.image.stat().st_size >> 20} MiB"
 
 
 def boot(loop: Loop) -> str:
+    """Starts the machine, stopped; returns what to print about it."""
     disk = ["--disk", loop.disk] if loop.disk else []
     call(loop, "run", str(loop.image), "--wait", "--detach", "--name", loop.name, *disk)
     machine = loop.machines.find(loop.name)
@@ -261,6 +263,7 @@ def names(loop: Loop) -> list[str]:
 
 
 def clean_up(loop: Loop, keep: bool) -> None:
+    """Ends the loop's machines; with `keep`, prints what it leaves instead."""
     if keep:
         kept = ", ".join(one.name for one in loop.machines.all() if one.name in names(loop))
         print(f"rumplab smoke: kept {kept or 'no machine'} and {loop.directory}", file=sys.stderr)

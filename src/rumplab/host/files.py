@@ -30,7 +30,7 @@ PURPOSES = ("stage", "smoke", "probe", "ipkdb")
 def temporary_file(directory: Path) -> Iterator[Path]:
     """Yields an empty file in `directory`, and removes it at the end unless it was renamed. Its mode follows the
     umask. RumplabError if the file can't be made."""
-    with explained(directory):
+    with explaining_errors(directory):
         path, lock = locked(directory, PREFIX, make_file)
     try:
         yield path
@@ -43,7 +43,7 @@ def temporary_file(directory: Path) -> Iterator[Path]:
 def temporary_directory(directory: Path) -> Iterator[Path]:
     """Yields an empty directory in `directory`, and removes it at the end. Its mode follows the umask. RumplabError if
     it can't be made."""
-    with explained(directory):
+    with explaining_errors(directory):
         path, lock = locked(directory, PREFIX, Path.mkdir)
     try:
         yield path
@@ -53,7 +53,7 @@ def temporary_directory(directory: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def explained(directory: Path) -> Iterator[None]:
+def explaining_errors(directory: Path) -> Iterator[None]:
     """Turns an OSError of the block into a RumplabError with a remedy. `directory` is where the output goes."""
     try:
         yield

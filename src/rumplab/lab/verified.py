@@ -25,6 +25,7 @@ def state_of(components: Iterable[Component]) -> str:
 
 
 def record_path(lab: Lab) -> Path:
+    """Returns the path of the record."""
     return lab.prefix / "var" / "verified.json"
 
 

@@ -145,4 +145,5 @@ def text(answer: Any) -> str:
 
 
 def unknown(error: Exception) -> QmpError:
+    """Returns the error for an answer that could not be parsed."""
     return QmpError(f"the machine's answer has an unknown format ({type(error).__name__}: {error})")

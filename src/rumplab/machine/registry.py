@@ -386,6 +386,7 @@ def read_record(directory: Path) -> Machine | None:
 
 
 def damaged(directory: Path, error: Exception) -> RumplabError:
+    """Returns the error for a record that could not be parsed."""
     return RumplabError(f"{directory / RECORD}, a machine's record, is damaged ({error})")
 
 

@@ -80,6 +80,7 @@ def works(emulator: str) -> bool:
 
 
 def recall(cache: Path, wanted: list[Any]) -> bool | None:
+    """Returns the stored result if its key is `wanted`; None otherwise."""
     try:
         data = json.loads(cache.read_text(encoding="utf-8"))
         return bool(data["works"]) if data["key"] == wanted else None

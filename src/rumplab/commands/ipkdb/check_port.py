@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-async def checked(plan: Plan, oversized: bool) -> tuple[list[check_port.Row], bool]:
+async def run_checks(plan: Plan, oversized: bool) -> tuple[list[check_port.Row], bool]:
     """Runs the checks. Returns (their results, whether the target stopped answering)."""
     session.refuse_second_debugger(plan.place)
     with contextlib.ExitStack() as stack:
@@ -48,7 +48,7 @@ async def checked(plan: Plan, oversized: bool) -> tuple[list[check_port.Row], bo
 def run(args: argparse.Namespace) -> int:
     ipkdb_target.check_usage(args)
     plan = ipkdb_target.plan_of(args)
-    rows, lost = asyncio.run(checked(plan, args.oversized))
+    rows, lost = asyncio.run(run_checks(plan, args.oversized))
     failed = [row for row in rows if row.result == check_port.FAILED]
     if args.json:
         print(output.as_json([row.as_data() for row in rows]))

@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def down(lab: Lab, force: bool, dry_run: bool) -> int:
+    """Takes the bridge down, or prints the commands with `dry_run`. Returns the exit code."""
     tools = tools_of(lab)
     if dry_run:
         streams.script(script(prepare_down(lab, tools, force)[1]))

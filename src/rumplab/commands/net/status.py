@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def status(lab: Lab, as_json: bool) -> int:
+    """Prints the state of the bridge. Returns the exit code."""
     tools = tools_of(lab)
     found, recorded = look(tools)
     current = recorded.settings if recorded else settings.load(lab)

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def up(lab: Lab, dry_run: bool) -> int:
+    """Brings the bridge up, or prints the commands with `dry_run`. Returns the exit code."""
     wanted, tools = settings.load(lab), tools_of(lab, serving=True)
     if dry_run:
         make = Run(("mkdir", "-p", "-m", "755", str(tools.directory)))
