@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-# The module behind `signal`, which takes long to load.
+# `signal` takes long to load; this is the C module that it wraps.
 import _signal  # type: ignore[import-not-found]
 import sys
 
-# Until there is anything to clean up, Ctrl-C just ends the process, instead of in Python's own words.
+# Ctrl-C ends the process without a traceback. rumplab.cli.main.program restores Python's handler, which the clean-up
+# code of the verbs needs.
 if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
@@ -14,7 +15,7 @@ from rumplab.cli.main import program
 
 
 def entry() -> int:
-    """Run the command line as it was given; the exit code."""
+    """Runs this process's command line and returns the exit code."""
     return program(sys.argv[1:])
 
 

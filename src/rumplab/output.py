@@ -1,4 +1,4 @@
-"""Tables and JSON for people and programs."""
+"""Formats the tool's output: tables for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+# A message of the dynamic loader about an object in LD_PRELOAD that it can't load.
 LOADER = re.compile(r"ERROR: ld\.so: .*: ignored\.$")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell, two spaces apart; one line a row, no trailing blanks."""
+    """Returns the table as text, one line for each row. A column is as wide as its widest cell, two spaces separate
+    columns, and no line ends in a blank."""
     lines = [list(header), *(list(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
 
 
 def as_json(data: Any) -> str:
-    """`data` as JSON text for another program, in ASCII where it holds what standard output can't say."""
+    """Returns `data` as JSON text. It is ASCII if `data` has a character that standard output can't encode."""
     text = json.dumps(data, indent=2, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding or "ascii")
@@ -28,14 +30,14 @@ def as_json(data: Any) -> str:
     return text
 
 
-def own_lines(said: str) -> list[str]:
-    """The lines that a program has said itself: not those of the loader, which tells what it passes over."""
-    return [line for line in said.splitlines() if not LOADER.match(line)]
+def own_lines(printed: str) -> list[str]:
+    """Returns the lines of `printed` that come from the program itself, without the dynamic loader's messages."""
+    return [line for line in printed.splitlines() if not LOADER.match(line)]
 
 
-def shortened(said: str, most: int, remedy: str = "") -> str:
-    """The first `most` lines of `said`, and how many there are besides: after many complaints, further ones are
-    mostly their consequences. `remedy` tells how to see those."""
-    lines = said.rstrip().splitlines()
+def shortened(printed: str, most: int, remedy: str = "") -> str:
+    """Returns the first `most` lines of `printed` and the number of the lines left out: the later error messages of a
+    compiler are mostly consequences of the first. `remedy` says how to see the rest."""
+    lines = printed.rstrip().splitlines()
     left = len(lines) - most
     return "\n".join(lines[:most] + ([f"({left} more lines{remedy})"] if left > 0 else []))

@@ -28,7 +28,7 @@ from rumplab.gdb import pipe, rsp
 from rumplab.gdb.rsp import Packet
 from rumplab.guest import console as guest_console
 from rumplab.guest import kernel_debugger, lines
-from rumplab.host.answers import UNFIT
+from rumplab.host.answers import MALFORMED
 from rumplab.ipkdb import check_port, console_messages, packet
 from rumplab.ipkdb.arch import I386
 from rumplab.ipkdb.decode import describe
@@ -343,7 +343,7 @@ READERS = (
     Reader("wire", wired, (FRAMES[0] + b"\x03$T05#b9+",), (), STREAM),
     Reader("qmp", control, SESSIONS, (qmp.QmpError,), binary((b"\r\n", EVENT, b"{", b"[" * 20_000 + b"\n", b"null\n"))),
     Reader("qmp-answers", answers, (CHARDEVS[11:-1], UNUSED), LOST, document("com1", "status")),
-    Reader("query-pci", devices, (PCI,), UNFIT, document(768, 1536)),
+    Reader("query-pci", devices, (PCI,), MALFORMED, document(768, 1536)),
     Reader("monitor-memory", memory, (XP, MODE), (ValueError,), text(b"0x", b": ", b"0xfffffffff", b"-1", b"\xd9\xa3")),
     Reader("console", guest_says, (CONSOLE,), (), text(b"# ", b"[", b"]", b": ", b"000:", b"kgdb waiting...")),
 )

@@ -79,7 +79,7 @@ def lab(lab_prefix: LabPrefix) -> LabPrefix:
     root = open_machines(config.load()).root
     component = config.load().component("qemu")
     key = accel.key(component.path("qemu-system-x86_64"), component.version)
-    accel.remember(root / accel.CACHE, key, accel.Verdict("tcg"))
+    accel.remember(root / accel.CACHE, key, accel.Choice("tcg"))
     return lab_prefix
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from rumplab.errors import RumplabError
 from rumplab.host import locks
-from rumplab.host.answers import UNFIT
+from rumplab.host.answers import MALFORMED
 from rumplab.host.files import sha256
 
 SCHEMA = 1
@@ -144,7 +144,7 @@ class Slot:
             return bool(same and known["output"] == identity(output)) and all(
                 file_sha256(path) == sha256 for path, sha256 in files
             )
-        except (OSError, *UNFIT):
+        except (OSError, *MALFORMED):
             # No record, or one that was cut short: then there is something to build.
             return False
 

@@ -1,1 +1,1 @@
-"""The command line: finding the verb, and what several verbs take as arguments."""
+"""The command line: finds the verb, and defines the arguments that several verbs have."""

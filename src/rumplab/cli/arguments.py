@@ -1,4 +1,4 @@
-"""Types of several commands' arguments."""
+"""argparse types that several commands use. Each raises ArgumentTypeError for a value that it refuses."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import re
 from rumplab.host import ports
 from rumplab.machine import macs
 
-# The longest time, in seconds.
+# The longest time that an option takes, in seconds.
 LONGEST = 24 * 3600
 
 
 def memory(text: str) -> str:
-    """A size for QEMU's -m: a number of MiB, or with one of the suffixes M and G."""
+    """Returns `text`, a size for QEMU's -m: a number of MiB, or a number with the suffix M or G."""
     if not re.fullmatch(r"[1-9][0-9]*[MG]?", text):
         raise argparse.ArgumentTypeError(f"'{text}' is not a memory size; use for example 128M or 1G")
     return text
 
 
 def seconds(text: str) -> float:
-    """A number of seconds, of a day at most: no NaN, which no time ever reaches, and none before now."""
+    """Returns `text` as seconds, from 0 to one day. It refuses NaN, since a comparison with NaN never ends a wait."""
     if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,6})?", text, re.ASCII) or float(text) > LONGEST:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds from 0 to {LONGEST}")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds from 0 to {LONGEST}; use one, as 2.5")
     return float(text)
 
 
 def mac(text: str) -> str:
-    """An Ethernet address of one card."""
+    """Returns `text` as the Ethernet address of one card, in the form of macs.parse."""
     try:
         return macs.parse(text)
     except ValueError as error:
@@ -35,12 +35,12 @@ def mac(text: str) -> str:
 
 
 def port(text: str) -> int:
-    """A port's number, from 1 to 65535."""
+    """Returns `text` as a port number from 1 to 65535."""
     return _port(text, 1)
 
 
 def unprivileged_port(text: str) -> int:
-    """The number of a port that needs no privilege to listen on, from 1024 to 65535."""
+    """Returns `text` as a port number from 1024 to 65535, on which a process can listen without privileges."""
     return _port(text, ports.FIRST_UNPRIVILEGED)
 
 

@@ -1,4 +1,4 @@
-"""The option ``--drive`` of ``rumplab run``: further disks."""
+"""The option ``--drive`` of ``rumplab run``, which adds disks to the machine."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SETTINGS = "disk=CONTROLLER, format=FORMAT and snapshot"
 
 
 @dataclass(frozen=True)
-class Wish:
-    """A --drive as it was given; None where the file says."""
+class DriveOption:
+    """The value of one --drive. With None for `disk` or `format`, the file's content decides."""
 
     file: str
     disk: str | None = None
@@ -28,7 +28,7 @@ class Wish:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--drive",
-        type=wish,
+        type=parse,
         action="append",
         default=[],
         metavar="FILE[,disk=CONTROLLER][,format=FORMAT][,snapshot]",
@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def wish(text: str) -> Wish:
-    """FILE[,disk=CONTROLLER][,format=FORMAT][,snapshot]; a comma of FILE stands twice."""
+def parse(text: str) -> DriveOption:
+    """Parses FILE[,disk=CONTROLLER][,format=FORMAT][,snapshot]. In FILE, two commas stand for one."""
     file, *settings = (part.replace("\0", ",") for part in text.replace(",,", "\0").split(","))
     if not file:
         raise argparse.ArgumentTypeError(f"'{text}' names no file; begin with it")
@@ -52,11 +52,14 @@ def wish(text: str) -> Wish:
         if choices is not None and value not in choices:
             raise argparse.ArgumentTypeError(f"{key} can't be '{value}'; use one of {', '.join(choices)}")
         found[key] = value
-    return Wish(file, found.get("disk"), found.get("format"), "snapshot" in found)
+    return DriveOption(file, found.get("disk"), found.get("format"), "snapshot" in found)
 
 
-def disk(wanted: Wish, lab: Lab, allow_backing: bool = False) -> Disk:
-    """The disk that --drive asks for: a CD where the file is one and no controller is named."""
+def disk(wanted: DriveOption, lab: Lab, allow_backing: bool = False) -> Disk:
+    """Returns the disk for one --drive. If the file is a CD image and the option names no controller, it is a CD.
+
+    RumplabError if the file is neither a regular file nor a block device; UsageError if it is a program.
+    """
     path = Path(wanted.file)
     if not path.is_file() and not path.is_block_device():
         why = "is no file" if path.exists() else "does not exist"
@@ -64,6 +67,6 @@ def disk(wanted: Wish, lab: Lab, allow_backing: bool = False) -> Disk:
     file = str(path.resolve())
     found = recorded.settle(lab, file, wanted.format, allow_backing)
     if found.format is None:
-        raise UsageError(f"--drive: {wanted.file} is a program, not a disk; name it first, to boot it")
+        raise UsageError(f"--drive: {wanted.file} is a program, not a disk; to boot it, give it as PROGRAM")
     controller = wanted.disk or (disk_controllers.CDROM if found.cd else disk_controllers.DEFAULT)
     return Disk(file, found.format, controller, wanted.snapshot)

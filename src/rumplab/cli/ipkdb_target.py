@@ -1,4 +1,4 @@
-"""The options of ``rumplab ipkdb`` that say which kernel, and what they come to."""
+"""The options of ``rumplab ipkdb`` that name the target, and the session's plan that follows from them."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from rumplab.lab import config
 from rumplab.lab.config import Lab
 from rumplab.machine.registry import Machine, open_machines
 
-PATIENCE = 30
-LONGEST_PATIENCE = 24 * 3600
+DEFAULT_TIMEOUT = 30
+LONGEST_TIMEOUT = 24 * 3600
 
 
-def place(text: str) -> tuple[IPv4Address, int]:
+def address(text: str) -> tuple[IPv4Address, int]:
+    """Parses IP[:PORT]; returns the address and the UDP port."""
     try:
         return reach.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def patience(text: str) -> int:
-    """A number of whole seconds, from 1 to those of a day."""
-    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= LONGEST_PATIENCE:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds from 1 to {LONGEST_PATIENCE}")
+def timeout(text: str) -> int:
+    """Returns `text` as whole seconds, from 1 to one day."""
+    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= LONGEST_TIMEOUT:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds from 1 to {LONGEST_TIMEOUT}")
     return int(text)
 
 
@@ -40,13 +41,13 @@ def add_key(parser: argparse._ActionsContainer) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("machine", metavar="NAME", nargs="?", help="a machine that runs; or give --target")
     target = parser.add_argument_group("the target")
-    target.add_argument("--target", type=place, metavar="IP[:PORT]", help="its address, instead of a machine's name")
+    target.add_argument("--target", type=address, metavar="IP[:PORT]", help="its address, instead of a machine's name")
     add_key(target)
     target.add_argument("--arch", choices=tuple(arch.ARCHES), default="i386", help="what it runs on (default: i386)")
     target.add_argument(
         "--timeout",
-        type=patience,
-        default=PATIENCE,
+        type=timeout,
+        default=DEFAULT_TIMEOUT,
         metavar="SECONDS",
         help="for it to answer at first (default: %(default)s)",
     )
@@ -59,23 +60,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_usage(args: argparse.Namespace) -> None:
-    """UsageError unless one target is named."""
+    """Raises UsageError unless the command line names exactly one target."""
     if bool(args.machine) == bool(args.target):
         raise UsageError("name one target: a machine, or its address with --target")
 
 
 def secret(key_file: Path | None, lab: Lab | None) -> bytes:
-    """The key. RumplabError also where this host's OpenSSL has no MD5."""
+    """Returns the key, from `key_file`, the environment or the lab. UsageError if there is none; RumplabError if
+    the file can't be used, or this host's OpenSSL refuses HMAC-MD5."""
     found = key.load(key_file, lab.prefix / "etc" / "ipkdb.key" if lab else None)
     try:
         digest(b"", found)
     except ValueError as error:
-        raise RumplabError(f"IPKDB needs HMAC-MD5, which this host's OpenSSL refuses ({error})") from error
+        raise RumplabError(
+            f"IPKDB needs HMAC-MD5, which this host's OpenSSL refuses ({error}); is FIPS mode on? Turn it off"
+        ) from error
     return found
 
 
 def target_of(args: argparse.Namespace, lab: Lab | None) -> tuple[tuple[IPv4Address, int], Machine | None]:
-    """(where the target is, its machine if that is how it was named). RumplabError when it is out of bounds."""
+    """Returns (the target's IP address and UDP port, its machine or None). The machine is None if --target gave the
+    address. RumplabError if that address is outside the lab's networks."""
     if args.target:
         reach.check(args.target[0], reach.networks(lab), args.i_know)
         return args.target, None
@@ -85,7 +90,8 @@ def target_of(args: argparse.Namespace, lab: Lab | None) -> tuple[tuple[IPv4Addr
 
 
 def plan_of(args: argparse.Namespace, port: int | None = 0, trace: bool = False) -> Plan:
-    """What a session comes to. `port` is GDB's, 0 for a socket, None for standard input and output."""
+    """Returns the plan of a session. GDB connects to TCP port `port`; 0 means a UNIX socket, None standard input and
+    output."""
     lab = reach.lab_here()
     where, machine = target_of(args, lab)
     return Plan(

@@ -1,9 +1,9 @@
-"""The command line: finds the verb, loads its module and nothing else, and turns errors into exit codes.
+"""The command line: finds the verb, loads only its module, and turns errors into exit codes.
 
-A verb is a module ``rumplab.commands.VERB`` with ``EPILOG`` (examples), ``add_arguments(parser)``
-and ``run(args) -> int``; its one line is in rumplab.cli.verbs. A module with ``TAKES_EXTRA = True`` gets what follows
-``--`` on the command line as the list ``args.extra``. One with ``renewed(words)`` turns a command line of an earlier
-release into today's. ``args.words`` are the words that were parsed.
+A verb is a module ``rumplab.commands.VERB`` with ``EPILOG`` (examples), ``add_arguments(parser)`` and
+``run(args) -> int``; rumplab.cli.verbs describes it in one line. If the module has ``TAKES_EXTRA = True``, the list
+``args.extra`` holds the arguments after ``--``. If it has ``translate_old(words)``, that function turns a command line
+of an earlier release into the present form. ``args.words`` holds the arguments that argparse got.
 """
 
 from __future__ import annotations
@@ -38,19 +38,22 @@ examples:
 
 
 def verb_module(verb: str) -> ModuleType:
-    """The module that implements `verb`, imported now."""
+    """Imports and returns the module that implements `verb`."""
     return importlib.import_module(f"rumplab.commands.{verb}")
 
 
 class Parser(argparse.ArgumentParser):
-    """A verb's parser. A value that is empty, as an unset variable leaves it, is nobody's name: argparse would take it,
-    and `Path` makes the working directory of it. A value of two dashes is one: argparse loses it."""
+    """A verb's parser. It differs from argparse's own in two points:
 
-    # What may be said to be nothing.
+    - It refuses an empty value, which an unset shell variable leaves: `Path("")` is the working directory.
+    - It keeps the value ``--`` of an option, which argparse drops.
+    """
+
+    # The arguments for which an empty string is a value.
     MAY_BE_EMPTY = ("args", "append", "ex")
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
-        # A sub-verb's own parser looks at its words.
+        # PARSER means the arguments of a sub-command: its own parser checks them.
         if "" in arg_strings and action.nargs != argparse.PARSER and action.dest not in self.MAY_BE_EMPTY:
             raise argparse.ArgumentError(action, "is empty; is a variable unset?")
         if action.option_strings and action.nargs is None and arg_strings == ["--"]:
@@ -61,7 +64,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def verb_parser(verb: str, module: ModuleType) -> argparse.ArgumentParser:
-    """The argument parser of one verb."""
+    """Returns the argument parser of `verb`, which `module` implements."""
     parser = Parser(
         prog=f"rumplab {verb}",
         description={**VERBS, **HIDDEN_VERBS}[verb],
@@ -74,14 +77,14 @@ def verb_parser(verb: str, module: ModuleType) -> argparse.ArgumentParser:
 
 
 def overview() -> str:
-    """The text of ``rumplab --help``: a table of the verbs."""
+    """Returns the text of ``rumplab --help``."""
     width = max(map(len, VERBS))
     rows = "\n".join(f"  {verb:{width}}  {line}" for verb, line in VERBS.items())
     return f"usage: rumplab VERB [ARGUMENT…]\n       rumplab --version\n\nverbs:\n{rows}\n\n{EXAMPLES}"
 
 
 def split_extra(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """What stands before and after the first ``--``."""
+    """Returns the arguments before the first ``--`` and those after it."""
     if "--" not in arguments:
         return arguments, []
     at = arguments.index("--")
@@ -89,7 +92,8 @@ def split_extra(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def unknown(word: str) -> str:
-    # Only here: it takes longer to load than the rest.
+    """Returns the error message for `word`, which is no verb."""
+    # Imported here because difflib takes longer to load than all the rest.
     import difflib
 
     close = difflib.get_close_matches(word, VERBS, n=1)
@@ -99,8 +103,8 @@ def unknown(word: str) -> str:
 
 @contextlib.contextmanager
 def loading() -> Iterator[None]:
-    """While modules load: what they make stays, so that looking for garbage among it, then and at the end, costs
-    time for nothing; a tenth of a short command's."""
+    """Stops garbage collection while modules load, and exempts their objects afterwards. These objects live until the
+    process ends, so scanning them frees nothing. It would cost a tenth of a short command's time."""
     gc.disable()
     try:
         yield
@@ -110,12 +114,12 @@ def loading() -> Iterator[None]:
 
 
 def dispatch(verb: str, arguments: list[str]) -> int:
-    """Parses `arguments` for `verb` and runs it; the verb's errors pass through."""
+    """Parses `arguments`, runs `verb` and returns its exit code. Does not catch the verb's errors."""
     with loading():
         module = verb_module(verb)
         parser = verb_parser(verb, module)
-        if hasattr(module, "renewed"):
-            arguments = module.renewed(arguments)
+        if hasattr(module, "translate_old"):
+            arguments = module.translate_old(arguments)
         extra: list[str] = []
         if getattr(module, "TAKES_EXTRA", False):
             arguments, extra = split_extra(arguments)
@@ -125,12 +129,13 @@ def dispatch(verb: str, arguments: list[str]) -> int:
     return code
 
 
-def complain(verb: str, message: str) -> None:
+def print_error(verb: str, message: str) -> None:
+    """Prints the error on standard error, after the name of the verb."""
     print(f"{f'rumplab {verb}'.rstrip()}: {message}", file=sys.stderr)
 
 
-def answer(arguments: list[str]) -> int:
-    """Does what the command line asks for; the exit code. Errors pass through."""
+def execute(arguments: list[str]) -> int:
+    """Executes the command line and returns its exit code. Does not catch errors."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(overview(), end="")
         return 0 if arguments else 2
@@ -144,12 +149,13 @@ def answer(arguments: list[str]) -> int:
     return dispatch(verb, arguments[1:])
 
 
-def said(arguments: list[str]) -> int:
-    """The same, once standard output has been written. argparse leaves by SystemExit after a --help."""
+def execute_and_flush(arguments: list[str]) -> int:
+    """Like `execute`, and flushes standard output, so that `main` can report an error of writing."""
     try:
-        code = answer(arguments)
-    except SystemExit as leaving:
-        if leaving.code == 0:
+        code = execute(arguments)
+    except SystemExit as stop:
+        # argparse raises it after it has printed the help.
+        if stop.code == 0:
             sys.stdout.flush()
         raise
     sys.stdout.flush()
@@ -157,34 +163,35 @@ def said(arguments: list[str]) -> int:
 
 
 def program(arguments: list[str]) -> int:
-    """What the command `rumplab` is: `main` with the streams that the caller left."""
+    """Prepares the standard streams and the handler of SIGINT, then runs `main`."""
     prepare()
-    # What __main__ has put off.
+    # __main__ set SIG_DFL. From here on a verb may have to clean up, so Ctrl-C must raise KeyboardInterrupt.
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     return main(arguments)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point. Returns the exit code; see docs/development/architecture.md for what the codes mean."""
+    """Executes the command line `argv` (default: this process's) and returns the exit code, which
+    docs/development/architecture.md explains. Prints an error of the verb on standard error."""
     arguments = sys.argv[1:] if argv is None else argv
     verb = arguments[0] if arguments and not arguments[0].startswith("-") else ""
     try:
-        return said(arguments)
+        return execute_and_flush(arguments)
     except RumplabError as error:
-        complain(verb, str(error))
+        print_error(verb, str(error))
         return error.exit_code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # The reader went away: that's not a failure to report, and the exit must not flush to it again.
+        # The reader has closed the pipe. That is no error to report, but the flush at exit must not fail on it again.
         drop_output()
         return 128 + signal.SIGPIPE
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         remedy = "; free some space there" if error.errno == errno.ENOSPC else ""
-        complain(verb, f"{place}{error.strerror or error}{remedy}")
-        # What couldn't be written is still waiting, and would be tried again at the end.
+        print_error(verb, f"{place}{error.strerror or error}{remedy}")
+        # The buffer still holds what could not be written: without this, the flush at exit would fail again.
         if error.filename == OUTPUT:
             drop_output()
         return 1

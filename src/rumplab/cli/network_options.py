@@ -20,8 +20,8 @@ FORWARD = re.compile(r"(?:(?P<protocol>tcp|udp):)?(?P<host>[0-9]{1,5}):(?P<guest
 
 
 @dataclass(frozen=True)
-class Wish:
-    """A --nic as it was given; None where it leaves something to --net and --mac."""
+class NicOption:
+    """The value of one --nic. With None for `net` or `mac`, --net, --mac or the default decides."""
 
     model: str = "e1000"
     net: str | None = None
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def forward(text: str) -> Forward:
-    """[tcp:|udp:]HOST:GUEST."""
+    """Parses [tcp:|udp:]HOST:GUEST."""
     found = FORWARD.fullmatch(text)
     if not found or not all(1 <= int(found[side]) <= ports.LAST_PORT for side in ("host", "guest")):
         raise argparse.ArgumentTypeError(
@@ -75,92 +75,99 @@ def forward(text: str) -> Forward:
     return Forward(found["protocol"] or "tcp", int(found["host"]), int(found["guest"]))
 
 
-def nic(text: str) -> Wish:
-    """MODEL[,net=NETWORK][,mac=MAC]."""
+def nic(text: str) -> NicOption:
+    """Parses MODEL[,net=NETWORK][,mac=MAC]."""
     model, *settings = text.split(",")
     if model not in nics.MODELS:
         raise argparse.ArgumentTypeError(f"'{model}' is not a card; use one of {', '.join(nics.MODELS)}")
-    wish = Wish(model)
+    option = NicOption(model)
     for setting in settings:
         key, _, value = setting.partition("=")
-        if key == "net" and wish.net is None and value in nics.NETWORKS:
-            wish = replace(wish, net=value)
-        elif key == "mac" and wish.mac is None:
-            wish = replace(wish, mac=mac(value))
+        if key == "net" and option.net is None and value in nics.NETWORKS:
+            option = replace(option, net=value)
+        elif key == "mac" and option.mac is None:
+            option = replace(option, mac=mac(value))
         else:
             raise argparse.ArgumentTypeError(
                 f"'{setting}' in '{text}' is not a setting; use net={' or net='.join(nics.NETWORKS)},"
                 " and mac=ADDRESS, once each"
             )
-    return wish
+    return option
 
 
 def cards(args: argparse.Namespace, platform: str) -> tuple[Nic, ...]:
-    """The cards that the command line asks for. UsageError for contradictions.
+    """Returns the cards that the command line asks for. UsageError for options that contradict each other.
 
-    A card on the bridge has no address yet if none is given: it depends on the machines that run.
+    A card on the bridge whose address no option gives has an empty `mac`: Machines.claim chooses one that no running
+    machine has.
     """
     if args.net == NONE:
         refuse_without_card(args)
         return ()
-    wishes = args.nic or [Wish()]
-    if args.mac and wishes[0].mac:
+    options = args.nic or [NicOption()]
+    if args.mac and options[0].mac:
         raise UsageError("--mac and the first --nic both give an address; use one of them")
-    if len(wishes) > nics.MOST:
-        raise UsageError(f"there is room for {nics.MOST} network cards, not for {len(wishes)}")
-    wishes[0] = replace(wishes[0], mac=args.mac or wishes[0].mac)
-    found = [make(wish, number, args.net or nics.USER) for number, wish in enumerate(wishes)]
+    if len(options) > nics.MOST:
+        raise UsageError(f"a machine takes {nics.MOST} network cards, not {len(options)}; leave out a --nic")
+    options[0] = replace(options[0], mac=args.mac or options[0].mac)
+    found = [make(option, number, args.net or nics.USER) for number, option in enumerate(options)]
     refuse_shared_macs(found)
     if args.vmnet and platform != "darwin":
-        raise UsageError("--vmnet is for macOS; here the lab's bridge is set up by './provision --tags bridge'")
+        raise UsageError("--vmnet is for macOS; on this host './provision --tags bridge' sets the lab's bridge up")
     if args.vmnet and not any(card.net == nics.BRIDGE for card in found):
-        raise UsageError("--vmnet goes with --net bridge")
+        raise UsageError("--vmnet goes with --net bridge; add that, or leave --vmnet out")
     if args.host_loopback:
         if all(card.net != nics.USER for card in found):
-            raise UsageError("--host-loopback is for a user network; a guest on the bridge is kept in by its rules")
+            raise UsageError(
+                "--host-loopback is for a user network; on the bridge, the firewall's rules say what a guest reaches"
+            )
         found = [replace(card, open=card.net == nics.USER) for card in found]
     return tuple(with_forwards(found, args.forward))
 
 
 def warn(found: Sequence[Nic]) -> None:
-    """Says on standard error what a forward opens."""
+    """Prints a warning on standard error for each UDP forward that lets the guest reach the host's loopback."""
     keys = [item.key for item in nics.opened_by_udp(found)]
     if keys:
         print(
-            f"rumplab: for the forward of {', '.join(keys)} the guest can reach this host's 127.0.0.1 too: QEMU"
-            " forwards UDP to no guest that it keeps in; --host-loopback says that you know",
+            f"rumplab: the forward of {', '.join(keys)} lets the guest reach this host's 127.0.0.1 too, since QEMU"
+            " forwards no UDP to a guest with restrict=on; to hide this warning, add --host-loopback",
             file=sys.stderr,
         )
 
 
-def make(wish: Wish, number: int, network: str) -> Nic:
-    net = wish.net or network
+def make(option: NicOption, number: int, network: str) -> Nic:
+    """Returns card `number`, counted from 0. `network` is the value of --net."""
+    net = option.net or network
     unset = "" if net == nics.BRIDGE else macs.next_after(macs.DEFAULT, number)
-    return Nic(wish.model, net, wish.mac or unset)
+    return Nic(option.model, net, option.mac or unset)
 
 
 def refuse_without_card(args: argparse.Namespace) -> None:
-    """UsageError for an option that needs a card, when --net none has taken it away."""
+    """Raises UsageError for an option that needs a card, which --net none excludes."""
     for option in ("nic", "mac", "forward", "vmnet", "host_loopback"):
         if getattr(args, option):
-            raise UsageError(f"--net none leaves no network card for --{option.replace('_', '-')}")
+            name = f"--{option.replace('_', '-')}"
+            raise UsageError(f"--net none leaves no network card for {name}; leave one of the two out")
 
 
 def refuse_shared_macs(found: Sequence[Nic]) -> None:
+    """Raises UsageError if two cards have the same address."""
     seen: set[str] = set()
     for card in found:
         if card.mac in seen:
-            raise UsageError(f"two network cards have the address {card.mac}; give one another, by mac=")
+            raise UsageError(f"two network cards have the address {card.mac}; give one of them another with mac=")
         seen |= {card.mac} - {""}
 
 
 def with_forwards(found: Sequence[Nic], forwards: Sequence[Forward]) -> list[Nic]:
-    """`found`, its first card on a user network with the forwards. UsageError when they can't be had."""
+    """Returns `found` with `forwards` added to the first card on a user network. UsageError if there is no such card,
+    or if two forwards have the same port of the host."""
     keys = [item.key for item in forwards]
     twice = next((key for key in keys if keys.count(key) > 1), None)
     if twice:
         raise UsageError(f"port {twice} is forwarded twice; use each port of the host once")
     at = next((number for number, card in enumerate(found) if card.net == nics.USER), None)
     if at is None and forwards:
-        raise UsageError("--forward is for a user network; a guest on the bridge is reached by its own address")
+        raise UsageError("--forward is for a user network; on the bridge, reach the guest by its own address")
     return [replace(card, forwards=tuple(forwards)) if number == at else card for number, card in enumerate(found)]

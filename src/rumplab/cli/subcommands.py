@@ -1,4 +1,4 @@
-"""Sub-commands: a verb that is a package, with a module for each of them."""
+"""A verb with sub-commands: it is a package with one module for each of them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from rumplab.errors import UsageError
 
 @dataclass(frozen=True)
 class Group:
-    """The sub-commands of `verb`, each with its one line. A sub-command is a module of the verb's package with
-    ``EPILOG``, ``add_arguments(parser)`` and ``run(args) -> int``, and may have ``TAKES_EXTRA``, as a verb's module.
-    Its name is the sub-command's; one that is a word of Python has a ``_`` behind it."""
+    """The sub-commands of `verb`, each with a description of one line.
+
+    A sub-command is a module of the verb's package. Like a verb's module, it has ``EPILOG``,
+    ``add_arguments(parser)`` and ``run(args) -> int``, and may have ``TAKES_EXTRA``. The module has the sub-command's
+    name; a ``_`` follows where the name is a keyword or a built-in name of Python.
+    """
 
     verb: str
     subcommands: dict[str, str]
 
     def module(self, subcommand: str) -> ModuleType:
-        """The module that implements `subcommand`, imported now."""
+        """Imports and returns the module that implements `subcommand`."""
         name = subcommand.replace("-", "_")
         reserved = name in ("break", "list")
         return importlib.import_module(f"rumplab.commands.{self.verb}.{name}{'_' if reserved else ''}")
@@ -46,21 +49,21 @@ class Group:
         module = self.module(args.subcommand)
         if args.extra and not getattr(module, "TAKES_EXTRA", False):
             raise UsageError(
-                f"'{self.verb} {args.subcommand}' passes nothing on, so leave out '--' and what follows it"
+                f"'{self.verb} {args.subcommand}' takes no arguments after '--'; leave out '--' and what follows it"
             )
         code: int = module.run(args)
         return code
 
 
 class Subparser(Parser):
-    """A sub-command's parser, made complete when it is the one that is used: the other modules take as long to load
-    as starting a guest does."""
+    """A sub-command's parser, which loads the sub-command's module only when it parses. To load the modules of all
+    sub-commands would take as long as starting a guest."""
 
     group: Group | None = None
     subcommand = ""
 
     def complete(self) -> Subparser:
-        """The parser with its arguments."""
+        """Adds the sub-command's arguments, once, and returns this parser."""
         if self.group is not None and self.description is None:
             module = self.group.module(self.subcommand)
             self.description, self.epilog = self.group.subcommands[self.subcommand], module.EPILOG

@@ -1,4 +1,4 @@
-"""The verbs, each with its one line: `rumplab --help` prints them without loading the modules."""
+"""The verbs, each with a description of one line, which `rumplab --help` prints without loading the modules."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""One module a verb: HELP, EPILOG, add_arguments(parser) and run(args)."""
+"""The verbs, one module or package for each. rumplab.cli.main says what such a module contains."""

@@ -1,4 +1,4 @@
-"""``rumplab build``: a Go or C program becomes a rump unikernel."""
+"""``rumplab build``: builds a rump unikernel from a Go or C program."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ examples:
 SOURCES = (".go", *gopath.OTHER_SOURCES)
 BAKE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-# Settings of the environment that the recipe is made of.
+# The environment variables whose values are part of the recipe.
 PASSED = (*cprogram.COMPILER_FLAGS, *cprogram.LINKER_FLAGS, "CGO_CFLAGS")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A build. `counted`, fit for JSON, says what the sources and the linked files are; `inputs` are their paths,
-    and `directories` those in which compilers run."""
+    """A build. `counted`, which can be JSON, has the names and hashes of the sources and of the linked files. `inputs`
+    are their paths. `directories` are those in which compilers run."""
 
     kind: str
     recipe: Recipe
@@ -108,7 +108,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def run_inside(args: argparse.Namespace, lab: Lab, component: str, directory: str, made: Path) -> int:
-    """The build in the image of `component`, with this host's sources, settings and build cache."""
+    """Builds in a container from the image of `component`, with this host's sources, settings and build cache. Returns
+    the exit code."""
     check_output(made, frozenset())
     cache = record.cache_root(os.environ)
     roots = gopath.gopath(dict(os.environ))
@@ -117,7 +118,7 @@ def run_inside(args: argparse.Namespace, lab: Lab, component: str, directory: st
     if not args.dry_run:
         cache.mkdir(parents=True, exist_ok=True)
     places = os.pathsep.join(os.path.dirname(root.directory) for root in roots)
-    # Two directories below the setting's value is where the cache is kept.
+    # The build cache is two directories below XDG_CACHE_HOME.
     settings = {"XDG_CACHE_HOME": str(cache.parent.parent), "GOPATH": places}
     settings.update((name, os.environ[name]) for name in (*child_environment.COMPILERS, *PASSED) if name in os.environ)
     environment = [f"{name}={value}" for name, value in settings.items()]
@@ -125,25 +126,28 @@ def run_inside(args: argparse.Namespace, lab: Lab, component: str, directory: st
 
 
 def absolute(path: Path) -> Path:
-    """`path` as seen from /; UsageError where it holds what no compiler could say in a message."""
+    """Returns `path` made absolute. UsageError if it has a control character, since a compiler's messages can't show
+    it."""
     if CONTROL.search(str(path)):
         raise UsageError(f"{str(path)!r} has a control character in it; rename it")
     return Path(os.path.abspath(path))
 
 
 def locate(source: Path) -> tuple[str, str | None]:
-    """The directory of the sources, and the file in it if `source` is one."""
+    """Returns the directory of the sources, and the file's name if `source` is a file. RumplabError if it is neither a
+    directory nor a .go or .c file."""
     if source.is_dir():
         return str(source), None
     if not source.exists():
         raise RumplabError(f"{source}: no such file or directory; name the directory of a program")
     if not source.is_file() or source.suffix not in (".go", cprogram.SUFFIX):
-        raise RumplabError(f"{source} is neither a directory nor a .go or .c file")
+        raise RumplabError(f"{source} is neither a directory nor a .go or .c file; name one of these")
     return str(source.parent), source.name
 
 
 def chosen_c(directory: str, only: str | None) -> bool:
-    """Whether it's a C program: by the file's name, or since there are C files and no Go files."""
+    """Returns whether it is a C program: `only` is a .c file, or `directory` has .c files and no .go files.
+    RumplabError if there are neither."""
     names = [only] if only else os.listdir(directory)
     kinds = {os.path.splitext(name)[1] for name in names}
     if not kinds & {".go", cprogram.SUFFIX}:
@@ -152,14 +156,14 @@ def chosen_c(directory: str, only: str | None) -> bool:
 
 
 def check_bake(bake: str, known: tuple[str, ...]) -> None:
-    """UsageError for a configuration that the toolchain's file doesn't have."""
-    # rumprun-bake itself takes a dash for an underscore.
+    """Raises UsageError if `bake` is not in `known`, the configurations of the toolchain."""
+    # rumprun-bake itself replaces a dash by an underscore.
     if not BAKE.fullmatch(bake) or (known and bake.replace("-", "_") not in known):
         raise UsageError(f"'{bake}' is no configuration of this toolchain; it has: {', '.join(known) or 'none'}")
 
 
 def check_output(made: Path, inputs: frozenset[str]) -> None:
-    """RumplabError when the unikernel can't or mustn't be written to `made`."""
+    """Raises RumplabError or UsageError if the unikernel can't or mustn't be written to `made`."""
     directory = made.parent
     if not directory.is_dir():
         raise RumplabError(f"{directory} is not a directory; create it or choose another place with -o")
@@ -174,7 +178,7 @@ def check_output(made: Path, inputs: frozenset[str]) -> None:
 
 
 def go_plan(directory: str, only: str | None, tools: Tools, bake: str) -> Plan:
-    """The build of the Go program in `directory`."""
+    """Returns the plan for the Go program in `directory`."""
     environment = dict(os.environ)
     program = golang.read(directory, only, tools, environment)
     packages = [
@@ -195,7 +199,7 @@ def go_plan(directory: str, only: str | None, tools: Tools, bake: str) -> Plan:
 
 
 def c_plan(directory: str, only: str | None, tools: Tools, bake: str) -> Plan:
-    """The build of the C program in `directory`."""
+    """Returns the plan for the C program in `directory`."""
     program = cprogram.read(directory, only, os.environ)
     words = golang.link_arguments((*program.compiler_flags, *program.linker_flags), directory)
     linked = {path: record.file_sha256(path) for path in golang.linked_files([*words])}
@@ -209,14 +213,14 @@ def c_plan(directory: str, only: str | None, tools: Tools, bake: str) -> Plan:
 
 
 def digest(plan: Plan, stamps: tuple[str, ...], environment: Mapping[str, str]) -> str:
-    """SHA-256, in hex digits, of all that the result depends on and that is known before."""
+    """Returns the SHA-256, in hexadecimal digits, of all inputs that are known before the build."""
     steps = [[step.argv, step.directory, dict(step.environment)] for step in plan.recipe.steps]
     own = [record.SCHEMA, __version__, stamps, steps, dict(plan.recipe.files), dict(plan.recipe.copies)]
     return record.digest([own, plan.counted, settings(environment)])
 
 
 def settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """The settings of `environment` that change what the tools make."""
+    """Returns the variables of `environment` that change what the compilers make."""
     return {name: environment[name] for name in child_environment.COMPILERS if name in environment}
 
 
@@ -229,11 +233,11 @@ def carry_out(
     made: Path,
     args: argparse.Namespace,
 ) -> None:
-    """Builds `made`; whatever goes wrong, nothing but an older `made` is there afterwards.
+    """Builds `made`. After an error, `made` is unchanged: an older one stays.
 
-    `since` is the time before the inputs were counted for the digest `wanted`.
+    `since` is a time before the inputs were hashed for the digest `wanted`.
     """
-    # What an interrupted build has left is of no use.
+    # An interrupted build may have left files.
     slot.clear()
     slot.work.mkdir()
     try:
@@ -242,11 +246,11 @@ def carry_out(
         rules = noted.read_text(encoding="utf-8", errors="surrogateescape") if noted.exists() else ""
         outside = [str(slot.work), *tools.trees]
         files = record.read_files(rules, plan.directories, outside, since)
-        # The compiler may have read another state of an input than was counted.
-        settled = record.complete(rules) and not any(record.changed(path, since) for path in plan.inputs)
-        # A build that ends between the two has no record, and so is done again.
+        # If an input has changed since, the compiler may have read another content than the digest has.
+        valid = record.complete(rules) and not any(record.changed(path, since) for path in plan.inputs)
+        # If this process ends between the two calls, there is no record, and the next command builds again.
         deliver(result, made, slot.forget)
-        if settled:
+        if valid:
             slot.remember(wanted, files, made)
     finally:
         if args.keep_work:

@@ -1,4 +1,5 @@
-"""``rumplab completion``: a shell's completion script. `tools/completions.py` makes them of the verbs' own parsers."""
+"""``rumplab completion``: prints a shell's completion script. `tools/completions.py` generates the scripts from the
+verbs' parsers."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def script(shell: str) -> str:
-    """The completion script for `shell`."""
+    """Returns the completion script for `shell`."""
     return (DIRECTORY / SCRIPTS[shell]).read_text(encoding="utf-8")
 
 

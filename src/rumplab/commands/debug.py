@@ -1,4 +1,4 @@
-"""``rumplab debug``: the lab's GDB on a running machine, with the right symbols."""
+"""``rumplab debug``: attaches the lab's GDB to a running machine and loads its symbols."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ examples:
   rumplab debug hello main --container                the debugger of the lab's image
 """
 TAKES_EXTRA = True
-# Docker Desktop's name for the machine that it runs on, whose own loopback interface it reaches.
+# Docker Desktop's name for its host. A container that connects to it reaches the host's loopback interface.
 DESKTOP = "host.docker.internal"
 REMOTE_SECONDS = 10
 
@@ -56,31 +56,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def gdb_argv(session: Session) -> list[str]:
-    """GDB's command line for a machine's debug stub."""
+    """Returns GDB's command line for a machine's debug stub."""
     return command_line.command_line(session, attach_commands(session))
 
 
 def attach_commands(session: Session) -> list[str]:
-    """What attaches: first everything that GDB must know before the stub's first reply.
+    """Returns the GDB commands that attach and run to the location. The first ones set what GDB must know before the
+    stub's first reply.
 
-    The stub of qemu-system-x86_64 sends registers in the layout of x86-64 whatever the processor's mode, so
-    that is the architecture, also of a program for i386.
+    The architecture is x86-64 even for an i386 program: the stub of qemu-system-x86_64 sends the registers in the
+    layout of x86-64 in all modes of the processor.
     """
     commands = ["set architecture i386:x86-64", f"set remotetimeout {REMOTE_SECONDS}"]
     if session.program is not None:
-        # GDB splits the argument of 'file' as a shell would.
+        # GDB splits the argument of 'file' into words, as a shell does.
         commands.append(f"file {command_line.gdb_quote(session.program)}")
     if session.sources is not None:
         commands.append(f"directory {command_line.gdb_quote(session.sources)}")
     commands += command_line.attached(f"target remote {session.remote}")
     if session.location is not None:
-        # A software breakpoint set before the loader has run would be overwritten by the program itself.
+        # The loader would overwrite a software breakpoint, if the program isn't loaded yet.
         commands += command_line.run_to(session.location, "hbreak")
     return commands
 
 
 def choose(machines: Machines, name: str | None) -> Machine:
-    """The machine `name`, or the only one. RumplabError lists them when that's not clear."""
+    """Returns the machine `name`; without a name, the only running machine. RumplabError if there is none, or if there
+    are several and no name."""
     if name is not None:
         return machines.find(name)
     running = machines.all()
@@ -93,7 +95,7 @@ def choose(machines: Machines, name: str | None) -> Machine:
 
 
 def sources_of(lab: Lab, program: str | None) -> str | None:
-    """The source directory of the component that `program` belongs to, where it has one."""
+    """Returns the source directory of the component that contains `program`; None if there is none."""
     if program is None:
         return None
     for component in lab.components():
@@ -104,7 +106,7 @@ def sources_of(lab: Lab, program: str | None) -> str | None:
 
 
 def target_of(args: argparse.Namespace, lab: Lab) -> tuple[Machine, str | None]:
-    """The machine to attach to, and the place to run to. UsageError for a NAME beside `--vmware`."""
+    """Returns the machine to attach to and the location to run to. UsageError for a NAME together with `--vmware`."""
     if args.vmware is None:
         return choose(open_machines(lab), args.name), args.location
     if args.location is not None:
@@ -145,7 +147,7 @@ def run(args: argparse.Namespace) -> int:
         batch=args.batch,
         extra=tuple(args.extra),
     )
-    with the_stub(machine, args) as handle:
+    with held_stub(machine, args) as handle:
         if image is not None:
             return run_inside(image, session, machine, args.dry_run)
         argv = gdb_argv(session)
@@ -157,9 +159,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def the_stub(machine: Machine, args: argparse.Namespace) -> Iterator[int | None]:
-    """Holds the machine's debug stub, which is kept by the open file that it yields. RumplabError names whoever has it:
-    QEMU would let a second debugger wait, for ever and without a word. VMware's stub can't be asked."""
+def held_stub(machine: Machine, args: argparse.Namespace) -> Iterator[int | None]:
+    """Locks the machine's debug stub for this debugger, and yields the descriptor that holds the lock.
+
+    RumplabError, with the process's name, if another debugger is attached: QEMU would let a second one wait forever
+    without a message. With --vmware or --dry-run it locks nothing and yields None; VMware's stub has no lock.
+    """
     if args.vmware is not None and not args.dry_run and ports.refusal(machine.gdb_port) is None:
         raise RumplabError(
             f"nothing listens on 127.0.0.1:{machine.gdb_port}, where VMware has the debug stub of {machine.name}:"
@@ -173,13 +178,13 @@ def the_stub(machine: Machine, args: argparse.Namespace) -> Iterator[int | None]
 
 
 def debugger_inside(image: Image) -> tuple[str, str]:
-    """The same of an image, by the paths that they have in it."""
+    """Returns the paths of GDB and its gdbinit inside `image`."""
     return image.path(COMPONENT, "gdb"), image.path(COMPONENT, "gdbinit")
 
 
 def remote_inside(machine: Machine, version: str | None, platform: str) -> str:
-    """What 'target remote' takes in a container, on `platform` (sys.platform's names). RumplabError for a socket where
-    a container can't have it."""
+    """Returns the argument of 'target remote' for a GDB in a container. `platform` is a value of sys.platform.
+    RumplabError on macOS for a stub on a socket, since Docker Desktop gives a container no socket of the host."""
     if platform != "darwin":
         return command_line.remote(machine.stub, version, ("rumplab", "relay", machine.stub))
     if not machine.gdb_port:
@@ -191,14 +196,16 @@ def remote_inside(machine: Machine, version: str | None, platform: str) -> str:
 
 
 def network_inside(machine: Machine, platform: str) -> str | None:
-    """The container's network: on Linux one of the host's has its loopback interface; a socket needs none."""
+    """Returns the value of the container's --network, or None for Docker's default. A stub on a socket needs no
+    network; for a TCP port on Linux, the container needs the host's loopback interface."""
     if not machine.gdb_port:
         return "none"
     return None if platform == "darwin" else "host"
 
 
 def run_inside(image: Image, session: Session, machine: Machine, dry_run: bool) -> int:
-    """GDB in a container that sees the program, its sources, the scripts, the stub and the working directory."""
+    """Runs GDB in a container and returns its exit code. The container has the program, its sources, the scripts, the
+    stub and the working directory. With `dry_run`, prints the command instead."""
     directory = os.getcwd()
     own = [directory] if mounts.possible(directory, image.prefix) else []
     stub = None if machine.gdb_port else machine.stub

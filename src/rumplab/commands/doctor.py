@@ -1,4 +1,5 @@
-"""``rumplab doctor``: whether this host can do what the lab is for. It only looks; it changes nothing."""
+"""``rumplab doctor``: checks whether this host can run the lab. It repairs nothing; it only stores the results of
+its probes."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from rumplab.container import builder_images
 from rumplab.errors import RumplabError
 from rumplab.guest.definition import open_guests
 from rumplab.host import accounts, child_environment, ports, regular
-from rumplab.host.answers import UNFIT
+from rumplab.host.answers import MALFORMED
 from rumplab.lab import config, recorded, verified
 from rumplab.lab.config import DAMAGED, REMEDY, Component, Lab
 from rumplab.machine import accel, sandbox
@@ -46,7 +47,7 @@ BRIDGE_HELPERS = (
     "/usr/lib/qemu/qemu-bridge-helper",
     "/usr/libexec/qemu-bridge-helper",
 )
-# What each component's tools print their version with; those not named here are only looked for.
+# The option with which each tool prints its version. Of the other paths, doctor only checks that they exist.
 VERSION_ARGUMENTS = {
     "gcc": "--version",
     "g++": "--version",
@@ -63,7 +64,7 @@ VERSION_ARGUMENTS = {
 
 @dataclass(frozen=True)
 class Check:
-    """One line: what was looked at, how it is (`ok`, `warn` or `fail`), what was seen, what to do."""
+    """One line of the report. `level` is `ok`, `warn` or `fail`; `remedy` says what to do."""
 
     subject: str
     level: str
@@ -79,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_python() -> Check:
+    """Checks the version of the Python that runs this tool."""
     version = platform.python_version()
     if sys.version_info[:2] < OLDEST_PYTHON:
         return Check("python", "fail", version, "install Python 3.9 or newer and provision again")
@@ -86,7 +88,8 @@ def check_python() -> Check:
 
 
 def first_line(argv: list[str]) -> str:
-    """The first line a tool prints, on either stream. OSError or TimeoutExpired when it can't run."""
+    """Runs `argv` and returns the first line of its output, on either stream. Raises OSError or one of subprocess's
+    exceptions if the program can't run, fails, or does not end within TOOL_SECONDS."""
     result = subprocess.run(
         argv,
         stdin=subprocess.DEVNULL,
@@ -101,7 +104,7 @@ def first_line(argv: list[str]) -> str:
 
 
 def check_path(subject: str, logical: str, path: str, remedy: str) -> Check:
-    """One of a component's paths: there, and if it is a tool whose version we can ask for, able to run."""
+    """Checks that a component's path exists and, if it is one of VERSION_ARGUMENTS, that the tool runs."""
     if not os.path.exists(path):
         return Check(subject, "fail", f"{path} is missing", remedy)
     if logical not in VERSION_ARGUMENTS:
@@ -115,7 +118,7 @@ def check_path(subject: str, logical: str, path: str, remedy: str) -> Check:
 
 
 def check_components(lab: Lab) -> Iterator[Check]:
-    """Every component, and every tool of those that are installed."""
+    """Checks each component, and each path of those that are installed."""
     for component in lab.components():
         if component.state == DAMAGED:
             yield Check(component.name, "fail", component.reason or DAMAGED, component.remedy)
@@ -129,14 +132,14 @@ def check_components(lab: Lab) -> Iterator[Check]:
         if component.tree:
             yield from check_tree(lab, component, component.tree)
         for path in recorded.of_programs(component).altered:
-            # The host's own programs are upgraded; a tree never changes.
+            # Upgrading the host changes its own programs, so this is only a warning. A tree must never change.
             level, when = ("fail", "installed") if component.tree else ("warn", "described")
             yield Check(component.name, level, f"{path} has changed since it was {when}", component.remedy)
 
 
 def check_tree(lab: Lab, component: Component, tree: str) -> Iterator[Check]:
-    """A tree at a glance: in use, and complete."""
-    problem = recorded.out_of_use(lab, component.name, tree)
+    """Checks that the tree is in use and complete, without reading its files."""
+    problem = recorded.link_problem(lab, component.name, tree)
     try:
         if not problem and not recorded.is_stamped(component, tree):
             problem = f"{tree}/{recorded.COMPLETE} isn't what the descriptor says"
@@ -147,17 +150,18 @@ def check_tree(lab: Lab, component: Component, tree: str) -> Iterator[Check]:
 
 
 def check_accelerators(lab: Lab, reprobe: bool) -> Iterator[Check]:
-    """What running a guest in each accelerator showed, and which one `--accel auto` takes."""
+    """Reports the result of each accelerator's probe, and the accelerator that `--accel auto` takes."""
     component = lab.component("qemu")
     root = open_machines(lab).root
-    verdict = accel.decide(component.path("qemu-system-x86_64"), component.version, root, reprobe)
-    for result in verdict.results:
-        yield describe(result, verdict.chosen)
-    how = "remembered" if verdict.remembered else "tried now" if verdict.results else "no other on this host"
-    yield Check("accelerator", "ok", f"--accel auto takes {verdict.chosen} ({how})")
+    choice = accel.decide(component.path("qemu-system-x86_64"), component.version, root, reprobe)
+    for result in choice.results:
+        yield describe(result, choice.chosen)
+    how = "remembered" if choice.remembered else "tried now" if choice.results else "no other on this host"
+    yield Check("accelerator", "ok", f"--accel auto takes {choice.chosen} ({how})")
 
 
 def describe(result: accel.Result, chosen: str) -> Check:
+    """Returns the line for one accelerator's result. `chosen` is the one that `--accel auto` takes."""
     subject = f"accelerator/{result.name}"
     if result.works and (result.name == chosen or result.name == "tcg"):
         return Check(subject, "ok", f"ran the probe in {result.seconds:.2f} s")
@@ -173,15 +177,18 @@ def describe(result: accel.Result, chosen: str) -> Check:
 
 
 def accelerator_remedy(name: str) -> str:
+    """Returns what to do if the accelerator `name` doesn't work."""
     if name == "kvm" and not os.access(accel.KVM, os.R_OK | os.W_OK):
-        return accounts.opening(accel.KVM, "kvm") if accel.KVM.exists() else "load KVM's module, as root: modprobe kvm"
+        if not accel.KVM.exists():
+            return "load KVM's module, as root: modprobe kvm"
+        return accounts.how_to_open(accel.KVM, "kvm")
     if name == "tcg":
         return "provision QEMU again: ./provision --tags qemu"
     return "nothing to do; --accel auto avoids it"
 
 
 def check_sandbox(lab: Lab) -> Check:
-    """Whether a guest that breaks out of QEMU has less than its user's rights."""
+    """Checks that QEMU's sandbox works. It limits what a guest that breaks out of QEMU can do."""
     if not sys.platform.startswith("linux"):
         return Check("sandbox", "ok", "not on this system: QEMU has one on Linux only")
     component = lab.component("qemu")
@@ -193,15 +200,15 @@ def check_sandbox(lab: Lab) -> Check:
 
 
 def check_guests(lab: Lab) -> Iterator[Check]:
-    """The definitions of the user's guests that describe none."""
-    told: list[str] = []
-    open_guests(lab).all(told.append)
-    for problem in told:
+    """Reports each damaged definition of this user's guests."""
+    problems: list[str] = []
+    open_guests(lab).all(problems.append)
+    for problem in problems:
         yield Check("guest", "warn", problem)
 
 
 def check_tap() -> Check:
-    """Whether tap devices could be used; nothing is opened."""
+    """Checks the access to the tun device, without opening it."""
     if sys.platform == "darwin":
         return Check("tap", "ok", "not used on macOS: user networking and vmnet need no device")
     if not TUN.exists():
@@ -212,6 +219,7 @@ def check_tap() -> Check:
 
 
 def check_bridge_helper() -> Check:
+    """Looks for qemu-bridge-helper. Only bridged networking needs it."""
     for path in BRIDGE_HELPERS:
         if os.path.exists(path):
             setuid = bool(os.stat(path).st_mode & 0o4000)
@@ -220,6 +228,7 @@ def check_bridge_helper() -> Check:
 
 
 def check_port() -> Check:
+    """Checks that the loopback interface has a free port."""
     try:
         return Check("debug ports", "ok", f"127.0.0.1 gives free ports (now {ports.free()})")
     except OSError as error:
@@ -227,6 +236,7 @@ def check_port() -> Check:
 
 
 def check_disk(lab: Lab) -> Check:
+    """Checks the free space of the lab's file system."""
     free = shutil.disk_usage(lab.prefix).free
     detail = f"{free / GIB:.1f} GiB free in {lab.prefix}"
     if free < LOW_DISK:
@@ -236,7 +246,7 @@ def check_disk(lab: Lab) -> Check:
 
 
 def check_records(lab: Lab) -> Iterator[Check]:
-    """The lab's other records, by which ./provision and uninstalling know what to do."""
+    """Checks the manifest's two copies, which uninstalling needs, and the record of verification."""
     texts = []
     for path in (lab.prefix / "var" / "manifest.json", lab.prefix / "etc" / "manifest.json"):
         try:
@@ -246,7 +256,7 @@ def check_records(lab: Lab) -> Iterator[Check]:
             texts.append(text)
         except FileNotFoundError:
             yield Check("manifest", "fail", f"{path} is lost", lab.provision)
-        except (OSError, *UNFIT):
+        except (OSError, *MALFORMED):
             yield Check("manifest", "fail", f"{path} is damaged", lab.provision)
     if len(texts) == 2:
         same = texts[0] == texts[1]
@@ -259,7 +269,7 @@ def check_records(lab: Lab) -> Iterator[Check]:
 
 
 def check_images(lab: Lab) -> Iterator[Check]:
-    """The builder images, where the lab has any."""
+    """Reports the state of the builder images, if the lab has any."""
     try:
         found = builder_images.present(lab)
     except RumplabError as error:
@@ -275,7 +285,7 @@ def check_images(lab: Lab) -> Iterator[Check]:
 
 
 def checks(lab: Lab, reprobe: bool) -> Iterator[Check]:
-    """All checks, in the order they are printed."""
+    """Runs all checks, and yields them in the order in which they are printed."""
     yield check_python()
     yield from check_components(lab)
     yield from check_records(lab)
@@ -302,16 +312,16 @@ def line(check: Check) -> str:
 
 
 def difference(one: recorded.Comparison) -> str:
-    """What differs, the first few names of each kind, and what to do."""
+    """Returns one line with the differences, at most SHOWN names of each kind, and the remedy."""
     kinds = (("altered", one.altered), ("missing", one.missing), ("added", one.added))
-    said = [
+    differences = [
         f"{kind}: {', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}" for kind, names in kinds if names
     ]
-    return "; ".join(filter(None, (f"{one.component}: {one.problem or ', '.join(said)}", one.remedy)))
+    return "; ".join(filter(None, (f"{one.component}: {one.problem or ', '.join(differences)}", one.remedy)))
 
 
 def verification(found: list[recorded.Comparison], user: str) -> list[str]:
-    """What was compared, for people."""
+    """Returns the lines of --verify's report: a table, the differences, and the number of files not compared."""
     rows = [
         [one.component, *(str(number) for number in (one.files, len(one.altered), len(one.missing), len(one.added)))]
         for one in found
@@ -325,6 +335,7 @@ def verification(found: list[recorded.Comparison], user: str) -> list[str]:
 
 
 def verify(args: argparse.Namespace) -> int:
+    """Compares all files with their records, prints the report of --verify and returns the exit code."""
     lab = config.load()
     found = list(recorded.compare(lab))
     if args.json:

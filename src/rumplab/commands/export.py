@@ -1,4 +1,4 @@
-"""`rumplab export`: a directory that VMware opens, with the disk, a debug stub and the symbols."""
+"""`rumplab export`: writes a directory that VMware opens, with the disk, a debug stub and the symbols."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ examples:
 SERIALS = ("file", "pipe")
 MIB = 1024 * 1024
 MEMORY_STEP = 4
-# sun_path holds 104 bytes on macOS, with the closing NUL.
+# The longest path of a pipe, in bytes: sun_path has 104 bytes on macOS, with the closing NUL.
 PIPE_LIMIT = 100
 
 
 def memory(text: str) -> int:
-    """Mebibytes as VMware takes them."""
+    """Returns `text` as MiB of memory. VMware takes multiples of 4 only."""
     if not re.fullmatch("[0-9]{1,7}", text) or int(text) < MEMORY_STEP or int(text) % MEMORY_STEP:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of MiB that is a multiple of 4")
     return int(text)
@@ -97,18 +97,18 @@ def run(args: argparse.Namespace) -> int:
             disk.run_all(steps, work, size, found.path, machines)
             digest = copying.result()
         describe(machine, digest, work)
-        take_place(work, target)
+        replace_export(work, target)
     seconds = time.monotonic() - started
     warn(
         f"VMware's debug stub listens on TCP port {machine.port} of 127.0.0.1 while the machine runs, and every user of"
-        " this host can attach to it: who does has the guest, its memory and its disk; use it on a host of your own"
+        " this host can attach to it and control the guest, its memory and its disk; use it only on a host of your own"
     )
     report(args, target, machine, digest, seconds)
     return 0
 
 
 def virtual_machine(args: argparse.Namespace, target: Path) -> vmx.Machine:
-    """The machine that the command line asks for. UsageError when its pipe's path would be too long."""
+    """Returns the machine that the command line asks for. UsageError if the path of its pipe is too long."""
     piped = args.serial == "pipe"
     serial = str(target / layout.PIPE) if piped else layout.SERIAL
     if piped and len(os.fsencode(serial)) > PIPE_LIMIT:
@@ -125,7 +125,7 @@ def virtual_machine(args: argparse.Namespace, target: Path) -> vmx.Machine:
 
 
 def check_target(target: Path, image: Path, force: bool) -> None:
-    """RumplabError when the export can't or mustn't be written to `target`."""
+    """Raises RumplabError if the export can't or mustn't be written to `target`."""
     if not target.parent.is_dir():
         raise RumplabError(f"{target.parent} is not a directory; create it or choose another DIR")
     if not os.access(target.parent, os.W_OK | os.X_OK):
@@ -141,14 +141,15 @@ def check_target(target: Path, image: Path, force: bool) -> None:
     if not force:
         raise RumplabError(f"{target} exists; replace it with --force or choose another DIR")
     if image.resolve().is_relative_to(target.resolve()):
-        raise RumplabError(f"{image} lies in {target}, which would be replaced; choose another DIR")
+        raise RumplabError(f"{image} is in {target}, which the export would replace; choose another DIR")
     if locked := layout.locks(target):
         raise RumplabError(f"{target} is in use: VMware left {locked[0].name} there; shut the machine down first")
 
 
 @contextlib.contextmanager
 def temporary_sibling(target: Path) -> Iterator[Path]:
-    """A directory beside `target`, removed at the end unless it was renamed. Its mode follows the umask."""
+    """Yields a new directory beside `target`, and removes it at the end unless it was renamed. Its mode follows the
+    umask."""
     path = target.parent / f".rumplab-export-{secrets.token_hex(8)}"
     try:
         path.mkdir()
@@ -161,7 +162,8 @@ def temporary_sibling(target: Path) -> Iterator[Path]:
 
 
 def copy_program(found: boot_media.Media, target: Path) -> str | None:
-    """Copies the staged program. Its SHA-256, or None after a warning when there is none that fits."""
+    """Copies the staged program to `target` and returns its SHA-256. If the program is unknown, lost or changed, prints
+    a warning and returns None."""
     if found.program is None:
         warn(f"{found.path} has no program on record, so there will be no symbols; stage it to have them")
         return None
@@ -180,7 +182,7 @@ def warn(message: str) -> None:
 
 
 def describe(machine: vmx.Machine, digest: str | None, work: Path) -> None:
-    """Writes what goes with the disk into `work`."""
+    """Writes machine.vmx, README.txt and the export's description into `work`."""
     about = {"schema": 1, "program_sha256": digest}
     texts = {
         layout.CONFIGURATION: vmx.write(vmx.settings(machine)),
@@ -191,8 +193,8 @@ def describe(machine: vmx.Machine, digest: str | None, work: Path) -> None:
         (work / name).write_text(text, encoding="utf-8", errors="replace")
 
 
-def take_place(work: Path, target: Path) -> None:
-    """Renames `work` to `target`. An earlier export stands aside until that has worked."""
+def replace_export(work: Path, target: Path) -> None:
+    """Renames `work` to `target`. Keeps an earlier export under another name until that has succeeded."""
     if not target.exists():
         work.rename(target)
         return

@@ -1,4 +1,4 @@
-"""``rumplab logs``: what a machine's serial console said."""
+"""``rumplab logs``: prints the log of a machine's serial port."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def copy(log: BinaryIO, target: BinaryIO) -> None:
 
 
 def elsewhere(path: Path, name: str, running: Machine | None) -> str | None:
-    """Where the console is, if it isn't the serial port whose log is at `path`."""
+    """Returns a note about where the console is, if it isn't the serial port with the log `path`; None otherwise."""
     machine = running or read_record(path.parent)
     if machine is None or machine.console != VGA:
         return None
@@ -54,6 +54,6 @@ def run(args: argparse.Namespace) -> int:
         while args.follow and machine is not None and machine.alive():
             time.sleep(POLL_SECONDS)
             copy(log, sys.stdout.buffer)
-        # What it said between the last look and its end.
+        # What the machine wrote after the last copy and before its end.
         copy(log, sys.stdout.buffer)
     return 0

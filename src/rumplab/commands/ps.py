@@ -1,4 +1,4 @@
-"""``rumplab ps``: the machines that are running."""
+"""``rumplab ps``: lists the running machines."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def age(seconds: float) -> str:
-    """A duration in its largest whole unit: 42s, 7m, 3h, 2d."""
+    """Returns a duration in its largest unit, rounded down: 42s, 7m, 3h, 2d."""
     for unit, length in SECONDS.items():
         if seconds >= length:
             return f"{int(seconds // length)}{unit}"
@@ -38,13 +38,14 @@ def age(seconds: float) -> str:
 
 
 def running_for(machine: Machine, now: float) -> float:
-    """For how many seconds the machine has been running; `now` is UNIX time, which somebody may have set meanwhile."""
+    """Returns for how many seconds the machine has been running. `now`, UNIX time, only counts where the system doesn't
+    tell the process's start, since the clock may have been set meanwhile."""
     seconds = process.seconds_since(machine.token)
     return max(now - machine.since, 0) if seconds is None else seconds
 
 
 def described(machine: Machine) -> dict[str, Any]:
-    """A machine's record and state, for --json."""
+    """Returns a machine's record and state, for --json."""
     return {**asdict(machine), "stub": machine.stub, "state": run_state(machine)}
 
 

@@ -1,4 +1,5 @@
-"""``rumplab relay SOCKET``: GDB before 8.3 runs it for a stub on a UNIX socket, ``target remote | rumplab relay …``."""
+"""``rumplab relay SOCKET``: connects GDB to a stub on a UNIX socket. A GDB before 8.3 has no `target remote SOCKET` and
+runs it with ``target remote | rumplab relay …``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``rumplab run``: a machine from an image or a program."""
+"""``rumplab run``: starts a machine that boots an image or a program."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def further_disks(args: argparse.Namespace, lab: Lab) -> tuple[Disk, ...]:
-    """What --drive asks for."""
+    """Returns the disks that --drive asks for."""
     found = (drive_options.disk(wanted, lab, args.allow_backing) for wanted in args.drive)
     return tuple(replace(disk, snapshot=disk.snapshot or args.snapshot) for disk in found)
 
@@ -114,7 +114,8 @@ def further_disks(args: argparse.Namespace, lab: Lab) -> tuple[Disk, ...]:
 def make_spec(
     args: argparse.Namespace, found: boot_media.Media, emulator: str, drives: tuple[Disk, ...] = ()
 ) -> qemu_argv.Spec:
-    """The machine that the command line asks for, without a debug port yet. UsageError for contradictions."""
+    """Returns the machine that the command line asks for, without its network and the socket of the debug stub.
+    UsageError for options that contradict each other."""
     is_program = found.format is None
     if is_program and (args.disk not in (None, disk_controllers.NONE) or (args.snapshot and not drives)):
         raise UsageError(
@@ -122,13 +123,13 @@ def make_spec(
             " 'rumplab stage'"
         )
     if not is_program and args.disk == disk_controllers.NONE:
-        raise UsageError(f"{args.image} is a disk image: --disk none would leave nothing to boot")
+        raise UsageError(f"{args.image} is a disk image: --disk none would leave nothing to boot; leave --disk out")
     if not is_program and args.args is not None:
         raise UsageError("--args is for a program; an image's command line is set by 'rumplab stage --args'")
     if not is_program and args.config is not None:
         raise UsageError("--config is for a program; an image's configuration is set by 'rumplab stage --rumprun'")
     if args.config is None and args.rumprun_schema is not None:
-        raise UsageError("--rumprun-schema is for --config FILE.yml, which is missing")
+        raise UsageError("--rumprun-schema is for --config FILE.yml, which is missing; add it")
     check_boots(args, found)
     spec = qemu_argv.Spec(
         qemu=emulator,
@@ -153,8 +154,8 @@ def make_spec(
 
 
 def check_boots(args: argparse.Namespace, found: boot_media.Media) -> None:
-    """RumplabError for what can't boot, in words that QEMU and a BIOS don't have. More arguments for QEMU may change
-    what boots."""
+    """Raises RumplabError if the file can't boot: QEMU and the BIOS print no useful message then. Checks nothing if
+    there are more arguments for QEMU, since they may change what boots."""
     if args.extra:
         return
     if found.format is None:
@@ -169,17 +170,17 @@ def check_boots(args: argparse.Namespace, found: boot_media.Media) -> None:
 
 
 def symbols(args: argparse.Namespace, found: boot_media.Media) -> tuple[str | None, str | None]:
-    """The program that debug loads and the sha256 it had when it was staged, where known."""
+    """Returns the program whose symbols debug loads, and its SHA-256 when it was staged; None for what is unknown."""
     if args.symbols is None:
         return found.program, found.program_sha256
     chosen = boot_media.inspect(args.symbols)
     if chosen.format is not None:
-        raise UsageError(f"{args.symbols} is not an ELF file, so it has no symbols to load")
+        raise UsageError(f"{args.symbols} is not an ELF file, so it has no symbols; name the ELF file of the program")
     return chosen.path, None
 
 
-def wanted(args: argparse.Namespace, spec: qemu_argv.Spec, found: boot_media.Media) -> Machine:
-    """The record of `spec` as far as the command line says it; Machines.claim does the rest."""
+def machine_record(args: argparse.Namespace, spec: qemu_argv.Spec, found: boot_media.Media) -> Machine:
+    """Returns the record for `spec`, as far as the command line determines it. Machines.claim completes it."""
     program, digest = symbols(args, found)
     if ("tcp", spec.gdb_port) in {(forward.protocol, forward.host) for forward in args.forward}:
         raise UsageError(f"--gdb-port and --forward both ask for port {spec.gdb_port}; change one of them")
@@ -199,8 +200,8 @@ def wanted(args: argparse.Namespace, spec: qemu_argv.Spec, found: boot_media.Med
 
 
 def command(spec: qemu_argv.Spec, detach: bool, module: tuple[str, bytes] | None = None) -> str:
-    """The QEMU command as a line for a shell, behind one that makes the file `module` if the program gets one. It
-    stands alone: no record, no control socket."""
+    """Returns the QEMU command as a line for a shell. If the program gets the `module`, (file name, content), a line
+    before it makes that file. The command works without rumplab: it has no record and no control socket."""
     log = f"{Path(spec.image or spec.program or '').name}.serial.log"
     if detach and spec.sandbox:
         spec = replace(spec, sandbox=sandbox.DAEMON)
@@ -223,7 +224,7 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
         check_name(args.name)
     found = recorded.settle(lab, args.image, args.format, args.allow_backing)
     if found.cd and args.disk is not None:
-        # A hybrid is a disk's image, too.
+        # With --disk, a hybrid image is a disk instead of a CD.
         found = replace(found, cd=False)
     spec = make_spec(args, found, emulator, further_disks(args, lab))
     module = rumprun_file.make(args.config, args.rumprun_schema, lab, "--config") if args.config else None
@@ -232,36 +233,36 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
         if not args.dry_run:
             consoles.check_terminal(emulator, lab.provision)
     bridged = any(card.net == nics.BRIDGE for card in cards)
-    way = attachment.find(lab, args.vmnet, platform) if bridged else None
-    # Before the accelerators are tried, which may take seconds.
-    if way and not args.dry_run:
-        attachment.check(way, os.geteuid())
+    attached = attachment.find(lab, args.vmnet, platform) if bridged else None
+    # Check this before the probe of the accelerators, which may take seconds.
+    if attached and not args.dry_run:
+        attachment.check(attached, os.geteuid())
     machines = open_machines(lab)
-    spec = replace(spec, nics=cards, link=way.link if way else None)
-    record = wanted(args, spec, found)
+    spec = replace(spec, nics=cards, link=attached.link if attached else None)
+    record = machine_record(args, spec, found)
     if spec.accel == "auto":
         spec = replace(spec, accel=accel.decide(emulator, component.version, machines.root).chosen)
         record = replace(record, accel=spec.accel)
-    # A printed command has QEMU run the helper itself.
+    # In a printed command, QEMU itself runs the bridge helper.
     helped = args.dry_run and spec.link is not None and spec.link.spawns
     closed = sandbox.choose(emulator, component.version, machines.root, helped, spec.extra, platform)
     spec = replace(spec, sandbox=closed)
     if spec.gdb_port:
         ports.warn_of_stub(spec.gdb_port)
     network_options.warn(cards)
-    seen = macs.learned(way.bridge) if way and way.bridge else frozenset()
+    seen = macs.learned(attached.bridge) if attached and attached.bridge else frozenset()
     if args.dry_run:
         cards = addressed(cards, record.name, machines.all(), seen)
         file = f"{record.name}.config.json"
         spec = replace(spec, nics=cards, stub=f"{record.name}.gdb.sock")
         spec = replace(spec, initrd=f"./{file}" if module else None)
-        say_disks(spec)
+        print_disks(spec)
         script(command(spec, args.detach, (file, module) if module else None) + "\n")
         return 0
     machine = machines.claim(record, numbered=args.name is None, seen_macs=seen)
     spec = replace(spec, stub=machine.stub, nics=machine.nics)
-    say_disks(spec)
-    with attachment.opened(way, cards) as link, module_file(module) as descriptor:
+    print_disks(spec)
+    with attachment.opened(attached, cards) as link, module_file(module) as descriptor:
         spec = replace(spec, link=link, initrd=f"/dev/fd/{descriptor}" if descriptor is not None else None)
         argv = [
             *qemu_argv.machine_argv(spec),
@@ -276,7 +277,7 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
 
 
 def ports_argv(spec: qemu_argv.Spec, log: str, detach: bool) -> list[str]:
-    """The serial port, and QEMU's monitor where it is for people."""
+    """Returns the options of the serial port and, in the foreground, of QEMU's monitor."""
     if detach:
         return qemu_argv.detached_argv(log)
     return qemu_argv.screen_argv(log) if spec.vga else qemu_argv.foreground_argv(log)
@@ -284,12 +285,12 @@ def ports_argv(spec: qemu_argv.Spec, log: str, detach: bool) -> list[str]:
 
 @contextlib.contextmanager
 def module_file(content: bytes | None) -> Iterator[int | None]:
-    """A file that has `content` and no name, as a descriptor. QEMU takes the path of a module apart at commas and
-    blanks, and the record's directory may have either."""
+    """Yields the descriptor of a file without a name that has `content`; None if `content` is None. QEMU splits the
+    path of a module at commas and blanks, and the path of the record's directory may have both."""
     if content is None:
         yield None
         return
-    # Only here: few starts need it.
+    # Imported here because few starts need it.
     import tempfile
 
     with tempfile.TemporaryFile() as file:
@@ -298,8 +299,8 @@ def module_file(content: bytes | None) -> Iterator[int | None]:
         yield file.fileno()
 
 
-def say_disks(spec: qemu_argv.Spec) -> None:
-    """Names the disks in the guest's order where there is more than the one that boots."""
+def print_disks(spec: qemu_argv.Spec) -> None:
+    """Prints each disk's name in the guest on standard error, if --drive added disks."""
     if not spec.drives:
         return
     for name, disk in sorted(zip(disk_controllers.names(spec.disks), spec.disks)):
@@ -307,6 +308,7 @@ def say_disks(spec: qemu_argv.Spec) -> None:
 
 
 def start_detached(machines: Machines, machine: Machine, argv: list[str], passed: tuple[int, ...]) -> int:
+    """Starts QEMU in the background, prints what to do next, and returns the exit code."""
     running = launch.detached(machines, machine, argv, passed)
     if running is None:
         print(f"{machine.name} has run and ended; read its console with: rumplab logs {machine.name}")
@@ -324,11 +326,13 @@ def start_detached(machines: Machines, machine: Machine, argv: list[str], passed
 def start(
     machines: Machines, machine: Machine, argv: list[str], passed: tuple[int, ...], args: argparse.Namespace
 ) -> int:
+    """Runs QEMU on this terminal and returns its exit status. RumplabError if it isn't 0, except for a signal and for
+    the guest's own status with --exit-device."""
     print(
         f"rumplab: {machine.name}: console {machine.console}; attach with: rumplab debug {machine.name}",
         file=sys.stderr,
     )
     code = launch.foreground(machines, machine, argv, passed)
     if code and not args.exit_device and code < 128:
-        raise RumplabError(f"QEMU ended with status {code}; what it said stands above")
+        raise RumplabError(f"QEMU ended with status {code}; its messages are above")
     return code

@@ -1,4 +1,4 @@
-"""``rumplab screen``: what a machine's VGA screen shows."""
+"""``rumplab screen``: prints a machine's VGA screen as text, or saves it as a picture."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def described(machine: Machine, screen: Screen, png: Path | None) -> dict[str, Any]:
+    """Returns the screen's data for --json. `png` is the file in which its picture was saved."""
     return {
         "name": machine.name,
         "mode": "graphics" if screen.rows is None else "text",
@@ -51,7 +52,7 @@ def described(machine: Machine, screen: Screen, png: Path | None) -> dict[str, A
 
 
 def save(screen: Screen, path: Path) -> None:
-    """Writes the picture, whole or not at all."""
+    """Writes the picture to `path` as PNG. Replaces the file in one step. RumplabError if that fails."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_bytes(vga_text.png(screen.picture))
@@ -82,13 +83,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def follow(machine: Machine, args: argparse.Namespace) -> int:
-    """Shows the screen whenever it has changed, until the machine ends."""
+    """Prints the screen each time that it changes, until the machine ends. Returns the exit code."""
     last: Screen | None = None
     while machine.alive():
         try:
             screen = look(machine)
         except RumplabError:
-            # It may have ended meanwhile, which is no failure.
+            # If the machine has ended meanwhile, that is no error.
             if machine.alive():
                 raise
             break
@@ -102,7 +103,7 @@ def follow(machine: Machine, args: argparse.Namespace) -> int:
 
 
 def show(machine: Machine, screen: Screen, args: argparse.Namespace) -> None:
-    """One screen of several: over the last one on a terminal, else below it."""
+    """Prints one screen of --follow: in place of the last one on a terminal, below it otherwise."""
     if args.json:
         import json
 

@@ -1,4 +1,4 @@
-"""``rumplab smoke``: the whole loop on the demo unikernel, to prove that the lab works."""
+"""``rumplab smoke``: proves that the lab works. It stages, boots and debugs the demo unikernel."""
 
 from __future__ import annotations
 
@@ -39,18 +39,19 @@ examples:
 """
 COMPONENTS = ("qemu", "rump_stager", "gdb", "pcihello")
 DEFAULT_SECONDS = 120
-# What --all adds, a controller.
+# The time that --all adds for each disk controller.
 DISK_SECONDS = 60
 DONE = "pcihello: done"
 ENDING_SECONDS = 10
-# One line of our own, whatever the version of GDB prints around it.
+# A GDB command that prints one line in a fixed format: the rest of GDB's output differs between versions.
 REPORT = 'printf "rumplab-found %02x:%02x.%x %08x\\n", bus, device, function, id'
 REPORTED = re.compile(r"^rumplab-found (\S+) (\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the debugger is to find: PCI's first dword, and where, unless that is for the board to say."""
+    """The PCI device that the debugger must find. `id` is the first dword of its configuration space. `place` is its
+    BUS:DEVICE.FUNCTION; with None, any place is right."""
 
     label: str
     id: int
@@ -62,7 +63,8 @@ E1000 = Target("e1000", qemu_argv.E1000_ID, "01:01.0")
 
 @dataclass
 class Loop:
-    """One run: where it works, until when, what it looks for, and what it has found."""
+    """One run of the steps. `directory` is for its files, `deadline` a time of time.monotonic. The steps set `place`,
+    `device` and `console` to what they find."""
 
     machines: Machines
     program: str
@@ -80,11 +82,11 @@ class Loop:
     def image(self) -> Path:
         return self.directory / (f"pcihello-{self.disk}.img" if self.disk else "pcihello.img")
 
-    def left(self) -> float:
-        """Seconds that remain. RumplabError when there are none."""
+    def remaining(self) -> float:
+        """Returns the seconds until the deadline. RumplabError if it has passed."""
         seconds = self.deadline - time.monotonic()
         if seconds <= 0:
-            raise RumplabError("out of time; give it more with --timeout, or look into it with --keep")
+            raise RumplabError("the time is over; give more with --timeout, or keep the machine with --keep")
         return seconds
 
 
@@ -102,7 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def require(lab: Lab) -> str:
-    """The demo's path. NotProvisioned names every component that is missing."""
+    """Returns the demo's path. NotProvisioned, with the name of each missing component, if one is missing."""
     missing = []
     for name in COMPONENTS:
         try:
@@ -115,31 +117,33 @@ def require(lab: Lab) -> str:
 
 
 def call(loop: Loop, *arguments: str) -> str:
-    """Runs ``rumplab ARGUMENTS`` as a user would and returns its output; RumplabError with it on failure."""
-    left = loop.left()
+    """Runs ``rumplab ARGUMENTS`` as a child process and returns its output. RumplabError, with the output, if it fails
+    or does not end in time."""
+    seconds = loop.remaining()
     with subprocess.Popen(
-        process.itself(*arguments),
+        process.own_command(*arguments),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env=child_environment.of(child_environment.ITSELF),
     ) as child:
         try:
-            told, _ = child.communicate(timeout=left)
+            output, _ = child.communicate(timeout=seconds)
         except subprocess.TimeoutExpired as error:
-            said = ended(child).decode(errors="replace")
-            raise RumplabError(f"'rumplab {arguments[0]}' did not end in time; it said:\n{said}") from error
+            printed = terminate(child).decode(errors="replace")
+            raise RumplabError(f"'rumplab {arguments[0]}' did not end in time; it printed:\n{printed}") from error
         except BaseException:
-            ended(child)
+            terminate(child)
             raise
-    said = told.decode(errors="replace")
+    printed = output.decode(errors="replace")
     if child.returncode:
-        raise RumplabError(f"'rumplab {arguments[0]}' failed ({child.returncode}); it said:\n{said}")
-    return said
+        raise RumplabError(f"'rumplab {arguments[0]}' failed ({child.returncode}); it printed:\n{printed}")
+    return printed
 
 
-def ended(child: subprocess.Popen[bytes]) -> bytes:
-    """Ends a command of the tool so that it cleans up after itself; what it has said."""
+def terminate(child: subprocess.Popen[bytes]) -> bytes:
+    """Ends a command of this tool and returns its output. SIGTERM lets it clean up; SIGKILL follows after
+    ENDING_SECONDS."""
     child.terminate()
     try:
         return child.communicate(timeout=ENDING_SECONDS)[0]
@@ -149,11 +153,13 @@ def ended(child: subprocess.Popen[bytes]) -> bytes:
 
 
 def stage(loop: Loop) -> str:
+    """Makes the image; returns what to print about it."""
     call(loop, "stage", loop.program, "-o", str(loop.image), "--args", "rumplab smoke")
     return f"{loop.image.name}, {loop.image.stat().st_size >> 20} MiB"
 
 
 def boot(loop: Loop) -> str:
+    """Starts the machine, stopped; returns what to print about it."""
     disk = ["--disk", loop.disk] if loop.disk else []
     call(loop, "run", str(loop.image), "--wait", "--detach", "--name", loop.name, *disk)
     machine = loop.machines.find(loop.name)
@@ -161,13 +167,13 @@ def boot(loop: Loop) -> str:
 
 
 def attach(loop: Loop) -> str:
-    """Breaks where the target is found, and has the debugger say which device that is."""
+    """Sets a breakpoint where the program finds the target, and compares the device that the debugger reports."""
     label, number = loop.target.label, f"{loop.target.id:08x}"
     where = f"pci_device_found if id == 0x{number}"
-    said = call(loop, "debug", loop.name, where, "--batch", "--ex", REPORT, "--ex", "delete", "--ex", "detach")
-    found = REPORTED.search(said)
+    printed = call(loop, "debug", loop.name, where, "--batch", "--ex", REPORT, "--ex", "delete", "--ex", "detach")
+    found = REPORTED.search(printed)
     if found is None:
-        raise RumplabError(f"the debugger did not stop where the program finds the {label}; it said:\n{said}")
+        raise RumplabError(f"the debugger did not stop where the program finds the {label}; it printed:\n{printed}")
     expected = (loop.target.place or found[1], number)
     if found.groups() != expected:
         raise RumplabError(f"the debugger reports {found[1]} {found[2]}, expected {' '.join(expected)}")
@@ -180,9 +186,9 @@ def finish(loop: Loop) -> str:
     """Waits for the program's last line on the machine's console."""
     path, machine = registry.locate(loop.machines, loop.name)
     if machine is None or machine.console != consoles.SERIAL:
-        raise RumplabError(f"{loop.name} has its console on the screen, or has ended; look into it with --keep")
+        raise RumplabError(f"{loop.name} has ended, or its console is the screen; keep the machine with --keep")
     while DONE not in path.read_text(errors="replace"):
-        loop.left()
+        loop.remaining()
         time.sleep(0.05)
     loop.console = machine.console
     return f"'{DONE}' on the {machine.console} console (the machine has no VGA card)"
@@ -198,7 +204,7 @@ STEPS: tuple[tuple[str, Callable[[Loop], str]], ...] = (
 
 
 def perform(loop: Loop, quiet: bool) -> None:
-    """All steps, one line each unless `quiet`."""
+    """Runs all steps, and prints one line for each unless `quiet`. RumplabError names the step that fails."""
     for name, step in STEPS:
         began = time.monotonic()
         try:
@@ -212,7 +218,8 @@ def perform(loop: Loop, quiet: bool) -> None:
 
 
 def every_disk(loop: Loop, quiet: bool, keep: bool) -> list[dict[str, object]]:
-    """All steps from each disk controller, stopping where the program finds it; one row of a table each."""
+    """Runs all steps with each disk controller, with a breakpoint where the program finds that controller. Prints one
+    row of a table for each unless `quiet`, and returns them as objects for JSON."""
     rows: list[dict[str, object]] = []
     if not quiet:
         print(ROW.format("disk", "controller", "at", "time").rstrip())
@@ -235,10 +242,10 @@ def every_disk(loop: Loop, quiet: bool, keep: bool) -> list[dict[str, object]]:
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Makes SIGTERM and SIGHUP unwind the stack, so that what was started is taken away."""
+    """Makes SIGTERM and SIGHUP raise SystemExit during the block, so that the clean-up code ends the machines."""
 
     def unwind(number: int, _frame: FrameType | None) -> NoReturn:
-        # A second one must not cut the cleaning up short.
+        # A second signal must not interrupt the clean-up.
         signal.signal(number, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
@@ -251,11 +258,12 @@ def terminable() -> Iterator[None]:
 
 
 def names(loop: Loop) -> list[str]:
-    """What the loop's machine is called, and those that every_disk starts."""
+    """Returns the names of the loop's machine and of those that every_disk starts."""
     return [loop.name, *(f"{loop.name}-{disk}" for disk in disk_controllers.CONTROLLERS)]
 
 
 def clean_up(loop: Loop, keep: bool) -> None:
+    """Ends the loop's machines; with `keep`, prints what it leaves instead."""
     if keep:
         kept = ", ".join(one.name for one in loop.machines.all() if one.name in names(loop))
         print(f"rumplab smoke: kept {kept or 'no machine'} and {loop.directory}", file=sys.stderr)
@@ -265,19 +273,19 @@ def clean_up(loop: Loop, keep: bool) -> None:
 
 @contextlib.contextmanager
 def workplace(keep: bool) -> Iterator[Path]:
-    """The loop's directory, removed at the end, or else left for good."""
+    """Yields the loop's directory, and removes it at the end unless `keep`."""
     if keep:
         yield Path(tempfile.mkdtemp(prefix="rumplab-kept-smoke-"))
         return
     with files.work_directory("smoke") as directory:
-        # Below it, since who stages takes the lock of the directory that the image goes to.
+        # A subdirectory, since `rumplab stage` locks the directory of its output, and work_directory holds that lock.
         place = directory / "files"
         place.mkdir()
         yield place
 
 
 def end_machines(loop: Loop) -> None:
-    """Ends the loop's machine, and those that every_disk named after it, without leaving their logs."""
+    """Ends the loop's machine and those that every_disk started, and removes their logs."""
     for machine in loop.machines.all():
         if machine.name in names(loop) and not shutdown.end(loop.machines, machine):
             print(f"rumplab smoke: {machine.name} (pid {machine.pid}) does not end", file=sys.stderr)

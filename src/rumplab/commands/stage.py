@@ -1,4 +1,4 @@
-"""`rumplab stage`: a Multiboot program becomes a disk image that boots it."""
+"""`rumplab stage`: makes a disk image that boots a Multiboot program."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ examples:
   rumplab stage hello.bin -o hello.img --container            with the tools of the lab's image
 """
 
-# Far beyond any configuration, and what keeps the check of its JSON within the memory a small host has.
+# In bytes. No configuration is as large, and checking its JSON must not exhaust a small host's memory.
 LARGEST_CONFIGURATION = 1024 * 1024
 
 
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
         return {"program": str(program), "sha256": sha256(program), "args": args.args, "format": args.format}
 
     needed = layout.image_size(contents) + sum(sum(item.contents) for item in volumes)
-    # The raw image goes when the other one is made of it.
+    # For another format, the raw image and the converted one exist at the same time.
     write_image(made, output, needed if args.format == "raw" else 2 * needed, describe, args.force)
     seconds = time.monotonic() - started
     if args.json:
@@ -106,15 +106,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def absolute(path: Path) -> Path:
-    """`path` as seen from /; links in it stay, since they may be meant to be switched."""
+    """Returns `path` made absolute. Keeps symbolic links, since the user may switch them later."""
     return Path(os.path.abspath(path))
 
 
 def chosen_configuration(args: argparse.Namespace) -> bytes | None:
-    """The configuration's content, from `--config` or made of `--rumprun`. UsageError for both."""
+    """Returns the configuration's content, from `--config` or made from `--rumprun`; None without both. UsageError if
+    both are given."""
     if args.rumprun is None:
         if args.rumprun_schema is not None:
-            raise UsageError("--rumprun-schema is for --rumprun FILE.yml, which is missing")
+            raise UsageError("--rumprun-schema is for --rumprun FILE.yml, which is missing; add it")
         return None if args.config is None else read_configuration(args.config)
     if args.config is not None:
         raise UsageError("--config and --rumprun both give the configuration; leave one out")
@@ -122,12 +123,12 @@ def chosen_configuration(args: argparse.Namespace) -> bytes | None:
 
 
 def read_configuration(path: Path) -> bytes:
-    """The content of `path`. RumplabError names line and column where it isn't JSON."""
+    """Returns the content of `path`. RumplabError, with line and column, if it isn't JSON."""
     try:
         with open(path, "rb") as file:
             content = file.read(LARGEST_CONFIGURATION + 1)
     except OSError as error:
-        raise RumplabError(f"cannot read {path}: {error.strerror}") from error
+        raise RumplabError(f"cannot read {path}: {error.strerror}; name a file that you can read") from error
     if len(content) > LARGEST_CONFIGURATION:
         raise RumplabError(f"{path} is larger than 1 MiB; put data into a disk image of its own")
     try:
@@ -139,19 +140,19 @@ def read_configuration(path: Path) -> bytes:
         line = content.count(b"\n", 0, error.start) + 1
         raise RumplabError(f"{path} is not JSON: line {line}: not UTF-8 ({error.reason})") from error
     except RecursionError as error:
-        raise RumplabError(f"{path} is nested too deeply to be a configuration") from error
+        raise RumplabError(f"{path} is nested too deeply to be a configuration; is it the right file?") from error
     except ValueError as error:
         raise RumplabError(f"{path} is not JSON: {error}") from error
     return content
 
 
 def refuse_constant(name: str) -> None:
-    """JSON has no NaN and no infinity, though Python's reader takes them."""
+    """Raises ValueError for NaN and the infinities. JSON doesn't have them, but Python's parser accepts them."""
     raise ValueError(f"{name} is not a JSON value")
 
 
 def check_output(output: Path, program: Path, force: bool) -> None:
-    """RumplabError when the image can't or mustn't be written to `output`."""
+    """Raises RumplabError if the image can't or mustn't be written to `output`."""
     directory = output.parent
     if not directory.is_dir():
         raise RumplabError(f"{directory} is not a directory; create it or choose another place with -o")

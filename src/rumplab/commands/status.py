@@ -1,4 +1,4 @@
-"""``rumplab status``: what is provisioned, from where, and whether that has been verified."""
+"""``rumplab status``: shows what is provisioned, from which source, and whether `rumplab smoke` has passed with it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def row(component: Component) -> list[str]:
-    """The cells of one component; '-' where there is nothing to say."""
+    """Returns the cells of one component's row; '-' for a missing value."""
     version = component.version or "-"
     if component.wanted and component.wanted != version:
         version = f"{version} (wanted {component.wanted})"
@@ -44,14 +44,14 @@ def row(component: Component) -> list[str]:
 
 
 def notes(components: list[Component]) -> list[str]:
-    """One line for each component that is deferred, substituted or damaged: why, and what to do."""
+    """Returns a line with the reason and the remedy for each component that is deferred, substituted or damaged."""
     return [
         f"{component.name}: {component.reason}; {remedy(component)}" for component in components if component.reason
     ]
 
 
 def remedy(component: Component) -> str:
-    """What completes a component that isn't what was wanted."""
+    """Returns the remedy for a component that is deferred, substituted or damaged."""
     if component.state == DAMAGED:
         return f"to write it again: {component.remedy}"
     if component.deferral:
@@ -62,12 +62,12 @@ def remedy(component: Component) -> str:
 
 
 def since(deferral: dict[str, str]) -> str:
-    """When it was tried, and from when on a run that names no tags tries it again."""
+    """Returns when the component was last tried, and when a run without tags tries it again."""
     return f"at {local(deferral['tried'])}; a run of everything tries again from {local(deferral['until'])}"
 
 
 def local(moment: str) -> str:
-    """A descriptor's time by this host's clock; as it stands if it isn't one."""
+    """Returns a descriptor's time in this host's time zone; `moment` unchanged if it isn't a time."""
     try:
         there = datetime.datetime.strptime(moment, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=datetime.timezone.utc)
     except ValueError:
@@ -76,7 +76,8 @@ def local(moment: str) -> str:
 
 
 def image_lines(described: list[Described]) -> list[str]:
-    """The builder images, where there are any, and what completes those that aren't what was wanted."""
+    """Returns the table of the builder images and the remedies for those that aren't installed; empty if there are
+    none."""
     if not described:
         return []
     rows = [[one.image, one.state, (one.stamp or "")[:STAMP_SHOWN] or "-"] for one in described]
@@ -90,7 +91,8 @@ def image_lines(described: list[Described]) -> list[str]:
 
 @dataclass(frozen=True)
 class Report:
-    """The lab as its records have it. `damaged` says what can't be read besides descriptors, and what to do."""
+    """The state of the lab, from its records. `passed` says whether this state passed `rumplab smoke`. `damaged` has a
+    message for each record, other than a descriptor, that can't be read."""
 
     lab: Lab
     components: list[Component]
@@ -105,7 +107,7 @@ class Report:
 
 
 def report(lab: Lab) -> Report:
-    """What there is to say; a record that can't be read hides no other."""
+    """Returns the state of `lab`. A record that can't be read doesn't prevent reading the others."""
     components = lab.components()
     described: list[Described] = []
     passed, damaged = False, []
@@ -121,7 +123,7 @@ def report(lab: Lab) -> Report:
 
 
 def as_lines(found: Report) -> list[str]:
-    """The report for people."""
+    """Returns the report as lines for people."""
     table = output.table(["COMPONENT", "VERSION", "SOURCE", "STATE", "STAMP"], map(row, found.components))
     state = "yes" if found.passed else "no; to verify: rumplab smoke --record"
     return [
@@ -134,7 +136,7 @@ def as_lines(found: Report) -> list[str]:
 
 
 def as_data(found: Report) -> dict[str, Any]:
-    """The report for --json; `lines` is what people are shown."""
+    """Returns the report for --json. `lines` is the report for people."""
     return {
         "lines": as_lines(found),
         "prefix": str(found.lab.prefix),

@@ -1,4 +1,4 @@
-"""``rumplab stop``: ends machines, politely first, within a bounded time."""
+"""``rumplab stop``: ends machines. It asks QEMU first, then sends signals; each step has a time limit."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.all == (args.name is not None):
-        raise UsageError("say which machine: its NAME, or --all")
+        raise UsageError("name one machine, or use --all")
     if args.forget and not args.all:
-        raise UsageError("--forget goes with --all: what a machine has written is kept for 'rumplab logs'")
+        raise UsageError("--forget goes with --all; without it, the logs stay for 'rumplab logs'")
     lab = config.load()
     machines = open_machines(lab)
     chosen = machines.all() if args.all else [machines.find(args.name)]
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         if not end(machines, machine, args.powerdown):
             raise RumplabError(f"{machine.name} (pid {machine.pid}) does not end; look at it with: ps {machine.pid}")
         print(f"{machine.name} stopped")
-    for path in places.forget(lab) if args.forget else ():
+    for path in places.remove_all(lab) if args.forget else ():
         print(f"{path} removed")
     if args.forget:
         files.sweep_work()

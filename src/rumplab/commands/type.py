@@ -1,4 +1,4 @@
-"""``rumplab type``: keys for a machine's keyboard."""
+"""``rumplab type``: types on a machine's keyboard."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ examples:
   rumplab type ipxe $'ifstat\\nroute\\n'
   rumplab screen ipxe                     what came of it
 """
-# A PS/2 keyboard holds a few bytes; a guest reads them in its own time.
+# A PS/2 keyboard buffers only a few bytes, and a guest may read them slowly: so pause after each key.
 HOLD_MILLISECONDS = 20
 PAUSE_SECONDS = 2.5 * HOLD_MILLISECONDS / 1000
 ANSWER_SECONDS = 10.0
@@ -43,7 +43,7 @@ PLAIN = {
     ".": "dot",
     "/": "slash",
 }
-# With shift: each character of the first on the key of the one below it.
+# The characters that need Shift, each with the character of its key without Shift.
 SHIFTED = dict(
     zip("""ABCDEFGHIJKLMNOPQRSTUVWXYZ)!@#$%^&*(_+{}|:"~<>?""", """abcdefghijklmnopqrstuvwxyz0123456789-=[]\\;'`,./""")
 )
@@ -59,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def keys_of(text: str) -> list[list[str]]:
-    """The keys, some with shift, that type `text`. UsageError names a character that no key of theirs makes."""
+    """Returns the keys that type `text`: for each character, the keys that are pressed together. UsageError for a
+    character that a US keyboard doesn't have."""
     found = []
     for at, character in enumerate(text):
         if character in PLAIN:
@@ -68,14 +69,14 @@ def keys_of(text: str) -> list[list[str]]:
             found.append([SHIFT, PLAIN[SHIFTED[character]]])
         else:
             raise UsageError(
-                f"{character!a} (character {at + 1} of TEXT) is on no key of a US keyboard; type it by the guest's own"
-                " means"
+                f"{character!a} (character {at + 1} of TEXT) is on no key of a US keyboard; enter it in the guest in"
+                " another way"
             )
     return found
 
 
 def combination(text: str) -> list[str]:
-    """The keys of a --key, held down together."""
+    """Returns the keys of a --key, which are held down together. UsageError if a name is empty."""
     names = [ALIASES.get(name, name) for name in text.lower().split("-")]
     if not all(names):
         raise UsageError(f"'{text}' is not a key; use a name such as ret, esc or minus, or several: ctrl-alt-delete")
@@ -83,24 +84,24 @@ def combination(text: str) -> list[str]:
 
 
 def press(session: qmp.Session, keys: Sequence[str]) -> None:
-    """Presses `keys` together. RumplabError for one that QEMU doesn't know."""
+    """Presses `keys` together, then pauses. RumplabError if QEMU doesn't know a key."""
     values = [{"type": "qcode", "data": key} for key in keys]
     try:
         session.execute("send-key", {"keys": values, "hold-time": HOLD_MILLISECONDS})
     except qmp.Refused as error:
-        raise RumplabError(f"QEMU has no key for '{'-'.join(keys)}': {error}") from error
+        raise RumplabError(f"QEMU has no key for '{'-'.join(keys)}' ({error}); use a name such as ret") from error
     time.sleep(PAUSE_SECONDS)
 
 
 def send(machine: Machine, strokes: Iterable[Sequence[str]]) -> None:
-    """Presses the keys on the keyboard of `machine`. RumplabError if it isn't running."""
+    """Presses each of `strokes` on the keyboard of `machine`. RumplabError if the machine doesn't run, or is paused."""
     try:
         with qmp.Session(machine.socket, ANSWER_SECONDS) as session:
             for keys in strokes:
-                # QEMU drops keys that a machine can't take.
+                # QEMU drops keys silently while the machine is paused.
                 state = session.status()
                 if state != "running":
-                    raise RumplabError(f"{machine.name} is not running ({state}) and takes no keys; let it go on first")
+                    raise RumplabError(f"{machine.name} is not running ({state}) and takes no keys; continue it first")
                 press(session, keys)
     except qmp.QmpError as error:
         raise RumplabError(f"{machine.name} takes no keys: {error}") from error

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from rumplab.container import docker
 from rumplab.container.docker import Image
 from rumplab.errors import NotProvisioned, RumplabError
-from rumplab.lab.config import Lab, maybe, read_object, text
+from rumplab.lab.config import Lab, optional_text, read_object, text
 
 # The image that serves instead of a component, by component.
 FOR_COMPONENT = {
@@ -56,9 +56,9 @@ def described(lab: Lab) -> list[Described]:
             name=name,
             image=text(one, "image", path, MAKE),
             state=text(one, "state", path, MAKE),
-            stamp=maybe(one, "stamp", path, MAKE),
-            identity=maybe(one, "id", path, MAKE),
-            reason=maybe(one, "reason", path, MAKE),
+            stamp=optional_text(one, "stamp", path, MAKE),
+            identity=optional_text(one, "id", path, MAKE),
+            reason=optional_text(one, "reason", path, MAKE),
         )
         for name, one in sorted(images.items())
     ]

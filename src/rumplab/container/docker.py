@@ -12,7 +12,7 @@ from typing import Any
 
 from rumplab.errors import RumplabError
 from rumplab.host import child_environment
-from rumplab.host.answers import UNFIT, typed, understood
+from rumplab.host.answers import MALFORMED, parsing, typed
 
 DOCKER = "docker"
 ANSWER_SECONDS = 15
@@ -40,7 +40,7 @@ class Image:
             for one in json.loads(self.labels["rumplab.components"]):
                 if one["name"] == component:
                     return str(one["version"])
-        except UNFIT:
+        except MALFORMED:
             pass
         return None
 
@@ -50,7 +50,7 @@ class Image:
             for one in json.loads(self.labels["rumplab.components"]):
                 if one["name"] == component:
                     return str(typed(one["paths"][logical], str))
-        except UNFIT:
+        except MALFORMED:
             # As where it says nothing.
             pass
         raise RumplabError(f"image {self.name} doesn't say where its {logical} is; remove it, and make it again")
@@ -93,7 +93,7 @@ def image(name: str) -> Image | None:
 
 def image_in(said: str, name: str) -> Image:
     """The image in the engine's answer to INSPECT. RumplabError where that is something else."""
-    with understood(f"what the Docker engine says of {name}"):
+    with parsing(f"what the Docker engine says of {name}"):
         data: dict[str, Any] = json.loads(said)
         labels = typed(data["labels"], dict, type(None)) or {}
         return Image(name, typed(data["id"], str), {key: typed(value, str) for key, value in labels.items()})

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from rumplab.host import files
-from rumplab.host.answers import UNFIT
+from rumplab.host.answers import MALFORMED
 from rumplab.host.files import sha256
 from rumplab.image import grub, layout
 from rumplab.image.recipe import Recipe, recipe
@@ -40,5 +40,5 @@ def stands(image: Path, wanted: dict[str, object]) -> bool:
     try:
         said = json.loads(sidecar(image).read_text(encoding="utf-8"))
         return image.is_file() and said == {"schema": 1, **wanted}
-    except (OSError, *UNFIT):
+    except (OSError, *MALFORMED):
         return False

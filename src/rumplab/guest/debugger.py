@@ -13,7 +13,7 @@ from rumplab.gdb.kgdb_commands import KgdbSession
 from rumplab.guest import ipkdb, kernel_debugger, kernels, lines
 from rumplab.guest.definition import IPKDB, LINUX, Guest
 from rumplab.guest.lines import DEBUGGER, socket_path
-from rumplab.host.process import itself
+from rumplab.host.process import own_command
 from rumplab.lab.config import Lab
 from rumplab.machine.registry import Machine
 
@@ -72,7 +72,7 @@ def gdb_session(
         control=None if linux else str(machine.socket),
         line=DEBUGGER,
         # A BREAK on the debugger's line means nothing to Linux.
-        interrupt=tuple(itself("guest", "break", guest.name)) if linux else (),
+        interrupt=tuple(own_command("guest", "break", guest.name)) if linux else (),
         symbols=machine.program,
         sources=((guest.source_name, sources),) if sources else (),
     )

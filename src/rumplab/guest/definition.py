@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rumplab.errors import RumplabError
 from rumplab.host import locks
-from rumplab.host.answers import UNFIT, check_fields
+from rumplab.host.answers import MALFORMED, check_fields
 from rumplab.lab import places
 from rumplab.lab.config import SCHEMA, Lab, read_object
 from rumplab.machine import nics
@@ -134,7 +134,7 @@ class Guests:
             guest = Guest(**{key: value for key, value in data.items() if key in known})
             check_types(guest)
             return replace(guest, name=path.parent.name, nics=nics.from_data(data.get("nics", ())))
-        except UNFIT as error:
+        except MALFORMED as error:
             raise RumplabError(f"{path} doesn't describe a guest ({error}); remove it: {remedy}") from error
 
 
@@ -152,7 +152,7 @@ def open_guests(lab: Lab) -> Guests:
     old = places.former(lab)
     left = sorted(path.parent.name for path in old.glob(f".guests/*/{FILE}")) if old else []
     if old and left:
-        places.tell(
+        places.warn_once(
             f"{len(left)} of your guests ({', '.join(left)}) are in {old / '.guests'}, where they are looked for no"
             f" more; stop them, and bring each here with: mv {old / '.guests'}/NAME {guests.root}/"
         )

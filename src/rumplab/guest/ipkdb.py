@@ -17,7 +17,7 @@ from rumplab.errors import NotProvisioned, RumplabError, UsageError
 from rumplab.guest import lines
 from rumplab.guest.definition import IPKDB, NETBSD, Guest
 from rumplab.host import holders, ports
-from rumplab.host.process import itself
+from rumplab.host.process import own_command
 from rumplab.ipkdb import console_messages
 from rumplab.lab.config import Lab
 from rumplab.machine import macs, nics
@@ -124,7 +124,7 @@ def bridge_argv(machine: Machine, key_file: str | None) -> list[str]:
     key = ["--key-file", key_file] if key_file else []
     again = lines.lock_path(machine, IPKDB).exists() and not waits(machine)
     patience = str(PATIENCE_AGAIN if again else PATIENCE)
-    return itself("ipkdb", "connect", machine.name, "--stdio", "--timeout", patience, *key)
+    return own_command("ipkdb", "connect", machine.name, "--stdio", "--timeout", patience, *key)
 
 
 def refuse_interrupt(machine: Machine) -> None:

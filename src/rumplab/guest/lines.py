@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rumplab.errors import RumplabError
 from rumplab.host import holders, process
-from rumplab.host.answers import UNFIT
+from rumplab.host.answers import MALFORMED
 from rumplab.machine import qmp
 from rumplab.machine.registry import Machine
 
@@ -77,7 +77,7 @@ def client(machine: Machine, line: str) -> str | None:
             if chardev["label"] == line:
                 name: str = chardev["filename"]
                 return None if name.startswith(DISCONNECTED) else described(name)
-    except UNFIT as error:
+    except MALFORMED as error:
         raise RumplabError(f"{machine.name} answers in a form that isn't known: {error}") from error
     except qmp.QmpError as error:
         raise RumplabError(f"{machine.name} doesn't answer: {error}; look at it with: rumplab ps") from error

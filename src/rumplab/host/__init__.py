@@ -1,1 +1,1 @@
-"""What the tool needs of the host. Nothing here imports another package of the tool."""
+"""The host's processes, files, ports and accounts. These modules import no other package of the tool."""

@@ -1,4 +1,4 @@
-"""What lets an account use something that belongs to a group: a remedy that fits the facts."""
+"""Remedies for a user who lacks access to a group's device: they depend on its owner and mode and the user's groups."""
 
 from __future__ import annotations
 
@@ -9,39 +9,42 @@ import os
 import stat
 from pathlib import Path
 
-# Of a device that everybody's tools expect of a group; systemd's own rule for KVM has the same.
+# The mode that the remedy gives a device. systemd's udev rule gives /dev/kvm the same.
 MODE = 0o660
 
 
-def me() -> str:
-    """This account's name, or its number where it has none."""
+def account_name() -> str:
+    """Returns this account's name, or its user id if it has no name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
         return str(os.getuid())
 
 
-def joining(group: str) -> str:
-    """What makes this session one of `group`'s."""
+def how_to_join(group: str) -> str:
+    """Returns what the user must do so that the session has the group `group`."""
     with contextlib.suppress(KeyError):
-        if me() in grp.getgrnam(group).gr_mem:
-            return f"you are in group {group}, but not yet in this session: log in again"
-    return f"sudo usermod -aG {group} {me()}, then log in again"
+        if account_name() in grp.getgrnam(group).gr_mem:
+            return f"you are in group {group}, but this session isn't yet: log in again"
+    return f"sudo usermod -aG {group} {account_name()}, then log in again"
 
 
-def opening(device: Path, usual: str) -> str:
-    """What lets this account open `device` to read and write, which it can't. `usual` is the group that such a device
-    has: membership in root's own is no remedy, and in none where the group may not open it."""
+def how_to_open(device: Path, usual: str) -> str:
+    """Returns what the user must do to get read and write access to `device`, which this account can't open now.
+
+    `usual` is the group that normally has such a device. The remedy names it if the device's group is root, which no
+    user should join, or if the mode gives the group no access.
+    """
     info = device.stat()
     allowed = stat.S_IMODE(info.st_mode) & 0o060 == 0o060
     if allowed and info.st_gid in (os.getegid(), *os.getgroups()):
-        return f"its group may open it, and something else forbids it; in a container: --device {device}"
+        return f"your group has access to {device}, but something else forbids it; in a container: --device {device}"
     if allowed and info.st_gid != 0:
         with contextlib.suppress(KeyError):
-            return f"let your account open {device}: {joining(grp.getgrgid(info.st_gid).gr_name)}"
+            return f"let your account open {device}: {how_to_join(grp.getgrgid(info.st_gid).gr_name)}"
     rule = f'KERNEL=="{device.name}", GROUP="{usual}", MODE="{MODE:04o}"'
     return (
-        f"{device} is for root alone (mode {stat.S_IMODE(info.st_mode):o}): give it to a group, by the udev rule"
-        f" {rule}, or until the next start: sudo chgrp {usual} {device} && sudo chmod {MODE:o} {device};"
-        f" then {joining(usual)}"
+        f"{device} is for root alone (mode {stat.S_IMODE(info.st_mode):o}); give it to a group with the udev rule"
+        f" {rule}, or until the next boot with: sudo chgrp {usual} {device} && sudo chmod {MODE:o} {device};"
+        f" then {how_to_join(usual)}"
     )

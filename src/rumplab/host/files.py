@@ -1,7 +1,7 @@
-"""Temporary files and directories: those beside an output take its place when they are complete, or vanish.
+"""Temporary files and directories. A process writes its output to one of them and renames it when it is complete.
 
-Whoever makes one holds its lock. One that is nobody's was left by a process that was killed, and the next one takes it
-away.
+The process that makes one holds a lock on it until it ends. If nobody holds the lock, the process was killed; the next
+process removes what it left.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from rumplab.errors import RumplabError
 MIB = 1 << 20
 
 PREFIX = ".rumplab-stage-"
-# What work directories are called, and are for.
+# The prefix of a work directory's name, and the purposes that it names.
 WORK = "rumplab-{}-"
 PURPOSES = ("stage", "smoke", "probe", "ipkdb")
 
 
 @contextlib.contextmanager
 def temporary_file(directory: Path) -> Iterator[Path]:
-    """An empty file in `directory`, removed at the end unless it was renamed. Its mode follows the umask."""
-    with told(directory):
+    """Yields an empty file in `directory`, and removes it at the end unless it was renamed. Its mode follows the
+    umask. RumplabError if the file can't be made."""
+    with explaining_errors(directory):
         path, lock = locked(directory, PREFIX, make_file)
     try:
         yield path
@@ -40,8 +41,9 @@ def temporary_file(directory: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def temporary_directory(directory: Path) -> Iterator[Path]:
-    """An empty directory in `directory`, removed at the end. Its mode follows the umask."""
-    with told(directory):
+    """Yields an empty directory in `directory`, and removes it at the end. Its mode follows the umask. RumplabError if
+    it can't be made."""
+    with explaining_errors(directory):
         path, lock = locked(directory, PREFIX, Path.mkdir)
     try:
         yield path
@@ -51,8 +53,8 @@ def temporary_directory(directory: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def told(directory: Path) -> Iterator[None]:
-    """Makes of a system's error one that says what to do about an output's place."""
+def explaining_errors(directory: Path) -> Iterator[None]:
+    """Turns an OSError of the block into a RumplabError with a remedy. `directory` is where the output goes."""
     try:
         yield
     except OSError as error:
@@ -64,15 +66,15 @@ def make_file(path: Path) -> None:
 
 
 def locked(directory: Path, prefix: str, make: Callable[[Path], None]) -> tuple[Path, int]:
-    """A new name in `directory` that begins with `prefix`, which `make` has made, and an open file that holds its
-    lock."""
+    """Makes a file or directory with `make` under a new name in `directory`, and takes its lock. Returns its path and
+    the descriptor that holds the lock. `prefix` begins the name."""
     while True:
         path = directory / f"{prefix}{secrets.token_hex(8)}"
         make(path)
         try:
             lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
-            # Swept, before it had its lock.
+            # Another process's `sweep` removed it before it was locked: try another name.
             continue
         fcntl.flock(lock, fcntl.LOCK_EX)
         if path.exists():
@@ -81,7 +83,7 @@ def locked(directory: Path, prefix: str, make: Callable[[Path], None]) -> tuple[
 
 
 def sweep(directory: Path, prefix: str = PREFIX) -> None:
-    """Takes away what processes of this user's that were killed have left in `directory`."""
+    """Removes what this user's killed processes left in `directory` under names that begin with `prefix`."""
     for path in directory.glob(f"{prefix}*"):
         with contextlib.suppress(OSError):
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -98,8 +100,8 @@ def sweep(directory: Path, prefix: str = PREFIX) -> None:
 
 
 def sweep_work() -> None:
-    """Takes away the work directories of this user's that killed processes have left."""
-    # Only here: it takes long to load.
+    """Removes the work directories that this user's killed processes left."""
+    # Imported here because it takes long to load.
     import tempfile
 
     for purpose in PURPOSES:
@@ -108,12 +110,12 @@ def sweep_work() -> None:
 
 @contextlib.contextmanager
 def work_directory(purpose: str) -> Iterator[Path]:
-    """A directory for temporary files, private and empty, removed at the end. Those of the same `purpose`, one of
-    PURPOSES, that were left are swept first.
+    """Yields an empty private directory for temporary files, and removes it at the end. `purpose` is one of PURPOSES.
+    First removes directories of the same purpose that killed processes left.
 
-    A signal that comes while it is made or removed waits until that is done: else nobody would remove it.
+    Blocks signals while it makes or removes the directory: otherwise a signal in between would leave it behind.
     """
-    # Only here: it takes long to load.
+    # Imported here because it takes long to load.
     import tempfile
 
     prefix = WORK.format(purpose)
@@ -128,7 +130,7 @@ def work_directory(purpose: str) -> Iterator[Path]:
             yield path
         finally:
             try:
-                # A signal that came just before is answered in this call.
+                # Python runs the handler of a signal that came just before this call, and the handler may raise.
                 signal.pthread_sigmask(signal.SIG_BLOCK, ending)
             finally:
                 shutil.rmtree(path, ignore_errors=True)
@@ -138,7 +140,8 @@ def work_directory(purpose: str) -> Iterator[Path]:
 
 
 def sha256(path: str | Path) -> str:
-    """Hexadecimal sha256 of a file, read in pieces."""
+    """Returns the SHA-256 of a file in hexadecimal digits. Reads it in pieces of 1 MiB, since an image may be larger
+    than the memory."""
     digest = hashlib.sha256()
     with open(path, "rb") as handle:
         for piece in iter(lambda: handle.read(1 << 20), b""):
@@ -147,7 +150,7 @@ def sha256(path: str | Path) -> str:
 
 
 def require_space(directory: Path, needed: int, what: str) -> None:
-    """RumplabError when `directory` has less than `needed` bytes left for `what`."""
+    """Raises RumplabError if `directory` has less than `needed` bytes free. `what` names what needs them."""
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise RumplabError(

@@ -1,6 +1,6 @@
-"""Which process has a port or a file, by what Linux shows in /proc; nobody is found on other systems.
+"""Finds the process that has a port or a file, from Linux's /proc. On other systems it finds none.
 
-Only processes that the user may look at are found: their own, or for root all.
+A user's own processes are visible here; root sees all.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ T = TypeVar("T")
 PROC = Path("/proc")
 ESTABLISHED, LISTEN = "01", "0A"
 SOCKET = re.compile(r"socket:\[(\d+)\]")
-# Of Linux's sock_diag(7): which sockets, and what of them.
+# Constants and structures of Linux's sock_diag(7), netlink(7) and linux/unix_diag.h.
 SOCK_DIAG, BY_FAMILY, DUMP, DONE, ERROR = 4, 20, 0x301, 3, 2
 HEADER, UNIX_QUESTION, UNIX_ANSWER = struct.Struct("=IHHII"), struct.Struct("=BBHIIIII"), struct.Struct("=BBBBIII")
 CONNECTED, ITS_NAME, ITS_PEER = 1 << 1, 1 << 0, 1 << 2
@@ -28,14 +28,14 @@ DIAG_SECONDS, DIAG_BYTES = 2.0, 1 << 16
 
 
 def of_port(protocol: str, port: int, proc: Path = PROC) -> str | None:
-    """The process that has `port` of `protocol` (tcp, listening, or udp), as ``NAME, pid N``."""
+    """Returns the process that has `port` of `protocol`, tcp (a listening socket) or udp, as ``NAME, pid N``."""
     inodes = {inode for name in (protocol, f"{protocol}6") for inode in _sockets(proc / "net" / name, port)}
     return _of_inodes(inodes, proc)
 
 
 def of_peer(host: str, port: int, proc: Path = PROC) -> str | None:
-    """The process, not this one, with a UDP socket that is connected to `host`, an IPv4 address, as ``NAME, pid N``."""
-    # The table has addresses as the processor has them in memory, read as one number.
+    """Returns another process with a UDP socket that is connected to `host`, an IPv4 address, as ``NAME, pid N``."""
+    # The table prints the four bytes of an address as one number in the host's byte order.
     number = int.from_bytes(IPv4Address(host).packed, sys.byteorder)
     peer = f"{number:08X}:{port:04X}"
     inodes = {words[9] for words in _rows(proc / "net" / "udp") if words[2] == peer}
@@ -43,14 +43,14 @@ def of_peer(host: str, port: int, proc: Path = PROC) -> str | None:
 
 
 def of_connection(port: int, proc: Path = PROC) -> str | None:
-    """The process whose end of a TCP connection within this host has `port`, as ``NAME, pid N``."""
+    """Returns the process whose end of an established TCP connection has the local port `port`, as ``NAME, pid N``."""
     rows = _rows(proc / "net" / "tcp")
     inodes = {words[9] for words in rows if words[3] == ESTABLISHED and _port(words[1]) == port}
     return _of_inodes(inodes, proc)
 
 
 def of_client(path: str, proc: Path = PROC) -> str | None:
-    """The process that is connected to the UNIX socket at `path`, as ``NAME, pid N``."""
+    """Returns the process that is connected to the UNIX socket at `path`, as ``NAME, pid N``."""
     if sys.platform != "linux":
         return None
     wanted = os.fsencode(path)
@@ -62,8 +62,7 @@ def of_client(path: str, proc: Path = PROC) -> str | None:
 
 
 def connections() -> Iterator[tuple[bytes, int]]:
-    """(the name of a UNIX socket that somebody is connected to, the inode of the other end), as the kernel tells them.
-    OSError where it doesn't."""
+    """Yields (name, peer's inode) of each connected UNIX socket that has a name. OSError if the kernel refuses."""
     question = UNIX_QUESTION.pack(socket.AF_UNIX, 0, 0, CONNECTED, 0, ITS_NAME | ITS_PEER, 0, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, SOCK_DIAG) as line:
         line.settimeout(DIAG_SECONDS)
@@ -73,17 +72,17 @@ def connections() -> Iterator[tuple[bytes, int]]:
             while data:
                 length, kind, *_ = HEADER.unpack_from(data)
                 if kind == ERROR:
-                    raise OSError("the kernel doesn't tell whose sockets there are")
+                    raise OSError("the kernel refuses to list the sockets")
                 if kind == DONE:
                     return
-                told = attributes(data[HEADER.size + UNIX_ANSWER.size : length])
-                if NAME in told and PEER in told:
-                    yield told[NAME].rstrip(b"\0"), NUMBER.unpack(told[PEER])[0]
+                found = attributes(data[HEADER.size + UNIX_ANSWER.size : length])
+                if NAME in found and PEER in found:
+                    yield found[NAME].rstrip(b"\0"), NUMBER.unpack(found[PEER])[0]
                 data = data[aligned(length) :]
 
 
 def attributes(data: bytes) -> dict[int, bytes]:
-    """What netlink's attributes in `data` say, by their kinds."""
+    """Parses netlink attributes; returns their values by type."""
     found = {}
     while len(data) >= ATTRIBUTE.size:
         length, kind = ATTRIBUTE.unpack_from(data)
@@ -93,15 +92,16 @@ def attributes(data: bytes) -> dict[int, bytes]:
 
 
 def aligned(length: int) -> int:
+    """Rounds `length` up to a multiple of 4, as netlink pads messages and attributes."""
     return (length + 3) & ~3
 
 
 def of_file(path: str, proc: Path = PROC) -> str | None:
-    """The process, not this one, that has the file at `path` open, as ``NAME, pid N``."""
+    """Returns another process that has the file at `path` open, as ``NAME, pid N``."""
     try:
         wanted = os.stat(path)
     except (OSError, ValueError):
-        # ValueError is of a name that no file can have.
+        # os.stat raises ValueError for a path with a NUL byte.
         return None
 
     def matches(descriptor: Path) -> bool:
@@ -111,10 +111,10 @@ def of_file(path: str, proc: Path = PROC) -> str | None:
 
 
 def each(look: Callable[[Path], T], proc: Path = PROC) -> Iterator[tuple[int, T]]:
-    """(pid, what `look` says) of the open files of every process but this one, where it says anything.
+    """Calls `look` with ``/proc/PID/fd/N`` for each open file of every other process. Yields (pid, result) where the
+    result is true.
 
-    `look` gets ``/proc/PID/fd/N``. Processes and files come and go meanwhile: what it can't read is passed
-    over.
+    Processes end and close files meanwhile, so a file for which `look` raises OSError is skipped.
     """
     for entry in proc.iterdir() if proc.is_dir() else ():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -129,7 +129,7 @@ def each(look: Callable[[Path], T], proc: Path = PROC) -> Iterator[tuple[int, T]
 
 
 def command(pid: int, proc: Path = PROC) -> str:
-    """The name of the process's program."""
+    """Returns the name of the program that the process runs; "a process" if it has ended."""
     try:
         return (proc / str(pid) / "comm").read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
@@ -137,7 +137,7 @@ def command(pid: int, proc: Path = PROC) -> str:
 
 
 def _sockets(table: Path, port: int) -> Iterator[str]:
-    """The inodes of the sockets in `table`, one of /proc/net's, that have the local port `port`."""
+    """Yields the inodes of the sockets with local port `port` in `table`, a file of /proc/net."""
     for words in _rows(table):
         local, state, inode = words[1], words[3], words[9]
         if _port(local) == port and (state == LISTEN or table.name.startswith("udp")):
@@ -145,12 +145,12 @@ def _sockets(table: Path, port: int) -> Iterator[str]:
 
 
 def _port(address: str) -> int:
-    """The port in an address as the tables have it."""
+    """Returns the port of an ``ADDRESS:PORT`` in a table; both are hexadecimal."""
     return int(address.rpartition(":")[2], 16)
 
 
 def _rows(table: Path) -> Iterator[list[str]]:
-    """The columns of each socket in one of /proc/net's tables."""
+    """Yields the columns of each socket in `table`, a file of /proc/net."""
     try:
         lines = table.read_text(encoding="ascii").splitlines()[1:]
     except OSError:
@@ -159,7 +159,7 @@ def _rows(table: Path) -> Iterator[list[str]]:
 
 
 def _of_inodes(inodes: set[str], proc: Path) -> str | None:
-    """The process that has one of these sockets."""
+    """Returns the process that has one of these sockets."""
     if not inodes:
         return None
 

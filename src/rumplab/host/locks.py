@@ -1,6 +1,6 @@
-"""Waiting for a lock of the tool's own, for a while and not for ever.
+"""The tool's own lock files. Each wait for one has a time limit.
 
-A lock is a file that only its user can open, in a directory of that user's: who can open a file can hold its lock.
+A lock file is in a directory of its user, and only that user can open it: whoever can open a file can lock it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ LONGEST_PID = 20
 
 
 def exclusive(handle: int, holder: str, what: str, seconds: float) -> None:
-    """Takes flock(2) on the open file `handle`; RumplabError says that `holder` has held `what` for `seconds`."""
+    """Locks the descriptor `handle` with flock(2). RumplabError if that takes longer than `seconds`; it says that
+    `holder` has held `what`."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -29,14 +30,14 @@ def exclusive(handle: int, holder: str, what: str, seconds: float) -> None:
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 raise RumplabError(
-                    f"{holder}{written(handle)} has held {what} for {seconds:.0f} s; try again"
+                    f"{holder}{recorded_holder(handle)} has held {what} for {seconds:.0f} s; try again"
                 ) from None
             time.sleep(PAUSE)
 
 
 def opened(path: Path) -> int:
-    """The lock file `path`, made where it isn't there, as a descriptor. Whatever it was before, only its owner can open
-    it now. OSError where it is a link or another user's."""
+    """Opens the lock file `path` and returns the descriptor. Makes the file if it is missing, and sets its mode so that
+    only its owner can open it. OSError if it is a symbolic link or belongs to another user."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         os.fchmod(handle, 0o600)
@@ -46,30 +47,31 @@ def opened(path: Path) -> int:
     return handle
 
 
-def sign(handle: int) -> None:
-    """Writes into the lock's file who holds it."""
-    # A disk that is full mustn't keep anybody from a lock.
+def record_holder(handle: int) -> None:
+    """Writes this process's id into the lock file."""
+    # The lock works without it: a full disk must not prevent locking.
     with contextlib.suppress(OSError):
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
 
 
-def written(handle: int) -> str:
-    """The process that the lock's file names, in brackets, if it says one."""
+def recorded_holder(handle: int) -> str:
+    """Returns the process id in the lock file as " (pid N)"; "" if the file holds none."""
     try:
-        said = os.pread(handle, LONGEST_PID, 0).strip()
+        content = os.pread(handle, LONGEST_PID, 0).strip()
     except OSError:
         return ""
-    return f" (pid {said.decode()})" if said.isdigit() else ""
+    return f" (pid {content.decode()})" if content.isdigit() else ""
 
 
 @contextlib.contextmanager
 def held(root: Path) -> Iterator[None]:
-    """Holds the lock of the records below `root`. The kernel drops it when the process ends, however it ends."""
+    """Holds the lock of the records in `root` during the block. The kernel releases it when the process ends, even if
+    it is killed. RumplabError if another process holds it for RECORD_SECONDS."""
     handle = opened(root / ".lock")
     try:
         exclusive(handle, "another rumplab", f"{root}/.lock", RECORD_SECONDS)
-        sign(handle)
+        record_holder(handle)
         yield
     finally:
         os.close(handle)

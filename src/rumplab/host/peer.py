@@ -1,4 +1,4 @@
-"""Which process listens on a UNIX socket, as the kernel tells who connects to it."""
+"""Finds the process that listens on a UNIX socket. The kernel tells it to a process that connects."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 
 SECONDS = 1.0
-# Of macOS's sys/un.h, which Python doesn't name.
+# Constants of macOS's sys/un.h; Python's socket module lacks them.
 SOL_LOCAL, LOCAL_PEERPID = 0, 2
 
 
 def listening(path: Path) -> int | None:
-    """The process that listens on the socket `path`; None where nobody does, or the system doesn't say."""
+    """Returns the id of the process that listens on the socket `path`; None if no process does, or if the kernel
+    doesn't tell."""
     try:
         with socket.socket(socket.AF_UNIX) as line:
             line.settimeout(SECONDS)
@@ -24,7 +25,7 @@ def listening(path: Path) -> int | None:
 
 
 def pid_of(line: socket.socket) -> int | None:
-    """The process at the other end of `line`."""
+    """Returns the id of the process at the other end of `line`, a connected UNIX socket."""
     if sys.platform == "darwin":
         return int(line.getsockopt(SOL_LOCAL, LOCAL_PEERPID)) or None
     found = struct.Struct("3i")

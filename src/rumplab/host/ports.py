@@ -1,4 +1,4 @@
-"""Ports on 127.0.0.1, for debug stubs and for what leads to guests."""
+"""Ports on 127.0.0.1: those of debug stubs, and those that are forwarded to guests."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 
 def warn_of_stub(port: int) -> None:
-    """Says on standard error what a debug stub on a TCP port means."""
+    """Warns on standard error that every user of this host can attach to a debug stub on a TCP port."""
     print(
-        f"rumplab: the debug stub on {LOOPBACK}:{port} is open to every user of this host: who attaches has the guest"
-        " and QEMU's monitor, and with it your files; without --gdb-port only you reach it. All that is left between"
-        " them and you is QEMU's sandbox, which runs no program; leave --gdb-port out on a host that you share",
+        f"rumplab: the debug stub on {LOOPBACK}:{port} is open to every user of this host: whoever attaches controls"
+        " the guest and QEMU's monitor, and so can read and write your files; only QEMU's sandbox, which runs no"
+        " program, limits them; on a host that you share, leave --gdb-port out: then only you can attach",
         file=sys.stderr,
     )
 
 
 def free(avoid: Collection[int] = (), protocol: str = "tcp") -> int:
-    """A port of `protocol`, tcp or udp, on 127.0.0.1 that nobody has just now and that is not in `avoid`."""
+    """Returns a port of `protocol`, tcp or udp, that is free on 127.0.0.1 now and not in `avoid`. The port is not
+    reserved: another process may take it meanwhile."""
     while True:
         with socket.socket(type=KINDS[protocol]) as sock:
             sock.bind(("127.0.0.1", 0))
@@ -36,10 +37,11 @@ def free(avoid: Collection[int] = (), protocol: str = "tcp") -> int:
 
 
 def refusal(port: int, protocol: str = "tcp") -> str | None:
-    """Why 127.0.0.1:`port` can't be listened on, to follow "port N on 127.0.0.1"; None if it can."""
+    """Returns why no process can listen on 127.0.0.1:`port`, as the end of a sentence that begins with
+    "port N on 127.0.0.1"; None if one can."""
     with socket.socket(type=KINDS[protocol]) as sock:
         if protocol == "tcp":
-            # As QEMU does: a connection that lingers from an earlier session doesn't count.
+            # QEMU sets it too: a connection of an earlier session in the state TIME_WAIT doesn't block the port.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind(("127.0.0.1", port))

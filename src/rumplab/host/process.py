@@ -1,4 +1,4 @@
-"""Telling a process apart from a later one with the same number, and ending one, this one too, in good order."""
+"""Identifies a process even after its id is reused, and ends processes: another one, or this one with a clean-up."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ PROC = Path("/proc/self")
 CALL = "import sys; sys.path.insert(0, sys.argv.pop(1)); from rumplab.__main__ import entry; sys.exit(entry())"
 
 
-def itself(*arguments: str) -> list[str]:
-    """The command of this very tool again, whatever the working directory and the user's Python settings hold."""
+def own_command(*arguments: str) -> list[str]:
+    """Returns the argv that runs this tool with `arguments`. The working directory and the user's Python settings don't
+    affect it."""
     return [sys.executable, "-I", "-c", CALL, str(Path(__file__).resolve().parents[2]), *arguments]
 
 
 def started(pid: int) -> str | None:
-    """A token that names this life of `pid`; None when there is no such process, or only its zombie.
+    """Returns a token that identifies the process which has the id `pid` now; None if there is none, or it is a zombie.
+    A later process with the same id has another token.
 
-    On Linux the token is the boot and the start time in clock ticks (field 22 of ``/proc/PID/stat``),
-    elsewhere what ``ps -o lstart`` prints.
+    On Linux the token is ``BOOT-ID/START``, with the start time in clock ticks since the boot (field 22 of
+    ``/proc/PID/stat``). On other systems it is what ``ps -o lstart`` prints.
     """
     return _started_linux(pid) if PROC.is_dir() else _started_ps(pid)
 
@@ -35,16 +37,16 @@ def _started_linux(pid: int) -> str | None:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return None
-    # The command, field 2, may itself hold spaces and parentheses: count from its last one.
+    # Field 2, the command in parentheses, may itself contain spaces and parentheses: skip to the last parenthesis.
     fields = stat.rpartition(")")[2].split()
     state, ticks = fields[0], fields[19]
     return None if state in "ZX" else f"{boot}/{ticks}"
 
 
 def seconds_since(token: str) -> float | None:
-    """For how many seconds the process of a Linux `token` has been running, whatever was done to the clock; else None.
+    """Returns how many seconds ago the process of `token` started; None if it isn't a token of Linux.
 
-    Time for which the host was suspended counts.
+    A change of the system clock doesn't affect the result. Time in which the host was suspended counts.
     """
     ticks = token.rpartition("/")[2]
     if not PROC.is_dir() or "/" not in token or not ticks.isdecimal():
@@ -53,7 +55,7 @@ def seconds_since(token: str) -> float | None:
 
 
 def _started_ps(pid: int) -> str | None:
-    # Only here: Linux does without, and it takes long to load.
+    # Imported here because it takes long to load, and Linux doesn't need it.
     import subprocess
 
     from rumplab.host import child_environment
@@ -71,21 +73,21 @@ def _started_ps(pid: int) -> str | None:
 
 
 def words(pid: int, proc: Path = Path("/proc")) -> tuple[str, ...]:
-    """The command line of the process, as far as the system shows it; never nothing."""
+    """Returns the command line of the process; ("?",) if the system doesn't show it."""
     try:
-        said = (proc / str(pid) / "cmdline").read_bytes()
+        content = (proc / str(pid) / "cmdline").read_bytes()
     except OSError:
-        said = b""
-    return tuple(os.fsdecode(word) for word in said.rstrip(b"\0").split(b"\0") if word) or ("?",)
+        content = b""
+    return tuple(os.fsdecode(word) for word in content.rstrip(b"\0").split(b"\0") if word) or ("?",)
 
 
 def alive(pid: int, token: str) -> bool:
-    """Whether `pid` is still the process that `token` was taken from."""
+    """Returns whether the process with id `pid` and the token `token` still runs."""
     return started(pid) == token
 
 
 def wait_gone(pid: int, token: str, seconds: float) -> bool:
-    """Waits at most `seconds` for the process to end; whether it did."""
+    """Waits at most `seconds` for the process to end. Returns whether it has ended."""
     deadline = time.monotonic() + seconds
     while alive(pid, token):
         if time.monotonic() >= deadline:
@@ -96,7 +98,8 @@ def wait_gone(pid: int, token: str, seconds: float) -> bool:
 
 
 def terminate(pid: int, token: str, patience: float = 3.0) -> bool:
-    """SIGTERM, then after `patience` seconds SIGKILL, to this very process only; whether it is gone."""
+    """Sends SIGTERM, and after `patience` seconds SIGKILL, to the process, never to a later one with the same id.
+    Returns whether it has ended."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
         if not alive(pid, token):
             return True
@@ -110,14 +113,15 @@ def terminate(pid: int, token: str, patience: float = 3.0) -> bool:
 
 
 def _reap(pid: int) -> None:
-    """Collects `pid` if it is a child of ours, since only then its number is free."""
+    """Waits for `pid` if it is a child of this process: otherwise it would stay a zombie."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Turns SIGTERM and SIGHUP into an exit that cleans up, as Python does for SIGINT."""
+    """Makes SIGTERM and SIGHUP raise SystemExit during the block, so that the clean-up code runs. Python already turns
+    SIGINT into an exception."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)

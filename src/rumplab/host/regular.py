@@ -1,6 +1,6 @@
-"""Opening a file that somebody names: one that has a beginning and an end, and no wait in it.
+"""Opens files that the user or a record names, and refuses those that could block or never end.
 
-Opening a FIFO waits for a writer, and a device may have no end. `run` and `stage` take what stands on a disk.
+Opening a FIFO waits for a writer, and reading a device may never end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from rumplab.errors import RumplabError
 
 @contextlib.contextmanager
 def opened(path: str | Path) -> Iterator[BinaryIO]:
-    """The file at `path`, or the disk, to be read. OSError as `open`; RumplabError for what is neither."""
+    """Opens the regular file or block device at `path` for reading. OSError as `open`; RumplabError if it is something
+    else."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(handle, "rb") as stream:
         mode = os.fstat(handle).st_mode
@@ -28,7 +29,7 @@ def opened(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def plain(path: str, flags: int) -> int:
-    """Opens a plain file, for `open(…, opener=plain)`; OSError for anything else."""
+    """Opens a regular file, as the `opener` of `open`, and returns the descriptor. OSError if it is something else."""
     handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(handle).st_mode
     if not stat.S_ISREG(mode):
@@ -38,7 +39,7 @@ def plain(path: str, flags: int) -> int:
 
 
 def kind(mode: int) -> str:
-    """What a file of `mode` is, in words."""
+    """Returns the words for the type of file in `mode`, for an error message."""
     if stat.S_ISDIR(mode):
         return "a directory"
     if stat.S_ISFIFO(mode):

@@ -1,8 +1,9 @@
-"""Standard input, output and error as they have to be, whatever the caller left of them.
+"""Prepares standard input, output and error, in whatever state the caller left them.
 
-A stream that is closed counts as /dev/null: else the next file that is opened gets its number, and a program that is
-started then takes that for its own. What the terminal's character set lacks is written as an escape. Nobody need hear
-what goes wrong: standard error that can't be written to is no failure.
+- A closed stream becomes /dev/null. Otherwise the next opened file would get its number, and a child process would use
+  that file as its stream.
+- A character that the terminal's character set lacks is written as an escape.
+- An error of writing to standard error is ignored, since nobody would see a message about it.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ STREAMS = (0, 1, 2)
 OUTPUT = "standard output"
 
 
-class Spoken(io.FileIO):
-    """Standard error: what it can't take is dropped."""
+class StandardError(io.FileIO):
+    """Standard error. It drops what it can't write."""
 
     def write(self, data: object) -> int:
         try:
@@ -27,8 +28,8 @@ class Spoken(io.FileIO):
             return memoryview(data).nbytes  # type: ignore[arg-type]
 
 
-class Told(io.FileIO):
-    """Standard output: an error of its own says that it is that."""
+class StandardOutput(io.FileIO):
+    """Standard output. Its OSError, other than EPIPE, has OUTPUT as the file name."""
 
     def write(self, data: object) -> int:
         try:
@@ -40,22 +41,23 @@ class Told(io.FileIO):
 
 
 def prepare() -> None:
-    """Opens what is closed, and makes Python's own streams of what there is. For a program's start, once."""
+    """Opens /dev/null for each closed stream, and sets sys.stdin, sys.stdout and sys.stderr. Call it once, at the
+    start of the program."""
     for number in STREAMS:
         try:
             os.fstat(number)
         except OSError:
-            # The lowest number that is free is this one: those before it are open by now.
+            # open(2) returns the lowest free number. That is `number`, since the lower ones are open by now.
             os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(number, True)
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False, errors="surrogateescape")  # noqa: SIM115
-    sys.stdout = writer(Told(1, "w", closefd=False), sys.stdout)
-    sys.stderr = writer(Spoken(2, "w", closefd=False), sys.stderr, lines=True)
+    sys.stdout = writer(StandardOutput(1, "w", closefd=False), sys.stdout)
+    sys.stderr = writer(StandardError(2, "w", closefd=False), sys.stderr, lines=True)
 
 
 def writer(raw: io.FileIO, before: TextIO | None, lines: bool = False) -> io.TextIOWrapper:
-    """A text stream on `raw` in the place of `before`, with the character set that it had."""
+    """Returns a text stream on `raw` with the encoding of `before`, the stream that it replaces."""
     encoding = before.encoding if before is not None else "utf-8"
     return io.TextIOWrapper(
         io.BufferedWriter(raw), encoding=encoding, errors="backslashreplace", line_buffering=lines or raw.isatty()
@@ -63,12 +65,13 @@ def writer(raw: io.FileIO, before: TextIO | None, lines: bool = False) -> io.Tex
 
 
 def drop_output() -> None:
-    """From here on, nobody reads standard output, and what waits to be written is no error when the program ends."""
+    """Redirects standard output to /dev/null, so that the flush at exit can't fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def script(text: str) -> None:
-    """Prints `text` for a shell: with the bytes that names have, which no escape would stand for."""
+    """Prints `text`, commands for a shell. Writes file names as their original bytes: an escape would name another
+    file."""
     stream = sys.stdout
     stream.flush()
     try:

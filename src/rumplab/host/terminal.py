@@ -1,4 +1,4 @@
-"""The terminal that this process is on."""
+"""The terminal of this process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STDIN = 0
 
 @contextlib.contextmanager
 def terminal_restored() -> Iterator[None]:
-    """Puts the terminal's settings back at the end, which a QEMU that was killed can't do."""
+    """Restores the terminal's settings at the end of the block: a QEMU that was killed leaves its own."""
     if not os.isatty(STDIN):
         yield
         return
@@ -20,6 +20,6 @@ def terminal_restored() -> Iterator[None]:
     try:
         yield
     finally:
-        # After a terminal has hung up there are none to put back.
+        # A terminal that has hung up has no settings any more.
         with contextlib.suppress(termios.error):
             termios.tcsetattr(STDIN, termios.TCSADRAIN, settings)

@@ -12,7 +12,7 @@ from pathlib import Path
 from rumplab.building.explain import ending
 from rumplab.errors import RumplabError
 from rumplab.host import child_environment
-from rumplab.host.answers import typed, understood
+from rumplab.host.answers import parsing, typed
 from rumplab.image.step import Step
 from rumplab.machine.registry import Machines
 
@@ -33,7 +33,7 @@ def virtual_size(qemu_img: str, image: str, kind: str, machines: Machines) -> in
 
 def virtual_size_in(said: str, image: str) -> int:
     """The size in what ``qemu-img info --output=json`` said of `image`. RumplabError where there is none."""
-    with understood(f"what qemu-img says of {image}"):
+    with parsing(f"what qemu-img says of {image}"):
         size: int = typed(json.loads(said)["virtual-size"], int)
         if size < 0:
             raise ValueError(f"a size of {size}")

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from rumplab.errors import RumplabError
-from rumplab.host.answers import UNFIT
+from rumplab.host.answers import MALFORMED
 from rumplab.image import recognise
 from rumplab.image.layout import SECTOR
 from rumplab.image.recognise import QCOW2, RAW, VMDK
@@ -79,7 +79,7 @@ def staged(path: str) -> str | None:
     """What ``rumplab stage`` wrote beside the image."""
     try:
         kind = json.loads(Path(f"{path}.rumplab.json").read_text(encoding="utf-8"))["format"]
-    except (OSError, *UNFIT):
+    except (OSError, *MALFORMED):
         return None
     return kind if kind in (RAW, QCOW2, VMDK) else None
 
@@ -99,7 +99,7 @@ def remembered(lab: Lab, path: str) -> str | None:
     try:
         data = json.loads(place(lab, path).read_text(encoding="utf-8"))
         kind = data["format"] if data["file"] == identity(path) else None
-    except (OSError, *UNFIT):
+    except (OSError, *MALFORMED):
         return None
     return kind if kind in (RAW, QCOW2, VMDK) else None
 

@@ -1,1 +1,1 @@
-"""The lab as it was provisioned: what is installed, where, and whether it is as recorded."""
+"""The provisioned lab: what is installed, where, and whether it still matches its records."""

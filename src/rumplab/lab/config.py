@@ -1,6 +1,6 @@
-"""Reads the seam between provisioning and this tool.
+"""Reads the files that provisioning writes for this tool (the seam).
 
-The format of ``etc/rumplab.json`` and ``etc/components.d/NAME.json`` is defined in docs/development/architecture.md.
+docs/development/architecture.md defines the format of ``etc/rumplab.json`` and ``etc/components.d/NAME.json``.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ class Component:
     reason: str | None
     paths: dict[str, str]
     provision: str = field(default=DEFAULT_PROVISION, repr=False)
-    # When what couldn't be reached was tried, and until when that is remembered; empty where nothing is waited for.
+    # Of a deferred component: `tried` is when a run last tried its source, `until` when a run tries again (ISO 8601).
     deferral: dict[str, str] = field(default_factory=dict)
-    # The store's directory; None for the host's own programs, of which `fingerprints` has size and time of change.
+    # The component's directory in the store; None for the host's own programs. For these, `fingerprints` maps each name
+    # in `paths` to "SIZE MTIME": bytes and nanoseconds.
     tree: str | None = None
     fingerprints: dict[str, str] = field(default_factory=dict)
 
@@ -47,7 +48,7 @@ class Component:
         return f"{self.provision} --tags {tag(self.name)}"
 
     def path(self, logical: str) -> str:
-        """The absolute path of `logical`. NotProvisioned when it is unnamed or no longer there."""
+        """Returns the absolute path of `logical`. NotProvisioned if the descriptor has none, or nothing is there."""
         try:
             path = self.paths[logical]
         except KeyError:
@@ -74,7 +75,8 @@ class Lab:
         return self.prefix / "etc" / "components.d"
 
     def component(self, name: str) -> Component:
-        """The installed component `name`. NotProvisioned when it is absent or deferred."""
+        """Returns the installed component `name`. NotProvisioned if it is absent or deferred; RumplabError if its
+        descriptor is damaged."""
         remedy = f"{self.provision} --tags {tag(name)}"
         path = self.components_dir / f"{name}.json"
         if not os.path.lexists(path):
@@ -86,8 +88,8 @@ class Lab:
         return component
 
     def components(self) -> list[Component]:
-        """Every component that has a descriptor, deferred ones too, by name. One whose descriptor can't be read, or was
-        lost, is ``damaged`` and hides no other; its reason says what is wrong."""
+        """Returns all components, deferred ones too, sorted by name. If a descriptor can't be read or is lost, the
+        component has the state ``damaged`` and its reason says why; the others are returned all the same."""
         found = {}
         for path in self.components_dir.glob("*.json"):
             try:
@@ -99,7 +101,7 @@ class Lab:
         return [found[name] for name in sorted(found)]
 
     def _trees(self) -> set[str]:
-        """The names of the trees in use: of links that lead into the store."""
+        """Returns the names of the trees in use: those of the links in the prefix that lead into the store."""
         try:
             with os.scandir(self.prefix) as entries:
                 links = [entry for entry in entries if entry.is_symlink() and not entry.name.startswith(".")]
@@ -129,36 +131,37 @@ class Lab:
         return Component(
             name=name,
             state=text(data, "state", path, remedy),
-            version=maybe(data, "version", path, remedy),
-            wanted=maybe(data, "wanted", path, remedy),
-            stamp=maybe(data, "stamp", path, remedy) or "",
-            source=maybe(data, "source", path, remedy),
-            reason=maybe(data, "reason", path, remedy),
+            version=optional_text(data, "version", path, remedy),
+            wanted=optional_text(data, "wanted", path, remedy),
+            stamp=optional_text(data, "stamp", path, remedy) or "",
+            source=optional_text(data, "source", path, remedy),
+            reason=optional_text(data, "reason", path, remedy),
             paths=strings(data, "paths", path, remedy),
             provision=self.provision,
             deferral=deferral(data.get("deferral")),
-            tree=maybe(data, "tree", path, remedy),
+            tree=optional_text(data, "tree", path, remedy),
             fingerprints=strings(data, "fingerprints", path, remedy),
         )
 
 
 def deferral(found: Any) -> dict[str, str]:
-    """The times of a descriptor's deferral; nothing where it has none, as those of older labs."""
+    """Returns the times of a descriptor's deferral; empty if it has none, as in an older lab."""
     if not isinstance(found, dict) or not all(isinstance(found.get(key), str) for key in ("tried", "until")):
         return {}
     return {key: found[key] for key in ("tried", "until")}
 
 
 def tag(component: str) -> str:
-    """What ``./provision --tags`` calls the role that provides `component`: the same, but for the parts of a NetBSD
-    release, of which there are several for each machine."""
+    """Returns the tag that makes ``./provision`` provide `component`. It is the component's name, except for the parts
+    of a NetBSD release: one role provides several of them."""
     if not component.startswith("netbsd_"):
         return component
     return "ipkdb" if component.endswith("_ipkdb") else "netbsd_guest"
 
 
 def read_object(path: Path, remedy: str) -> dict[str, Any]:
-    """The JSON object of schema 1 in `path`; RumplabError names the file and `remedy` if it isn't one."""
+    """Returns the JSON object of schema 1 in the file `path`. RumplabError, with the file and `remedy`, if it holds
+    anything else."""
     try:
         with open(path, encoding="utf-8", opener=regular.plain) as stream:
             data = json.load(stream)
@@ -172,7 +175,7 @@ def read_object(path: Path, remedy: str) -> dict[str, Any]:
             f"{path} is not JSON (line {error.lineno}, column {error.colno}: {error.msg}){REMEDY}{remedy}"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise RumplabError(f"{path} holds what no tool wrote ({error}){REMEDY}{remedy}") from error
+        raise RumplabError(f"{path} holds JSON that can't be read ({error}){REMEDY}{remedy}") from error
     if not isinstance(data, dict):
         raise RumplabError(f"{path} does not hold a JSON object{REMEDY}{remedy}")
     if data.get("schema") != SCHEMA:
@@ -181,7 +184,7 @@ def read_object(path: Path, remedy: str) -> dict[str, Any]:
 
 
 def is_text(value: Any) -> bool:
-    """Whether it is a string that the system takes as a name or an argument."""
+    """Returns whether `value` is a string that works as a file name and as a program's argument."""
     try:
         return isinstance(value, str) and b"\0" not in value.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -189,15 +192,15 @@ def is_text(value: Any) -> bool:
 
 
 def text(data: dict[str, Any], key: str, path: Path, remedy: str) -> str:
-    """The non-empty string under `key`; RumplabError otherwise."""
+    """Returns the non-empty string under `key`; RumplabError if there is none."""
     value = data.get(key)
     if not is_text(value) or not value:
         raise RumplabError(f"{path}: '{key}' must be a non-empty string{REMEDY}{remedy}")
     return value
 
 
-def maybe(data: dict[str, Any], key: str, path: Path, remedy: str) -> str | None:
-    """The string under `key`, None where there is none; RumplabError for anything else."""
+def optional_text(data: dict[str, Any], key: str, path: Path, remedy: str) -> str | None:
+    """Returns the string under `key`, or None if there is none; RumplabError for a value of another type."""
     value = data.get(key)
     if value is not None and not is_text(value):
         raise RumplabError(f"{path}: '{key}' must be a string{REMEDY}{remedy}")
@@ -205,7 +208,7 @@ def maybe(data: dict[str, Any], key: str, path: Path, remedy: str) -> str | None
 
 
 def strings(data: dict[str, Any], key: str, path: Path, remedy: str) -> dict[str, str]:
-    """The object of strings under `key`, empty where there is none; RumplabError for something else."""
+    """Returns the object of strings under `key`, empty if there is none; RumplabError for a value of another type."""
     value = data.get(key, {})
     if not isinstance(value, dict) or not all(is_text(one) for one in value.values()):
         raise RumplabError(f"{path}: '{key}' must be an object of strings{REMEDY}{remedy}")
@@ -213,12 +216,12 @@ def strings(data: dict[str, Any], key: str, path: Path, remedy: str) -> dict[str
 
 
 def config_path() -> Path:
-    """Where the lab's configuration is expected."""
+    """Returns the path of the lab's configuration file: RUMPLAB_CONFIG, or the default."""
     return Path(os.environ.get("RUMPLAB_CONFIG") or DEFAULT_CONFIG)
 
 
 def is_of(path: Path, prefix: Path) -> bool:
-    """Whether the configuration at `path` is the one of the lab at `prefix`."""
+    """Returns whether `path` is the configuration file of the lab at `prefix`."""
     try:
         return os.path.samefile(path, prefix / "etc" / path.name)
     except (OSError, ValueError):
@@ -226,7 +229,7 @@ def is_of(path: Path, prefix: Path) -> bool:
 
 
 def load() -> Lab:
-    """The lab of this host. NotProvisioned when there is none; RumplabError when its file is damaged."""
+    """Returns this host's lab. NotProvisioned if there is none; RumplabError if its configuration is damaged."""
     path = config_path()
     if not path.exists():
         raise NotProvisioned(
@@ -236,13 +239,11 @@ def load() -> Lab:
     data = read_object(path, DEFAULT_PROVISION)
     prefix = Path(text(data, "prefix", path, DEFAULT_PROVISION))
     if not is_of(path, prefix):
-        raise RumplabError(
-            f"{path} describes the lab at {prefix}, which isn't where it stands{REMEDY}{DEFAULT_PROVISION}"
-        )
+        raise RumplabError(f"{path} describes the lab at {prefix}, but is not in that lab{REMEDY}{DEFAULT_PROVISION}")
     return Lab(
         prefix=prefix,
         user=text(data, "user", path, DEFAULT_PROVISION),
-        group=maybe(data, "group", path, DEFAULT_PROVISION) or "",
+        group=optional_text(data, "group", path, DEFAULT_PROVISION) or "",
         version=text(data, "version", path, DEFAULT_PROVISION),
-        provision=maybe(data, "provision", path, DEFAULT_PROVISION) or DEFAULT_PROVISION,
+        provision=optional_text(data, "provision", path, DEFAULT_PROVISION) or DEFAULT_PROVISION,
     )

@@ -1,7 +1,7 @@
-"""Where a user's own files about a lab are: outside its prefix, in directories that nobody else can make first.
+"""The directories of a user's own files about a lab. They are outside the prefix, where no other user can make them.
 
-``$XDG_STATE_HOME/rumplab-LAB/``, or ``~/.local/state/rumplab-LAB/``, comes first, since it is the same in every session
-of the user's. What others have made, or could change, is passed over and named.
+The first choice is ``$XDG_STATE_HOME/rumplab-LAB/`` or ``~/.local/state/rumplab-LAB/``, which is the same in all
+sessions of the user. A directory that another user made or can write to is not used; a warning names it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ from pathlib import Path
 from rumplab.errors import RumplabError
 from rumplab.lab.config import Lab
 
+# The mode bits that let the group and other users write.
 OTHERS = 0o022
 
 
 def directory(lab: Lab, what: str, fits: Callable[[Path], bool] = lambda _: True, lasting: bool = False) -> Path:
-    """The directory of this user's `what` in this lab, made where it isn't there; `fits` may refuse one, and `lasting`
-    ones outlive the session. RumplabError names what stands in the way of all."""
+    """Returns this user's directory `what` for `lab`, and makes it if it is missing.
+
+    It is the first of `candidates` that is safe and that `fits` accepts. With `lasting`, it is one that the system
+    keeps after the session. RumplabError, with all reasons, if none can be used.
+    """
     refused: list[str] = []
     tried: list[str] = []
     for base, name in candidates(lab, lasting):
@@ -32,10 +36,10 @@ def directory(lab: Lab, what: str, fits: Callable[[Path], bool] = lambda _: True
         if not fits(path):
             tried.append(f"{path} is too long for a socket's path")
             continue
-        why = made(base, base / name) or made(base / name, path)
+        why = make_private(base, base / name) or make_private(base / name, path)
         if why is None:
             for one in refused:
-                tell(f"{one}; {base / name} is used instead")
+                warn_once(f"{one}; {base / name} is used instead")
             return path
         refused.append(why)
     raise RumplabError(
@@ -44,8 +48,9 @@ def directory(lab: Lab, what: str, fits: Callable[[Path], bool] = lambda _: True
 
 
 def candidates(lab: Lab, lasting: bool) -> Iterator[tuple[Path, str]]:
-    """(the directory, the name of the lab's own in it), the best first. The first ones last."""
-    name = f"rumplab-{mark(lab)}"
+    """Yields (directory, name of the lab's directory in it), the best first. With `lasting`, yields only those that the
+    system keeps after the session."""
+    name = f"rumplab-{lab_id(lab)}"
     state = os.environ.get("XDG_STATE_HOME", "")
     if os.path.isabs(state):
         yield Path(state), name
@@ -56,15 +61,15 @@ def candidates(lab: Lab, lasting: bool) -> Iterator[tuple[Path, str]]:
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if os.path.isabs(runtime):
         yield Path(runtime), name
-    # Only here: it takes longer to load than all the rest of a record's work.
+    # Imported here because it takes longer to load than all the other work on a record.
     import tempfile
 
-    yield Path(tempfile.gettempdir()), f"rumplab-{os.getuid()}-{mark(lab)}"
+    yield Path(tempfile.gettempdir()), f"rumplab-{os.getuid()}-{lab_id(lab)}"
 
 
-def forget(lab: Lab) -> list[Path]:
-    """Takes away all that this user has of this lab, and the directories of a home that hold nothing else. Returns what
-    it has taken away."""
+def remove_all(lab: Lab) -> list[Path]:
+    """Removes all of this user's files about `lab`, and ``~/.local/state`` and ``~/.local`` if they are empty then.
+    Returns the lab's directories that it removed."""
     removed = []
     for base, name in candidates(lab, lasting=False):
         path = base / name
@@ -81,8 +86,8 @@ def forget(lab: Lab) -> list[Path]:
 
 
 def former(lab: Lab) -> Path | None:
-    """Where this user's records were before they had places of their own, if they still are: in the prefix, where
-    anybody could make such a directory first."""
+    """Returns the directory, in the prefix, where an earlier release kept this user's records; None if there is none.
+    There, any user could make the directory first, so this release uses others."""
     path = lab.prefix / "var" / "machines" / str(os.getuid())
     try:
         return path if unsafe(path) is None else None
@@ -91,13 +96,13 @@ def former(lab: Lab) -> Path | None:
 
 
 def home() -> Path | None:
-    """The user's home; None for a user whom this system doesn't know."""
+    """Returns the user's home directory; None if the system has no account for this user id."""
     given = os.environ.get("HOME", "")
-    # sudo and runuser may leave HOME as it was, another user's.
+    # sudo and runuser may leave HOME unchanged: then it is another user's.
     with contextlib.suppress(OSError):
         if os.path.isabs(given) and os.stat(given).st_uid == os.getuid():
             return Path(given)
-    # Only here: most have a HOME of their own.
+    # Imported here because most users have a HOME of their own.
     import pwd
 
     try:
@@ -107,18 +112,19 @@ def home() -> Path | None:
 
 
 @functools.cache
-def tell(message: str) -> None:
-    """Says it once: several places may be wanted of one command."""
+def warn_once(message: str) -> None:
+    """Prints `message` on standard error, once in a process: one command may need several directories."""
     print(f"rumplab: {message}", file=sys.stderr)
 
 
-def mark(lab: Lab) -> str:
-    """What tells directories of this lab outside its prefix from another lab's."""
+def lab_id(lab: Lab) -> str:
+    """Returns 8 hexadecimal digits that differ between labs, for directory names outside the prefix."""
     return hashlib.sha256(os.fsencode(lab.prefix)).hexdigest()[:8]
 
 
-def made(base: Path, path: Path) -> str | None:
-    """Makes `path`, a directory of this user's alone, in `base`; why it isn't, otherwise."""
+def make_private(base: Path, path: Path) -> str | None:
+    """Makes the directory `path` in `base`, for this user only, unless it exists. Returns why it can't be used, or
+    None."""
     try:
         why = unsafe_base(base)
         if why is not None:
@@ -127,19 +133,19 @@ def made(base: Path, path: Path) -> str | None:
             path.mkdir(mode=0o700)
         return unsafe(path)
     except FileExistsError:
-        # Somebody else was quicker: another command of the user's own, or somebody who means it ill.
+        # Another process made it first: another command of this user, or an attacker.
         return unsafe(path)
     except OSError as error:
         return f"{path} can't be made ({error.strerror})"
 
 
 def unsafe_base(base: Path) -> str | None:
-    """Why others could put what they like in the place of something in `base`, which is made where it is missing."""
+    """Makes `base` if it is missing. Returns why another user could replace a file or directory in it, or None."""
     if not base.exists():
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
     info = base.stat()
     sticky = info.st_mode & stat.S_ISVTX
-    # Of a directory like /tmp, root's and sticky, each has what they made.
+    # A directory of root's with the sticky bit, such as /tmp, is safe: only its owner can replace a file in it.
     if not stat.S_ISDIR(info.st_mode) or info.st_uid not in ({os.getuid(), 0} if sticky else {os.getuid()}):
         return f"{base} is not a directory of your own"
     if info.st_mode & OTHERS and not sticky:
@@ -148,7 +154,7 @@ def unsafe_base(base: Path) -> str | None:
 
 
 def unsafe(path: Path) -> str | None:
-    """Why `path` isn't a directory that this user alone can write to."""
+    """Returns why `path` isn't a directory that only this user can write to, or None."""
     info = path.lstat()
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & OTHERS:
         return f"{path} is not a directory of your own; remove it, or ask its owner to"

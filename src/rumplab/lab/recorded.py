@@ -1,8 +1,8 @@
-"""Compares what is installed with what was recorded when it was installed.
+"""Compares the installed files with the records that provisioning wrote.
 
-A tree of the store has a list, ``.files.json``, of each path's kind and mode and each file's SHA-256; the descriptor of
-the host's own programs has size and time of change of each. Both are written when provisioning. They notice accidents:
-who may change a tree may change its list.
+A tree of the store has the record ``.files.json``: the type and mode of each path, and the SHA-256 of each file. The
+descriptor of the host's own programs has each one's size and modification time. The records detect accidents, not
+attacks: whoever can change a tree can change its record.
 """
 
 from __future__ import annotations
@@ -20,15 +20,18 @@ from rumplab.lab.config import DAMAGED, Component, Lab
 
 LIST = ".files.json"
 COMPLETE = ".complete"
-# What Python makes of modules in a tree as it runs them.
+# Python writes such directories into a tree when it runs the tree's modules. They aren't reported as added.
 COMPILED = "__pycache__"
 COMPARE_WHOLE = "-e rumplab_verify=true"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How a component stands beside its record. `files` were compared; `problem` says why none could be; `unread` are
-    those that only the lab user may read."""
+    """The differences between a component and its record.
+
+    `files` is the number of files that were compared. If the comparison was impossible, `problem` says why. `unread`
+    are the files that only the lab user can read.
+    """
 
     component: str
     files: int = 0
@@ -45,7 +48,7 @@ class Comparison:
 
 
 def compare(lab: Lab) -> Iterator[Comparison]:
-    """Every component that something is recorded of, by name."""
+    """Yields the comparison of each component that has a record, by name."""
     for component in lab.components():
         if component.state == DAMAGED:
             yield Comparison(component.name, problem=component.reason or "", remedy=component.remedy)
@@ -56,16 +59,17 @@ def compare(lab: Lab) -> Iterator[Comparison]:
 
 
 def of_programs(component: Component) -> Comparison:
-    """The host's own programs: size and time of change. Describing them anew is what mends it."""
+    """Compares the size and modification time of the host's own programs. The remedy is to provision the component
+    again, which records them anew."""
     altered, missing = [], []
-    for name, mark in component.fingerprints.items():
+    for name, fingerprint in component.fingerprints.items():
         path = component.paths.get(name, "")
         try:
             status = os.stat(path)
         except OSError:
             missing.append(path or name)
             continue
-        if f"{status.st_size} {status.st_mtime_ns}" != mark:
+        if f"{status.st_size} {status.st_mtime_ns}" != fingerprint:
             altered.append(path)
     return Comparison(
         component.name,
@@ -76,8 +80,8 @@ def of_programs(component: Component) -> Comparison:
     )
 
 
-def out_of_use(lab: Lab, name: str, tree: str) -> str:
-    """Why a tree isn't the one in use, or nothing: the link leads there."""
+def link_problem(lab: Lab, name: str, tree: str) -> str:
+    """Returns why the link `name` in the prefix doesn't lead to `tree`; "" if it does."""
     link = lab.prefix / name
     if not os.path.isdir(tree):
         return f"{tree} is lost"
@@ -87,16 +91,16 @@ def out_of_use(lab: Lab, name: str, tree: str) -> str:
 
 
 def is_stamped(component: Component, tree: str) -> bool:
-    """Whether a tree says that it is what its descriptor says; OSError where it says nothing."""
+    """Returns whether the stamp in `tree` is the descriptor's; OSError if the tree has none."""
     path = os.path.join(tree, COMPLETE)
     with open(path, encoding="utf-8", errors="replace", opener=regular.plain) as stream:
         return stream.read() == component.stamp
 
 
 def of_tree(lab: Lab, component: Component, tree: str) -> Comparison:
-    """A tree in the store, whole, and the link that makes it the one in use."""
+    """Compares all files of a tree in the store, and checks the link that leads to it."""
     name = component.name
-    problem = out_of_use(lab, name, tree)
+    problem = link_problem(lab, name, tree)
     if problem:
         return Comparison(name, problem=problem, remedy=component.remedy)
     remedy = f"{component.remedy} {COMPARE_WHOLE}"
@@ -128,19 +132,20 @@ def of_tree(lab: Lab, component: Component, tree: str) -> Comparison:
 
 
 def read(tree: str) -> dict[str, Any]:
-    """What a tree's list says, by path; OSError or ValueError where there is none that can be read."""
+    """Returns a tree's record: the description of each path, by path. OSError or ValueError if it can't be read."""
     with open(os.path.join(tree, LIST), encoding="utf-8", opener=regular.plain) as stream:
         try:
             found = json.load(stream)
         except RecursionError as error:
             raise ValueError(f"{tree}/{LIST} is nested too deeply") from error
     if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
-        raise ValueError(f"{tree}/{LIST} is no list of files")
+        raise ValueError(f"{tree}/{LIST} has no object 'files'")
     return {str(name): str(what) for name, what in found["files"].items()}
 
 
 def describe(path: str) -> str:
-    """What a list says of one path: `directory MODE`, `link TARGET`, or `file MODE SHA-256`."""
+    """Returns the description of a path in a record: `directory MODE`, `link TARGET`, `file MODE SHA-256`, or
+    `other MODE`. MODE is octal."""
     status = os.lstat(path)
     mode = f"{stat.S_IMODE(status.st_mode):04o}"
     if stat.S_ISLNK(status.st_mode):
@@ -151,7 +156,7 @@ def describe(path: str) -> str:
 
 
 def names(tree: str) -> Iterator[str]:
-    """All paths in a tree that a list is about."""
+    """Yields all paths in a tree, relative to it, except those of the record and the stamp."""
     for here, directories, files in os.walk(tree):
         for name in sorted(directories + files):
             path = os.path.relpath(os.path.join(here, name), tree)

@@ -1,7 +1,7 @@
-"""Which state of the lab last passed ``rumplab smoke``: ``<prefix>/var/verified.json``.
+"""Records in ``<prefix>/var/verified.json`` which state of the lab last passed ``rumplab smoke``.
 
-The state is the sha256 of one line ``NAME STAMP`` for each installed component, by name, so that any
-component installed, changed or taken away since makes the record out of date.
+The state is the SHA-256 of lines ``NAME STAMP``, one for each installed component, sorted by name. So the record no
+longer applies after a component was installed, changed or removed.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from rumplab.lab.config import SCHEMA, Component, Lab, read_object
 
 
 def state_of(components: Iterable[Component]) -> str:
-    """The state's name: 64 hexadecimal digits."""
+    """Returns the state of `components`: 64 hexadecimal digits."""
     installed = (component for component in components if component.state == "installed")
     lines = sorted(f"{component.name} {component.stamp}\n" for component in installed)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def record_path(lab: Lab) -> Path:
+    """Returns the path of the record."""
     return lab.prefix / "var" / "verified.json"
 
 
 def is_verified(lab: Lab, components: Iterable[Component]) -> bool:
-    """Whether `components` are in the state that last passed."""
+    """Returns whether `components` are in the state that last passed. RumplabError if the record is damaged."""
     path = record_path(lab)
     if not path.exists():
         return False
@@ -37,7 +38,8 @@ def is_verified(lab: Lab, components: Iterable[Component]) -> bool:
 
 
 def record(lab: Lab) -> None:
-    """Records that the present state has passed, whole or not at all. RumplabError when it can't."""
+    """Records that the present state has passed. Replaces the file in one step. RumplabError if it can't be
+    written."""
     path = record_path(lab)
     data = {
         "schema": SCHEMA,

@@ -1,4 +1,4 @@
-"""What a file given to ``rumplab run`` is, told by its content, and which program's symbols belong to it."""
+"""Recognises by its content what a file for ``rumplab run`` is, and finds the program with its symbols."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SECTOR = 512
 
 @dataclass(frozen=True)
 class Media:
-    """A program (`format` is None) or a disk image of `format`, and the program in it, if known. With `cd` it is a
-    CD's, which may be a disk's too (a hybrid)."""
+    """A program (`format` is None) or a disk image of `format`. `program` is the ELF file with the symbols, if known.
+    `cd` says that the image is a CD's; a hybrid image works as a disk's too."""
 
     path: str
     format: str | None
@@ -27,14 +27,14 @@ class Media:
 
     @property
     def staged(self) -> bool:
-        """Whether it is an image that ``rumplab stage`` made."""
+        """Whether ``rumplab stage`` made the image."""
         return self.format is not None and self.program is not None
 
 
 def inspect(path: str, format: str | None = None) -> Media:
-    """Looks at the file. RumplabError when it is neither a program nor an image; `path` becomes absolute. With `format`
-    it is a disk image of that, whatever its bytes say by now."""
-    # An absolute path also keeps QEMU from taking what stands before a colon for a protocol.
+    """Recognises the file at `path`; the result has an absolute path. If `format` is given, the file is a disk image of
+    that format, whatever its content. RumplabError if the file is neither a program nor an image."""
+    # In a relative path, QEMU would take the text before a colon for a protocol.
     absolute = os.path.abspath(path)
     try:
         with regular.opened(absolute) as handle:
@@ -46,14 +46,17 @@ def inspect(path: str, format: str | None = None) -> Media:
     if format is None and head.startswith(b"\x7fELF"):
         return Media(absolute, None, absolute, None)
     if len(head) < SECTOR and not head.startswith(recognise.DESCRIPTOR):
-        raise RumplabError(f"{path} is neither an ELF program nor a disk image ({len(head)} bytes)")
+        raise RumplabError(
+            f"{path} is neither an ELF program nor a disk image ({len(head)} bytes); name an image or a program"
+        )
     program, sha256 = sidecar(absolute)
     format = format or recognise.format_of(absolute)
     return Media(absolute, format, program, sha256, format == recognise.RAW and recognise.is_cd(absolute))
 
 
 def sidecar(image: str) -> tuple[str | None, str | None]:
-    """Program and its sha256 from ``IMAGE.rumplab.json``, which ``rumplab stage`` writes beside the image."""
+    """Returns the program's path and SHA-256 from ``IMAGE.rumplab.json``, which ``rumplab stage`` writes beside the
+    image; (None, None) if there is no such file."""
     path = Path(f"{image}.rumplab.json")
     if not path.exists():
         return None, None

@@ -1,7 +1,7 @@
-"""Where a machine's console is: on its first serial port, or on the screen of its VGA card.
+"""Chooses a machine's console: its first serial port, or the screen of its VGA card.
 
-rumprun, and the lab's demo, choose by what the BIOS says: the screen if there is a display, else the serial port. So a
-machine has a VGA card or hasn't, and that decides it.
+rumprun and the lab's demo ask the BIOS: if it reports a display, they write to the screen, otherwise to the serial
+port. So the machine gets a VGA card only if its console is the screen.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ CURSES = "curses"
 
 
 def choose(wanted: str, found: Media) -> str:
-    """SERIAL or VGA. AUTO is the serial port for a program and for an image that ``rumplab stage`` made, and the screen
-    for any other disk or CD, since what was made for a PC shows itself there."""
+    """Returns SERIAL or VGA. AUTO means SERIAL for a program and for an image that ``rumplab stage`` made, and VGA for
+    any other image, since a system for PCs writes to the screen."""
     if wanted != AUTO:
         return wanted
     return SERIAL if found.format is None or found.staged else VGA
 
 
 def check_terminal(emulator: str, provision: str, environment: Mapping[str, str] | None = None) -> None:
-    """RumplabError unless the screen can be shown on this terminal, NotProvisioned where QEMU lacks what it takes."""
+    """Raises RumplabError if this terminal can't show the screen, NotProvisioned if QEMU has no curses display."""
     environment = os.environ if environment is None else environment
-    remedy = "or leave it in the background (--detach) and look at it with 'rumplab screen NAME'"
+    remedy = "or run the machine in the background (--detach) and print its screen with 'rumplab screen NAME'"
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise RumplabError(
-            f"the console is the screen, which needs a terminal; run it on one, {remedy}, or use --console {SERIAL}"
+            f"the console is the screen, which needs a terminal; run this on a terminal, {remedy}, or use"
+            f" --console {SERIAL}"
         )
     if environment.get("TERM", "dumb") in ("", "dumb"):
-        raise RumplabError(f"the screen can't be shown on a terminal without TERM; set it, {remedy}")
+        raise RumplabError(f"the screen can't be shown on a terminal without TERM; set TERM, {remedy}")
     if CURSES not in displays(emulator):
         raise NotProvisioned(
             f"{emulator} has no {CURSES} display, which shows the screen on a terminal; run: {provision} --tags qemu;"
@@ -46,8 +47,9 @@ def check_terminal(emulator: str, provision: str, environment: Mapping[str, str]
 
 
 def displays(emulator: str) -> list[str]:
-    """The displays that QEMU can show a screen on. RumplabError when it doesn't say."""
-    # Only here: few starts need it.
+    """Returns the words that ``QEMU -display help`` prints, the names of its displays among them. RumplabError if QEMU
+    doesn't end in time."""
+    # Imported here because few starts need it.
     import subprocess
 
     try:
@@ -61,5 +63,7 @@ def displays(emulator: str) -> list[str]:
             env=child_environment.of(child_environment.QEMU),
         )
     except subprocess.TimeoutExpired as error:
-        raise RumplabError(f"'{emulator} -display help' did not end within {HELP_SECONDS:.0f} s") from error
+        raise RumplabError(
+            f"'{emulator} -display help' did not end within {HELP_SECONDS:.0f} s; is the host busy?"
+        ) from error
     return result.stdout.split()

@@ -1,6 +1,6 @@
-"""A machine's disks: their controllers, QEMU's options for them, and what the guest calls them.
+"""A machine's disks: their controllers, QEMU's options for them, and their names in the guest.
 
-Nothing here runs anything.
+This module starts no program.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ from rumplab.errors import UsageError
 NONE = "none"
 DEFAULT = "virtio"
 CDROM = "cdrom"
-# The board's own controller, which CD drives are on too: two buses with two places each.
+# The board's own controller, which also has the CD drives. It has two buses with two units each.
 IDE = "ide"
 IDE_PLACES = 4
 
 
 @dataclass(frozen=True)
 class Controller:
-    """`device` is QEMU's device for a disk. With `host` it is a disk of that SCSI host adapter. `places` is how many
-    disks it takes, 0 if each is a controller of its own.
+    """A kind of disk controller.
 
-    `id` is PCI's first dword: device, vendor. `netbsd` is what NetBSD calls the disks, less the number.
+    `device` is QEMU's device for a disk, `host` the SCSI host adapter for it, if it needs one. `places` is the number
+    of disks that one controller takes; 0 means that each disk is a controller of its own. `id` is the first dword of
+    PCI's configuration space: the device in the upper half, the vendor in the lower. `netbsd` is NetBSD's name of such
+    a disk, without the number.
     """
 
     device: str
@@ -34,7 +36,7 @@ class Controller:
 
     @property
     def name(self) -> str:
-        """vendor:device, as lspci prints them."""
+        """The PCI id in lspci's form, vendor:device."""
         return f"{self.id & 0xFFFF:04x}:{self.id >> 16:04x}"
 
 
@@ -51,7 +53,8 @@ CHOICES = (*CONTROLLERS, NONE)
 
 @dataclass(frozen=True)
 class Disk:
-    """A file as a disk on one of CONTROLLERS, or with CDROM as a CD, which nobody writes to."""
+    """A file as a disk on one of CONTROLLERS, or as a read-only CD if `controller` is CDROM. With `snapshot`, QEMU
+    discards what the guest writes."""
 
     file: str
     format: str = "raw"
@@ -60,17 +63,17 @@ class Disk:
 
     @property
     def bus(self) -> str:
-        """The one of CONTROLLERS that it is on."""
+        """The key of the disk's controller in CONTROLLERS."""
         return IDE if self.controller == CDROM else self.controller
 
     @property
     def writes(self) -> bool:
-        """Whether the file is written to."""
+        """Whether the guest's writes change the file."""
         return not self.snapshot and self.controller != CDROM
 
 
 def check(disks: Sequence[Disk]) -> None:
-    """UsageError when a controller hasn't got that many places, or a file is on it twice."""
+    """Raises UsageError if there are more disks than a controller takes, or if a file is given twice."""
     files = [disk.file for disk in disks]
     for file in files:
         if files.count(file) > 1:
@@ -79,12 +82,13 @@ def check(disks: Sequence[Disk]) -> None:
         wanted = sum(disk.bus == name for disk in disks)
         if controller.places and wanted > controller.places:
             raise UsageError(
-                f"controller {name} takes {controller.places} disks, and these are {wanted}; use disk=… for others"
+                f"controller {name} takes {controller.places} disks, not {wanted}; put some on another with disk=…"
             )
 
 
 def argv(disks: Sequence[Disk], boots: bool) -> list[str]:
-    """QEMU's options for `disks`. With `boots` the firmware boots the first, whatever the others hold."""
+    """Returns QEMU's options for `disks`. With `boots`, the firmware boots the first one, whatever the others
+    contain."""
     words: list[str] = []
     adapters: dict[str, str] = {}
     for number, disk in enumerate(disks):
@@ -95,26 +99,28 @@ def argv(disks: Sequence[Disk], boots: bool) -> list[str]:
             adapters[disk.bus] = f"scsi{len(adapters)}"
             words += ["-device", f"{controller.host},id={adapters[disk.bus]}"]
         device = "ide-cd" if disk.controller == CDROM else controller.device
-        mates = [other for other in range(len(disks)) if disks[other].bus == disk.bus]
-        # A disk that is alone is what the firmware tries first anyway.
+        on_bus = [other for other in range(len(disks)) if disks[other].bus == disk.bus]
+        # The firmware tries a single hard disk first, so it needs no bootindex.
         alone = len(disks) == 1 and disk.controller != CDROM
-        last = ",bootindex=0" if boots and number == 0 and not alone else ""
-        words += ["-device", f"{device},drive={name}{place(disk.bus, mates.index(number), len(mates), adapters)}{last}"]
+        order = ",bootindex=0" if boots and number == 0 and not alone else ""
+        address = place(disk.bus, on_bus.index(number), len(on_bus), adapters)
+        words += ["-device", f"{device},drive={name}{address}{order}"]
     return words
 
 
 def place(bus: str, at: int, count: int, adapters: Mapping[str, str]) -> str:
-    """The options of -device that say where on its controller the disk `at` of `count` is."""
+    """Returns the options of -device for the position of a disk on its controller. It is disk `at` of `count` there,
+    counted from 0. `adapters` has the id of each SCSI host adapter."""
     if bus in adapters:
         return f",bus={adapters[bus]}.0"
     if bus == "nvme":
         return f",serial=rumplab{at or ''}"
-    # Left to itself, QEMU fills one bus of the board's controller, the second, and then fails.
+    # Without these options QEMU puts all disks on the second bus, and fails when that is full.
     return f",bus=ide.{at // 2},unit={at % 2}" if bus == IDE and count > 1 else ""
 
 
 def drive(disk: Disk, name: str) -> str:
-    """The value of -drive that opens the file of `disk`."""
+    """Returns the value of -drive that opens the file of `disk` under the id `name`."""
     options = f"file={disk.file.replace(',', ',,')},format={disk.format},id={name}"
     if disk.controller == CDROM:
         options += ",media=cdrom,readonly=on"
@@ -122,14 +128,14 @@ def drive(disk: Disk, name: str) -> str:
 
 
 def names(disks: Sequence[Disk]) -> list[str]:
-    """What NetBSD and rumprun call each of `disks`, as far as they have drivers for them.
+    """Returns the name of each disk in NetBSD and rumprun, if they have a driver for it.
 
-    They number the disks of a driver as they find them: controllers by their place on PCI, where QEMU puts them in
-    the order of its options, and the disks of one by their place on it.
+    They number the disks of a driver in the order in which they find them: first by the controller's slot on the PCI
+    bus, then by the position on the controller. QEMU fills the slots in the order of its options.
     """
     found: dict[int, str] = {}
     counts: dict[str, int] = {}
-    for number in _as_found(disks):
+    for number in _in_guest_order(disks):
         controller = disks[number].controller
         kind = "cd" if controller == CDROM else CONTROLLERS[controller].netbsd
         found[number] = f"{kind}{counts.get(kind, 0)}"
@@ -137,8 +143,9 @@ def names(disks: Sequence[Disk]) -> list[str]:
     return [found[number] for number in range(len(disks))]
 
 
-def _as_found(disks: Sequence[Disk]) -> Iterable[int]:
-    """The numbers of `disks` as a guest meets them: those of one SCSI adapter together, at the first one's place."""
+def _in_guest_order(disks: Sequence[Disk]) -> Iterable[int]:
+    """Returns the indexes of `disks` in the order in which a guest finds them. The disks of one SCSI adapter follow
+    each other, at the position of the first."""
     first: dict[str, int] = {}
     for number, disk in enumerate(disks):
         first.setdefault(disk.controller, number)

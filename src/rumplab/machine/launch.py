@@ -1,7 +1,8 @@
-"""Starts a machine and keeps its record: the one place that runs QEMU for ``rumplab run``.
+"""Starts QEMU for a machine and maintains the machine's record.
 
-QEMU's process waits at a gate until the record names it. Whatever ends the launcher before, the gate falls shut and the
-process ends without having become QEMU; whatever ends it afterwards, the machine is on record.
+No QEMU runs without a record. The child process first runs a shell, which reads a line from a pipe. The launcher writes
+the process id into the record and then writes the line, and the shell executes QEMU. If the launcher ends before, even
+by SIGKILL, the kernel closes the pipe and the shell exits. If it ends afterwards, the record exists.
 """
 
 from __future__ import annotations
@@ -29,19 +30,21 @@ READY_SECONDS = 20.0
 POLL_SECONDS = 0.002
 KILL_SECONDS = 5.0
 SHELL = "/bin/sh"
-# What the process does until it becomes QEMU: a line has come, or it ends. A shell knows, and can close, descriptors of
-# one digit only.
-WAIT = 'read go <&{gate} || exit {shut}; exec "$@" {gate}<&-'
-WAIT_HIGH = 'read go </dev/fd/{gate} || exit {shut}; exec "$@"'
-SHUT = 124
+# The shell's script: it reads a line and executes QEMU, or exits at the end of the file. POSIX redirections take
+# descriptors of one digit only; with a higher one, the script opens /dev/fd and QEMU inherits the pipe.
+WAIT = 'read go <&{pipe} || exit {status}; exec "$@" {pipe}<&-'
+WAIT_HIGH = 'read go </dev/fd/{pipe} || exit {status}; exec "$@"'
+# The shell's exit status after the launcher has ended.
+NOT_STARTED = 124
 FIRST_DESCRIPTOR, LAST_DESCRIPTOR = 3, 9
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# With --snapshot, QEMU still wants nobody to write to the image, and says "shared".
+# QEMU's message if an image is locked. With --snapshot it has the word "shared": then QEMU takes a lock that only
+# excludes writers.
 LOCKED = ('Failed to get "write" lock', 'Failed to get shared "write" lock')
-# How often a signal that QEMU was to end by is sent again.
-AGAIN_SECONDS = 1.0
+# The interval at which a forwarded signal is sent again, in seconds.
+RESEND_SECONDS = 1.0
 IMAGE_IN_USE = re.compile(r"Is another process using the image \[(.+)\]\?")
-# What QEMU says, and what to do about it.
+# QEMU's messages, and the remedy for each.
 KNOWN_FAILURES = (
     ("Could not set up host forwarding rule", "a port of --forward is taken; use another"),
     ("Address already in use", "the debug port is taken; use another --gdb-port"),
@@ -52,29 +55,31 @@ KNOWN_FAILURES = (
 def started(
     machines: Machines, machine: Machine, argv: Sequence[str], passed: Sequence[int], **options: Any
 ) -> tuple[Machine, subprocess.Popen[bytes]]:
-    """Starts QEMU, as Popen does with `options` and the descriptors `passed`, and returns the machine with its process
-    on record. What goes wrong, or ends this process, leaves neither."""
+    """Starts QEMU and returns the machine, whose record then names QEMU's process, and that process.
+
+    QEMU inherits the descriptors `passed`; Popen gets `options`. On an error, removes the record and leaves no process.
+    """
     child: subprocess.Popen[bytes] | None = None
     try:
         if not os.access(argv[0], os.X_OK):
             number = errno.EACCES if os.path.exists(argv[0]) else errno.ENOENT
             raise OSError(number, os.strerror(number), argv[0])
-        with gate() as (behind, way):
-            wait = (WAIT if behind <= LAST_DESCRIPTOR else WAIT_HIGH).format(gate=behind, shut=SHUT)
+        with start_pipe() as (reading, writing):
+            script = (WAIT if reading <= LAST_DESCRIPTOR else WAIT_HIGH).format(pipe=reading, status=NOT_STARTED)
             child = subprocess.Popen(
-                [SHELL, "-c", wait, "rumplab", *argv],
+                [SHELL, "-c", script, "rumplab", *argv],
                 env=child_environment.of(child_environment.QEMU),
-                pass_fds=(behind, *passed),
+                pass_fds=(reading, *passed),
                 **options,
             )
             token = process.started(child.pid)
             if token is None:
-                raise RumplabError("the process that was to become QEMU was ended; try again")
+                raise RumplabError("another process killed QEMU before it started; try again")
             running = replace(machine, pid=child.pid, token=token, argv=tuple(argv))
             machines.update(running)
-            os.write(way, b"\n")
+            os.write(writing, b"\n")
     except BaseException:
-        # Ctrl-C may have come when the gate was open already.
+        # After Ctrl-C, the line may have been written already, and QEMU may run.
         if child is not None:
             child.kill()
             child.wait(KILL_SECONDS)
@@ -84,42 +89,42 @@ def started(
 
 
 @contextlib.contextmanager
-def gate() -> Iterator[tuple[int, int]]:
-    """A pipe's ends: where the process waits, with the lowest number there is, and where it is let go. The kernel shuts
-    it when this process ends, however it ends."""
-    given, way = os.pipe()
+def start_pipe() -> Iterator[tuple[int, int]]:
+    """Yields the reading and the writing end of the pipe on which the child waits. The reading end has the lowest free
+    number from FIRST_DESCRIPTOR on. The kernel closes the pipe when this process ends, even if it is killed."""
+    given, writing = os.pipe()
     try:
-        behind = fcntl.fcntl(given, fcntl.F_DUPFD_CLOEXEC, FIRST_DESCRIPTOR)
+        reading = fcntl.fcntl(given, fcntl.F_DUPFD_CLOEXEC, FIRST_DESCRIPTOR)
     finally:
         os.close(given)
     try:
-        yield behind, way
+        yield reading, writing
     finally:
-        os.close(behind)
-        os.close(way)
+        os.close(reading)
+        os.close(writing)
 
 
 def foreground(machines: Machines, machine: Machine, argv: Sequence[str], passed: Sequence[int] = ()) -> int:
-    """Runs QEMU on this terminal until it ends, with the descriptors `passed`. Returns its status, or 128 plus the
-    signal that ended it."""
+    """Runs QEMU on this terminal until it ends. QEMU inherits the descriptors `passed`. Returns its exit status, or 128
+    plus the number of the signal that ended it."""
     with terminal_restored():
-        return _attend(machines, machine, argv, passed)
+        return _run_and_forward_signals(machines, machine, argv, passed)
 
 
-def _attend(machines: Machines, machine: Machine, argv: Sequence[str], passed: Sequence[int]) -> int:
+def _run_and_forward_signals(machines: Machines, machine: Machine, argv: Sequence[str], passed: Sequence[int]) -> int:
     caught: list[int] = []
     machine, child = started(machines, machine, argv, passed)
 
     def forward(number: int, _frame: FrameType | None) -> None:
         caught.append(number)
         child.send_signal(number)
-        signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS, AGAIN_SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, RESEND_SECONDS, RESEND_SECONDS)
 
-    def again(_number: int, _frame: FrameType | None) -> None:
-        # A QEMU that has hardly begun loses the first one.
+    def resend(_number: int, _frame: FrameType | None) -> None:
+        # QEMU loses a signal that arrives while it starts.
         child.send_signal(caught[0])
 
-    handlers = {**dict.fromkeys(FORWARDED, forward), signal.SIGALRM: again}
+    handlers = {**dict.fromkeys(FORWARDED, forward), signal.SIGALRM: resend}
     previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         code = child.wait()
@@ -134,8 +139,8 @@ def _attend(machines: Machines, machine: Machine, argv: Sequence[str], passed: S
 
 
 def detached(machines: Machines, machine: Machine, argv: Sequence[str], passed: Sequence[int] = ()) -> Machine | None:
-    """Starts QEMU on its own, with the descriptors `passed`, and waits until it answers. None when the guest has ended
-    it by then."""
+    """Starts QEMU in the background and waits until it answers on its control socket. QEMU inherits the descriptors
+    `passed`. Returns the running machine; None if the guest has already ended QEMU. RumplabError if QEMU fails."""
     try:
         log = machine.qemu_log.open("wb")
     except OSError:
@@ -151,7 +156,7 @@ def detached(machines: Machines, machine: Machine, argv: Sequence[str], passed: 
             stdout=log,
             stderr=log,
             start_new_session=True,
-            # Whoever can open one of its sockets has the machine.
+            # Only this user may open its sockets: whoever opens one controls the machine.
             umask=0o177,
         )
     try:
@@ -177,29 +182,30 @@ def _until_ready(machines: Machines, machine: Machine, child: subprocess.Popen[b
         except qmp.QmpError:
             time.sleep(POLL_SECONDS)
         else:
-            # It must not be waited for by Popen's destructor: it outlives this process.
+            # QEMU runs on after this process ends. With a return code, Popen does not warn about a running child.
             child.returncode = 0
             return machine
     raise RumplabError(f"QEMU did not answer on {machine.socket} within {READY_SECONDS:.0f} s; is the host busy?")
 
 
 def explain(code: int, log: str, files: Sequence[tuple[str, bool]] = ()) -> str:
-    """A message for QEMU's early end, made from its exit status and what it printed. `files` are Machine.files."""
+    """Returns an error message for a QEMU that ended early, from its exit status `code` and its output `log`. `files`
+    are Machine.files."""
     locked = IMAGE_IN_USE.search(log)
     if locked is not None or any(sign in log for sign in LOCKED):
-        # Older QEMU doesn't say which.
+        # An older QEMU doesn't name the file.
         file = locked[1] if locked else next(iter(files), ("a disk's file", True))[0]
         holder = holders.of_file(file) or "another user's, or it has ended meanwhile"
-        return f"{file} is locked by a process that is none of your machines ({holder}); stop that first"
+        return f"{file} is locked by a process that is none of your machines ({holder}); stop that process first"
     if code == -signal.SIGSYS:
         return (
-            "QEMU was ended for a system call that its sandbox forbids; if what stands behind '--' has it run a"
-            " program, and you trust the guest, add: -sandbox off"
+            "the kernel ended QEMU because its sandbox forbids a system call; if the arguments after '--' make QEMU run"
+            " a program, and you trust the guest, add: -sandbox off"
         )
     lines = log.strip().splitlines()
     for sign, remedy in KNOWN_FAILURES:
-        said = next((line for line in lines if sign in line), None)
-        if said is not None:
-            return f"QEMU did not start: {said}; {remedy}"
-    said = lines[-1] if lines else "it printed nothing"
-    return f"QEMU did not start (exit status {code}): {said}"
+        message = next((line for line in lines if sign in line), None)
+        if message is not None:
+            return f"QEMU did not start: {message}; {remedy}"
+    message = lines[-1] if lines else "it printed nothing"
+    return f"QEMU did not start (exit status {code}): {message}"

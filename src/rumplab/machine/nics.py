@@ -1,4 +1,4 @@
-"""Network cards and what they are plugged into, as QEMU's command line has them. Nothing here runs anything."""
+"""Network cards and their networks, and QEMU's options for them. This module starts no program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from rumplab.machine import macs
 
 PCI_BRIDGE = "pci.1"
 BOARD_BUS = "pci.0"
-# Where QEMU's pc has its first card beside a VGA card. Without one it is the same, for kernels that are told a slot.
+# The slot that QEMU's pc gives the first network card when there is a VGA card. It stays the same without a VGA card,
+# for kernels that are told the slot of a card.
 FIRST_SLOT = 3
 MODELS = {"e1000": "e1000", "virtio": "virtio-net-pci", "ne2k_pci": "ne2k_pci", "rtl8139": "rtl8139"}
 USER = "user"
@@ -22,13 +23,13 @@ BRIDGE = "bridge"
 NETWORKS = (USER, BRIDGE)
 NETWORK = ipaddress.IPv4Network("192.168.76.0/24")
 FIRST_GUEST = 9
-# Each has a slot of the PCI bridge and, on user networks, a subnet of its own.
+# The most cards of a machine. Each has a slot on the PCI bridge; each one on a user network has its own subnet.
 MOST = 8
 
 
 @dataclass(frozen=True)
 class Forward:
-    """A port on 127.0.0.1 of the host that leads to one of the guest."""
+    """Forwards the port `host` of 127.0.0.1 to the port `guest` of the guest. `protocol` is tcp or udp."""
 
     protocol: str
     host: int
@@ -36,21 +37,21 @@ class Forward:
 
     @property
     def key(self) -> str:
-        """What two forwards can't share, as it stands in a machine's record."""
+        """The host's end, PROTOCOL:PORT, which only one forward can have."""
         return f"{self.protocol}:{self.host}"
 
     @property
     def rule(self) -> str:
-        """QEMU's hostfwd. No guest address means the first that its DHCP server gives out."""
+        """The value of QEMU's hostfwd. It names no guest address: QEMU then takes the first one of its DHCP server."""
         return f"{self.protocol}:127.0.0.1:{self.host}-:{self.guest}"
 
 
 @dataclass(frozen=True)
 class Nic:
-    """A card of one of MODELS on one of NETWORKS. `mac` is empty as long as none has been chosen.
+    """A card of one of MODELS on one of NETWORKS. `mac` is empty until an address is chosen.
 
-    `slot` is where it must be on the board's own PCI bus; with 0 it goes where there is room. `open` lets the guest
-    reach the host's loopback interface over a user network, and with it whatever the host reaches.
+    `slot` is the card's slot on the board's own PCI bus; 0 means any free slot. `open` lets the guest on a user network
+    reach the host's loopback interface and all that the host reaches.
     """
 
     model: str = "e1000"
@@ -62,14 +63,18 @@ class Nic:
 
     @property
     def restricted(self) -> bool:
-        """Whether QEMU keeps the guest in. It forwards no UDP to a guest that is kept in, whose answers it drops."""
+        """Whether the card gets QEMU's restrict=on. A card with a UDP forward doesn't: with restrict=on, QEMU drops the
+        guest's answers to forwarded UDP packets."""
         return self.net == USER and not self.open and all(item.protocol != "udp" for item in self.forwards)
 
 
 @dataclass(frozen=True)
 class Link:
-    """How cards get on the bridge: the kind of -netdev and its options, each with the comma before it. `spawns` says
-    that QEMU runs a program for it. With `taps` each card has one of these instead, open files that QEMU inherits."""
+    """How QEMU connects cards to the bridge.
+
+    `kind` is the kind of -netdev and `options` its options, each with a comma before it. `spawns` says that QEMU runs a
+    program for it. If `taps` has descriptors, each card uses one of them, an open tap device that QEMU inherits.
+    """
 
     kind: str
     options: str = ""
@@ -77,26 +82,27 @@ class Link:
     taps: tuple[int, ...] = ()
 
     def netdev(self, number: int, at: int) -> str:
-        """The value of -netdev for card `number`, the one of index `at` on the bridge."""
+        """Returns the value of -netdev for card `number`. The card has the index `at` among those on the bridge."""
         if self.taps:
             return f"tap,id=net{number},fd={self.taps[at]}"
         return f"{self.kind},id=net{number}{self.options}"
 
 
 def helper_link(bridge: str, helper: str) -> Link:
-    """Through qemu-bridge-helper, which QEMU itself runs."""
-    # QEMU gives a helper to the shell if there is a blank in it, and runs it as it is otherwise.
+    """Returns the link through qemu-bridge-helper, which QEMU runs."""
+    # If the value contains a blank, QEMU runs it with a shell; otherwise it executes the value as a path.
     command = shlex.quote(helper) if any(blank in helper for blank in " \t") else helper
     return Link("bridge", f",br={bridge},helper={command.replace(',', ',,')}", spawns=True)
 
 
 def vmnet_link(mode: str) -> Link:
-    """macOS's vmnet; `mode` is shared or host."""
+    """Returns the link through macOS's vmnet; `mode` is shared or host."""
     return Link(f"vmnet-{mode}")
 
 
 def with_macs(cards: Sequence[Nic], seed: str, used: Collection[str]) -> tuple[Nic, ...]:
-    """`cards` with an address for each that has none yet; `used` are those of other machines."""
+    """Returns `cards` with an address chosen for each card that has none. It is not in `used`, the addresses of other
+    machines."""
     result: list[Nic] = []
     for number, card in enumerate(cards):
         taken = {*used, *(other.mac for other in (*cards, *result))}
@@ -105,18 +111,18 @@ def with_macs(cards: Sequence[Nic], seed: str, used: Collection[str]) -> tuple[N
 
 
 def on_bridge(cards: Iterable[Nic]) -> list[str]:
-    """The addresses, where there are any yet, that `cards` have on the bridge."""
+    """Returns the addresses of the cards on the bridge, without those that are not chosen yet."""
     return [card.mac for card in cards if card.net == BRIDGE and card.mac]
 
 
 def from_data(data: Iterable[dict[str, Any]]) -> tuple[Nic, ...]:
-    """Cards from what dataclasses.asdict made of them; what a newer tool may add is left out.
-    ValueError or TypeError for what is no card."""
+    """Returns the cards from `data`, which dataclasses.asdict made. Ignores keys that a newer tool added. ValueError or
+    TypeError if an item describes no card."""
     known = {item.name for item in fields(Nic)} - {"forwards"}
     data = list(data)
     for item in data:
         if item.get("model", "e1000") not in MODELS or item.get("net", USER) not in NETWORKS:
-            raise ValueError(f"a network card that isn't known: {item}")
+            raise ValueError(f"unknown network card: {item}")
     cards = tuple(
         Nic(
             **{key: value for key, value in item.items() if key in known},
@@ -130,7 +136,7 @@ def from_data(data: Iterable[dict[str, Any]]) -> tuple[Nic, ...]:
 
 
 def argv(cards: Sequence[Nic], link: Link | None, pci_bridge: bool) -> list[str]:
-    """The options for all cards; `link` is needed when one is on the bridge."""
+    """Returns QEMU's options for all cards. ValueError if a card is on the bridge and `link` is None."""
     wanted = {card.slot for card in cards}
     slots = (slot for slot in itertools.count(FIRST_SLOT) if slot not in wanted)
     bridged = itertools.count()
@@ -147,26 +153,26 @@ def argv(cards: Sequence[Nic], link: Link | None, pci_bridge: bool) -> list[str]
         on_bridge = link.netdev(number, next(bridged)) if link and card.net == BRIDGE else None
         words += ["-netdev", on_bridge or user_netdev(card, number)]
         words += ["-device", f"{MODELS[card.model]},netdev=net{number},mac={card.mac},{place}"]
-    # Else QEMU adds a card of its own.
+    # Without any -nic or -netdev, QEMU adds a default card.
     return words if cards else [*words, "-nic", "none"]
 
 
 def board(slot: int) -> str:
-    """The options of -device that put a card in a slot of the board's own bus. QEMU reads a slot as hexadecimal."""
+    """Returns the options of -device for a slot on the board's own bus. QEMU reads the slot as hexadecimal."""
     return f"bus={BOARD_BUS},addr={slot:x}"
 
 
 def user_netdev(card: Nic, number: int) -> str:
-    """The value of -netdev for card `number`, whose id is ``netNUMBER``, on a user network."""
+    """Returns the value of -netdev for card `number` on a user network. The id is ``netNUMBER``."""
     subnet = ipaddress.IPv4Network((int(NETWORK.network_address) + (number << 8), NETWORK.prefixlen))
     rules = "".join(f",hostfwd={forward.rule}" for forward in card.forwards)
-    # QEMU has one switch: the guest reaches the host's loopback and all the rest, or nothing but forwards.
+    # QEMU has one option for both: the guest reaches the host's loopback and the networks beyond, or only the forwards.
     kept = ",restrict=on" if card.restricted else ""
     return f"user,id=net{number},net={subnet},dhcpstart={subnet[FIRST_GUEST]}{kept}{rules}"
 
 
 def opened_by_udp(cards: Iterable[Nic]) -> list[Forward]:
-    """The forwards of `cards` for which QEMU can't keep the guest in, where nobody has asked for that."""
+    """Returns the UDP forwards because of which a card has no restrict=on, although the user didn't ask for `open`."""
     return [
         item
         for card in cards

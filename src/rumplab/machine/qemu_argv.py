@@ -1,6 +1,6 @@
-"""Builds QEMU's command line. Nothing here runs anything.
+"""Builds QEMU's command line. This module starts no program.
 
-The default machine is the one of the rump PCI work: an e1000 behind a PCI bridge on a user-mode network, and
+The default machine is the one for work on rump's PCI drivers: it has an e1000 behind a PCI bridge, a user network, and
 a debug stub that only its user can reach.
 """
 
@@ -21,9 +21,13 @@ EXIT_PORT = 0xF4
 
 @dataclass(frozen=True)
 class Spec:
-    """What the machine is to be. Exactly one of `image` and `program` is a path. `link` is for the bridge, `initrd` a
-    program's module, `drives` are further disks. `display` shows the VGA card, where there is one. The debug stub is on
-    the TCP port `gdb_port`, or the socket `stub`, or there is none. `sandbox` is what -sandbox says, if anything."""
+    """The machine to build.
+
+    Exactly one of `image` and `program` is a path: the disk that boots, or the program that QEMU loads. `initrd` is the
+    program's module, `drives` are further disks. `link` connects cards to the bridge. `display` shows the VGA card, if
+    there is one. The debug stub listens on the TCP port `gdb_port`, or on the socket `stub`; if neither is set, there
+    is none. `sandbox` is the value of -sandbox, or None.
+    """
 
     qemu: str
     accel: str
@@ -50,25 +54,26 @@ class Spec:
 
     @property
     def disks(self) -> tuple[Disk, ...]:
-        """All disks, the one that boots first."""
+        """All disks. The disk that boots is the first."""
         if self.image is None:
             return self.drives
         return (Disk(self.image, self.image_format, self.disk, self.snapshot), *self.drives)
 
 
 def check_extra(extra: Sequence[str]) -> None:
-    """UsageError for an argument that would part QEMU from the process that is on record."""
+    """Raises UsageError for -daemonize: QEMU would run on in a child process, which the record doesn't name."""
     if any(word.lstrip("-") == "daemonize" for word in extra):
-        raise UsageError("-daemonize would leave QEMU unknown to ps and stop; use --detach instead")
+        raise UsageError("-daemonize would hide QEMU from 'rumplab ps' and 'rumplab stop'; use --detach instead")
 
 
 def value(text: str) -> str:
-    """`text` as the value of a QEMU option, where a comma would end it."""
+    """Returns `text` as the value of a QEMU option. QEMU reads two commas as one; a single one would end the value."""
     return text.replace(",", ",,")
 
 
 def machine_argv(spec: Spec) -> list[str]:
-    """The machine itself: board, devices, debug stub, what it boots."""
+    """Returns QEMU's command line for the machine: board, devices, debug stub and what it boots. Consoles, control
+    socket and `extra` are not part of it."""
     argv = [spec.qemu, "-machine", f"pc,accel={spec.accel}", "-m", spec.memory, "-display", spec.display]
     argv += [] if spec.vga else ["-vga", "none"]
     argv += nics.argv(spec.nics, spec.link, spec.pci_bridge)
@@ -82,7 +87,8 @@ def machine_argv(spec: Spec) -> list[str]:
 
 
 def stub_argv(spec: Spec) -> list[str]:
-    """The debug stub. Whoever can send it a packet can send QEMU's monitor a command, which runs programs."""
+    """Returns the options of the debug stub. Whoever can send it a packet can also send a command to QEMU's monitor,
+    and the monitor can run programs."""
     if spec.gdb_port:
         return ["-gdb", f"tcp:{ports.LOOPBACK}:{spec.gdb_port}"]
     if spec.stub is None:
@@ -91,7 +97,7 @@ def stub_argv(spec: Spec) -> list[str]:
 
 
 def boot_argv(spec: Spec) -> list[str]:
-    """What the machine boots, a program by QEMU's own loader or a disk, and its disks."""
+    """Returns the options of the program, if QEMU loads one, and of all disks."""
     argv = []
     if spec.program is not None:
         argv += ["-kernel", spec.program]
@@ -101,28 +107,30 @@ def boot_argv(spec: Spec) -> list[str]:
 
 
 def foreground_argv(log: str) -> list[str]:
-    """Serial console and QEMU's monitor (Ctrl-A c) share the terminal; the console is logged too."""
+    """Returns options with which the serial console and QEMU's monitor (Ctrl-A c) share the terminal. QEMU also writes
+    the console to the file `log`."""
     chardev = f"stdio,id=console,mux=on,signal=off,logfile={value(log)}"
     return ["-chardev", chardev, "-serial", "chardev:console", "-monitor", "chardev:console"]
 
 
 def terminal_argv() -> list[str]:
-    """The same without a log: what a user pastes."""
+    """Returns the options of `foreground_argv` without the log, for a command that the user runs."""
     return ["-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console",
             "-monitor", "chardev:console"]  # fmt: skip
 
 
 def screen_argv(log: str) -> list[str]:
-    """The curses display has the terminal, QEMU's monitor is its second screen, the serial port goes to a file."""
+    """Returns options for a curses display on the terminal, with QEMU's monitor as its second screen. The serial port
+    goes to the file `log`."""
     return [*detached_argv(log), "-monitor", "vc"]
 
 
 def detached_argv(log: str) -> list[str]:
-    """The serial console goes to a file."""
+    """Returns options with which the serial console goes to the file `log`."""
     return ["-chardev", f"file,id=console,path={value(log)}", "-serial", "chardev:console"]
 
 
 def control_argv(socket: str) -> list[str]:
-    """The control socket, which ps and stop use."""
+    """Returns the options of the control socket (QMP), which ps, stop, screen and type use."""
     return ["-chardev", f"socket,id=control,path={value(socket)},server=on,wait=off",
             "-qmp", "chardev:control"]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Just enough of the QEMU Machine Protocol: commands over its UNIX socket, bounded in time."""
+"""A client of the QEMU Machine Protocol (QMP) on a UNIX socket. Each command has a time limit."""
 
 from __future__ import annotations
 
@@ -10,31 +10,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rumplab.host.answers import UNFIT, typed
+from rumplab.host.answers import MALFORMED, typed
 
 CHUNK = 1 << 16
-# The longest line taken. What the monitor says of a screen's memory has a tenth of that.
+# The longest line that is accepted, in bytes. The monitor's answer with a screen's memory has a tenth of that.
 LONGEST = 4 << 20
 
 
 class QmpError(Exception):
-    """The machine did not answer, or refused."""
+    """QEMU did not answer, or refused the command."""
 
 
 class Refused(QmpError):
-    """The machine answered that it doesn't do it."""
+    """QEMU answered the command with an error."""
 
 
 class Session:
-    """A connection, for several commands. QmpError when QEMU refuses one, or nobody answers within `timeout` seconds
-    each. QEMU serves one client at a time. `connected` is a connection that is there already."""
+    """A connection for several commands, on the socket `path` or on `connected`, a connection that exists already.
+
+    Its methods raise Refused if QEMU answers with an error, and another QmpError if a command gets no answer within
+    `timeout` seconds. QEMU serves one client at a time.
+    """
 
     def __init__(self, path: Path, timeout: float = 2.0, connected: socket.socket | None = None) -> None:
         self._path, self._timeout = path, timeout
         self._deadline = time.monotonic() + timeout
         self._connected = connected is not None
         self._socket = connected or socket.socket(socket.AF_UNIX)
-        # What has come of the next lines.
+        # The bytes received after the last complete line.
         self._rest = bytearray()
 
     def __enter__(self) -> Session:
@@ -61,7 +64,7 @@ class Session:
             raise QmpError(f"{self._path}: {error}") from error
 
     def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
-        """Runs one command and returns its ``return`` value."""
+        """Executes one command and returns the value of ``return`` in the answer."""
         try:
             self._send(command, arguments)
             return self._reply(time.monotonic() + self._timeout, "return")
@@ -69,11 +72,11 @@ class Session:
             raise QmpError(f"{self._path}: {error}") from error
 
     def monitor(self, line: str) -> str:
-        """What QEMU's monitor for people says to `line`."""
+        """Executes `line` in QEMU's human monitor and returns what that prints."""
         return text(self.execute("human-monitor-command", {"command-line": line}))
 
     def status(self) -> str:
-        """QEMU's run state."""
+        """Returns QEMU's run state."""
         return state(self.execute("query-status"))
 
     def _send(self, command: str, arguments: Mapping[str, Any] | None = None) -> None:
@@ -81,13 +84,13 @@ class Session:
         self._socket.sendall(json.dumps(message).encode() + b"\n")
 
     def _reply(self, deadline: float, key: str) -> Any:
-        """The value under `key` in the next message that has it; events in between are passed over."""
+        """Returns the value of `key` in the next message that has this key. Skips events."""
         while True:
             line = self._line(deadline)
             try:
                 message = typed(json.loads(line), dict)
                 refusal = None if key in message or "error" not in message else message["error"].get("desc", "refused")
-            except UNFIT as error:
+            except MALFORMED as error:
                 raise unknown(error) from error
             if refusal is not None:
                 raise Refused(str(refusal))
@@ -95,11 +98,11 @@ class Session:
                 return message[key]
 
     def _line(self, deadline: float) -> bytes:
-        """The next line, however slowly it comes."""
+        """Returns the next line, even if it arrives in several pieces. socket.timeout at `deadline`."""
         at = self._rest.find(b"\n")
         while at < 0:
             if len(self._rest) > LONGEST:
-                raise QmpError(f"the machine sent more than {LONGEST} bytes that are no message")
+                raise QmpError(f"the machine sent more than {LONGEST} bytes without a line end")
             self._socket.settimeout(max(deadline - time.monotonic(), 0.01))
             piece = self._socket.recv(CHUNK)
             if not piece:
@@ -115,31 +118,32 @@ class Session:
 
 
 def execute(path: Path, command: str, timeout: float = 2.0, arguments: Mapping[str, Any] | None = None) -> Any:
-    """Connects, runs one command and returns its ``return`` value; see Session."""
+    """Connects, executes one command and returns the value of ``return`` in the answer. Raises as Session does."""
     with Session(path, timeout) as session:
         return session.execute(command, arguments)
 
 
 def status(path: Path, timeout: float = 2.0) -> str:
-    """QEMU's run state; see Session."""
+    """Connects and returns QEMU's run state. Raises as Session does."""
     return state(execute(path, "query-status", timeout))
 
 
 def state(answer: Any) -> str:
-    """The run state in the answer to query-status."""
+    """Returns the run state in `answer`, the answer to query-status. QmpError if it has none."""
     try:
         return text(answer["status"])
-    except UNFIT as error:
+    except MALFORMED as error:
         raise unknown(error) from error
 
 
 def text(answer: Any) -> str:
-    """`answer`, if it is a text."""
+    """Returns `answer` if it is a string; QmpError otherwise."""
     try:
         return str(typed(answer, str))
-    except UNFIT as error:
+    except MALFORMED as error:
         raise unknown(error) from error
 
 
 def unknown(error: Exception) -> QmpError:
-    return QmpError(f"the machine answers in a form that isn't known ({type(error).__name__}: {error})")
+    """Returns the error for an answer that could not be parsed."""
+    return QmpError(f"the machine's answer has an unknown format ({type(error).__name__}: {error})")

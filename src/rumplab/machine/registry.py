@@ -1,9 +1,9 @@
-"""The records of the machines that ``rumplab run`` started: one directory a machine.
+"""The records of the machines that ``rumplab run`` and ``rumplab guest start`` started, one directory for each machine.
 
-``<root>/NAME/`` holds ``machine.json``, ``serial.log``, ``qemu.log`` and the sockets ``qmp.sock`` and ``gdb.sock``. All
-changes are made under the root's lock, so that two starts at once can't take the same name or port. A record whose
-process is gone is retired when it is met: its logs move to ``<root>/.ended/NAME/``. One that is damaged is made again
-from the process that has its socket, where there is one.
+``<root>/NAME/`` holds ``machine.json``, ``serial.log``, ``qemu.log`` and the sockets ``qmp.sock`` and ``gdb.sock``.
+Every change takes the lock of the root, so that two commands that start at the same time can't take the same name or
+port. If a command finds a record whose process has ended, it retires the record: it moves the logs to
+``<root>/.ended/NAME/``. If a record is damaged and a process listens on its socket, the command makes a new record.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from rumplab.errors import RumplabError, UsageError
 from rumplab.host import locks, peer, ports, process
-from rumplab.host.answers import UNFIT, check_fields
+from rumplab.host.answers import MALFORMED, check_fields
 from rumplab.lab import places
 from rumplab.lab.config import SCHEMA, Lab
 from rumplab.machine import nics
@@ -34,22 +34,23 @@ NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_LENGTH - 1}}}")
 SOCKET = "qmp.sock"
 STUB = "gdb.sock"
 RECORD = "machine.json"
-# A guest's serial lines have the longest names of a machine's sockets.
+# The longest name of a machine's socket: that of a guest's serial line.
 LONGEST_SOCKET = "com0.sock"
-# What sun_path holds, with the closing NUL.
+# The size of sun_path in bytes, with the closing NUL.
 SOCKET_PATH_LIMIT = 104 if sys.platform == "darwin" else 108
+# The number of ended machines whose logs are kept.
 ENDED_KEPT = 16
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine's record. `pid` and `token` name its process (see rumplab.host.process); `since` is UNIX time.
+    """A machine's record. `pid` and `token` identify its process (see rumplab.host.process); `since` is UNIX time.
 
-    `snapshot` says that nothing is written to `image`; `drives` are further disks. `console` is "serial", where there
-    is no VGA card, or "vga"; it is empty for a guest, which has a card, and whose console is a serial port.
-    `gdb_port` is 0 where the debug stub is the machine's socket, which only its user can open.
-    `guest` says how ``rumplab guest start`` started it: "run", or "kgdb" or "ipkdb" where the kernel
-    waits for a debugger.
+    `snapshot` says that QEMU doesn't write to `image`; `drives` are further disks. `console` is "serial" if the machine
+    has no VGA card, or "vga". It is empty for a guest: a guest has a VGA card, but its console is a serial port.
+    `gdb_port` is 0 if the debug stub listens on the machine's socket, which only its user can open. `guest` says how
+    ``rumplab guest start`` started the machine: "run", or "kgdb" or "ipkdb" if the kernel waits for a debugger. It is
+    empty if ``rumplab run`` did.
     """
 
     name: str
@@ -72,7 +73,7 @@ class Machine:
 
     @property
     def starting(self) -> bool:
-        """Whether the process is still the launcher, which has claimed the record, and not yet QEMU."""
+        """Whether `pid` is still the launcher, which made the record, and not yet QEMU."""
         return not self.argv
 
     @property
@@ -93,12 +94,12 @@ class Machine:
 
     @property
     def stub(self) -> str:
-        """Where the debug stub listens, as GDB's 'target remote' has it: a socket's path, or a host and port."""
+        """The address of the debug stub for GDB's 'target remote': a socket's path, or HOST:PORT."""
         return f"{ports.LOOPBACK}:{self.gdb_port}" if self.gdb_port else str(self.path / STUB)
 
     @property
     def files(self) -> list[tuple[str, bool]]:
-        """The files that are its disks, each with whether it is written to."""
+        """The files of its disks as (path, whether QEMU writes to it)."""
         files = [(drive.file, drive.writes) for drive in self.drives]
         return [(self.image, not self.snapshot), *files] if self.image else files
 
@@ -108,7 +109,7 @@ class Machine:
 
     @property
     def tcp_ports(self) -> set[int]:
-        """The TCP ports of 127.0.0.1 that are its own: the debug stub's, and those that lead to the guest."""
+        """Its TCP ports on 127.0.0.1: that of the debug stub, and those that are forwarded to the guest."""
         stub = {self.gdb_port} if self.gdb_port else set()
         return stub | {forward.host for forward in self.forwards if forward.protocol == "tcp"}
 
@@ -117,7 +118,7 @@ class Machine:
 
 
 def check_name(name: str) -> str:
-    """`name` if a machine can be called so; UsageError otherwise."""
+    """Returns `name` if it is valid for a machine; UsageError otherwise."""
     if not NAME.fullmatch(name):
         raise UsageError(
             f"'{name}' can't name a machine: use up to {NAME_LENGTH} letters, digits, '.', '_' and '-',"
@@ -127,10 +128,10 @@ def check_name(name: str) -> str:
 
 
 def base_name(path: str) -> str:
-    """A machine name made from an image's or program's file name."""
-    words = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).stem).strip("-._")
-    # Room for the number that tells two machines of one image apart.
-    return words[: NAME_LENGTH - 4].rstrip("-._") or "machine"
+    """Returns a valid machine name, made from the file name of an image or program."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).stem).strip("-._")
+    # Leave room for the number that distinguishes machines of the same image.
+    return name[: NAME_LENGTH - 4].rstrip("-._") or "machine"
 
 
 class Machines:
@@ -140,7 +141,7 @@ class Machines:
         self.root = root
 
     def all(self) -> list[Machine]:
-        """The machines that are running, by name. Retires the records of those that aren't."""
+        """Returns the running machines, sorted by name. Retires the records of machines that have ended."""
         with locks.held(self.root):
             return self._all()
 
@@ -152,34 +153,35 @@ class Machines:
             try:
                 machine = read_record(path)
             except RumplabError as error:
-                machine = self._made_again(path, str(error))
+                machine = self._record_again(path, str(error))
             if machine is None or not machine.alive():
                 self._retire(path)
             else:
                 found.append(machine)
         return found
 
-    def _made_again(self, path: Path, why: str) -> Machine | None:
-        """A record for the machine in `path`, whose own can't be read: what its process shows. None without one."""
+    def _record_again(self, path: Path, why: str) -> Machine | None:
+        """Makes a new record for the machine in the directory `path`, from what its process shows. `why` says what is
+        wrong with the old record. Returns None if no process listens on the machine's socket."""
         pid = peer.listening(path / SOCKET)
         token = process.started(pid) if pid else None
         if pid is None or token is None:
-            # An end that isn't its own can't hide others; the logs are kept.
-            print(f"rumplab: {why}; no process has its socket, so it has ended", file=sys.stderr)
+            # No error: the caller retires the record, keeps its logs and lists the other machines.
+            print(f"rumplab: {why}; no process listens on its socket, so the machine has ended", file=sys.stderr)
             return None
         machine = Machine(
             name=path.name, directory=str(path), pid=pid, token=token, since=time.time(), argv=process.words(pid)
         )
         write_record(machine)
         print(
-            f"rumplab: {why}; the machine runs (pid {pid}), and has a new one, which doesn't say what it booted from,"
-            " nor its symbols and ports",
+            f"rumplab: {why}; the machine runs (pid {pid}) and has a new record now, without what it booted, its"
+            " symbols and its ports",
             file=sys.stderr,
         )
         return machine
 
     def find(self, name: str) -> Machine:
-        """The running machine `name`; RumplabError lists those there are."""
+        """Returns the running machine `name`. If there is none, RumplabError lists the running machines."""
         machines = self.all()
         for machine in machines:
             if machine.name == name:
@@ -190,11 +192,13 @@ class Machines:
         )
 
     def claim(self, wanted: Machine, numbered: bool, seen_macs: Collection[str] = ()) -> Machine:
-        """Makes the directory and record of `wanted`, which the calling process owns until `update`.
+        """Makes the directory and the record of `wanted`, and returns the machine with its final name and addresses.
+        The record names the calling process until `update` writes QEMU's.
 
-        With `numbered`, a taken name gets a number; else it is an error. Network cards without an address get one
-        that is neither another machine's nor in `seen_macs`, those that the bridge has seen. RumplabError also when a
-        port is taken, or an address on the bridge, or when another of these machines uses the image.
+        If the name is taken, appends a number with `numbered`, and raises RumplabError without. Gives each network card
+        without an address one that no other machine has and that is not in `seen_macs`, the addresses that the bridge
+        has seen. RumplabError if a port or an address on the bridge is taken, or if another of these machines uses the
+        image.
         """
         with locks.held(self.root):
             others = self._all()
@@ -225,12 +229,13 @@ class Machines:
             raise RumplabError(f"cannot record the machine in {machine.path}: {error.strerror}; {remedy}") from error
 
     def update(self, machine: Machine) -> None:
-        """Writes the record again, whole or not at all."""
+        """Replaces the record in one step."""
         with locks.held(self.root):
             write_record(machine)
 
     def started(self, machine: Machine, seconds: float) -> Machine | None:
-        """`machine` once QEMU runs, waiting at most `seconds`; None when it doesn't by then, or has ended."""
+        """Waits at most `seconds` until QEMU runs for `machine`. Returns the machine with its present record; None if
+        QEMU doesn't run by then or has ended."""
         deadline = time.monotonic() + seconds
         current: Machine | None = machine
         while current is not None and current.starting:
@@ -241,25 +246,25 @@ class Machines:
         return current
 
     def retire(self, machine: Machine) -> None:
-        """Takes the record away once its process is gone, keeping its logs."""
+        """Removes the record of a machine whose process has ended, and keeps its logs."""
         with locks.held(self.root):
-            # Another command may have retired it and the name may have been taken since.
+            # Another command may have retired it, and a new machine may have its name.
             try:
                 current = read_record(machine.path)
             except RumplabError:
-                # Nobody else's, then: `all` makes a damaged one again.
+                # A damaged record is not a new machine's: `all` would have replaced it.
                 current = machine
             if current is not None and (current.pid, current.token) == (machine.pid, machine.token):
                 self._retire(machine.path)
 
     def abandon(self, machine: Machine) -> None:
-        """Takes the record of a machine away whose process never became QEMU, whatever it names by now."""
+        """Removes the record of a machine whose QEMU never ran, whatever process the record names now."""
         with locks.held(self.root):
             if machine.path.exists():
                 self._retire(machine.path)
 
     def ended(self, name: str) -> Path | None:
-        """The directory with the logs of the last machine `name` that ended, if they are still there."""
+        """Returns the directory with the logs of the last ended machine `name`; None if there is none."""
         path = self.root / ".ended" / name
         return path if path.is_dir() else None
 
@@ -281,7 +286,8 @@ class Machines:
 
 
 def check_free(wanted: Machine, others: list[Machine]) -> None:
-    """RumplabError when another machine has one of the ports, or writes to the same disk image."""
+    """Raises RumplabError if another process has one of the ports, or if another machine's disk is the same file and
+    one of the two machines writes to it."""
     for other in others:
         if wanted.gdb_port in other.tcp_ports:
             raise port_taken(str(wanted.gdb_port), other, "--gdb-port")
@@ -299,7 +305,7 @@ def check_free(wanted: Machine, others: list[Machine]) -> None:
 
 
 def check_files(wanted: Machine, other: Machine) -> None:
-    """RumplabError when both machines have a file that one of them writes to."""
+    """Raises RumplabError if both machines have the same file as a disk, and one of them writes to it."""
     theirs = dict(other.files)
     for file, writes in wanted.files:
         if file in theirs and (writes or theirs[file]):
@@ -311,13 +317,14 @@ def check_files(wanted: Machine, other: Machine) -> None:
 
 
 def uses(machine: Machine, forward: Forward) -> bool:
-    """Whether `machine` has the port of the host that `forward` wants."""
+    """Returns whether `machine` has the host's port of `forward`."""
     if forward.protocol == "tcp":
         return forward.host in machine.tcp_ports
     return forward.key in {other.key for other in machine.forwards}
 
 
 def port_taken(port: str, other: Machine, option: str) -> RumplabError:
+    """Returns the error for a port that the machine `other` has. `option` is the one that asked for it."""
     return RumplabError(
         f"port {port} is taken by machine '{other.name}' (pid {other.pid});"
         f" stop it with 'rumplab stop {other.name}' or use another {option}"
@@ -325,7 +332,7 @@ def port_taken(port: str, other: Machine, option: str) -> RumplabError:
 
 
 def check_macs(wanted: Machine, others: list[Machine], seen: Collection[str]) -> None:
-    """RumplabError when an address that `wanted` was given is another's on the bridge."""
+    """Raises RumplabError if an address of `wanted` on the bridge belongs to another machine."""
     for mac in nics.on_bridge(wanted.nics):
         for other in others:
             if mac in nics.on_bridge(other.nics):
@@ -334,29 +341,30 @@ def check_macs(wanted: Machine, others: list[Machine], seen: Collection[str]) ->
                     " use another, or leave it out"
                 )
         if mac in seen:
-            raise RumplabError(f"{mac} is somebody else's address on the bridge; use another, or leave it out")
+            raise RumplabError(f"another device on the bridge has the address {mac}; use another, or leave it out")
 
 
 def addressed(cards: Sequence[Nic], name: str, others: list[Machine], seen: Collection[str]) -> tuple[Nic, ...]:
-    """`cards` of machine `name`, each with an address; see Machines.claim."""
+    """Returns the cards of machine `name`, each with an address; see Machines.claim."""
     used = {mac for other in others for mac in nics.on_bridge(other.nics)}
-    # Machines of one name may run for several users.
+    # The seed has the user id, since machines of several users may have the same name.
     return nics.with_macs(cards, f"{os.getuid()} {name}", used.union(seen))
 
 
 def free_name(base: str, taken: set[str]) -> str:
-    """`base`, or `base` with the first number that is free."""
+    """Returns `base` if it is free, otherwise ``BASE-NUMBER`` with the lowest free number from 2 on."""
     if base not in taken:
         return base
     return next(name for number in range(2, len(taken) + 3) if (name := f"{base}-{number}") not in taken)
 
 
 def read_record(directory: Path) -> Machine | None:
-    """The record in `directory`; None where there is none. RumplabError for one that can't be understood."""
+    """Returns the record in `directory`; None if there is none. RumplabError if it is damaged, or lost while the
+    machine's socket exists."""
     try:
         text = (directory / RECORD).read_text(encoding="utf-8")
     except FileNotFoundError:
-        # Who claims the directory writes it, and may have been killed before.
+        # The command that made the directory was killed before it wrote the record and before QEMU ran.
         if not (directory / SOCKET).exists():
             return None
         raise RumplabError(f"{directory / RECORD}, a machine's record, is gone") from None
@@ -371,37 +379,38 @@ def read_record(directory: Path) -> Machine | None:
         for one in (machine, *drives):
             check_fields(one)
         machine = replace(machine, directory=str(directory), argv=tuple(machine.argv), nics=cards, drives=drives)
-    except UNFIT as error:
+    except MALFORMED as error:
         raise damaged(directory, error) from error
-    # The directory is where it is, and the name with it.
+    # The directory may have been moved or copied: its present path and name apply.
     return replace(machine, name=directory.name)
 
 
 def damaged(directory: Path, error: Exception) -> RumplabError:
+    """Returns the error for a record that could not be parsed."""
     return RumplabError(f"{directory / RECORD}, a machine's record, is damaged ({error})")
 
 
 def write_record(machine: Machine) -> None:
-    """Writes ``machine.json`` to a temporary name and renames it."""
+    """Writes ``machine.json`` under a temporary name and renames it, so that no reader sees half of it."""
     temporary = machine.path / f".{RECORD}"
     temporary.write_text(json.dumps(asdict(machine), indent=2) + "\n", encoding="utf-8")
     temporary.replace(machine.path / RECORD)
 
 
 def open_machines(lab: Lab) -> Machines:
-    """The records of this user, where a machine's sockets have paths that the kernel takes. Machines that are recorded
-    where they were formerly, and still run, are named."""
+    """Returns this user's machines in `lab`. Their directory has a path that is short enough for sockets. Warns about
+    running machines whose records are in the directory of an earlier release."""
     old = places.former(lab)
-    for machine in formerly(old) if old else ():
-        places.tell(
-            f"machine '{machine.name}' was started by a rumplab that kept its records in {old}, where they are looked"
-            f" for no more; end it with: kill {machine.pid}"
+    for machine in running_in(old) if old else ():
+        places.warn_once(
+            f"an earlier rumplab started machine '{machine.name}' and recorded it in {old}, which this rumplab does not"
+            f" use; end it with: kill {machine.pid}"
         )
     return Machines(places.directory(lab, "machines", fits))
 
 
-def formerly(old: Path) -> Iterator[Machine]:
-    """The machines with a record in `old` that run."""
+def running_in(old: Path) -> Iterator[Machine]:
+    """Yields the running machines that have a record in `old`."""
     for path in sorted(old.glob(f"*/{RECORD}")):
         with contextlib.suppress(RumplabError):
             machine = read_record(path.parent)
@@ -410,12 +419,13 @@ def formerly(old: Path) -> Iterator[Machine]:
 
 
 def fits(root: Path) -> bool:
-    """Whether a machine's socket below `root` has a path that the kernel takes."""
+    """Returns whether the paths of machines' sockets below `root` are short enough for the kernel."""
     return len(os.fsencode(root)) + NAME_LENGTH + len(LONGEST_SOCKET) + 2 < SOCKET_PATH_LIMIT
 
 
 def locate(machines: Machines, name: str) -> tuple[Path, Machine | None]:
-    """The log of `name` and, if it is running, its record. RumplabError when there was no such machine."""
+    """Returns the console's log of machine `name`, and its record, or None if it has ended. RumplabError if there is
+    neither a running nor an ended machine of that name."""
     check_name(name)
     for machine in machines.all():
         if machine.name == name:

@@ -1,4 +1,4 @@
-"""What a machine that is on record does at the moment."""
+"""The present state of a machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rumplab.machine.registry import Machine
 
 
 def run_state(machine: Machine) -> str:
-    """QEMU's run state, 'starting' before it answers."""
+    """Returns QEMU's run state; 'starting' if QEMU doesn't run yet, 'no answer' if it doesn't answer."""
     try:
         return qmp.status(machine.socket, timeout=0.5)
     except qmp.QmpError:

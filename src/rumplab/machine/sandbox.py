@@ -1,7 +1,7 @@
-"""QEMU's own sandbox: what a QEMU that a guest has taken over, or a user of its monitor, can't do.
+"""QEMU's sandbox. It limits what a guest that breaks out of QEMU, or a user of its monitor, can do.
 
-It is a filter of system calls (seccomp), which Linux has, and a QEMU that was built with it. Whether both are there is
-found out once, by a QEMU that does nothing, and remembered.
+The sandbox is a filter of system calls (seccomp). It needs Linux and a QEMU that was built with it. A test start of
+QEMU shows whether it works here, and the result is stored.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from rumplab.host import child_environment
-from rumplab.host.answers import UNFIT
+from rumplab.host.answers import MALFORMED
 
 CACHE = ".sandbox.json"
 SECONDS = 10.0
-# No old system call, no other user, no other program, no other priority.
+# Denies obsolete system calls, changing the user, starting a program, and changing priorities.
 CLOSED = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
-# Of a QEMU that goes to the background by itself, which makes a process.
+# For QEMU's -daemonize, which creates a process and a session.
 DAEMON = "on,obsolete=deny,resourcecontrol=deny"
 
 
@@ -33,18 +33,19 @@ def choose(
     extra: Sequence[str] = (),
     platform: str = sys.platform,
 ) -> str | None:
-    """The value of -sandbox; None for none, and where the further arguments `extra` have their own. With `helped`, QEMU
-    is to run qemu-bridge-helper. `directory` is for what is remembered."""
+    """Returns the value of -sandbox; None if QEMU gets none. That is the case if `extra`, the user's arguments for
+    QEMU, has a -sandbox, if QEMU must run qemu-bridge-helper (`helped`), or if the sandbox doesn't work here.
+    `directory` is where that result is stored."""
     own = any(word.lstrip("-") == "sandbox" for word in extra)
-    # Whatever it allows, the kernel gives no program that QEMU runs in it root's rights, and qemu-bridge-helper needs
-    # them.
+    # seccomp sets no_new_privs, so the kernel ignores the setuid bit of programs that QEMU starts. qemu-bridge-helper
+    # needs it.
     if own or helped or not platform.startswith("linux") or not supported(emulator, version, directory):
         return None
     return CLOSED
 
 
 def supported(emulator: str, version: str | None, directory: Path) -> bool:
-    """Whether `emulator` can run in its sandbox here, as it is remembered in `directory`, or tried."""
+    """Returns whether `emulator` can run in its sandbox here: the result stored in `directory`, or that of a test."""
     cache = directory / CACHE
     wanted = [emulator, version, os.stat(emulator).st_mtime_ns, os.uname().release]
     known = recall(cache, wanted)
@@ -54,14 +55,15 @@ def supported(emulator: str, version: str | None, directory: Path) -> bool:
         if not known:
             print(
                 f"rumplab: {emulator} can't run in its sandbox here: it was built without seccomp, or this host has"
-                " none; a guest that breaks out of it has all that you have",
+                " none; a guest that breaks out of QEMU can do all that you can do",
                 file=sys.stderr,
             )
     return known
 
 
 def works(emulator: str) -> bool:
-    """Runs a machine without anything, whose monitor is told to end at once."""
+    """Starts an empty machine in the sandbox and tells its monitor to quit. Returns whether QEMU ended without an
+    error."""
     command = [emulator, "-machine", "none", "-nodefaults", "-display", "none", "-sandbox", CLOSED, "-monitor", "stdio"]
     try:
         done = subprocess.run(
@@ -78,15 +80,16 @@ def works(emulator: str) -> bool:
 
 
 def recall(cache: Path, wanted: list[Any]) -> bool | None:
+    """Returns the stored result if its key is `wanted`; None otherwise."""
     try:
         data = json.loads(cache.read_text(encoding="utf-8"))
         return bool(data["works"]) if data["key"] == wanted else None
-    except (OSError, *UNFIT):
+    except (OSError, *MALFORMED):
         return None
 
 
 def remember(cache: Path, data: dict[str, Any]) -> None:
-    """Writes the answer. A cache that can't be written costs time, not the run."""
+    """Stores the result. Ignores an error: without the file, the next start tests again."""
     temporary = cache.with_name(f"{cache.name}.{os.getpid()}")
     try:
         temporary.write_text(json.dumps(data) + "\n", encoding="utf-8")

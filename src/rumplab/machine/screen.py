@@ -1,4 +1,4 @@
-"""A machine's VGA screen, as text or as a picture."""
+"""Reads a machine's VGA screen, as text or as a picture."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from rumplab.errors import RumplabError
-from rumplab.host.answers import UNFIT
+from rumplab.host.answers import MALFORMED
 from rumplab.machine import qmp, vga_text
 from rumplab.machine.consoles import SERIAL
 from rumplab.machine.registry import Machine
 
-# A busy host draws and sends a picture slowly.
+# Long, since a busy host draws and sends a picture slowly.
 ANSWER_SECONDS = 10.0
 PICTURE = "screen.ppm"
-# What QEMU says to 'screendump' without anything that could be shown.
+# In QEMU's error for 'screendump' if the machine has no display.
 NO_CARD = "no console"
-# PCI's class of displays.
+# PCI's base class of display controllers.
 DISPLAYS = 0x03
 
 
 @dataclass(frozen=True)
 class Screen:
-    """What is shown: a picture, and in text mode its rows."""
+    """The content of a screen. `columns` and `rows`, its text, are None in graphics mode."""
 
     picture: vga_text.Picture
     columns: int | None
@@ -32,7 +32,7 @@ class Screen:
 
     @property
     def text(self) -> str:
-        """The rows down to the last one that has something."""
+        """The rows up to the last one that isn't empty; in graphics mode, a note."""
         if self.rows is None:
             return f"({graphics(self.picture)})"
         return "\n".join(self.rows).rstrip("\n")
@@ -43,12 +43,13 @@ def graphics(picture: vga_text.Picture) -> str:
 
 
 def check(machine: Machine) -> None:
-    """RumplabError for a machine without a screen."""
+    """Raises RumplabError if the machine has no screen."""
     if machine.console == SERIAL:
         raise no_screen(machine)
 
 
 def no_screen(machine: Machine) -> RumplabError:
+    """Returns the error for a machine without a VGA card."""
     return RumplabError(
         f"{machine.name} has no VGA card, so no screen: its console is the serial port, which 'rumplab logs"
         f" {machine.name}' prints; start it with --console vga for a screen"
@@ -56,7 +57,7 @@ def no_screen(machine: Machine) -> RumplabError:
 
 
 def look(machine: Machine) -> Screen:
-    """The screen of `machine`, now. RumplabError when it has none."""
+    """Returns the present screen of `machine`. RumplabError if it has none, or if QEMU doesn't answer."""
     check(machine)
     path = machine.path / PICTURE
     try:
@@ -78,14 +79,14 @@ def look(machine: Machine) -> Screen:
         if NO_CARD in str(error):
             raise no_screen(machine) from error
         raise RumplabError(f"{machine.name} does not show its screen: {error}") from error
-    except UNFIT as error:
+    except MALFORMED as error:
         raise RumplabError(f"{machine.name} sent something that is not its screen: {error}") from error
     finally:
         with contextlib.suppress(OSError):
             path.unlink()
     shape = vga_text.layout(picture, *bios)
     if shape is None and not shown:
-        # QEMU has shown a console of its own.
+        # Without a display, QEMU's picture shows one of QEMU's own consoles.
         raise no_screen(machine)
     if shape is None:
         return Screen(picture, None, None)
@@ -93,7 +94,7 @@ def look(machine: Machine) -> Screen:
 
 
 def has_display(buses: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether one of PCI's `buses`, as query-pci lists them, has a display on it, or behind a bridge."""
+    """Returns whether a display is on one of `buses`, the answer to query-pci, or behind a bridge on one."""
     devices = [device for bus in buses for device in bus.get("devices", ())]
     if any(device["class_info"]["class"] >> 8 == DISPLAYS for device in devices):
         return True
@@ -101,12 +102,10 @@ def has_display(buses: Sequence[Mapping[str, Any]]) -> bool:
     return bool(behind) and has_display(behind)
 
 
-def words(said: str, size: int = 4) -> bytes:
-    """The memory in what the monitor's `xp` says: lines of ``ADDRESS: 0xVALUE…``, each value of `size` bytes.
-
-    ValueError for a value that is larger.
-    """
-    values = (value for line in said.splitlines() for value in line.partition(":")[2].split())
+def words(printed: str, size: int = 4) -> bytes:
+    """Returns the memory in `printed`, the output of the monitor's `xp`: lines ``ADDRESS: 0xVALUE…`` with
+    little-endian values of `size` bytes. ValueError if a value is larger."""
+    values = (value for line in printed.splitlines() for value in line.partition(":")[2].split())
     try:
         return b"".join(int(value, 16).to_bytes(size, "little") for value in values)
     except OverflowError as error:

@@ -1,4 +1,4 @@
-"""Ending a machine, politely first, within a bounded time."""
+"""Ends a machine: asks QEMU first, then sends signals. Each step has a time limit."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ POWERDOWN_SECONDS = 30.0
 
 
 def ask(machine: Machine, command: str, patience: float) -> bool:
-    """Sends one command to QEMU's control socket; whether the machine ended within `patience` seconds."""
+    """Sends one command to QEMU's control socket. Returns whether the machine ended within `patience` seconds."""
     try:
         qmp.execute(machine.socket, command)
     except qmp.QmpError:
-        # Quitting may close the socket before the answer; a machine that doesn't listen gets signals.
+        # QEMU may close the socket before it answers `quit`. If it didn't read the command, the caller sends signals.
         return process.wait_gone(machine.pid, machine.token, 0.2)
     return process.wait_gone(machine.pid, machine.token, patience)
 
 
 def end(machines: Machines, machine: Machine, powerdown: bool = False) -> bool:
-    """Ends one machine and retires its record; whether it is gone."""
-    # While it starts, the process on record is its launcher, which killed now would leave QEMU behind.
+    """Ends one machine and retires its record. With `powerdown`, presses the machine's power button first. Returns
+    whether the machine has ended."""
+    # During a start the record names the launcher. If that were killed now, QEMU might run on.
     running = machines.started(machine, START_SECONDS)
     if running is None:
         return not machine.alive()
     machine = running
-    gone = powerdown and ask(machine, "system_powerdown", POWERDOWN_SECONDS)
-    gone = gone or ask(machine, "quit", QUIT_SECONDS) or process.terminate(machine.pid, machine.token)
-    if gone:
+    ended = powerdown and ask(machine, "system_powerdown", POWERDOWN_SECONDS)
+    ended = ended or ask(machine, "quit", QUIT_SECONDS) or process.terminate(machine.pid, machine.token)
+    if ended:
         machines.retire(machine)
-    return gone
+    return ended

@@ -1,7 +1,8 @@
-"""A VGA card's text screen, from the guest's memory and a picture of the screen. Nothing here runs anything.
+"""Reads a VGA card's text screen from the guest's memory and a picture of the screen. This module starts no program.
 
-The memory says which characters there are, the picture whether there are any, and which part of the memory is shown:
-kernels scroll by moving its start, which only the card's registers say, and reading these would disturb the guest.
+The memory holds the characters. The picture shows whether the card is in text mode, and which part of the memory is on
+the screen: kernels scroll by changing the start address, which only the card's registers hold, and to read these would
+disturb the guest.
 """
 
 from __future__ import annotations
@@ -11,37 +12,38 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-# 32 KiB of cells, each a character and its colours.
+# The memory of the text mode: 32 KiB of cells, each with one byte for the character and one for its colours.
 ADDRESS = 0xB8000
 SIZE = 0x8000
 WORDS = SIZE // 4
-# The BIOS's words on it: the mode, and the number of the last row.
+# Addresses in the BIOS data area: of the video mode, and of the number of the last row.
 BIOS_MODE, BIOS_LAST_ROW = 0x449, 0x484
 BIOS_TEXT_MODES = (0, 1, 2, 3, 7)
 ROWS = 25
 LAST_ROWS = (24, 42, 49)
 HEIGHT = 400
-# The pictures of text modes: their width, and how wide a character is. The narrow one is a picture of graphics, too.
+# The width of a picture in text mode, and the width of a character in it, in pixels. Graphics modes have the widths in
+# AMBIGUOUS too.
 WIDTHS = {720: 9, 640: 8, 360: 9, 320: 8}
 AMBIGUOUS = (640, 320)
-# Code page 437 has pictures where ASCII has control characters.
+# The characters that code page 437 has in place of ASCII's control characters.
 PICTURES = "\0☺☻♥♦♣♠•◘○◙♂♀♪♫☼►◄↕‼¶§▬↨↑↓→←∟↔▲▼"
 EMPTY = (0x00, 0x20, 0xFF)
-# What fills its cell with one colour, as an empty one is filled.
+# The characters whose cell has a single colour: the empty ones, and the full block.
 PLAIN = (*EMPTY, 0xDB)
-# Cells in which a picture may differ from the memory that it shows: the cursor's.
+# The number of cells in which the picture may differ from the memory, because the picture shows the cursor.
 TOLERANCE = 2
 
 
 def characters() -> str:
-    """Code page 437, as the card draws it; what it draws as nothing is a blank."""
+    """Returns the 256 characters of code page 437, with a blank for each one that the card draws as an empty cell."""
     shown = PICTURES + bytes(range(0x20, 0x7F)).decode("ascii") + "⌂" + bytes(range(0x80, 0x100)).decode("cp437")
     return "".join(" " if number in EMPTY else character for number, character in enumerate(shown))
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Three bytes a pixel: red, green, blue."""
+    """A picture. `pixels` has three bytes for each pixel (red, green, blue), row by row from the top."""
 
     width: int
     height: int
@@ -49,7 +51,7 @@ class Picture:
 
 
 def read_ppm(content: bytes) -> Picture:
-    """The picture in a binary PPM file, as QEMU writes it. ValueError if it is something else."""
+    """Returns the picture in `content`, a binary PPM file as QEMU writes it. ValueError if it is something else."""
     fields = content.split(maxsplit=4)
     if len(fields) < 4 or fields[0] != b"P6" or fields[3] != b"255":
         raise ValueError("not a PPM picture")
@@ -59,7 +61,7 @@ def read_ppm(content: bytes) -> Picture:
     if not width or not height:
         raise ValueError("a PPM picture of nothing")
     size = 3 * width * height
-    # One blank ends the header, and the first pixel may look like another.
+    # One blank ends the header. The first byte of a pixel may look like a blank, so count from the end.
     start = len(content) - size
     if start < len("P6 1 1 255 ") or content[:start].split() != [b"P6", fields[1], fields[2], b"255"]:
         raise ValueError("not the whole of a PPM picture")
@@ -67,7 +69,7 @@ def read_ppm(content: bytes) -> Picture:
 
 
 def png(picture: Picture) -> bytes:
-    """The picture as a PNG file (ISO 15948): its lines without a filter, compressed."""
+    """Returns the picture as the content of a PNG file (ISO 15948), compressed and without line filters."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -80,7 +82,7 @@ def png(picture: Picture) -> bytes:
 
 @dataclass(frozen=True)
 class Layout:
-    """A text screen: cells, and pixels a cell."""
+    """The size of a text screen: `columns` and `rows` in cells, `width` and `height` of a cell in pixels."""
 
     columns: int
     rows: int
@@ -89,7 +91,7 @@ class Layout:
 
 
 def layout(picture: Picture, bios_mode: int, bios_last_row: int) -> Layout | None:
-    """How the picture is made of characters; None if it is one of graphics."""
+    """Returns the layout of the text in the picture; None if the picture shows a graphics mode."""
     width = WIDTHS.get(picture.width)
     if width is None or picture.height != HEIGHT:
         return None
@@ -100,7 +102,7 @@ def layout(picture: Picture, bios_mode: int, bios_last_row: int) -> Layout | Non
 
 
 def text(memory: bytes, picture: Picture, shape: Layout) -> list[str]:
-    """The rows of the screen, without blanks at their ends. `memory` begins at ADDRESS."""
+    """Returns the rows of the screen, without blanks at their ends. `memory` is the guest's from ADDRESS on."""
     first = start(memory, picture, shape)
     shown = characters()
     lines = []
@@ -111,8 +113,10 @@ def text(memory: bytes, picture: Picture, shape: Layout) -> list[str]:
 
 
 def start(memory: bytes, picture: Picture, shape: Layout) -> int:
-    """The row of the memory that is shown at the top: the one from which its empty cells are the picture's, as far as
-    TOLERANCE goes. It is the first row if none fits: the guest has written since the picture was made.
+    """Returns the row of the memory that is at the top of the screen.
+
+    From that row on, the memory has its empty cells where the picture has them, except in TOLERANCE cells. If no row
+    fits, because the guest wrote to the memory after the picture was made, returns 0.
     """
     drawn = ink(picture, shape)
     written = [
@@ -128,7 +132,8 @@ def start(memory: bytes, picture: Picture, shape: Layout) -> int:
 
 
 def ink(picture: Picture, shape: Layout) -> list[int]:
-    """For each row of cells, a bit for each cell in which not all pixels are the same, the leftmost the highest."""
+    """Returns a number for each row of cells. It has one bit for each cell, the highest for the leftmost cell; the bit
+    is set if the pixels of the cell have more than one colour."""
     line, cell = 3 * picture.width, 3 * shape.width
     rows = []
     for row in range(shape.rows):
@@ -139,7 +144,7 @@ def ink(picture: Picture, shape: Layout) -> list[int]:
 
 
 def _drawn(parts: Sequence[bytes]) -> bool:
-    """Whether the lines `parts` of a cell have more than one colour."""
+    """Returns whether a cell has more than one colour. `parts` are its lines of pixels."""
     return any(part != parts[0] for part in parts) or parts[0] != parts[0][:3] * (len(parts[0]) // 3)
 
 

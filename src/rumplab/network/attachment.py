@@ -71,7 +71,7 @@ def check(way: Attachment, uid: int, index: Callable[[str], int] = socket.if_nam
     except OSError as error:
         raise RumplabError(f"{way.bridge} is not up; bring it up: sudo rumplab net up") from error
     if not os.access(way.helper, os.X_OK):
-        raise RumplabError(f"{way.helper} is for members of group {way.group}; {accounts.joining(way.group)}")
+        raise RumplabError(f"{way.helper} is for members of group {way.group}; {accounts.how_to_join(way.group)}")
 
 
 @contextlib.contextmanager

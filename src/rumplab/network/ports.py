@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rumplab.host import holders, process
-from rumplab.host.answers import UNFIT
+from rumplab.host.answers import MALFORMED
 from rumplab.machine.registry import NAME, RECORD, SOCKET
 
 TUN = "/dev/net/tun"
@@ -64,7 +64,7 @@ def machine_name(pid: int, proc: Path = holders.PROC) -> str:
         control = CONTROL.fullmatch(word)
         if control is None:
             continue
-        with contextlib.suppress(OSError, *UNFIT):
+        with contextlib.suppress(OSError, *MALFORMED):
             data, owner = read_record(Path(control[1].replace(",,", ",")) / RECORD)
             if data["pid"] == pid and (proc / str(pid)).stat().st_uid == owner and is_name(data["name"]):
                 return str(data["name"])

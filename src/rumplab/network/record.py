@@ -109,7 +109,7 @@ def locked(where: Path) -> Iterator[None]:
     handle = locks.opened(where / LOCK)
     try:
         locks.exclusive(handle, "another 'rumplab net'", str(where), LOCK_SECONDS)
-        locks.sign(handle)
+        locks.record_holder(handle)
         yield
     finally:
         os.close(handle)

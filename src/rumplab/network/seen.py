@@ -11,7 +11,7 @@ from typing import Any
 
 from rumplab.errors import RumplabError
 from rumplab.host import child_environment, process
-from rumplab.host.answers import typed, understood
+from rumplab.host.answers import parsing, typed
 
 SECONDS = 5
 IPV4 = Path("/proc/sys/net/ipv4")
@@ -84,7 +84,7 @@ def output(argv: list[str]) -> str:
 
 def parse_links(text: str) -> tuple[Link, ...]:
     """The interfaces in the output of ``ip -d -j addr show``. RumplabError where that is something else."""
-    with understood("what 'ip addr' prints"):
+    with parsing("what 'ip addr' prints"):
         return tuple(
             Link(
                 name=typed(item["ifname"], str),
@@ -105,7 +105,7 @@ def parse_links(text: str) -> tuple[Link, ...]:
 
 def parse_routes(text: str) -> tuple[Route, ...]:
     """Each route but the default ones, from ``ip -j -4 route show``. RumplabError where that is something else."""
-    with understood("what 'ip route' prints"):
+    with parsing("what 'ip route' prints"):
         return tuple(
             Route(IPv4Network(typed(item["dst"], str)), devices(item), typed(item.get("type", ""), str))
             for item in json.loads(text or "[]")
@@ -120,7 +120,7 @@ def devices(item: dict[str, Any]) -> tuple[str, ...]:
 
 def parse_chains(text: str) -> list[dict[str, Any]]:
     """The chains in the output of ``nft -j list chains``. RumplabError where that is something else."""
-    with understood("what 'nft list chains' prints"):
+    with parsing("what 'nft list chains' prints"):
         found = [item["chain"] for item in json.loads(text)["nftables"] if "chain" in item]
         for chain in found:
             for key in ("family", "table"):

@@ -14,7 +14,7 @@ from support.labfixture import LabPrefix
 from support.running import DONE, detach, started, until
 
 from rumplab.cli import drive_options
-from rumplab.cli.drive_options import Wish
+from rumplab.cli.drive_options import DriveOption
 from rumplab.errors import UsageError
 from rumplab.machine import disk_controllers, launch
 from rumplab.machine.disk_controllers import Disk
@@ -36,15 +36,15 @@ def blank(path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("text", "wish"),
+    ("text", "expected"),
     [
-        ("a.img", Wish("a.img")),
-        ("a.img,disk=mpt,format=qcow2,snapshot", Wish("a.img", "mpt", "qcow2", True)),
-        ("a,,b,,,disk=ide", Wish("a,b,", "ide")),
+        ("a.img", DriveOption("a.img")),
+        ("a.img,disk=mpt,format=qcow2,snapshot", DriveOption("a.img", "mpt", "qcow2", True)),
+        ("a,,b,,,disk=ide", DriveOption("a,b,", "ide")),
     ],
 )
-def test_what_a_drive_asks_for(text: str, wish: Wish) -> None:
-    assert drive_options.wish(text) == wish
+def test_what_a_drive_asks_for(text: str, expected: DriveOption) -> None:
+    assert drive_options.parse(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_what_a_drive_asks_for(text: str, wish: Wish) -> None:
 )
 def test_what_is_no_drive_is_refused_by_name(text: str, message: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=re.escape(message)):
-        drive_options.wish(text)
+        drive_options.parse(text)
 
 
 def test_disks_of_one_kind_share_an_adapter_and_the_first_boots() -> None:
@@ -96,7 +96,7 @@ def test_the_guest_numbers_the_disks_of_a_driver_as_it_meets_them() -> None:
 def test_a_controller_takes_so_many_disks_and_a_file_is_on_a_machine_once() -> None:
     four = [Disk(f"/{number}", controller="ide") for number in range(4)]
     disk_controllers.check(four)
-    with pytest.raises(UsageError, match="ide takes 4 disks, and these are 5"):
+    with pytest.raises(UsageError, match="ide takes 4 disks, not 5"):
         disk_controllers.check([*four, Disk("/cd", controller=disk_controllers.CDROM)])
     with pytest.raises(UsageError, match="/0 is given 2 times"):
         disk_controllers.check([*four, replace(four[0], controller="virtio")])

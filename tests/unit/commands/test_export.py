@@ -257,7 +257,7 @@ def test_force_replaces_an_export_and_nothing_else(lab: LabPrefix, image: Path, 
         assert message in result.stderr
     result = lab.tool("export", target / "disk.vmdk", "--vmware", target, "--force")
     assert result.returncode == 1
-    assert "which would be replaced" in result.stderr
+    assert "which the export would replace" in result.stderr
     assert (own / "letter").read_text() == "keep me"
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
 

@@ -130,7 +130,7 @@ def test_an_image_that_a_foreign_qemu_has_is_said_by_process(lab: LabPrefix, pci
             refused = detach(lab, path, *options)
             assert refused.returncode == 1
             assert f"{path} is locked by a process that is none of your machines (qemu" in refused.stderr
-            assert f", pid {foreign.pid}); stop that first" in refused.stderr
+            assert f", pid {foreign.pid}); stop that process first" in refused.stderr
     finally:
         foreign.kill()
         foreign.wait(10)
@@ -184,7 +184,7 @@ def test_machines_on_a_bridge(lab: LabPrefix, pcihello: Path, helper: str, tmp_p
     assert machines["first"]["nics"][0]["mac"] == "54:54:00:55:55:55"
     assert machines["second"]["nics"][0]["mac"].startswith("52:54:00:")
     assert "54:54:00:55:55:55 is the address of machine 'first'" in said["clash"]
-    assert "54:54:00:55:55:55 is somebody else's address on the bridge" in said["neighbour"]
+    assert "another device on the bridge has the address 54:54:00:55:55:55" in said["neighbour"]
     assert "third runs" in said["third"]
     assert "access denied by acl file; the bridge's name must stand in QEMU's bridge.conf" in said["acl"]
     assert "rumplab0 is not up; bring it up: sudo rumplab net up" in said["down"]

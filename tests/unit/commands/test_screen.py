@@ -239,7 +239,7 @@ def test_following_ends_with_the_machine(lab: LabPrefix, tmp_path: Path) -> None
 def test_a_screen_in_the_foreground_needs_a_terminal(lab: LabPrefix, pcihello: Path) -> None:
     result = lab.tool("run", pcihello, "--console", "vga")
     assert result.returncode == 1
-    assert "needs a terminal; run it on one, or leave it in the background (--detach)" in result.stderr
+    assert "needs a terminal; run this on a terminal, or run the machine in the background (--detach)" in result.stderr
 
 
 def test_a_qemu_without_curses_is_told_from_one_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

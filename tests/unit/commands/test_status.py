@@ -230,7 +230,7 @@ def test_a_description_of_another_lab_is_refused(empty_lab: LabPrefix, tmp_path:
     said = empty_lab.tool("status")
     empty_lab.write_config()
     assert said.returncode == 1
-    assert f"describes the lab at {other}, which isn't where it stands; write it again: ./provision" in said.stderr
+    assert f"describes the lab at {other}, but is not in that lab; write it again: ./provision" in said.stderr
 
 
 def test_a_lab_is_the_same_by_another_path(empty_lab: LabPrefix, tmp_path: Path) -> None:

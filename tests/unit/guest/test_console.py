@@ -210,5 +210,5 @@ def test_without_any_that_knows_names_there_are_none(machine: Machine, tty: Call
 
 def test_a_guest_without_pcictl_says_what_it_said(machine: Machine, tty: Callable[..., Tty]) -> None:
     tty(answers={})
-    with Console(machine) as opened, pytest.raises(RumplabError, match="has listed no devices; it said: not found"):
+    with Console(machine) as opened, pytest.raises(RumplabError, match="has listed no devices; it printed: not found"):
         pci.listed(opened)

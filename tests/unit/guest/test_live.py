@@ -198,7 +198,7 @@ def test_a_guest_that_qemu_holds(nb: LabPrefix) -> None:
     guest(nb, "start", "nb", "--qemu-stub", "--wait")
     for subverb in ("debug", "break"):
         assert "held by QEMU's own debug stub (prelaunch)" in refused(nb, subverb, "nb")
-    assert guest(nb, "stop", "nb") == "nb ended without shutting down: QEMU holds it (prelaunch)\n"
+    assert guest(nb, "stop", "nb") == "nb ended without shutting down: QEMU has stopped it (prelaunch)\n"
 
 
 def test_the_same_kernel_by_qemus_stub(nb: LabPrefix) -> None:

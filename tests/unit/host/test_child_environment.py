@@ -82,7 +82,7 @@ def test_the_whole_way_works_in_a_hostile_environment(lab: LabPrefix, pcihello: 
 
     def tool(*arguments: str | Path) -> str:
         done = subprocess.run(
-            process.itself(*map(str, arguments)),
+            process.own_command(*map(str, arguments)),
             env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,

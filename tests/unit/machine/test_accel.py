@@ -105,14 +105,14 @@ def test_an_accelerator_that_runs_a_guest_and_refuses_to_debug_it_is_not_taken(t
         result = accel.probe(fake(tmp_path, f"{WORK} {kind}"), "kvm")
         assert (result.works, result.detail) == (
             False,
-            f"runs a guest and can't debug it: a {named} breakpoint is refused (E22)",
+            f"runs a guest but can't debug it: a {named} breakpoint is refused (E22)",
         )
 
 
 def test_a_breakpoint_that_is_passed_by_is_not_debugging(tmp_path: Path) -> None:
     result = accel.probe(fake(tmp_path, f"{WORK} - passes"), "kvm")
     assert not result.works
-    assert result.detail == "runs a guest and can't debug it: QEMU ended before a hardware breakpoint was hit"
+    assert result.detail == "runs a guest but can't debug it: QEMU ended before a hardware breakpoint was hit"
 
 
 @pytest.mark.usefixtures("with_kvm")
@@ -182,7 +182,7 @@ def test_a_damaged_or_unwritable_memory_is_survived(tmp_path: Path, capsys: pyte
     (tmp_path / accel.CACHE).write_text("{", encoding="utf-8")
     assert accel.decide(emulator, "1", tmp_path).chosen == "kvm"
     assert accel.decide(emulator, "1", tmp_path / "absent").chosen == "kvm"
-    assert "cannot remember the accelerator" in capsys.readouterr().err
+    assert "cannot store the choice of the accelerator" in capsys.readouterr().err
 
 
 @pytest.mark.qemu

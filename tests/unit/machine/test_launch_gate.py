@@ -65,7 +65,7 @@ def test_no_machine_is_lost_by_a_kill(empty_lab: LabPrefix, emulator: tuple[Path
         time.sleep(chance.uniform(0.02, 0.25))
         launcher.send_signal(signal.SIGKILL)
         launcher.wait(10)
-        # What waits at the gate sees it fall shut.
+        # A child that waits on the pipe reads its end and exits.
         time.sleep(0.05)
         alive = living(str(emulator[1]))
         known = {machine.pid for machine in store.all()}

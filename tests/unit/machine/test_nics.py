@@ -53,7 +53,7 @@ def test_more_cards_have_slots_addresses_and_subnets_of_their_own() -> None:
     ]
     subnets = [word.split(",")[2] for word in argv if word.startswith("user")]
     assert subnets == [f"net=192.168.{76 + number}.0/24" for number in range(8)]
-    with pytest.raises(UsageError, match="room for 8 network cards, not for 9"):
+    with pytest.raises(UsageError, match="takes 8 network cards, not 9"):
         parsed(*("--nic", "virtio") * 9)
 
 
@@ -141,7 +141,7 @@ def test_bad_cards(text: str, message: str) -> None:
         ("54:54:00:55:55", "is not an Ethernet address"),
         ("54:54:00:55:55:5g", "is not an Ethernet address"),
         ("54:54:00:55:55:55,x=y", "is not an Ethernet address"),
-        ("01:00:5e:00:00:01", "is a group's address"),
+        ("01:00:5e:00:00:01", "is a group address"),
         ("00:00:00:00:00:00", "is no network card's address"),
     ],
 )
@@ -200,7 +200,7 @@ def test_the_second_machine_on_the_bridge_gets_an_address_of_its_own(store: Mach
 def test_an_address_that_the_bridge_has_seen_is_avoided(store: Machines) -> None:
     mac = store.claim(wanted("a", BRIDGED), numbered=False, seen_macs={macs.DEFAULT}).nics[0].mac
     assert mac.startswith("52:54:00:")
-    with pytest.raises(RumplabError, match="somebody else's address on the bridge"):
+    with pytest.raises(RumplabError, match="another device on the bridge has the address"):
         store.claim(wanted("b", replace(BRIDGED, mac="02:00:00:00:00:01")), False, {"02:00:00:00:00:01"})
 
 

@@ -204,7 +204,7 @@ def test_a_machine_that_is_recorded_where_it_was_formerly_is_named(
         registry.write_record(Machine(name, str(old / name), pid=os.getpid(), token=token or ""))
     assert registry.open_machines(config.load()).all() == []
     said = capsys.readouterr().err
-    assert f"machine 'runs' was started by a rumplab that kept its records in {old}" in said
+    assert f"an earlier rumplab started machine 'runs' and recorded it in {old}" in said
     assert f"end it with: kill {os.getpid()}\n" in said
     assert "ended" not in said
 
@@ -248,7 +248,7 @@ def test_a_squatted_place_is_passed_over_and_named(
     own = empty_lab.runtime / "s"
     own.mkdir()
     monkeypatch.setenv("XDG_STATE_HOME", str(own))
-    squatted = own / f"rumplab-{places.mark(lab)}"
+    squatted = own / f"rumplab-{places.lab_id(lab)}"
     if how == "link":
         squatted.symlink_to(tmp_path)
     elif how == "file":
@@ -297,7 +297,7 @@ def test_a_damaged_record_of_no_process_hides_no_other(store: Machines, capsys: 
     bad = store.claim(wanted("bad"), numbered=False)
     (bad.path / registry.RECORD).write_bytes(b"{")
     assert [one.name for one in store.all()] == ["good"]
-    assert "no process has its socket, so it has ended" in capsys.readouterr().err
+    assert "no process listens on its socket, so the machine has ended" in capsys.readouterr().err
     assert (store.root / ".ended" / "bad").is_dir()
 
 

@@ -109,7 +109,7 @@ def test_a_place_that_another_user_made_first_blocks_nobody(
     try:
         monkeypatch.setattr(tempfile, "tempdir", str(shared))
         monkeypatch.setenv("XDG_STATE_HOME", str(shared))
-        squatted = shared / f"rumplab-{places.mark(config.load())}"
+        squatted = shared / f"rumplab-{places.lab_id(config.load())}"
         subprocess.run(["mkdir", squatted], user=NOBODY, group=NOBODY, extra_groups=[], check=True)
         assert open_machines(config.load()).root.is_relative_to(empty_lab.runtime)
         assert f"{squatted} is not a directory of your own" in capsys.readouterr().err

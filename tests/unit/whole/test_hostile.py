@@ -102,7 +102,7 @@ class Bench:
         environment = {**(usual if circumstance.bare else self.lab.environment), **given}
         script = f'{circumstance.before}; exec "$@" {circumstance.redirect}'
         return subprocess.run(
-            ["/bin/sh", "-c", script, "sh", *process.itself(*words)],
+            ["/bin/sh", "-c", script, "sh", *process.own_command(*words)],
             env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -258,7 +258,7 @@ def test_a_verb_that_is_interrupted_leaves_nothing(bench: Bench, verb: str) -> N
     for point in range(POINTS):
         number = SIGNALS[point % len(SIGNALS)]
         with subprocess.Popen(
-            process.itself(*words),
+            process.own_command(*words),
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

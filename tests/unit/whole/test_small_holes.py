@@ -87,7 +87,7 @@ def test_a_linux_without_symbols_is_refused(lab: LabPrefix, tmp_path: Path) -> N
     kernel.write_bytes(b"MZ" + bytes(0x200) + b"HdrS" + bytes(9000))
     result = lab.tool("guest", "create", "lx", "--linux", kernel, "--bzimage", kernel)
     assert result.returncode == 2
-    assert "it has to be the file with the symbols" in result.stderr
+    assert "name the file with the symbols" in result.stderr
 
 
 def test_gdbs_pipe_has_to_be_one(empty_lab: LabPrefix, key_file: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_limit_on_files_is_told_by_its_name(lab: LabPrefix, pcihello: Path, tm
 def remedy(path: Path, mode: int, group: int) -> str:
     path.chmod(mode)
     os.chown(path, -1, group)
-    return accounts.opening(path, "kvm")
+    return accounts.how_to_open(path, "kvm")
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
@@ -119,7 +119,7 @@ def test_a_remedy_fits_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     daemon = grp.getgrnam("daemon").gr_gid
     monkeypatch.setattr(os, "getegid", lambda: 12345)
     monkeypatch.setattr(os, "getgroups", list)
-    monkeypatch.setattr(accounts, "me", lambda: "ann")
+    monkeypatch.setattr(accounts, "account_name", lambda: "ann")
     for mode, group in ((0o600, daemon), (0o660, 0), (0o600, 0), (0o640, daemon)):
         said = remedy(device, mode, group)
         assert "-aG root" not in said
@@ -132,7 +132,7 @@ def test_a_remedy_fits_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_who_has_joined_already_need_only_log_in_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accounts, "me", lambda: "ann")
+    monkeypatch.setattr(accounts, "account_name", lambda: "ann")
     monkeypatch.setattr(accounts.grp, "getgrnam", lambda name: grp.struct_group((name, "x", 7, ["ann"])))
-    assert "log in again" in accounts.joining("lab")
-    assert "usermod" not in accounts.joining("lab")
+    assert "log in again" in accounts.how_to_join("lab")
+    assert "usermod" not in accounts.how_to_join("lab")

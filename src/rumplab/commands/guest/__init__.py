@@ -1,4 +1,4 @@
-"""``rumplab guest``: NetBSD guests, and Linux ones, that are debugged by their own kernel's debugger."""
+"""``rumplab guest``: NetBSD and Linux guests, which their own kernel's debugger debugs."""
 
 from __future__ import annotations
 

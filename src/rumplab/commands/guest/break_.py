@@ -1,4 +1,4 @@
-"""``rumplab guest break``."""
+"""``rumplab guest break``: stops a running kernel in its debugger."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     kernel_debugger.require_executing(machine)
     if lines.taken(machine, DEBUGGER):
         kernel_debugger.interrupt(machine, guest, confirm=False)
-        print(f"sent a BREAK to {guest.name}; the debugger that is attached says where it has stopped")
+        print(f"sent a BREAK to {guest.name}; the attached debugger shows where the kernel has stopped")
         return 0
     if kernel_debugger.stopped(machine):
         print(f"{guest.name} is in its debugger already; attach with: rumplab guest debug {guest.name}")

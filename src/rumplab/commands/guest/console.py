@@ -1,4 +1,4 @@
-"""``rumplab guest console``."""
+"""``rumplab guest console``: connects this terminal to a guest's console."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ examples:
   rumplab guest console nb
 """
 LEAVE = b"\x1d"  # Ctrl-]
-# After the end of what is typed by a program, the guest's silence for so long ends the session.
+# When standard input has ended, the session ends after the guest has written nothing for so many seconds.
 QUIET_SECONDS = 2.0
 
 
@@ -41,13 +41,13 @@ def run(args: argparse.Namespace) -> int:
     lab = config.load()
     guest = open_guests(lab).find(args.name)
     if not interact(require_running(open_machines(lab), guest)):
-        print(f"{guest.name} has closed its console; 'rumplab logs {guest.name}' has all of it", file=sys.stderr)
+        print(f"{guest.name} has closed its console; 'rumplab logs {guest.name}' prints all of it", file=sys.stderr)
     return 0
 
 
 @contextlib.contextmanager
 def _raw_terminal() -> Iterator[None]:
-    """Every key goes to the guest, at once and unseen, if this is a terminal."""
+    """If standard input is a terminal, sets it to raw mode: each key goes to the guest at once, without local echo."""
     with terminal_restored():
         if os.isatty(STDIN):
             tty.setraw(STDIN, termios.TCSADRAIN)
@@ -55,8 +55,8 @@ def _raw_terminal() -> Iterator[None]:
 
 
 def interact(machine: Machine) -> bool:
-    """Connects this terminal, or what stands for it, to the console until the user leaves or the guest ends;
-    whether it was the user."""
+    """Connects standard input and output to the guest's console until the user leaves, standard input ends, or the
+    guest closes the console. Returns False if the guest closed it."""
     what = f"the console of {machine.name} is open already"
     with lines.held(machine, CONSOLE, what, "leave that with Ctrl-]"), contextlib.ExitStack() as stack:
         line = stack.enter_context(connect(socket_path(machine, CONSOLE), socket.SOCK_STREAM, machine))
@@ -79,19 +79,20 @@ def _write(data: bytes) -> None:
 
 
 def _relay(line: socket.socket, typed: socket.socket) -> bool:
-    """Carries what is said and typed. Whether it was the user's side that ended."""
-    # Unlike epoll, select takes a regular file for standard input.
+    """Copies between the console `line`, the terminal and the socket `typed`, on which other commands type. Returns
+    False if the guest closed the console, True if the user's side ended."""
+    # select, because epoll refuses a regular file as standard input.
     with selectors.SelectSelector() as selector:
         for source in (STDIN, line, typed):
             selector.register(source, selectors.EVENT_READ)
-        patience: float | None = None
-        while ready := selector.select(patience):
+        timeout: float | None = None
+        while ready := selector.select(timeout):
             for key, _ in ready:
                 if key.fileobj is line:
-                    said = line.recv(CHUNK)
-                    if not said:
+                    received = line.recv(CHUNK)
+                    if not received:
                         return False
-                    _write(said)
+                    _write(received)
                 elif key.fileobj is typed:
                     line.sendall(typed.recv(CHUNK))
                 else:
@@ -102,5 +103,5 @@ def _relay(line: socket.socket, typed: socket.socket) -> bool:
                         return True
                     if not keys:
                         selector.unregister(STDIN)
-                        patience = QUIET_SECONDS
+                        timeout = QUIET_SECONDS
         return True

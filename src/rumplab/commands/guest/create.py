@@ -1,4 +1,4 @@
-"""``rumplab guest create``: from a command line to a definition."""
+"""``rumplab guest create``: writes a guest's definition."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_usage(args: argparse.Namespace) -> None:
-    """UsageError for options that contradict one another."""
+    """Raises UsageError for options that contradict each other."""
     if args.linux is not None:
         for option in ("kernel", "symbols", "release", "config", "boot"):
             if getattr(args, option) is not None:
@@ -74,7 +74,7 @@ def check_usage(args: argparse.Namespace) -> None:
     else:
         for option in ("bzimage", "initrd", "append"):
             if getattr(args, option) is not None:
-                raise UsageError(f"--{option} goes with --linux")
+                raise UsageError(f"--{option} goes with --linux; add that, or leave --{option} out")
     for option in ("symbols", "boot", "sources"):
         if getattr(args, option) is not None and args.kernel is None and args.linux is None:
             raise UsageError(f"--{option} goes with --kernel; the lab's own kernel has what it needs")
@@ -85,60 +85,61 @@ def check_usage(args: argparse.Namespace) -> None:
     for option in ("append", "root"):
         text = getattr(args, option)
         if text is not None and (not text.isprintable() or len(text) > COMMAND_LINE_LIMIT):
-            raise UsageError(f"--{option} must be one line of text")
+            raise UsageError(f"--{option} must be one line of text; shorten it, and leave control characters out")
     if args.root is not None and not all(character.isalnum() or character in "/=-_" for character in args.root):
         raise UsageError(f"--root {args.root} is not a device; use for example wd1a")
 
 
 def existing(path: str) -> str:
-    """`path` made absolute. RumplabError unless it is a file."""
+    """Returns `path` made absolute. RumplabError unless it is a file."""
     if not os.path.isfile(path):
-        raise RumplabError(f"{path}: no such file")
+        raise RumplabError(f"{path}: no such file; name one that exists")
     return os.path.abspath(path)
 
 
 def with_symbols(option: str, path: str) -> str:
-    """The ELF file `path` made absolute. UsageError for what GDB couldn't take symbols from."""
+    """Returns `path`, the value of `option`, made absolute. UsageError unless it is an ELF file, from which GDB can
+    load symbols."""
     absolute = existing(path)
     with regular.opened(absolute) as stream:
         problem = multiboot.elf_problem(stream.read(multiboot.SEARCH))
     if problem:
-        raise UsageError(f"{option} {path} {problem}; it has to be the file with the symbols")
+        raise UsageError(f"{option} {path} {problem}; name the file with the symbols")
     return absolute
 
 
-def beside(vmlinux: str) -> str:
-    """The bzImage of the build tree that `vmlinux` stands in. RumplabError when there is none."""
+def bzimage_of(vmlinux: str) -> str:
+    """Returns the bzImage of the build tree that contains `vmlinux`. RumplabError if there is none."""
     path = Path(vmlinux).parent / "arch" / "x86" / "boot" / "bzImage"
     if not path.is_file():
-        raise RumplabError(f"there is no {path}, which would boot {vmlinux}; name it with --bzimage")
+        raise RumplabError(f"there is no {path} to boot {vmlinux}; name the bzImage with --bzimage")
     return str(path)
 
 
 def source_places(text: str | None) -> tuple[str, str | None]:
-    """NAME and DIR of `--sources`. RumplabError unless DIR is a directory."""
+    """Returns NAME and DIR of `--sources`; DIR is None without the option. RumplabError unless DIR is a directory."""
     if text is None:
         return SOURCE_NAME, None
     name, equals, directory = text.rpartition("=")
-    # A directory's own name may have the sign in it.
+    # The directory's name itself may contain an equals sign.
     if os.path.isdir(text) or not equals or not name.startswith("/"):
         name, directory = SOURCE_NAME, text
     if not os.path.isdir(directory):
-        raise RumplabError(f"{directory}: no such directory")
+        raise RumplabError(f"{directory}: no such directory; name one that exists")
     return name, os.path.abspath(directory)
 
 
 def make_guest(args: argparse.Namespace, lab: Lab, platform: str) -> Guest:
-    """The definition that the command line asks for. RumplabError for files that aren't there."""
+    """Returns the definition that the command line asks for. RumplabError for a file that doesn't exist."""
     cards = network_options.cards(args, platform)
     kernel: str | None
     symbols: str | None
     disk = recorded.settle(lab, existing(args.disk), None, args.allow_backing) if args.disk else None
     if disk is not None and disk.format is None:
-        raise UsageError(f"{args.disk} is a program, not a disk image")
+        raise UsageError(f"{args.disk} is a program, not a disk image; name the root disk")
     if args.linux is not None:
         symbols = with_symbols("--linux", args.linux)
-        kernel = existing(args.bzimage) if args.bzimage else beside(symbols)
+        kernel = existing(args.bzimage) if args.bzimage else bzimage_of(symbols)
     else:
         kernel = existing(args.kernel) if args.kernel else None
         symbols = with_symbols("--symbols", args.symbols) if args.symbols else kernel
@@ -167,7 +168,7 @@ def make_guest(args: argparse.Namespace, lab: Lab, platform: str) -> Guest:
 
 
 def describe(guest: Guest, kernel: Kernel) -> str:
-    """The guest in one line."""
+    """Returns a description of the guest in one line."""
     system = "Linux" if guest.kind == LINUX else f"NetBSD {kernel.release}" if kernel.release else "NetBSD"
     disk = f"disk {kernel.disk}" if kernel.disk else "no disk"
     return f"{guest.name}: {system}/{guest.arch}, {kernel.file}, {disk}"
@@ -180,6 +181,6 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     guest = make_guest(args, lab, platform)
     kernel = kernels.resolve(lab, guest)
     open_guests(lab).add(guest)
-    way = IPKDB if guest.config == IPKDB else "kgdb"
-    print(f"{describe(guest, kernel)}; start it with: rumplab guest start {guest.name} --{way}")
+    mode = IPKDB if guest.config == IPKDB else "kgdb"
+    print(f"{describe(guest, kernel)}; start it with: rumplab guest start {guest.name} --{mode}")
     return 0

@@ -1,4 +1,4 @@
-"""``rumplab guest debug``."""
+"""``rumplab guest debug``: attaches the lab's GDB to a guest's kernel."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def attach_commands(session: KgdbSession, location: str | None) -> list[str]:
-    """GDB's commands up to where the user's begin."""
+    """Returns the GDB commands that attach and run to `location`. The user's commands follow them."""
     commands = kgdb_commands.commands(session)
     if session.stub != kgdb_commands.QEMU:
-        # The lab's gdbinit warns of breakpoints that a loader would overwrite; this kernel has been loaded.
+        # The lab's gdbinit warns that a loader may overwrite breakpoints. This kernel is loaded, so turn that off.
         commands.append("set $rumplab_hinted = 1")
     if location is None:
         return commands
-    # Under QEMU's stub the kernel may have yet to be loaded, over any breakpoint that is an instruction.
+    # With QEMU's stub the kernel may not be loaded yet: the loader would overwrite a software breakpoint.
     how = "hbreak" if session.stub == kgdb_commands.QEMU else "break"
     return [*commands, *command_line.run_to(location, how)]
 
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     lab = config.load()
     guest = open_guests(lab).find(args.name)
     machine = require_running(open_machines(lab), guest)
-    check_way(machine, args)
+    check_mode(machine, args)
     gdb, gdbinit = command_line.debugger(lab)
     program = os.path.abspath(args.symbols) if args.symbols else command_line.symbols_of(machine)
     machine = replace(machine, program=program)
@@ -95,22 +95,23 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         script(shlex.join(argv) + "\n")
     else:
-        become(argv, lab, machine, guest, args)
+        execute(argv, lab, machine, guest, args)
     return 0
 
 
-def check_way(machine: Machine, args: argparse.Namespace) -> None:
-    """RumplabError for what the guest's way of being debugged can't do. UsageError for a key where none is used."""
+def check_mode(machine: Machine, args: argparse.Namespace) -> None:
+    """Checks the options against how the guest was started. UsageError for a key without IPKDB, RumplabError for
+    --break with IPKDB."""
     by_network = machine.guest == IPKDB and not args.qemu_stub
     if args.key_file and not by_network:
-        raise UsageError("--key-file is for a guest that was started with --ipkdb")
+        raise UsageError("--key-file is for a guest that was started with --ipkdb; leave it out")
     command_line.check_files(args.key_file)
     if by_network and args.interrupt:
         ipkdb.refuse_interrupt(machine)
 
 
-def become(argv: list[str], lab: Lab, machine: Machine, guest: Guest, args: argparse.Namespace) -> NoReturn:
-    """Turns this process into GDB, once the kernel is in its debugger."""
+def execute(argv: list[str], lab: Lab, machine: Machine, guest: Guest, args: argparse.Namespace) -> NoReturn:
+    """Waits until the kernel is in its debugger, then replaces this process by GDB."""
     first = kernel_debugger.first_time(machine)
     with line_of(lab, machine, args) as handle:
         if not args.qemu_stub:

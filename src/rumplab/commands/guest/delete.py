@@ -1,4 +1,4 @@
-"""``rumplab guest delete``."""
+"""``rumplab guest delete``: removes a guest's definition and the disk that it kept."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     lab = config.load()
     guests, machines = open_guests(lab), open_machines(lab)
-    # By its name alone, so that a damaged definition can be got rid of.
+    # Does not read the definition, so that a damaged one can be deleted.
     name = guests.named(args.name)
     machine = running(machines, name)
     if machine is not None:

@@ -1,4 +1,4 @@
-"""``rumplab guest list``."""
+"""``rumplab guest list``: lists the guests with their state."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def state(machine: Machine | None, debugged: bool) -> str:
-    """QEMU's state, 'waits' for a first debugger, or 'stopped'. `debugged` says whether there is a debugger now."""
+    """Returns QEMU's run state, 'waits' if the kernel waits for its first debugger, or 'stopped' if no machine runs.
+    `debugged` says whether a debugger is attached now."""
     if machine is None:
         return "stopped"
     found = run_state(machine)
@@ -45,18 +46,19 @@ def state(machine: Machine | None, debugged: bool) -> str:
 
 
 def attached(machine: Machine | None, lab: Lab) -> bool:
-    """Whether a debugger has the kernel's line, or has opened its IPKDB."""
+    """Returns whether a debugger is attached, to the kernel's serial line or over IPKDB."""
     try:
         if machine is not None and machine.guest == IPKDB:
             return ipkdb.debugger(machine, lab) is not None
         return machine is not None and lines.taken(machine, DEBUGGER)
     except RumplabError:
-        # It has ended meanwhile, or doesn't answer yet.
+        # The machine has ended meanwhile, or doesn't answer yet.
         return False
 
 
 def reached(machine: Machine | None, lab: Lab) -> str | None:
-    """Where the IPKDB of a guest that was started for it is reached, as IP:PORT, or 'bridge' before it has a lease."""
+    """Returns the address of the guest's IPKDB as IP:PORT; 'bridge' if it has no lease there yet; None if the guest was
+    not started with --ipkdb."""
     if machine is None or machine.guest != IPKDB:
         return None
     place = ipkdb.place(machine, lab)
@@ -66,7 +68,7 @@ def reached(machine: Machine | None, lab: Lab) -> str | None:
 def described(
     guest: Guest, machine: Machine | None, kernel: kernels.Kernel | None, kept: bool, lab: Lab
 ) -> dict[str, Any]:
-    """A guest for --json. `kernel` is None where its files aren't there."""
+    """Returns a guest's data for --json. `kernel` is None if the kernel's files don't exist."""
     debugged = attached(machine, lab)
     return {
         "name": guest.name,
@@ -109,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             kernel = kernels.resolve(lab, guest)
         except (NotProvisioned, RumplabError):
-            # A list has room for a guest whose files are gone; starting it says what is the matter.
+            # List the guest even if its files are lost: `guest start` reports the error.
             kernel = None
         machine = running(machines, guest.name)
         found.append(described(guest, machine, kernel, keeps_disk(guests.directory(guest.name)), lab))

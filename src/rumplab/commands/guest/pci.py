@@ -1,4 +1,4 @@
-"""``rumplab guest pci``: the PCI devices that a NetBSD guest sees, and which driver has each."""
+"""``rumplab guest pci``: lists the PCI devices that a NetBSD guest sees, with the driver of each."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ examples:
   rumplab guest pci nb
   rumplab guest pci nb --json
 """
-# A line of pcictl's list: bus:device:function: description [driver]
+# A line that `pcictl list` prints: bus:device:function: description [driver]
 DEVICE = re.compile(r"^([0-9]{1,3}):([0-9]{1,3}):([0-9]{1,3}): (.*?)(?: \[(\w+)\])?$")
 COMMAND_SECONDS = 20.0
 MOST_BUSES = 16
-# What to run before, and how to ask for a bus: the guest's own pcictl, the lab's on the CD, and without names.
-WAYS = (
+# The commands to try, in this order: one to run before or None, and the one that lists a bus. First the guest's own
+# pcictl with drivers' names, then the lab's pcictl on the CD, then the guest's own without names.
+ATTEMPTS = (
     (None, "pcictl pci{} list -N"),
     ("mount -t cd9660 -o ro /dev/cd0a /mnt", "/mnt/pcictl pci{} list -N"),
     (None, "pcictl pci{} list"),
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(text: str) -> list[dict[str, Any]]:
-    """The devices in what ``pcictl list -N`` has printed; lines of other kinds are passed over."""
+    """Returns the devices in the output of ``pcictl list -N``. Skips other lines."""
     found = (DEVICE.match(line.strip()) for line in text.splitlines())
     return [
         {
@@ -59,20 +60,21 @@ def parse(text: str) -> list[dict[str, Any]]:
 
 
 def listed(console: Console) -> list[dict[str, Any]]:
-    """The guest's devices, bus by bus up to the first that isn't there. RumplabError when there are none."""
+    """Returns the devices of the guest's buses, up to the first bus that doesn't exist. RumplabError if there are
+    none."""
     answers = []
-    for before, form in WAYS:
+    for before, form in ATTEMPTS:
         if before:
             shell.run(console, before, COMMAND_SECONDS)
         answers.append(shell.run(console, form.format(0), COMMAND_SECONDS))
         if parse(answers[-1]):
-            return parse(answers[-1]) + list(beyond(console, form))
-    said = answers[0].strip() or "nothing"
-    raise RumplabError(f"pcictl on {console.machine.name} has listed no devices; it said: {said}")
+            return parse(answers[-1]) + list(on_further_buses(console, form))
+    printed = answers[0].strip() or "nothing"
+    raise RumplabError(f"pcictl on {console.machine.name} has listed no devices; it printed: {printed}")
 
 
-def beyond(console: Console, form: str) -> Iterator[dict[str, Any]]:
-    """The devices of the buses after the first."""
+def on_further_buses(console: Console, form: str) -> Iterator[dict[str, Any]]:
+    """Yields the devices of the buses after bus 0. `form` is the command, with {} for the bus."""
     for bus in range(1, MOST_BUSES):
         devices = parse(shell.run(console, form.format(bus), COMMAND_SECONDS))
         if not devices:
@@ -94,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     kernel_debugger.require_executing(machine)
     if kernel_debugger.in_debugger(machine):
         raise RumplabError(
-            f"{guest.name} is stopped in its debugger; let it go on, or ask there:"
+            f"{guest.name} is stopped in its debugger; continue it, or list the devices there:"
             f" rumplab guest debug {guest.name} --batch --ex nb-pci"
         )
     with Console(machine) as console:

@@ -1,4 +1,4 @@
-"""``rumplab guest start``: from a definition to a machine that runs."""
+"""``rumplab guest start``: starts a guest's machine from its definition."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_usage(args: argparse.Namespace) -> None:
-    """UsageError for options that contradict one another."""
+    """Raises UsageError for options that contradict each other."""
     ways = [option for option in ("kgdb", "ipkdb", "qemu_stub") if getattr(args, option)]
     if len(ways) > 1:
         names = " and ".join(f"--{option.replace('_', '-')}" for option in ways)
@@ -71,11 +71,11 @@ def check_usage(args: argparse.Namespace) -> None:
     if args.wait and not args.qemu_stub:
         raise UsageError("--wait goes with --qemu-stub; with --kgdb and --ipkdb the kernel itself waits")
     if (args.ipkdb_net or args.ipkdb_port) and not args.ipkdb:
-        raise UsageError("--ipkdb-net and --ipkdb-port go with --ipkdb")
+        raise UsageError("--ipkdb-net and --ipkdb-port go with --ipkdb; add that, or leave them out")
 
 
 def make_spec(plan: Plan, args: argparse.Namespace, emulator: str, accelerator: str) -> Spec:
-    """The machine, without ports and addresses yet."""
+    """Returns the machine, without its ports and addresses."""
     direct = plan.kernel.boot == DIRECT
     return Spec(
         qemu=emulator,
@@ -93,7 +93,7 @@ def make_spec(plan: Plan, args: argparse.Namespace, emulator: str, accelerator: 
 
 
 def print_commands(plan: Plan, spec: Spec, qemu_img: str) -> None:
-    """What a start would run, as shell. It stands alone: no record, no control socket."""
+    """Prints the commands of a start as shell. They work without rumplab: there is no record and no control socket."""
     if plan.boot_image:
         from rumplab.guest import bootdisk
         from rumplab.image.recipe import shell
@@ -110,14 +110,15 @@ def print_commands(plan: Plan, spec: Spec, qemu_img: str) -> None:
     script(shlex.join([*argv, *hardware.standalone_argv(plan.guest.name), *spec.extra]) + "\n")
 
 
-def way_out(lab: Lab, guest: Guest, dry_run: bool, platform: str) -> attachment.Attachment | None:
-    """The way onto the bridge, where a card of the guest is on it. RumplabError when it can't be used now."""
+def bridge_attachment(lab: Lab, guest: Guest, dry_run: bool, platform: str) -> attachment.Attachment | None:
+    """Returns how QEMU attaches the guest's cards to the bridge; None if no card is on it. RumplabError if that can't
+    work now; with `dry_run` it isn't checked."""
     if not any(card.net == nics.BRIDGE for card in guest.nics):
         return None
-    way = attachment.find(lab, guest.vmnet, platform)
+    attached = attachment.find(lab, guest.vmnet, platform)
     if not dry_run:
-        attachment.check(way, os.geteuid())
-    return way
+        attachment.check(attached, os.geteuid())
+    return attached
 
 
 def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
@@ -135,33 +136,33 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
         busy = {forward.host for machine in others for forward in machine.forwards if forward.protocol == "udp"}
         guest = ipkdb.with_card(guest, args.ipkdb_net, args.ipkdb_port, busy)
     kernel = kernels.resolve(lab, guest)
-    plan = make_plan(guest, kernel, guests.directory(guest.name), way_of(args), args.persist)
-    way = way_out(lab, guest, args.dry_run, platform)
+    plan = make_plan(guest, kernel, guests.directory(guest.name), start_mode(args), args.persist)
+    attached = bridge_attachment(lab, guest, args.dry_run, platform)
     chosen = args.accel
     if chosen == "auto":
         chosen = accel.decide(emulator, component.version, machines.root).chosen
-    spec = replace(make_spec(plan, args, emulator, chosen), link=way.link if way else None)
+    spec = replace(make_spec(plan, args, emulator, chosen), link=attached.link if attached else None)
     taken = {port for machine in others for port in machine.tcp_ports}
-    # A printed command has QEMU run the helper itself.
+    # In a printed command, QEMU itself runs the bridge helper.
     helped = args.dry_run and spec.link is not None and spec.link.spawns
     closed = sandbox.choose(emulator, component.version, machines.root, helped, spec.extra, platform)
     spec = replace(spec, nics=with_ssh(spec.nics, taken), sandbox=closed)
     network_options.warn(spec.nics)
-    seen = macs.learned(way.bridge) if way and way.bridge else frozenset()
+    seen = macs.learned(attached.bridge) if attached and attached.bridge else frozenset()
     if args.dry_run:
         cards = addressed(spec.nics, guest.name, others, seen)
         print_commands(plan, replace(spec, nics=cards, stub=f"{guest.name}.gdb.sock"), qemu_img)
         return 0
     machine = machines.claim(record(plan, spec), numbered=False, seen_macs=seen)
     try:
-        # Under the claim, which nobody else has.
+        # After the claim, no other command can prepare or start this guest.
         prepare(plan, qemu_img, machines)
     except BaseException:
         machines.retire(machine)
         raise
     with contextlib.ExitStack() as stack:
         try:
-            link = stack.enter_context(attachment.opened(way, machine.nics))
+            link = stack.enter_context(attachment.opened(attached, machine.nics))
         except BaseException:
             machines.retire(machine)
             raise
@@ -174,11 +175,13 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     return 0
 
 
-def way_of(args: argparse.Namespace) -> str:
+def start_mode(args: argparse.Namespace) -> str:
+    """Returns the value of Machine.guest for these options."""
     return KGDB if args.kgdb else IPKDB if args.ipkdb else RUN
 
 
 def refuse_running(machines: Machines, guest: Guest) -> None:
+    """Raises RumplabError if the guest runs."""
     machine = running(machines, guest.name)
     if machine is not None:
         raise RumplabError(
@@ -187,7 +190,7 @@ def refuse_running(machines: Machines, guest: Guest) -> None:
 
 
 def report(guest: Guest, machine: Machine, args: argparse.Namespace) -> str:
-    """What a user wants to know of a guest that has just started."""
+    """Returns the message about a guest that has just started: its ports, and how to debug it."""
     port = ssh_port(machine)
     ssh = f", ssh on port {port} of 127.0.0.1" if port else ""
     ends = [item.host for card in machine.nics if card.slot for item in card.forwards]

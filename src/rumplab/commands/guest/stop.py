@@ -1,4 +1,4 @@
-"""``rumplab guest stop``: lets a guest shut down, and ends it when it can't or won't."""
+"""``rumplab guest stop``: shuts a guest down, and ends its machine if the guest can't shut down or takes too long."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LOOK_SECONDS = 3.0
 POLL_SECONDS = 0.1
 COMMANDS = {LINUX: "poweroff"}
 NETBSD_COMMAND = "shutdown -p now"
-# A kernel that can't turn the machine off says so, and has nothing more to lose.
+# The last message of a kernel that can't turn the machine off. Ending the machine loses no data then.
 HALTED = r"has halted|System halted|Please press any key to reboot"
 
 
@@ -46,17 +46,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def why_not(machine: Machine) -> str | None:
-    """Why the guest can't shut down, if it can't: nothing in it runs."""
+    """Returns why the guest can't shut down now, because its kernel doesn't run; None if it can."""
     found = kernel_debugger.state(machine)
     if found != "running":
-        return f"QEMU holds it ({found})"
+        return f"QEMU has stopped it ({found})"
     if kernel_debugger.in_debugger(machine):
         return "its kernel is stopped in its debugger"
     return None
 
 
 def shut_down(machine: Machine, guest: Guest, seconds: float) -> bool:
-    """Asks the guest to shut down, on its console or by the power button; whether it has, within `seconds`."""
+    """Asks the guest to shut down, with a command on its console or with the power button. Returns whether it has shut
+    down within `seconds`."""
     deadline = time.monotonic() + seconds
     try:
         with Console(machine) as console:
@@ -72,13 +73,14 @@ def shut_down(machine: Machine, guest: Guest, seconds: float) -> bool:
                 if console.expect(HALTED, 0):
                     return True
     except RumplabError:
-        # Its console may be in use, or have gone in the middle of it all.
+        # Another command may use the console, or the guest may have closed it during the shutdown.
         if machine.alive():
             press_button(machine)
     return process.wait_gone(machine.pid, machine.token, max(deadline - time.monotonic(), 0))
 
 
 def press_button(machine: Machine) -> None:
+    """Presses the machine's power button (ACPI). RumplabError if QEMU doesn't answer."""
     try:
         qmp.execute(machine.socket, "system_powerdown")
     except qmp.QmpError as error:
@@ -88,25 +90,25 @@ def press_button(machine: Machine) -> None:
 
 
 def end(machines: Machines, machine: Machine, guest: Guest, args: argparse.Namespace) -> str:
-    """Ends one guest; what to say about it. RumplabError when it doesn't end."""
+    """Ends one guest and returns the message about it. RumplabError if its process doesn't end."""
     started = machines.started(machine, shutdown.START_SECONDS)
     if started is None:
         return f"{guest.name} has ended already"
     why = "--now" if args.now else why_not(started)
-    said = f"{guest.name} stopped"
+    message = f"{guest.name} stopped"
     if why is not None and not args.now:
-        said = f"{guest.name} ended without shutting down: {why}"
+        message = f"{guest.name} ended without shutting down: {why}"
     elif why is None and not shut_down(started, guest, args.timeout):
-        said = f"{guest.name} ended: it has not shut down within {args.timeout:.0f} s"
+        message = f"{guest.name} ended: it has not shut down within {args.timeout:.0f} s"
     if not shutdown.end(machines, started):
         raise RumplabError(f"{guest.name} (pid {started.pid}) does not end; look at it with: ps {started.pid}")
     machines.retire(started)
-    return said
+    return message
 
 
 def run(args: argparse.Namespace) -> int:
     if args.all == (args.name is not None):
-        raise UsageError("say which guest: its NAME, or --all")
+        raise UsageError("name one guest, or use --all")
     lab = config.load()
     guests, machines = open_guests(lab), open_machines(lab)
     damaged: list[str] = []

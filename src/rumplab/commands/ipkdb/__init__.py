@@ -1,4 +1,4 @@
-"""``rumplab ipkdb``: GDB on a kernel that has IPKDB, and the kit for those who bring IPKDB to another machine."""
+"""``rumplab ipkdb``: connects GDB to a kernel that has IPKDB, and helps to port IPKDB to another card or machine."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ add_arguments = GROUP.add_arguments
 run = GROUP.run
 
 
-def renewed(words: Sequence[str]) -> list[str]:
-    """The words of a command line of before there were sub-commands, with the one that they mean, and a warning."""
+def translate_old(words: Sequence[str]) -> list[str]:
+    """Returns `words` with ``connect`` before them, and prints a warning, if they name no sub-command: in an earlier
+    release ``rumplab ipkdb`` had none."""
     if not words or words[0] in (*GROUP.subcommands, "-h", "--help"):
         return list(words)
-    print("rumplab ipkdb: this is 'rumplab ipkdb connect …' now, and won't be understood for ever", file=sys.stderr)
+    print("rumplab ipkdb: use 'rumplab ipkdb connect …'; a later release refuses this old form", file=sys.stderr)
     return ["connect", *words]

@@ -1,4 +1,4 @@
-"""``rumplab ipkdb check-port``: what a target must do to be an IPKDB, tried on a live one."""
+"""``rumplab ipkdb check-port``: tests on a running target what IPKDB's protocol demands of it."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-async def checked(plan: Plan, oversized: bool) -> tuple[list[check_port.Row], bool]:
-    """(the rows, whether the target was lost on the way)."""
+async def run_checks(plan: Plan, oversized: bool) -> tuple[list[check_port.Row], bool]:
+    """Runs the checks. Returns (their results, whether the target stopped answering)."""
     session.refuse_second_debugger(plan.place)
     with contextlib.ExitStack() as stack:
         capture = stack.enter_context(contextlib.closing(Writer(plan.pcap))) if plan.pcap else None
@@ -48,12 +48,15 @@ async def checked(plan: Plan, oversized: bool) -> tuple[list[check_port.Row], bo
 def run(args: argparse.Namespace) -> int:
     ipkdb_target.check_usage(args)
     plan = ipkdb_target.plan_of(args)
-    rows, lost = asyncio.run(checked(plan, args.oversized))
+    rows, lost = asyncio.run(run_checks(plan, args.oversized))
     failed = [row for row in rows if row.result == check_port.FAILED]
     if args.json:
         print(output.as_json([row.as_data() for row in rows]))
     else:
         print(output.table(("CHECK", "RESULT", "DETAIL"), [(row.name, row.result, row.detail) for row in rows]))
     if lost:
-        print("rumplab ipkdb: the target was lost, so the list ends there; it may still be stopped", file=sys.stderr)
+        print(
+            "rumplab ipkdb: the target stopped answering, so the list ends there; it may still be stopped",
+            file=sys.stderr,
+        )
     return 1 if failed else 0

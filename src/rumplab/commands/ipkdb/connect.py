@@ -1,4 +1,4 @@
-"""``rumplab ipkdb connect``: GDB on a kernel that has IPKDB."""
+"""``rumplab ipkdb connect``: connects GDB to a kernel that has IPKDB."""
 
 from __future__ import annotations
 
@@ -35,6 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     ipkdb_target.check_usage(args)
     if args.port and args.stdio:
-        raise UsageError("--port and --stdio exclude each other: GDB comes by one of them")
+        raise UsageError("--port and --stdio both say how GDB connects; use one of them")
     asyncio.run(session.run(ipkdb_target.plan_of(args, None if args.stdio else args.port or 0, args.trace)))
     return 0

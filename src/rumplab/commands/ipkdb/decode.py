@@ -1,4 +1,4 @@
-"""``rumplab ipkdb decode``: a capture of IPKDB in words, its HMACs checked."""
+"""``rumplab ipkdb decode``: prints the IPKDB packets of a capture in words, and checks their HMACs."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     try:
-        known: bytes | None = ipkdb_target.secret(args.key_file, reach.lab_here())
+        secret: bytes | None = ipkdb_target.secret(args.key_file, reach.lab_here())
     except UsageError:
-        # A capture can be read without the key; its HMACs are then said to be unchecked.
-        known = None
-    capture = decode.read(args.file, known)
+        # Without a key, the packets can be decoded and the output says that their HMACs are unchecked.
+        secret = None
+    capture = decode.read(args.file, secret)
     found, unread = capture.lines, capture.unread
     if args.json:
         print(output.as_json([line.as_data() for line in found]))

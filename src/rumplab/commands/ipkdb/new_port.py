@@ -1,4 +1,5 @@
-"""``rumplab ipkdb new-port``: what a port of IPKDB to another card or machine begins with, in NetBSD's layout."""
+"""``rumplab ipkdb new-port``: writes the first files of a port of IPKDB to another card or machine, in NetBSD's
+layout."""
 
 from __future__ import annotations
 
@@ -21,12 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bus", metavar="YY", required=True, help="the directory below sys/dev that it is in: pci, isa, ic …"
     )
     parser.add_argument("--sys-arch", metavar="ZZ", help="the machine's half too, for sys/arch/ZZ")
-    # What it was called when a machine was something else everywhere else.
+    # The old name of --sys-arch. It was renamed, since a machine is a QEMU process in the rest of the tool.
     parser.add_argument("--machine", help=argparse.SUPPRESS)
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="a directory to make (default: ipkdb-XX)")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.machine is not None:
-        print("rumplab ipkdb: --machine is --sys-arch now, and won't be understood for ever", file=sys.stderr)
+        print("rumplab ipkdb: use --sys-arch instead of --machine; a later release refuses --machine", file=sys.stderr)
     return new_port.run(args.interface, args.bus, args.sys_arch or args.machine, args.output)

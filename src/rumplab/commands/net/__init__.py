@@ -1,4 +1,4 @@
-"""``rumplab net``: the lab's own bridge, brought up and taken down again without a trace."""
+"""``rumplab net``: brings the lab's bridge up, takes it down and shows it. ``down`` restores the host's network."""
 
 from __future__ import annotations
 

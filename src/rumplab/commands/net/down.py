@@ -1,4 +1,4 @@
-"""``rumplab net down``: takes the lab's bridge down, and leaves the host as `net up` found it."""
+"""``rumplab net down``: takes the lab's bridge down and restores the host's network as it was before `net up`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def down(lab: Lab, force: bool, dry_run: bool) -> int:
+    """Takes the bridge down, or prints the commands with `dry_run`. Returns the exit code."""
     tools = tools_of(lab)
     if dry_run:
         streams.script(script(prepare_down(lab, tools, force)[1]))

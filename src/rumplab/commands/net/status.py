@@ -1,4 +1,4 @@
-"""``rumplab net status``: the lab's bridge, and what is attached to it."""
+"""``rumplab net status``: shows the lab's bridge and what is attached to it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def status(lab: Lab, as_json: bool) -> int:
+    """Prints the state of the bridge. Returns the exit code."""
     tools = tools_of(lab)
-    found, stood = look(tools)
-    current = stood.settings if stood else settings.load(lab)
+    found, recorded = look(tools)
+    current = recorded.settings if recorded else settings.load(lab)
     attached = ports.identify([port.name for port in found.ports(current.bridge)])
     path = tools.directory / "leases"
     leases = dhcp.read(path, time.time())
-    data = report.as_data(current, found, stood is not None, attached, leases, bridge_netfilter())
+    data = report.as_data(current, found, recorded is not None, attached, leases, bridge_netfilter())
     print(output.as_json(data) if as_json else report.as_text(data, attached))
     return 0
 

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def up(lab: Lab, dry_run: bool) -> int:
+    """Brings the bridge up, or prints the commands with `dry_run`. Returns the exit code."""
     wanted, tools = settings.load(lab), tools_of(lab, serving=True)
     if dry_run:
         make = Run(("mkdir", "-p", "-m", "755", str(tools.directory)))
@@ -41,10 +42,10 @@ def up(lab: Lab, dry_run: bool) -> int:
         try:
             carry_out(steps)
         except BaseException:
-            # What stood before this run may have guests on it, and its firewall with them.
+            # Undo this run's steps. If the bridge existed before, guests may use it and its firewall: then keep it.
             if not repeated:
-                stood = found.link(wanted.bridge) is not None
-                carry_out(plan.down(wanted, look(tools)[0], current, tools, keep_link=stood))
+                existed = found.link(wanted.bridge) is not None
+                carry_out(plan.down(wanted, look(tools)[0], current, tools, keep_link=existed))
             raise
     print(f"{wanted.bridge} is up, {wanted.address}; guests get {wanted.first} to {wanted.last}")
     return 0
