@@ -1,4 +1,4 @@
-"""The disk that a guest keeps, over a base that mustn't change."""
+"""The overlay with a guest's writes, over a base that must not change."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_another_base_is_refused(directory: Path, base: Path) -> None:
         provide(directory, other)
 
 
-def test_one_that_was_never_finished_is_made_anew(directory: Path, base: Path) -> None:
+def test_an_unfinished_overlay_is_made_again(directory: Path, base: Path) -> None:
     (directory / f".{definition.DISK}").write_bytes(b"half")
     (directory / overlay.RECORD).write_text("{")
     assert provide(directory, base).read_bytes()[:4] == b"QFI\xfb"

@@ -1,4 +1,4 @@
-"""Records of machines: names and ports claimed once, dead records retired, private places."""
+"""Records of machines: names and ports are claimed once, records of ended machines go, directories are private."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def wanted(name: str = "m", port: int = 0, image: str | None = None, snapshot: b
 
 
 def die(store: Machines, machine: Machine) -> None:
-    """Makes the record that of a process that has ended."""
+    """Change the record to that of a process that has ended."""
     store.update(replace(machine, token="an earlier life"))
 
 
@@ -65,7 +65,7 @@ def test_a_name_is_taken_once(store: Machines) -> None:
     assert store.claim(wanted(), numbered=True).name == "m-3"
 
 
-def test_a_port_of_ours_names_the_machine(store: Machines) -> None:
+def test_the_error_for_a_taken_port_names_the_machine(store: Machines) -> None:
     port = registry.ports.free()
     store.claim(wanted("first", port), numbered=False)
     with pytest.raises(RumplabError, match=f"port {port} is taken by machine 'first'"):
@@ -186,7 +186,7 @@ def test_names_made_from_files(path: str, name: str) -> None:
     registry.check_name(f"{name}-99")
 
 
-def test_records_lie_in_the_users_state_one_place_a_lab(empty_lab: LabPrefix) -> None:
+def test_records_are_in_the_users_state_directory_one_directory_per_lab(empty_lab: LabPrefix) -> None:
     lab = config.load()
     root = registry.open_machines(lab).root
     assert root.parent.parent == empty_lab.runtime
@@ -194,7 +194,7 @@ def test_records_lie_in_the_users_state_one_place_a_lab(empty_lab: LabPrefix) ->
     assert root != registry.open_machines(replace(lab, prefix=Path("/other"))).root
 
 
-def test_a_machine_that_is_recorded_where_it_was_formerly_is_named(
+def test_a_machine_with_a_record_in_the_former_directory_is_named(
     empty_lab: LabPrefix, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old = empty_lab.prefix / "var" / "machines" / str(os.getuid())
@@ -217,9 +217,7 @@ def test_a_home_that_is_another_users_does_not_count(tmp_path: Path, monkeypatch
     assert places.home() == Path(pwd.getpwuid(0).pw_dir)
 
 
-def test_a_user_whom_the_system_does_not_know_has_a_place(
-    empty_lab: LabPrefix, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_user_without_an_account_has_a_directory(empty_lab: LabPrefix, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", "")
     monkeypatch.setattr(os, "getuid", lambda: 4294967)
@@ -228,7 +226,7 @@ def test_a_user_whom_the_system_does_not_know_has_a_place(
         places.directory(config.load(), "guests", lasting=True)
 
 
-def test_a_place_whose_sockets_would_not_fit_is_gone_round(
+def test_a_directory_too_long_for_a_sockets_path_is_not_used(
     empty_lab: LabPrefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / ("x" * 80)))
