@@ -300,7 +300,7 @@ def test_an_error_names_what_is_missing(
     assert remedy in result.stderr.splitlines()[-1]
 
 
-SPEAKS = """\
+LOCALISED = """\
 case "${LANGUAGE:-${LC_ALL:-${LC_MESSAGES:-$LANG}}}" in
 C) echo 'main.c:1:10: fatal error: no/such.h: No such file or directory' >&2;;
 *) echo 'main.c:1:10: schwerwiegender Fehler: no/such.h: Datei oder Verzeichnis nicht gefunden' >&2;;
@@ -312,7 +312,7 @@ exit 1"""
 def test_a_remedy_is_given_whatever_the_callers_language(
     toolchain: Toolchain, hello: Path, settings: dict[str, str]
 ) -> None:
-    toolchain.provide(compile_action=SPEAKS)
+    toolchain.provide(compile_action=LOCALISED)
     result = toolchain.build(hello, "-o", hello / "p", settings=settings)
     assert result.returncode == 1
     assert "there is no header no/such.h for the unikernel" in result.stderr.splitlines()[-1]

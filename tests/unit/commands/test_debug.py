@@ -204,7 +204,7 @@ def test_a_machine_that_is_stopped_is_told_at_once(lab: LabPrefix, pcihello: Pat
     assert "still doesn't answer" in result.stderr
 
 
-def test_a_choice_by_arithmetic_is_gdbs_whatever_the_letters() -> None:
+def test_a_conditional_command_is_spelled_by_arithmetic() -> None:
     command = command_line.either("flag", "quit", "stop", " 1")
     for value, word in ((0, "quit"), (1, "stop")):
         values = command.split('", ')[1].replace("$flag", str(value)).split(", ")

@@ -234,7 +234,7 @@ def test_the_next_verb_removes_the_record_of_a_killed_machine(lab: LabPrefix, pc
     assert started(lab, pcihello)["name"] == "pcihello"
 
 
-def test_a_stopped_process_is_killed_within_bounds(lab: LabPrefix, pcihello: Path) -> None:
+def test_a_stopped_process_is_killed_in_bounded_time(lab: LabPrefix, pcihello: Path) -> None:
     machine = started(lab, pcihello)
     os.kill(machine["pid"], signal.SIGSTOP)
     began = time.monotonic()

@@ -251,7 +251,7 @@ def test_doctor_tells_a_lost_or_damaged_manifest(empty_lab: LabPrefix, where: st
     assert (found["level"], found["remedy"]) == ("fail", "./provision")
 
 
-def test_doctor_tells_at_a_glance_what_has_changed(empty_lab: LabPrefix, tmp_path: Path) -> None:
+def test_doctor_names_changed_programs_and_trees(empty_lab: LabPrefix, tmp_path: Path) -> None:
     program = tmp_path / "tool"
     program.write_text("text", encoding="utf-8")
     mark = f"{program.stat().st_size} {program.stat().st_mtime_ns}"

@@ -127,7 +127,9 @@ def take(guest: socket.socket, count: int) -> bytes:
     return data
 
 
-def test_it_carries_both_ways_and_acknowledges_for_a_gdb_that_has_gone(line: tuple[Path, socket.socket]) -> None:
+def test_the_relay_carries_both_ways_and_acknowledges_for_a_gdb_that_has_ended(
+    line: tuple[Path, socket.socket],
+) -> None:
     process = start(line[0])
     guest, _ = line[1].accept()
     with guest:
@@ -144,7 +146,7 @@ def test_it_carries_both_ways_and_acknowledges_for_a_gdb_that_has_gone(line: tup
     process.stdout.close()
 
 
-def test_it_says_that_the_guest_has_gone(line: tuple[Path, socket.socket]) -> None:
+def test_the_relay_reports_that_the_guest_has_closed_its_line(line: tuple[Path, socket.socket]) -> None:
     process = start(line[0])
     guest, _ = line[1].accept()
     guest.sendall(b"$S0")
@@ -155,7 +157,7 @@ def test_it_says_that_the_guest_has_gone(line: tuple[Path, socket.socket]) -> No
     assert said == (b"$S0", b"rumplab: the guest has closed its line\n")
 
 
-def test_it_says_that_there_is_no_guest(tmp_path: Path) -> None:
+def test_the_relay_reports_that_there_is_no_guest(tmp_path: Path) -> None:
     process = start(tmp_path / "nothing")
     _, said = process.communicate(timeout=20)
     assert b"nothing: No such file or directory; is the guest running?" in said
@@ -171,7 +173,7 @@ def test_it_says_that_there_is_no_guest(tmp_path: Path) -> None:
         (["--", "no-such-command"], "cannot stop the guest: [Errno 2]"),
     ],
 )
-def test_an_interrupt_that_fails_says_so_and_the_line_lives(
+def test_an_interrupt_that_fails_is_reported_and_the_line_stays_open(
     line: tuple[Path, socket.socket], way: list[str], said: str
 ) -> None:
     process = start(line[0], *way)
@@ -187,9 +189,7 @@ def test_an_interrupt_that_fails_says_so_and_the_line_lives(
     assert said in error.decode()
 
 
-def test_a_guest_that_takes_nothing_does_not_keep_ctrl_c_from_working(
-    line: tuple[Path, socket.socket], tmp_path: Path
-) -> None:
+def test_ctrl_c_works_while_the_guest_reads_nothing(line: tuple[Path, socket.socket], tmp_path: Path) -> None:
     mark = tmp_path / "stopped"
     process = start(line[0], "--", "touch", str(mark))
     guest, _ = line[1].accept()

@@ -190,7 +190,7 @@ def test_a_breakpoint_before_the_kernel_is_loaded_is_no_instruction() -> None:
         ),
     ],
 )
-def test_what_the_prompt_waits_for_loads_little(module: str, heavy: set[str]) -> None:
+def test_the_modules_that_a_verb_imports_are_few(module: str, heavy: set[str]) -> None:
     root = Path(rumplab.__file__).parents[1]
     code = f"import sys; sys.path.insert(0, sys.argv[1]); import {module}; print(*sys.modules)"
     done = subprocess.run(

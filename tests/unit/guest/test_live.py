@@ -319,7 +319,7 @@ def test_two_guests_at_once(nb: LabPrefix, kgdb_kernel: tuple[str, Path], tmp_pa
 
 
 @one_architecture
-def test_what_is_kept_and_what_is_not(nb: LabPrefix, kgdb_kernel: tuple[str, Path], tmp_path: Path) -> None:
+def test_writes_are_kept_only_with_persist(nb: LabPrefix, kgdb_kernel: tuple[str, Path], tmp_path: Path) -> None:
     architecture, kernel = kgdb_kernel
     disk = tmp_path / "root.img"
     disk.write_bytes(bytes(1 << 20))

@@ -74,17 +74,17 @@ def replace(name: str, make: Callable[[Kernel], Any]) -> Callable[[Kernel], None
 
 
 def test_a_target_that_takes_any_hmac_fails() -> None:
-    def trusting(kernel: Kernel) -> Any:
+    def accept_any_hmac(kernel: Kernel) -> Any:
         return lambda datagram: datagram[6 : 6 + int.from_bytes(datagram[4:6], "big")] or None
 
-    assert {"A wrong HMAC", "An opening with another key"} <= failed(replace("authentic", trusting))
+    assert {"A wrong HMAC", "An opening with another key"} <= failed(replace("authentic", accept_any_hmac))
 
 
 def test_a_target_that_takes_any_number_fails() -> None:
-    def careless(kernel: Kernel) -> Any:
+    def accept_any_number(kernel: Kernel) -> Any:
         return lambda datagram: kernel.authentic(datagram) if datagram[6:7] != b"O" else None
 
-    names = failed(replace("expected", careless))
+    names = failed(replace("expected", accept_any_number))
     assert {"A request twice", "A request from before", "A request out of turn"} <= names
 
 
@@ -103,20 +103,20 @@ def test_a_target_that_never_repeats_fails() -> None:
 
 
 def test_a_target_with_a_wrong_command_fails_there_and_only_there() -> None:
-    def shy(kernel: Kernel) -> Any:
+    def accept_unknown_command(kernel: Kernel) -> Any:
         carry_out = kernel.carry_out
         return lambda data: kernel.reply(b"ok") if data[:1] == b"Q" else carry_out(data)
 
-    assert failed(replace("carry_out", shy)) == {"A command that there is not"}
+    assert failed(replace("carry_out", accept_unknown_command)) == {"A command that there is not"}
 
 
 def test_check_port_ends_at_a_target_that_does_not_trap() -> None:
-    def deaf(kernel: Kernel) -> Any:
+    def ignore_steps(kernel: Kernel) -> Any:
         step = kernel.cpu.step
         return lambda: step() and False
 
     def spoil(kernel: Kernel) -> None:
-        kernel.cpu.step = deaf(kernel)  # type: ignore[method-assign]
+        kernel.cpu.step = ignore_steps(kernel)  # type: ignore[method-assign]
 
     rows = list(checked(spoil).values())
     assert rows[-1].result == FAILED and rows[-1].name.startswith("C:") and "(was 90)" in rows[-1].detail

@@ -134,7 +134,9 @@ def register(guest: Guest, base: int, place: tuple[int, int]) -> int:
     return int(re.findall(r"= (0x[0-9a-f]+)", said)[0], 16)
 
 
-def test_leaving_gives_the_card_back_to_the_kernel(debuggee: Debuggee, address: dict[str, int]) -> None:
+def test_leaving_the_debugger_restores_the_kernels_state_of_the_card(
+    debuggee: Debuggee, address: dict[str, int]
+) -> None:
     client = debuggee.client()
     client.open()
     base = int.from_bytes(client.read(address["ne"], 2), "little")

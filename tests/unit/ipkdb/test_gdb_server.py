@@ -357,7 +357,7 @@ weathers = st.builds(
 
 @given(st.lists(commands(), max_size=12).map(spelled), weathers, st.integers(0, 2**32))
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_on_an_unreliable_network_each_command_is_done_once_or_ends_in_a_clean_error(
+def test_on_any_network_each_command_is_done_once_or_ends_in_a_clean_error(
     sequence: list[str], weather: Weather, seed: int
 ) -> None:
     fine, failed, done = session(sequence, FINE, 0)

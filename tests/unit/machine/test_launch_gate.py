@@ -31,7 +31,7 @@ launch.detached(machines, machine, [sys.argv[2], sys.argv[3]])
 """
 
 
-def living(mark: str) -> set[int]:
+def running_emulators(mark: str) -> set[int]:
     """Return the pids of the running emulators with `mark` in their command line, not of launchers before exec."""
     found = set()
     for entry in Path("/proc").iterdir():
@@ -67,7 +67,7 @@ def test_no_machine_is_lost_by_a_kill(empty_lab: LabPrefix, emulator: tuple[Path
         launcher.wait(10)
         # A child that still waits at the gate sees that its launcher has ended, and ends.
         time.sleep(0.05)
-        alive = living(str(emulator[1]))
+        alive = running_emulators(str(emulator[1]))
         known = {machine.pid for machine in store.all()}
         assert alive <= known, f"{alive - known} run and have no record"
         recorded += len(alive)
@@ -76,7 +76,7 @@ def test_no_machine_is_lost_by_a_kill(empty_lab: LabPrefix, emulator: tuple[Path
         deadline = time.monotonic() + 10
         while store.all() and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert living(str(emulator[1])) == set()
+        assert running_emulators(str(emulator[1])) == set()
     # The kills hit different moments of the start, not all before it or all after it.
     assert 0 < recorded < KILLS
 
@@ -96,11 +96,11 @@ def test_a_record_that_cannot_be_written_leaves_no_process(
     monkeypatch.setattr(store, "update", full)
     with pytest.raises(OSError, match="No space"):
         launch.detached(store, machine, list(map(str, emulator)))
-    assert living(str(emulator[1])) == set()
+    assert running_emulators(str(emulator[1])) == set()
     assert store.all() == []
 
 
-ATTEND = """
+FOREGROUND = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from rumplab.lab.config import load
@@ -120,7 +120,7 @@ def test_an_emulator_that_loses_a_signal_gets_it_again(
     lost = "trap 'trap - INT TERM HUP' INT TERM HUP"
     program.write_text(f"#!/bin/sh\n{lost}\n: >{ready}\nwhile :; do sleep 0.05; done\n", encoding="utf-8")
     program.chmod(0o755)
-    words = [sys.executable, "-c", ATTEND, str(SOURCE), str(program)]
+    words = [sys.executable, "-c", FOREGROUND, str(SOURCE), str(program)]
     # A shell can't trap a signal that is ignored when it starts, as under nohup.
     with subprocess.Popen(
         words,

@@ -42,7 +42,7 @@ def wanted(name: str = "m", port: int = 0, image: str | None = None, snapshot: b
     return Machine(name=name, directory="", gdb_port=port, image=image, snapshot=snapshot)
 
 
-def die(store: Machines, machine: Machine) -> None:
+def mark_ended(store: Machines, machine: Machine) -> None:
     """Change the record to that of a process that has ended."""
     store.update(replace(machine, token="an earlier life"))
 
@@ -106,7 +106,7 @@ def test_claims_at_once_never_clash(store: Machines) -> None:
 def test_dead_records_are_retired_and_keep_their_logs(store: Machines) -> None:
     machine = store.claim(wanted(), numbered=False)
     machine.serial_log.write_text("hello\n", encoding="utf-8")
-    die(store, machine)
+    mark_ended(store, machine)
     assert store.all() == []
     ended = store.ended("m")
     assert ended is not None
@@ -117,7 +117,7 @@ def test_dead_records_are_retired_and_keep_their_logs(store: Machines) -> None:
 
 def test_a_later_machine_of_the_name_is_not_retired_for_an_earlier(store: Machines) -> None:
     earlier = store.claim(wanted(), numbered=False)
-    die(store, earlier)
+    mark_ended(store, earlier)
     later = store.claim(wanted(), numbered=False)
     store.retire(replace(earlier, token="an earlier life"))
     assert store.find("m") == later
@@ -140,7 +140,7 @@ def test_keys_of_a_newer_tool_are_ignored(store: Machines) -> None:
 
 def test_ended_machines_are_not_kept_for_ever(store: Machines) -> None:
     for number in range(registry.ENDED_KEPT + 3):
-        die(store, store.claim(wanted(f"m{number}"), numbered=False))
+        mark_ended(store, store.claim(wanted(f"m{number}"), numbered=False))
         store.all()
     kept = sorted(path.name for path in (store.root / ".ended").iterdir())
     assert len(kept) == registry.ENDED_KEPT

@@ -153,7 +153,7 @@ def says(path: Path) -> str:
     return subprocess.run([str(path)], capture_output=True, text=True, timeout=20, check=True).stdout
 
 
-def test_a_tree_goes_on_using_the_other_one_in_the_store(upstreams: Upstreams, tmp_path: Path) -> None:
+def test_an_installed_tree_uses_the_other_one_in_the_store(upstreams: Upstreams, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cache.mkdir(mode=0o755)
     kept = {"built_cache": str(cache), **KEEPS}

@@ -37,7 +37,7 @@ def ask(default: Any, **variables: Any) -> Any:
 
 
 @pytest.mark.parametrize("default", ["x", "", 5, False, [], ["a", "b"], {"a": 1}])
-def test_without_the_old_name_it_is_the_default_and_nothing_is_said(default: Any, warnings: list[str]) -> None:
+def test_without_the_old_name_the_default_is_used_without_a_warning(default: Any, warnings: list[str]) -> None:
     assert ask(default) == default
     assert not warnings
 
