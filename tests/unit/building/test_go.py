@@ -11,7 +11,7 @@ from support.building import RUMPRUN_GCC, Toolchain, fake_goroot, make_toolchain
 from support.labfixture import LabPrefix, host_tool
 
 MAIN = 'package main\n\nimport "fmt"\n\nfunc main() { fmt.Println("hello") }\n'
-# A stand-in for go, which compiles nothing: it records its directory, files and environment.
+# A stand-in for go: it records its directory, files and environment, and makes an archive with a C function.
 RECORDING = """\
 { pwd; ls -R ..; cat *.go; env; } > "$GO_SEEN"
 printf '%s' '#include <stdio.h>

@@ -123,7 +123,7 @@ def public() -> Iterator[Path]:
         yield path
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: becomes another user")
 def test_another_user_makes_the_same_image(public: Path) -> None:
     lab = make_lab(public / "prefix", tool_paths())
     program = public / "program.bin"
@@ -274,7 +274,7 @@ def test_not_provisioned(tmp_path: Path, program: Path, out: Path) -> None:
     assert not list(out.iterdir())
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_directory_without_write_permission(lab: Path, program: Path, out: Path) -> None:
     out.chmod(0o555)
     result = run(lab, program, "-o", out / "a.img")
@@ -396,7 +396,7 @@ def test_a_disk_that_fills_while_staging(lab: Path, tmp_path: Path, small_disk: 
     assert said.count("\n") == 1
 
 
-def test_only_one_of_several_processes_claims_a_name(tmp_path: Path) -> None:
+def test_only_one_of_several_claims_of_a_name_succeeds(tmp_path: Path) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     from rumplab.image import writer

@@ -127,7 +127,7 @@ def test_a_volume_holds_the_directory(lab: LabPrefix, program: Path, tmp_path: P
     assert not listing(dump(tmp_path / "part3", tmp_path / "dumped3"))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives files away")
 def test_everything_belongs_to_root_at_one_time(lab: LabPrefix, program: Path, tmp_path: Path) -> None:
     source, image = tree(tmp_path / "source"), tmp_path / "a.img"
     for path in (source, *source.rglob("*")):

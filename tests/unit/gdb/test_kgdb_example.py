@@ -139,9 +139,9 @@ def test_an_interrupt_byte_does_nothing_and_a_break_does(guest: Guest, client: C
     guest.wait_for("kgdb detached\nconnected.\n")
     guest.send_break()
     guest.wait_for(WAITING, 3)
-    assert client.silent(), "a debugger that detached isn't told"
+    assert client.silent(), "a debugger that has detached gets no packet"
     assert client.ask("?") == "S05"
-    assert client.ask("k") == "OK", "kill is detach"
+    assert client.ask("k") == "OK", "kill works as detach"
     guest.type("root", "uname")
     guest.wait_for("\nkgdbdemo/", 2)
 

@@ -224,5 +224,5 @@ def test_netbsd_commands(gdb: str, kgdb_guests: Callable[..., Guest], kgdb_kerne
     dmesg = said[said.index("virtio1 at pci1\n") :]
     assert "# kgdb waiting..." in dmesg
     assert "the end\n" in dmesg
-    assert "piixide0" not in dmesg, "written over"
+    assert "piixide0" not in dmesg, "the message buffer has wrapped"
     assert "\0" not in said

@@ -102,7 +102,7 @@ def test_a_kernel_that_never_answers_is_given_up(line: Line) -> None:
     assert line.kernel.recv(1) == b""
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what the other end has read")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports how much the other end has read")
 def test_the_line_is_held_until_the_machine_has_taken_the_last_byte(line: Line) -> None:
     """When its client closes the socket, QEMU drops the bytes that it hasn't read."""
     line.ask(b"$k#6b")

@@ -304,7 +304,7 @@ def test_all_that_a_user_has_of_a_lab_can_be_removed(
     assert list(home.iterdir()) == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory to another user")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives a directory to another user")
 def test_guests_that_somebody_else_put_where_ones_own_were_are_not_named(empty_lab: LabPrefix) -> None:
     former = empty_lab.prefix / "var" / "machines" / str(os.getuid())
     (former / ".guests" / "theirs").mkdir(parents=True)

@@ -12,7 +12,7 @@ import pytest
 
 from rumplab.host import holders, ports
 
-pytestmark = pytest.mark.skipif(not Path("/proc/net").exists(), reason="only Linux shows who has what")
+pytestmark = pytest.mark.skipif(not Path("/proc/net").exists(), reason="only Linux names the holders")
 HOLD = """
 import socket, sys
 kind = socket.SOCK_STREAM if sys.argv[1] == "tcp" else socket.SOCK_DGRAM

@@ -81,7 +81,7 @@ def test_waiting_is_bounded(sleeper: subprocess.Popen[bytes]) -> None:
     assert time.monotonic() - began < 10
 
 
-@pytest.mark.skipif(not process.PROC.is_dir(), reason="other systems' tokens don't tell")
+@pytest.mark.skipif(not process.PROC.is_dir(), reason="only Linux's tokens have the start time")
 def test_how_long_a_process_runs_does_not_depend_on_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     with subprocess.Popen(["sleep", "30"]) as child:
         try:

@@ -169,7 +169,7 @@ def test_the_hooks_of_a_commit_are_parts_of_the_tests_and_need_nothing_else() ->
     hooks = {hook["id"]: hook for hook in repositories[0]["hooks"]}
     assert {hook["language"] for hook in hooks.values()} == {"system"}
     parts = {part.name: part.argv for part in lint_parts(ROOT)}
-    # These two hooks check generated files, which the tests do in ./test.
+    # These two hooks check generated files; in ./test, unit tests check them.
     assert set(hooks) - set(parts) == {"completions", "locks"}
     for name in set(hooks) & set(parts):
         program, *options = hooks[name]["entry"].split()

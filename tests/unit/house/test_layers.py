@@ -1,4 +1,4 @@
-"""Imports between the tool's packages: a command imports subjects, a subject no command, `host` neither."""
+"""Imports between the tool's packages: a command imports subjects, a subject imports no command."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def run(**arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_as_root_the_module_gives_the_key_to_the_lab_user() -> None:
     if os.geteuid() != 0:
-        pytest.skip("changes the owner of a file")
+        pytest.skip("needs root: changes the owner of a file")
     nobody = pwd.getpwnam("nobody").pw_uid
     # Only root can enter pytest's own directories.
     with tempfile.TemporaryDirectory() as directory:
@@ -131,7 +131,7 @@ def test_as_root_the_module_gives_the_key_to_the_lab_user() -> None:
 
 def test_without_the_account_nothing_is_made(tmp_path: Path) -> None:
     if os.geteuid() != 0:
-        pytest.skip("looks for the account as root only")
+        pytest.skip("needs root, who looks for the account")
     path = str(tmp_path / "ipkdb.key")
     done = run(path=path, user="no-such-account")
     assert "there is no account 'no-such-account': set rumplab_user" in done.stdout

@@ -1,4 +1,4 @@
-"""Records of machines: names and ports are claimed once, records of ended machines go, directories are private."""
+"""Records of machines: a name or port has one owner, ended machines lose their record, directories are private."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def test_a_machine_with_a_record_in_the_former_directory_is_named(
     assert "ended" not in said
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory to another user")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives a directory to another user")
 def test_a_home_that_is_another_users_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert places.home() == tmp_path

@@ -76,7 +76,7 @@ def PATHS() -> dict[str, str]:
 def space(empty_lab: LabPrefix) -> Iterator[Namespace]:
     """A namespace with IPv4 forwarding on one interface only, and with links that don't change any more."""
     if os.geteuid() != 0:
-        pytest.skip("makes network namespaces, which needs root")
+        pytest.skip("needs root: makes network namespaces")
     empty_lab.component("bridge", PATHS())
     host_tool("nsenter")
     keeper = subprocess.Popen([host_tool("unshare"), "--net", "sh", "-c", "echo; exec sleep 300"], text=True, stdout=-1)

@@ -323,7 +323,7 @@ def test_neither_pipes_nor_links_are_read(kind: str, record_of: Callable[[object
     assert named(tmp_path) == ""
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives a file to another user")
 def test_a_record_of_somebody_elses_process_is_passed_over(record_of: Callable[[object], Path], tmp_path: Path) -> None:
     path = record_of({"pid": 77, "name": "guest"})
     os.chown(path, 65534, -1)

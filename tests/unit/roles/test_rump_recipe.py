@@ -91,7 +91,9 @@ def test_any_other_version_gets_the_newest_ones_options_if_any_compiler_is_allow
 
 @pytest.mark.parametrize("pie", [True, False])
 @pytest.mark.parametrize(("version", "protection"), [("7", ""), ("9", "-fcf-protection=none ")])
-def test_a_compiler_gets_its_own_defaults_as_options(tmp_path: Path, pie: bool, version: str, protection: str) -> None:
+def test_the_compilers_defaults_of_pie_and_cf_protection_are_turned_off(
+    tmp_path: Path, pie: bool, version: str, protection: str
+) -> None:
     done, _ = prepare(tmp_path, version, pie=pie)
     assert done.returncode == 0, done.stderr
     flags = ("-fno-pie -no-pie " if pie else "") + protection

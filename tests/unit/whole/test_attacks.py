@@ -27,7 +27,7 @@ from rumplab.machine.registry import open_machines
 
 NOBODY = 65534
 SECONDS = 20
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: becomes another user")
 CONNECT = """
 import socket, sys
 try:

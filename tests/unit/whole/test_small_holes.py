@@ -114,7 +114,7 @@ def remedy(path: Path, mode: int, group: int) -> str:
     return accounts.opening(path, "kvm")
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root: gives a file away")
 def test_a_remedy_fits_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     device = tmp_path / "kvm"
     device.touch()

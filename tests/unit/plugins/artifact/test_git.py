@@ -65,7 +65,9 @@ def test_an_altered_object_counts_as_none(upstreams: Upstreams, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("where", ["objects/ab/cdef", "objects/info/alternates"])
-def test_only_objects_of_the_packs_are_used(upstreams: Upstreams, tmp_path: Path, where: str) -> None:
+def test_a_commit_with_objects_outside_the_packs_counts_as_absent(
+    upstreams: Upstreams, tmp_path: Path, where: str
+) -> None:
     commit, path = upstreams.pins["commit"], tmp_path / "got"
     git.fetch_commit(upstreams.git_url(), {"commit": commit}, str(path))
     (path / where).parent.mkdir(parents=True, exist_ok=True)

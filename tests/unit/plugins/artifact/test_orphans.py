@@ -23,7 +23,7 @@ from plugins.module_utils.artifact.lock import Lock, is_alive
 from plugins.module_utils.artifact.privilege import as_user
 
 pytest_plugins = ["fixtures.upstream.served"]
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="found by /proc")
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 
 # Processes that a build may start: a grandchild; one in its own session; one that closed the lock's descriptor; one
 # with an empty environment. Each writes its pid to a file.

@@ -90,7 +90,7 @@ def test_both_servers_are_listed_the_likelier_one_first(release: str, hosts: lis
 
 
 @pytest.mark.parametrize(("release", "heartbeat"), [("8.3", False), ("10.1", False), ("11.0", True), ("12.0", True)])
-def test_a_kernel_for_a_debugger_is_built_without_heartbeat(release: str, heartbeat: bool) -> None:
+def test_a_kernel_for_a_debugger_has_no_heartbeat_from_netbsd_11_on(release: str, heartbeat: bool) -> None:
     lines = variable_of("netbsd_guest", "__netbsd_guest_kgdb_lines", {"netbsd_guest_release": release})
     assert lines[:3] == ["no options DDB", "options KGDB", 'options KGDB_DEVNAME="\\"com\\""']
     assert ("no options HEARTBEAT" in lines) is heartbeat

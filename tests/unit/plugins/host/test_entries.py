@@ -10,7 +10,7 @@ import pytest
 
 from plugins.module_utils.host import entries
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to root, which only root can")
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives files to root")
 
 
 def apply(change: dict[str, Any], manifest: list[dict[str, Any]]) -> bool:

@@ -335,7 +335,7 @@ def test_temporary_files_of_a_killed_run_are_removed_and_those_of_a_live_one_sta
     [
         ({"boot": "b", "up": 90.0}, False),
         ({"boot": "b", "up": 40.0}, True),
-        # The host was rebooted: it has another boot id, or none and a shorter uptime than the snapshot.
+        # The host was rebooted: the boot id differs or the uptime is shorter than recorded; or neither is recorded.
         ({"boot": "a", "up": 90.0}, True),
         ({"boot": "b", "up": 110.0}, True),
         ({"time": 1.0}, True),
