@@ -304,6 +304,7 @@ def test_the_printed_command_boots(lab: LabPrefix, pcihello: Path, tmp_path: Pat
     assert printed.returncode == 0, printed.stderr
     result = subprocess.run(
         ["sh", "-c", printed.stdout],
+        cwd=tmp_path,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
