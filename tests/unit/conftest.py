@@ -1,4 +1,4 @@
-"""Fixtures for tests of the runtime tool: labs of the host's own tools, torn down with their machines."""
+"""Fixtures for tests of the tool: labs with the host's programs, which stop their machines at the end."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def clean_checkout() -> Iterator[None]:
 
 @pytest.fixture
 def empty_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LabPrefix]:
-    """A configured lab without components, which RUMPLAB_CONFIG points at."""
-    # Below pytest's own directory, a socket's path would be too long for some systems.
+    """A lab without components; RUMPLAB_CONFIG names its configuration."""
+    # A socket's path below pytest's own directory would be too long for some systems.
     runtime = Path(tempfile.mkdtemp(prefix="rl"))
     lab = make_lab(tmp_path / "lab", runtime)
     monkeypatch.setenv("RUMPLAB_CONFIG", str(lab.config))
@@ -48,7 +48,7 @@ def empty_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LabPr
 
 @pytest.fixture
 def key_file(tmp_path: Path) -> Path:
-    """The key of the kernel that tests/ipkdb simulates, as the tool takes it."""
+    """A file with the key of the kernel that tests/ipkdb simulates."""
     path = tmp_path / "ipkdb.key"
     path.write_bytes(KEY)
     path.chmod(0o600)
@@ -65,7 +65,7 @@ def pcihello(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def lab_prefix(empty_lab: LabPrefix, pcihello: Path) -> LabPrefix:
-    """A lab with everything `rumplab smoke` needs: the host's QEMU, stager tools and GDB, and the demo."""
+    """A lab with all components that `rumplab smoke` needs: the host's QEMU, stager tools and GDB, and the demo."""
     empty_lab.component("qemu", {"qemu-system-x86_64": host_tool("qemu-system-x86_64")})
     empty_lab.component("gdb", {"gdb": host_tool("gdb")})
     empty_lab.component("rump_stager", tool_paths())
@@ -75,7 +75,7 @@ def lab_prefix(empty_lab: LabPrefix, pcihello: Path) -> LabPrefix:
 
 @pytest.fixture
 def lab(lab_prefix: LabPrefix) -> LabPrefix:
-    """A lab that remembers that `--accel auto` means TCG, so that no test waits for the probe."""
+    """A lab whose cache of the accelerator probe says TCG, so that no test waits for the probe."""
     root = open_machines(config.load()).root
     component = config.load().component("qemu")
     key = accel.key(component.path("qemu-system-x86_64"), component.version)
@@ -85,7 +85,7 @@ def lab(lab_prefix: LabPrefix) -> LabPrefix:
 
 @pytest.fixture(scope="session", params=["amd64", "i386"])
 def kgdb_kernel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """An architecture, and examples/kgdb built for it with the host's compiler."""
+    """(architecture, kernel): examples/kgdb, built with the host's compiler."""
     command("gcc")
     command("make")
     architecture = request.param
@@ -95,7 +95,7 @@ def kgdb_kernel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture
 def kgdb_guests(kgdb_kernel: tuple[str, Path]) -> Iterator[Callable[..., Guest]]:
-    """Starts guests of that kernel, which end with the test."""
+    """A function that starts a guest of that kernel; the guests end with the test."""
     command("qemu-system-x86_64")
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rk")))
@@ -108,7 +108,7 @@ def kgdb_guests(kgdb_kernel: tuple[str, Path]) -> Iterator[Callable[..., Guest]]
 
 @pytest.fixture
 def guest(kgdb_guests: Callable[..., Guest]) -> Guest:
-    """A guest of that kernel, waiting for its debugger."""
+    """A guest of that kernel that waits for its debugger."""
     waiting = kgdb_guests()
     waiting.wait_for(WAITING)
     return waiting
@@ -116,7 +116,7 @@ def guest(kgdb_guests: Callable[..., Guest]) -> Guest:
 
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
-    """What the stager takes for a unikernel."""
+    """A file that the stager accepts as a unikernel."""
     path = tmp_path / "program.bin"
     path.write_bytes(PROGRAM)
     return path

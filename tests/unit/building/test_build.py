@@ -1,4 +1,4 @@
-"""`rumplab build` as its user runs it, on C programs: the cache, refusals, interruptions, two at once."""
+"""`rumplab build` on C programs, run as a user runs it: the cache, errors, interruptions, parallel builds."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def hello(tmp_path: Path) -> Path:
 
 
 def built(toolchain: Toolchain, *arguments: str | Path, settings: Mapping[str, str] | None = None) -> bool:
-    """Builds; whether that took a tool. What it says and what it did must agree."""
+    """Build, and return whether a tool ran; check that the output says the same."""
     toolchain.calls()
     result = toolchain.build(*arguments, settings=settings)
     assert result.returncode == 0, result.stderr
@@ -129,7 +129,7 @@ def test_what_makes_a_build_necessary(toolchain: Toolchain, tmp_path: Path) -> N
         ),
     ):
         change()
-        # A file that changed right before a build can't be told from one that changed during it.
+        # The build can't distinguish a change just before it starts from a change while it runs.
         time.sleep(0.1)
         assert again()
     assert again({"CFLAGS": "-O1"})
@@ -163,7 +163,7 @@ def test_a_library_that_is_linked_in(toolchain: Toolchain, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("libraries", ["mine.a", "-L . -l mine", "-L. -l:mine.a"])
 def test_the_ways_to_name_a_library(toolchain: Toolchain, tmp_path: Path, libraries: str) -> None:
-    """Each is relative to the program's directory, wherever the build is called from."""
+    """Each path is relative to the program's directory, whatever the current directory is."""
     source = write(tmp_path / "src", {"main.c": "int lib(void);\nint main(void) { return lib(); }\n"})
     settings = {"LDLIBS": libraries}
 
@@ -213,7 +213,7 @@ def test_hidden_files_are_no_sources(toolchain: Toolchain, hello: Path) -> None:
 
 
 def test_sources_are_not_overwritten(toolchain: Toolchain, hello: Path, tmp_path: Path) -> None:
-    """By whatever name they are called; headers aren't known before the compiler has read them."""
+    """Under any of their names. The build knows the headers only after the compiler has read them."""
     write(hello, {"hello.h": ""})
     (tmp_path / "link").symlink_to(hello)
     (tmp_path / "other").symlink_to(hello / "hello.c")
@@ -232,7 +232,7 @@ def test_sources_are_not_overwritten(toolchain: Toolchain, hello: Path, tmp_path
 
 
 def test_a_header_that_changes_while_it_is_compiled(toolchain: Toolchain, tmp_path: Path) -> None:
-    """The unikernel has the older header in it: the next build must not take it for the newer one."""
+    """The unikernel contains the older header, so the next build must compile again."""
     source = write(tmp_path / "src", {"main.c": '#include "v.h"\nint main(void) { return V; }\n'})
     header = write(tmp_path, {"include/v.h": "#define V 1\n"}) / "include" / "v.h"
     toolchain.provide(bake=f'echo "#define V 2" > {header}; cp "$3" "$2"')
@@ -243,7 +243,7 @@ def test_a_header_that_changes_while_it_is_compiled(toolchain: Toolchain, tmp_pa
 
 
 def test_a_source_that_changes_there_and_back(toolchain: Toolchain, hello: Path) -> None:
-    """What was compiled isn't what was counted, though it looks the same before and after."""
+    """The compiler reads other content than the build hashes before and after it."""
     source = hello / "hello.c"
     swap = f'sed -i s/hello/other/ {source}; gcc "$@"; sed -i s/other/hello/ {source}'
     toolchain.provide(compile_action=swap)
@@ -290,7 +290,7 @@ def test_a_compile_error(toolchain: Toolchain, tmp_path: Path) -> None:
         ("int g(void);\nint main(void) { return g(); }\n", "", "undefined reference", "nothing linked in has g"),
     ],
 )
-def test_what_is_missing_is_explained(
+def test_an_error_names_what_is_missing(
     toolchain: Toolchain, tmp_path: Path, text: str, flags: str, said: str, remedy: str
 ) -> None:
     write(tmp_path / "src", {"main.c": text})
@@ -300,7 +300,7 @@ def test_what_is_missing_is_explained(
     assert remedy in result.stderr.splitlines()[-1]
 
 
-SPEAKS = """\
+LOCALISED = """\
 case "${LANGUAGE:-${LC_ALL:-${LC_MESSAGES:-$LANG}}}" in
 C) echo 'main.c:1:10: fatal error: no/such.h: No such file or directory' >&2;;
 *) echo 'main.c:1:10: schwerwiegender Fehler: no/such.h: Datei oder Verzeichnis nicht gefunden' >&2;;
@@ -312,7 +312,7 @@ exit 1"""
 def test_a_remedy_is_given_whatever_the_callers_language(
     toolchain: Toolchain, hello: Path, settings: dict[str, str]
 ) -> None:
-    toolchain.provide(compile_action=SPEAKS)
+    toolchain.provide(compile_action=LOCALISED)
     result = toolchain.build(hello, "-o", hello / "p", settings=settings)
     assert result.returncode == 1
     assert "there is no header no/such.h for the unikernel" in result.stderr.splitlines()[-1]
@@ -341,7 +341,7 @@ def test_a_bake_that_fails_is_named(toolchain: Toolchain, hello: Path) -> None:
     assert not (hello / "p").exists()
 
 
-def test_a_failed_builds_work_can_be_looked_at(toolchain: Toolchain, hello: Path) -> None:
+def test_a_failed_build_keeps_its_work_directory(toolchain: Toolchain, hello: Path) -> None:
     toolchain.provide(bake="exit 1")
     result = toolchain.build(hello, "-o", hello / "p", "--keep-work")
     assert result.returncode == 1
@@ -375,7 +375,7 @@ def test_dry_run_is_shell_that_builds_the_same(toolchain: Toolchain, tmp_path: P
 
 
 def test_the_real_compilers_name_and_environment(toolchain: Toolchain, hello: Path, tmp_path: Path) -> None:
-    """The tools see each other on PATH, and a directory for temporary files that goes with the build."""
+    """The tools find each other on PATH; the build removes their TMPDIR when it ends."""
     seen = tmp_path / "seen"
     look = f'{{ command -v {RUMPRUN_GCC}; echo "$TMPDIR"; }} > {seen}'
     toolchain.provide(gcc=RUMPRUN_GCC, bake=look + '; cp "$3" "$2"')
@@ -423,14 +423,14 @@ def test_no_toolchain(empty_lab: LabPrefix, hello: Path) -> None:
     assert "rump_toolchain is deferred (no answer from the archive); complete it:" in result.stderr
 
 
-def test_a_toolchain_of_another_make(toolchain: Toolchain, hello: Path) -> None:
+def test_a_toolchain_of_another_kind(toolchain: Toolchain, hello: Path) -> None:
     toolchain.provide(gcc="cc")
     result = toolchain.build(hello)
     assert result.returncode == 1
     assert "is not named MACHINE-SYSTEM-gcc, like x86_64-rumprun-netbsd-gcc" in result.stderr
 
 
-def test_a_cache_directory_of_no_use(toolchain: Toolchain, hello: Path, tmp_path: Path) -> None:
+def test_an_unusable_cache_directory_is_refused(toolchain: Toolchain, hello: Path, tmp_path: Path) -> None:
     result = toolchain.build(hello, "-o", hello / "p", settings={"XDG_CACHE_HOME": str(tmp_path / "with blank")})
     assert result.returncode == 1
     assert "set XDG_CACHE_HOME to a plain absolute one" in result.stderr
@@ -441,14 +441,14 @@ def test_a_cache_directory_of_no_use(toolchain: Toolchain, hello: Path, tmp_path
 
 
 def waiting_bake(toolchain: Toolchain, tmp_path: Path) -> Path:
-    """Makes the bake wait for ever; returns a file that has its process and its child's once it runs."""
+    """Make the bake wait for ever; return the file in which it writes its pid and its child's pid."""
     started = tmp_path / "started"
     toolchain.provide(bake=f"sleep 600 & echo $$ $! > {started}.new; mv {started}.new {started}; wait")
     return started
 
 
-def nobody(pids: str) -> bool:
-    """Whether none of these processes is there any more."""
+def all_ended(pids: str) -> bool:
+    """Return whether all these processes have ended."""
     return all(process.started(int(pid)) is None for pid in pids.split())
 
 
@@ -462,7 +462,7 @@ def test_an_interruption_leaves_nothing(
     child.send_signal(number)
     child.communicate(timeout=30)
     assert child.returncode == 128 + number
-    until(lambda: nobody(started.read_text()))
+    until(lambda: all_ended(started.read_text()))
     assert os.listdir(hello) == ["hello.c"]
     assert not toolchain.left()
     toolchain.provide()
@@ -470,7 +470,7 @@ def test_an_interruption_leaves_nothing(
 
 
 def test_a_build_that_was_killed(toolchain: Toolchain, hello: Path, tmp_path: Path) -> None:
-    """Its tools live on for a while: the next build waits for them, then clears away what they left."""
+    """Its tools run on for a while: the next build waits for them, then removes their files."""
     started = tmp_path / "started"
     toolchain.provide(bake=f"touch {started}; sleep 2; touch stale")
     child = toolchain.start(hello, "-o", hello / "p")
@@ -505,7 +505,8 @@ def test_a_record_that_is_damaged(toolchain: Toolchain, hello: Path) -> None:
 
 
 def in_disk(toolchain: Toolchain, disk: Path, options: str, output: Path, cache: Path) -> tuple[int, str]:
-    """Builds `hello` where `disk` is a file system with mount's `options`; status, and what is said and left."""
+    """Build `hello` with a tmpfs with these mount `options` at `disk`; return the status, and the output
+    followed by the files that are left."""
     disk.mkdir()
     argv = shlex.join(toolchain.lab.argv("build", "hello", "-o", output))
     script = f"mount -t tmpfs -o {options} tmpfs {disk} && {argv}; code=$?; find {disk} -type f -size +0; exit $code"
@@ -522,7 +523,7 @@ def test_a_directory_that_is_not_writable(toolchain: Toolchain, hello: Path, tmp
 
 @pytest.mark.parametrize("full", ["output", "cache"])
 def test_a_disk_that_fills(toolchain: Toolchain, hello: Path, tmp_path: Path, full: str) -> None:
-    """The one directory is too small; the other one is not."""
+    """One of the two directories is too small, the other isn't."""
     disk = tmp_path / "disk"
     toolchain.provide(bake='{ cat "$3"; head -c 8000000 /dev/zero; } > "$2"')
     output = (disk if full == "output" else hello) / "p"
@@ -534,7 +535,7 @@ def test_a_disk_that_fills(toolchain: Toolchain, hello: Path, tmp_path: Path, fu
 
 
 def test_nothing_but_the_verb_is_loaded(toolchain: Toolchain, hello: Path) -> None:
-    """An unchanged program costs the start of Python and little more."""
+    """To find a program unchanged takes little longer than to start Python."""
     assert built(toolchain, hello, "-o", hello / "p")
     code = "import sys; from rumplab.cli import main; main.main(sys.argv[1:]); print(*sys.modules)"
     result = subprocess.run(

@@ -1,4 +1,4 @@
-"""`rumplab build` on Go programs: what go is asked with a recording one, and what comes of it with the host's."""
+"""`rumplab build` on Go programs: how it calls go (with a stand-in that records), and the result with the host's Go."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.building import RUMPRUN_GCC, Toolchain, fake_goroot, make_toolchain
 from support.labfixture import LabPrefix, host_tool
 
 MAIN = 'package main\n\nimport "fmt"\n\nfunc main() { fmt.Println("hello") }\n'
-# A go that compiles no Go: its archive says what it saw.
+# A stand-in for go: it records its directory, files and environment, and makes an archive with a C function.
 RECORDING = """\
 { pwd; ls -R ..; cat *.go; env; } > "$GO_SEEN"
 printf '%s' '#include <stdio.h>
@@ -28,7 +28,7 @@ def toolchain(empty_lab: LabPrefix, tmp_path: Path) -> Toolchain:
 
 @pytest.fixture
 def recording(toolchain: Toolchain, tmp_path: Path) -> Toolchain:
-    """The toolchain with a go that records; see RECORDING."""
+    """A toolchain whose go is RECORDING."""
     action = RECORDING.replace("$GO_SEEN", str(tmp_path / "seen"))
     toolchain.provide_go(action, fake_goroot(tmp_path / "goroot"))
     return toolchain
@@ -36,7 +36,7 @@ def recording(toolchain: Toolchain, tmp_path: Path) -> Toolchain:
 
 @pytest.fixture
 def real(toolchain: Toolchain) -> Toolchain:
-    """The toolchain with the host's Go, which compiles the standard packages again only where it must."""
+    """A toolchain with the host's Go, called without -a: it compiles a standard package only if it has to."""
     go, goroot = real_go()
     action = f'for word; do shift; [ "$word" = -a ] || set -- "$@" "$word"; done; exec {go} "$@"'
     toolchain.provide_go(action, goroot)
@@ -45,7 +45,7 @@ def real(toolchain: Toolchain) -> Toolchain:
 
 @pytest.fixture(scope="session")
 def gocache(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Settings that let the tests share what Go has compiled."""
+    """Settings with which the tests share Go's build cache."""
     return {"GOCACHE": str(tmp_path_factory.mktemp("gocache"))}
 
 
@@ -215,7 +215,7 @@ def test_what_makes_a_build_necessary(recording: Toolchain, tmp_path: Path) -> N
         {"lib/lib.go": "package lib // changed\n"},
         {"lib/more.go": "package lib\n"},
         {"vendor/example.org/dep/dep.go": "package dep // changed\n"},
-        # From now on, another directory is what this import means.
+        # The import now resolves to the vendor directory.
         {"vendor/example.org/app/lib/lib.go": "package lib\n"},
         {"asm.s": ""},
     ):
@@ -267,7 +267,7 @@ func main() {
 
 
 def test_a_real_program(toolchain: Toolchain, tmp_path: Path, gocache: dict[str, str]) -> None:
-    """Go's own archive, the caller and the C program fit together, and run."""
+    """Go's archive, the caller and the C program link, and the result runs."""
     go, goroot = real_go()
     toolchain.provide_go(f'exec {go} "$@"', goroot)
     source = write(tmp_path / "app", PROGRAM)
@@ -280,7 +280,7 @@ def test_a_real_program(toolchain: Toolchain, tmp_path: Path, gocache: dict[str,
     assert output_of(output, "one", COLOUR="blue", EMPTY="") == "deep dep 60 5 6 4\n[one] blue true\n"
     assert subprocess.run([output, "a", "b"], capture_output=True, timeout=30, check=False).returncode == 7
 
-    # The debugger finds the user's own files.
+    # The debug information names the user's files, not the copies in the work directory.
     places = ["main.main", "'example.org/me/app/internal/deep.Name'", "help"]
     asked = [word for place in places for word in ("-ex", f"info line {place}")]
     argv = [host_tool("gdb"), "-nx", "-batch", *asked, "-ex", "list help", str(output)]
@@ -340,7 +340,7 @@ def test_a_real_program(toolchain: Toolchain, tmp_path: Path, gocache: dict[str,
             ["build adds gomaincaller() and the C main() that calls it: remove the program's own"],
         ),
         (
-            # Beside the program, but neither in GOPATH nor in its module, and so not counted either.
+            # The package is beside the program, but neither in GOPATH nor in its module.
             {
                 "go.mod": "module example.org/app\n",
                 "main.go": 'package main\n\nimport "C"\nimport "example.org/lib"\n\nfunc main() { lib.X() }\n',

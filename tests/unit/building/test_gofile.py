@@ -1,4 +1,4 @@
-"""What the head of a Go file says."""
+"""The head of a Go file: package, imports, build constraints, cgo settings."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_settings_of_cgo_stand_right_above_its_import(text: str, settings: list[
 
 
 @pytest.mark.parametrize("text", ["", "\x00\xff", "package", 'import "x"', '"unterminated', "/* open", "\ufeff"])
-def test_what_is_no_go_is_left_to_the_compiler(text: str) -> None:
+def test_a_file_that_is_not_go_is_left_to_the_compiler(text: str) -> None:
     assert read_head(text).package is None
 
 
@@ -72,7 +72,7 @@ def test_a_byte_order_mark_and_carriage_returns() -> None:
     assert (head.package, head.imports, head.constraints) == ("main", ("fmt",), ("linux",))
 
 
-def test_build_lines_must_be_parted_from_the_package_clause() -> None:
+def test_a_blank_line_must_follow_the_build_lines() -> None:
     assert read_head("// +build linux\npackage main\n").constraints == ()
     assert read_head("// +build linux\n// text\n\npackage main\n").constraints == ("linux",)
     assert read_head("package main\n// +build linux\n\n").constraints == ()
@@ -113,7 +113,7 @@ def test_tags(alternatives: list[str], holds: bool) -> None:
         ("x_linux.tool.go", False),
     ],
 )
-def test_file_names_name_systems(name: str, chosen: bool) -> None:
+def test_a_file_name_can_name_a_system(name: str, chosen: bool) -> None:
     assert selected(name, GoFile("main", (), (), ()), RUMPRUN) == chosen
 
 

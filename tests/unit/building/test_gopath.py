@@ -1,4 +1,4 @@
-"""Which packages a Go program is made of, in trees as users have them."""
+"""Which packages a Go program consists of, in the usual layouts of source trees."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def library(*paths: str) -> str:
 
 
 def closure(directory: Path, tmp_path: Path, *places: Path) -> dict[str, str]:
-    """The packages of the program in `directory`: import path to directory, below `tmp_path`."""
+    """Map the import path of each of the program's packages to its directory, relative to `tmp_path`."""
     roots = gopath.gopath({"GOPATH": ":".join(map(str, places or [tmp_path / "gopath"]))})
     root = gopath.root_of(str(directory), roots)
     path = root.path_of(str(directory)) if root else "_" + str(directory)
@@ -52,7 +52,7 @@ def test_in_gopath(tmp_path: Path) -> None:
         "example.org/me/vendor/example.org/v": f"{base}/me/vendor/example.org/v",
         "example.org/me/internal/deep": f"{base}/me/internal/deep",
         "example.org/other": f"{base}/other",
-        # What lies outside the project doesn't see its vendor directory.
+        # A package outside the project doesn't use the project's vendor directory.
         "example.org/v": f"{base}/v",
         "example.org/unused": f"{base}/unused",
     }
@@ -80,7 +80,7 @@ def test_vendored_before_standard_and_standard_before_gopath(tmp_path: Path) -> 
     assert sorted(closure(source / "a", tmp_path)) == ["a", "a/vendor/fmt"]
 
 
-def test_the_first_gopath_that_has_it(tmp_path: Path) -> None:
+def test_the_first_gopath_that_has_the_package_is_used(tmp_path: Path) -> None:
     write(tmp_path, {"one/src/x/x.go": library(), "two/src/x/x.go": library(), "two/src/y/y.go": library()})
     write(tmp_path, {"two/src/app/main.go": importing("x", "y")})
     found = closure(tmp_path / "two/src/app", tmp_path, tmp_path / "one", tmp_path / "two")
@@ -109,7 +109,7 @@ def test_a_vendor_directory_alone_makes_a_project(tmp_path: Path) -> None:
     assert sorted(closure(tmp_path / "app", tmp_path)) == ["app", "app/vendor/dep"]
 
 
-def test_a_repository_is_not_left_in_search_of_one(tmp_path: Path) -> None:
+def test_the_search_for_a_project_ends_at_the_top_of_the_repository(tmp_path: Path) -> None:
     write(tmp_path, {"vendor/dep/dep.go": library(), "repo/.git": "", "repo/main.go": importing("dep")})
     assert gopath.root_of(str(tmp_path / "repo"), ()) is None
 
@@ -140,7 +140,7 @@ def test_files_that_count(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["x/../../beside", "app/..", "lib/", "x//y", "/lib"])
 def test_paths_that_leave_their_directory_are_no_imports(tmp_path: Path, path: str) -> None:
-    """Copies of such packages would lie outside the work directory."""
+    """A copy of such a package would be outside the work directory."""
     files = {"app/main.go": importing(path), "beside/x.go": library(), "gopath/src/lib/x.go": library()}
     write(tmp_path, {**files, "gopath/src/x/y/y.go": library(), "gopath/beside/x.go": library()})
     assert set(closure(tmp_path / "app", tmp_path).values()) == {"app"}

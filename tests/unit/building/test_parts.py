@@ -1,4 +1,4 @@
-"""The parts of `rumplab build` that its runs don't show one by one."""
+"""The parts of `rumplab build`, each on its own."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_remedies(said: str, remedy: str) -> None:
 
 
 def test_rules_as_gcc_writes_them(tmp_path: Path) -> None:
-    """Names with blanks, dollars and number signs, in rules over several lines."""
+    """File names with blanks, dollars and number signs, in rules of several lines."""
     names = ["a b.h", "c$d.h", "e#f.h", "plain.h"]
     source = write(tmp_path, dict.fromkeys(names, "") | {"x.c": "".join(f'#include "{name}"\n' for name in names)})
     subprocess.run(
@@ -99,8 +99,8 @@ def test_rules_as_gcc_writes_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "rules", ["", "a.o: b.h /usr/inclc.o: d.h\nude/e.h\n", "a.o: b.h \\\nc.o: d.h \\\n e.h\n f.h\n"]
 )
-def test_rules_that_say_too_little(rules: str) -> None:
-    """None at all, and those of two compilers that wrote at the same time."""
+def test_incomplete_rules(rules: str) -> None:
+    """An empty file, and the rules of two compilers that wrote at the same time."""
     assert not record.complete(rules)
 
 
@@ -119,8 +119,8 @@ def test_files_that_compilers_read(tmp_path: Path) -> None:
     assert older == dict.fromkeys(read, "")
 
 
-def test_what_is_beside_a_package_may_be_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its C code can't mean that, and the build goes on; root, as whom tests run, can read everything."""
+def test_an_unreadable_directory_beside_a_package_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The C code can't include from it, so the build goes on. The test fakes the error, since root may read all."""
     write(tmp_path, {"app/main.go": 'package main\nimport "C"\n', "app/data/x": "", "beside/y.h": ""})
     package = gopath.read_package("app", str(tmp_path / "app"), gopath.Root("app", str(tmp_path / "app")))
     inside = {"gopath/src/app/data": f"{tmp_path}/app/data"}
@@ -162,7 +162,7 @@ def test_the_compilers_name_tells_the_target(name: str, system: tuple[str, str])
 
 
 @pytest.mark.parametrize("name", ["gcc", "x86_64-rumprun-netbsd-g++", "vax-rumprun-netbsd-gcc"])
-def test_other_names_tell_nothing(name: str) -> None:
+def test_other_compiler_names_tell_no_target(name: str) -> None:
     with pytest.raises(RumplabError, match="is not named MACHINE-SYSTEM-gcc"):
         target(f"/bin/{name}")
 
@@ -176,7 +176,7 @@ def test_releases_of_go(tmp_path: Path) -> None:
         go_release(str(tmp_path))
 
 
-def test_words_of_a_shell() -> None:
+def test_shell_words() -> None:
     assert quoted("") == "''"
     assert quoted("a b") == "'a b'"
     assert quoted(f"{WORK}/a b") == "\"$work\"'/a b'"

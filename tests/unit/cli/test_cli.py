@@ -47,7 +47,7 @@ def test_every_verb_has_help_with_examples(verb: str, capsys: pytest.CaptureFixt
 
 
 def examples() -> list[str]:
-    """Every example line of the help texts."""
+    """Return every example line of the help texts."""
     texts = [main.EXAMPLES, *(main.verb_module(verb).EPILOG for verb in main.VERBS)]
     return [
         re.split(r"   +", line.strip())[0]

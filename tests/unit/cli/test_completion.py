@@ -1,4 +1,4 @@
-"""The shells' completion scripts, tried in the shells."""
+"""The completion scripts, run in bash and zsh."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LAUNCHER = "#!/bin/sh\nprintf 'NAME  STATE\\nhello  running\\nother  running\\n'
 
 
 def complete(directory: Path, *words: str) -> set[str]:
-    """What bash offers for the last of `words`."""
+    """Return what bash offers for the last of `words`."""
     launcher = directory / "rumplab"
     launcher.write_text(LAUNCHER, encoding="utf-8")
     launcher.chmod(0o755)
@@ -37,7 +37,7 @@ def complete(directory: Path, *words: str) -> set[str]:
 
 
 @pytest.mark.parametrize("shell", completion.SCRIPTS)
-def test_the_scripts_are_what_the_verbs_make_of_them(shell: str) -> None:
+def test_the_committed_scripts_are_up_to_date(shell: str) -> None:
     remedy = "run: .venv/bin/python tools/completions.py"
     assert completion.script(shell) == completions.made(shell), remedy
 
@@ -67,19 +67,19 @@ def test_machines_and_guests(tmp_path: Path, words: str) -> None:
     assert complete(tmp_path, *words.split(), "h") == {"hello"}
 
 
-def test_bash_takes_it(tmp_path: Path) -> None:
+def test_bash_accepts_the_script(tmp_path: Path) -> None:
     script = tmp_path / "rumplab.bash"
     script.write_text(completion.script("bash"), encoding="utf-8")
     subprocess.run([host_tool("bash"), "-n", str(script)], timeout=20, check=True)
 
 
-def test_zsh_takes_it(tmp_path: Path) -> None:
+def test_zsh_accepts_the_script(tmp_path: Path) -> None:
     script = tmp_path / "_rumplab"
     script.write_text(completion.script("zsh"), encoding="utf-8")
     subprocess.run([host_tool("zsh"), "-n", str(script)], timeout=20, check=True)
 
 
-def test_verb_prints_it(empty_lab: LabPrefix) -> None:
+def test_the_verb_prints_the_script(empty_lab: LabPrefix) -> None:
     result = empty_lab.tool("completion", "zsh")
     assert result.stdout == completion.script("zsh")
     assert empty_lab.tool("completion", "fish").returncode == 2

@@ -1,4 +1,4 @@
-"""Further disks: how they are asked for, on which controllers they come, what the guest calls them, who has them."""
+"""--drive: parsing, the controller of each disk, its name in the guest, and drives in use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ISO_SIZE = 0x9000
 
 
 def iso(path: Path) -> Path:
-    """What has the mark of a CD's file system, and nothing else of it."""
+    """Write a file that has only the magic of a CD's file system (ISO 9660)."""
     content = bytearray(ISO_SIZE)
     content[0x8001:0x8006] = b"CD001"
     path.write_bytes(content)
@@ -59,7 +59,7 @@ def test_what_a_drive_asks_for(text: str, expected: DriveOption) -> None:
         ("a,format=vdi", "format can't be 'vdi'"),
     ],
 )
-def test_what_is_no_drive_is_refused_by_name(text: str, message: str) -> None:
+def test_an_invalid_drive_is_refused_by_name(text: str, message: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=re.escape(message)):
         drive_options.parse(text)
 
@@ -86,14 +86,14 @@ def test_a_cd_is_read_only_and_boots_before_the_disks_that_the_firmware_knows() 
     ]
 
 
-def test_the_guest_numbers_the_disks_of_a_driver_as_it_meets_them() -> None:
+def test_the_guest_numbers_a_drivers_disks_in_the_order_of_the_adapters() -> None:
     kinds = ("virtio", "mpt", "ide", "nvme", "lsi", "mpt", "cdrom", "virtio")
     found = disk_controllers.names([Disk(f"/{number}", controller=kind) for number, kind in enumerate(kinds)])
-    # The second disk on mpt comes before the one on lsi, whose adapter is behind it.
+    # The second disk on mpt comes before the disk on lsi, since the adapter of mpt comes first on PCI.
     assert found == ["ld0", "sd0", "wd0", "ld1", "sd2", "sd1", "cd0", "ld2"]
 
 
-def test_a_controller_takes_so_many_disks_and_a_file_is_on_a_machine_once() -> None:
+def test_a_controller_has_a_maximum_of_disks_and_a_machine_has_a_file_once() -> None:
     four = [Disk(f"/{number}", controller="ide") for number in range(4)]
     disk_controllers.check(four)
     with pytest.raises(UsageError, match="ide takes 4 disks, not 5"):
@@ -118,14 +118,14 @@ def test_every_kind_at_once_is_found_by_a_program(lab: LabPrefix, pcihello: Path
     assert f"rumplab: disk wd2: {files[3]} (ide)" in result.stderr
     until(lambda: DONE in lab.tool("logs", "pcihello").stdout)
     found = re.findall(r"^00:\S+ (\S+) class 01", lab.tool("logs", "pcihello").stdout.replace("\r", ""), re.M)
-    # In the order of the options, one adapter for both disks of mpt.
+    # In the order of the options, with one adapter for both disks on mpt.
     assert found == ["8086:7010", "1000:0054", "1000:0012", "1b36:0010", "1af4:1001", "1af4:1004"]
 
 
 @pytest.mark.qemu
 def test_a_drive_in_use_is_refused_with_the_machines_name(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
     data = tmp_path / "data.img"
-    # It looks as if it booted, since it is also given as the image.
+    # With a boot sector's signature, since it is also passed as the image.
     data.write_bytes(bytes(510) + b"\x55\xaa" + bytes(1 << 20))
     started(lab, pcihello, "--wait", "--name", "first", "--drive", data)
     for words in ((pcihello, "--drive", data), (pcihello, "--drive", f"{data},snapshot"), (data,)):
@@ -138,11 +138,11 @@ def test_a_drive_in_use_is_refused_with_the_machines_name(lab: LabPrefix, pcihel
 
 
 @pytest.mark.qemu
-def test_a_drive_that_another_process_has_locked_is_refused_with_it(
+def test_a_drive_that_another_process_has_locked_is_refused_with_its_name(
     lab: LabPrefix, pcihello: Path, tmp_path: Path
 ) -> None:
     data = blank(tmp_path / "data.img")
-    # QEMU's own locks are on bytes of the file, so it takes a QEMU to hold them.
+    # QEMU locks single bytes of the file, so the test needs a QEMU to hold those locks.
     argv = ["qemu-system-x86_64", "-S", "-display", "none", "-accel", "tcg"]
     emulator = subprocess.Popen([*argv, "-drive", f"file={data},format=raw,if=virtio"], stdin=subprocess.DEVNULL)
     try:

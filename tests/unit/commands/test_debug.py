@@ -1,4 +1,4 @@
-"""GDB's command line, and which machine and symbols it is for."""
+"""`rumplab debug`: GDB's command line, and the choice of machine and symbols."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_dry_run_prints_a_shell_line(empty_lab: LabPrefix, store: Machines, tmp_
 
 
 @pytest.mark.parametrize("place", ["pci_device_fnd", "pci_device_found if buss == 1", "main.c:99999"])
-def test_a_breakpoint_that_cannot_be_set_leaves_the_machine_held(lab: LabPrefix, pcihello: Path, place: str) -> None:
+def test_a_breakpoint_that_cannot_be_set_leaves_the_machine_stopped(lab: LabPrefix, pcihello: Path, place: str) -> None:
     machine = started(lab, pcihello, "--wait", "--name", "typo")
     result = lab.tool("debug", "typo", place, "--batch", "--ex", "print 111111 * 8", timeout=30)
     assert result.returncode == 1, result.stdout
@@ -143,12 +143,12 @@ def test_a_breakpoint_that_cannot_be_set_leaves_the_machine_held(lab: LabPrefix,
     assert re.search("not defined|No symbol|No line|no line", result.stderr)
     assert qmp.execute(Path(machine["directory"], "qmp.sock"), "query-status")["status"] == "prelaunch"
     assert Path(machine["directory"], "serial.log").read_bytes() == b""
-    # And with a place that there is, the same machine goes on to it.
+    # The same machine stops at a place that exists.
     result = lab.tool("debug", "typo", "pci_device_found", "--batch", "--ex", "print 111111 * 8", timeout=30)
     assert (result.returncode, "888888" in result.stdout) == (0, True), result.stderr
 
 
-def test_a_machine_that_ends_before_the_place_is_told_by_the_status(lab: LabPrefix, pcihello: Path) -> None:
+def test_a_machine_that_ends_before_the_breakpoint_gives_a_status(lab: LabPrefix, pcihello: Path) -> None:
     machine = started(lab, pcihello, "--wait", "--name", "ends")
     session = lab.start("debug", "ends", "pci_device_found if bus == 99", "--batch", "--ex", "print 111111 * 8")
     until(lambda: "done" in Path(machine["directory"], "serial.log").read_text())
@@ -158,8 +158,8 @@ def test_a_machine_that_ends_before_the_place_is_told_by_the_status(lab: LabPref
     assert "888888" not in said
 
 
-def test_a_stub_that_does_not_answer_is_told_by_the_status(lab: LabPrefix, pcihello: Path) -> None:
-    """GDB's own commands, since the tool asks QEMU first."""
+def test_a_stub_that_does_not_answer_gives_a_status(lab: LabPrefix, pcihello: Path) -> None:
+    """GDB is run without the tool, since the tool asks QEMU first."""
     nobody = f"{ports.LOOPBACK}:{ports.free()}"
     session = replace(SESSION, gdb=host_tool("gdb"), gdbinit=None, program=None, remote=nobody, batch=True)
     argv = debug.gdb_argv(replace(session, commands=("print 111111 * 8",)))
@@ -204,14 +204,14 @@ def test_a_machine_that_is_stopped_is_told_at_once(lab: LabPrefix, pcihello: Pat
     assert "still doesn't answer" in result.stderr
 
 
-def test_a_choice_by_arithmetic_is_gdbs_whatever_the_letters() -> None:
+def test_a_conditional_command_is_spelled_by_arithmetic() -> None:
     command = command_line.either("flag", "quit", "stop", " 1")
     for value, word in ((0, "quit"), (1, "stop")):
         values = command.split('", ')[1].replace("$flag", str(value)).split(", ")
         assert "".join(chr(eval(one)) for one in values) == word
 
 
-def test_what_is_refused(empty_lab: LabPrefix, store: Machines) -> None:
+def test_wrong_arguments_are_refused(empty_lab: LabPrefix, store: Machines) -> None:
     claim(store, "m")
     for arguments, message in (
         (("m", "main"), "'main' needs symbols"),

@@ -1,4 +1,4 @@
-"""`rumplab export`: what VMware gets is what was staged, and what a debugger needs is there."""
+"""`rumplab export`: VMware gets the staged disk, and a debugger finds its files."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def contents(target: Path) -> dict[str, str]:
 
 
 def back(source: Path, scratch: Path) -> bytes:
-    """The disk in a VMDK file, as raw bytes."""
+    """Return the content of the disk in a VMDK file."""
     raw = scratch / "back.img"
     argv = [command("qemu-img"), "convert", "-f", "vmdk", "-O", "raw", str(source), str(raw)]
     subprocess.run(argv, capture_output=True, timeout=60, check=True)
@@ -304,7 +304,7 @@ def test_what_a_guest_wrote_into_its_disk_and_what_an_image_names_reach_no_other
     assert not (tmp_path / "refused").exists()
     allowed = export(lab, evil, tmp_path / "allowed", "--allow-backing")
     assert back(allowed / "disk.vmdk", tmp_path).startswith(b"a secret")
-    # The staged image is raw on record.
+    # The record of the staged image says raw.
     with image.open("r+b") as stream:
         stream.write(evil.read_bytes())
     assert back(export(lab, image, tmp_path / "raw") / "disk.vmdk", tmp_path).startswith(b"QFI\xfb")
@@ -389,7 +389,7 @@ def test_an_image_in_use_by_another_process(lab: LabPrefix, image: Path, tmp_pat
 
 
 def wait_for(path: Path) -> None:
-    """Returns when the UNIX socket `path` takes connections."""
+    """Return when the UNIX socket `path` accepts connections."""
     deadline = time.monotonic() + 20
     while True:
         with socket.socket(socket.AF_UNIX) as probe:
@@ -442,7 +442,7 @@ def test_debug_attaches_to_an_export(lab: LabPrefix, image: Path, tmp_path: Path
 @needs_qemu
 @pytest.mark.qemu
 def test_a_session_with_qemus_stub_in_vmwares_place(lab_prefix: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
-    """QEMU boots the exported disk; `debug --vmware` finds its stub and the symbols in the export alone."""
+    """QEMU boots the exported disk; `debug --vmware` needs the stub and the export's symbols only."""
     lab_prefix.component("qemu", {"qemu-img": command("qemu-img")})
     program, image, target = tmp_path / "p.bin", tmp_path / "p.img", tmp_path / "vm"
     program.write_bytes(pcihello.read_bytes())
@@ -469,7 +469,7 @@ def test_a_session_with_qemus_stub_in_vmwares_place(lab_prefix: LabPrefix, pcihe
 
 
 def connect(port: int) -> None:
-    """Returns when the stub listens, without connecting to it: it takes one debugger only."""
+    """Return when the stub listens; don't connect, since it accepts only one debugger."""
     deadline = time.monotonic() + 20
     listening = f":{port:04X} 00000000:0000 0A"
     while listening not in Path("/proc/net/tcp").read_text():
@@ -478,7 +478,7 @@ def connect(port: int) -> None:
 
 
 def test_the_verb_is_loaded_alone() -> None:
-    """Export needs no YAML reader, and stage none without --rumprun."""
+    """Export needs no PyYAML, and stage needs it only with --rumprun."""
     verbs = ", ".join(f"rumplab.commands.{verb}" for verb in ("export", "stage", "debug"))
     code = f"import sys; sys.modules['yaml'] = None; import {verbs}"
     subprocess.run(

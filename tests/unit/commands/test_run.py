@@ -23,7 +23,7 @@ from rumplab.machine.registry import open_machines
 
 pytestmark = pytest.mark.qemu
 
-# What pcihello's 0x10 becomes by isa-debug-exit.
+# pcihello writes 0x10 to isa-debug-exit, and QEMU exits with 2 * 0x10 + 1.
 EXIT_STATUS = 33
 
 
@@ -64,7 +64,7 @@ def test_a_stub_on_a_port_is_on_loopback_and_warned_of(lab: LabPrefix, pcihello:
 
 
 def test_a_command_to_the_monitor_runs_no_program(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
-    """What a debugger may ask of QEMU's monitor, by a stub that is open to all."""
+    """A debugger's `monitor` command, at a stub on a TCP port, which any user can open."""
     port, written = ports.free(), tmp_path / "written"
     assert detach(lab, pcihello, "--wait", "--gdb-port", str(port)).returncode == 0
     said = lab.gdb(f"target remote 127.0.0.1:{port}", f'monitor migrate "exec:echo >{written}"')
@@ -74,7 +74,7 @@ def test_a_command_to_the_monitor_runs_no_program(lab: LabPrefix, pcihello: Path
 
 
 def listeners(pid: int) -> list[str]:
-    """The TCP addresses that the process listens on, as Linux shows them."""
+    """Return the TCP addresses that the process listens on, as /proc/net/tcp has them."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
     links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
     return [words[1] for words in rows if words[3] == "0A" and f"socket:[{words[9]}]" in links]
@@ -89,7 +89,7 @@ def test_a_guest_that_writes_a_header_into_its_disk_gets_no_file(
     command = [host_tool("qemu-img"), "create", "-q", "-f", "qcow2", "-b", str(secret), "-F", "raw", str(evil), "1M"]
     subprocess.run(command, check=True)
     header = evil.read_bytes()
-    # The mark of a boot sector is nothing to a qcow2 file.
+    # A boot sector's signature, which a qcow2 file may have.
     overwrite(path, header[:510] + b"\x55\xaa" + header[512:])
     result = lab.tool("run", path, "--dry-run")
     assert "format=raw" in result.stdout, result.stderr
@@ -102,14 +102,14 @@ def test_a_guest_that_writes_a_header_into_its_disk_gets_no_file(
     data = tmp_path / "data.img"
     data.write_bytes(bytes(1 << 20))
     assert "format=raw" in lab.tool("run", pcihello, "--drive", data, "--dry-run").stdout
-    # Of the last two, one would be refused by its name, and one booted by QEMU itself.
+    # As the file to boot, run would refuse the second content (VDI), and QEMU would load the third (ELF).
     for content in (header, bytes(64) + b"\x7f\x10\xda\xbe", b"\x7fELF"):
         overwrite(data, content)
         assert "format=raw" in lab.tool("run", pcihello, "--drive", data, "--dry-run").stdout
 
 
 def overwrite(path: Path, content: bytes) -> None:
-    """What a guest does to the first bytes of its disk."""
+    """Overwrite the first bytes of the disk, as a guest can."""
     with path.open("r+b") as disk:
         disk.write(content)
 
@@ -195,7 +195,7 @@ def test_a_signal_to_the_foreground_ends_the_machine(lab: LabPrefix, pcihello: P
     assert lab.machines() == []
 
 
-def test_the_terminal_is_put_right_after_a_machine_was_killed(lab: LabPrefix, pcihello: Path) -> None:
+def test_the_terminal_is_restored_after_a_machine_was_killed(lab: LabPrefix, pcihello: Path) -> None:
     ours, theirs = os.openpty()
     before = termios.tcgetattr(theirs)
     child = subprocess.Popen(
@@ -219,14 +219,14 @@ def test_a_killed_launcher_leaves_a_machine_that_can_be_stopped(lab: LabPrefix, 
     until(lambda: any(machine["state"] == "prelaunch" for machine in lab.machines()))
     machine = lab.machines()[0]
     child.kill()
-    # Its output stays open: QEMU has it too.
+    # Don't wait for the end of its output: QEMU still has the pipe open.
     child.wait(20)
     assert not gone(machine)
     assert lab.tool("stop", machine["name"]).returncode == 0
     assert gone(machine)
 
 
-def test_a_machine_that_was_killed_is_cleaned_up_when_met(lab: LabPrefix, pcihello: Path) -> None:
+def test_the_next_verb_removes_the_record_of_a_killed_machine(lab: LabPrefix, pcihello: Path) -> None:
     machine = started(lab, pcihello)
     os.kill(machine["pid"], signal.SIGKILL)
     until(lambda: lab.machines() == [])
@@ -234,7 +234,7 @@ def test_a_machine_that_was_killed_is_cleaned_up_when_met(lab: LabPrefix, pcihel
     assert started(lab, pcihello)["name"] == "pcihello"
 
 
-def test_a_stopped_process_is_killed_within_bounds(lab: LabPrefix, pcihello: Path) -> None:
+def test_a_stopped_process_is_killed_in_bounded_time(lab: LabPrefix, pcihello: Path) -> None:
     machine = started(lab, pcihello)
     os.kill(machine["pid"], signal.SIGSTOP)
     began = time.monotonic()
@@ -277,7 +277,7 @@ def test_arguments_for_qemu(lab: LabPrefix, pcihello: Path) -> None:
     assert len(lab.machines()) == 1
 
 
-def test_what_has_qemu_run_a_program_is_told_of_the_sandbox(lab: LabPrefix, pcihello: Path) -> None:
+def test_an_option_that_makes_qemu_run_a_program_is_reported_with_the_sandbox(lab: LabPrefix, pcihello: Path) -> None:
     machine = started(lab, pcihello, "--wait")
     if "-sandbox" not in machine["argv"]:
         pytest.skip("QEMU has no sandbox here")
@@ -290,7 +290,7 @@ def test_what_has_qemu_run_a_program_is_told_of_the_sandbox(lab: LabPrefix, pcih
 def test_the_printed_command_of_a_machine_in_the_background_starts_one(
     lab: LabPrefix, pcihello: Path, tmp_path: Path
 ) -> None:
-    """QEMU goes there by itself, for which it needs more than it otherwise may."""
+    """QEMU itself forks into the background, which its sandbox must allow."""
     printed = lab.tool("run", pcihello, "--accel", "tcg", "--exit-device", "--detach", "--dry-run").stdout
     done = subprocess.run(["sh", "-c", printed], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
@@ -374,7 +374,7 @@ def test_debugging_a_foreground_machine_from_elsewhere(lab: LabPrefix, pcihello:
     result = lab.tool("debug", "pcihello", "pci_device_found if bus == 1", "--batch", "--ex", "print/x id")
     assert result.returncode == 0, result.stderr
     assert "$1 = 0x100e8086" in result.stdout
-    # GDB lets go of the machine when it ends, and the machine goes on.
+    # GDB detaches when it ends, and the machine goes on.
     output, _ = child.communicate(timeout=30)
     assert DONE in output
     assert child.returncode == EXIT_STATUS
@@ -401,7 +401,7 @@ def test_smoke_cleans_up_when_it_is_ended(
     lab: LabPrefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    # A debugger that never comes back.
+    # A debugger that never ends.
     gdb = tmp_path / "gdb"
     gdb.write_text("#!/bin/sh\nexec sleep 60\n", encoding="utf-8")
     gdb.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Network cards of real machines: what the guest finds on PCI, what gets to it, and what is refused."""
+"""Network cards of real machines: the guest's PCI devices, forwarded packets, and refused options."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rumplab.host import ports
 pytestmark = pytest.mark.qemu
 
 HELPERS = ("/usr/lib/qemu/qemu-bridge-helper", "/usr/libexec/qemu-bridge-helper")
-# The script's own network and file systems: a bridge of that name on the host has nothing to do with it.
+# Runs in its own network and mount namespaces, so that it doesn't touch a bridge of that name on the host.
 BRIDGE_SCRIPT = """
 set -eu
 mount -t sysfs none /sys
@@ -54,7 +54,7 @@ run down --name down
 
 
 def pci(lab: LabPrefix, program: Path, *options: str) -> list[str]:
-    """The network cards that the guest finds, as bus:device.function vendor:device."""
+    """Return the network cards that the guest finds, as bus:device.function vendor:device."""
     result = lab.tool("run", program, "--accel", "tcg", "--exit-device", *options)
     assert DONE in result.stdout, result.stdout + result.stderr
     return re.findall(r"^(\S+ \S+) class 020000\r?$", result.stdout, re.MULTILINE)
@@ -76,10 +76,10 @@ def test_cards_without_the_bridge(lab: LabPrefix, pcihello: Path) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
-def test_what_reaches_a_forwarded_port_is_on_the_guests_wire(
+def test_data_sent_to_a_forwarded_port_reaches_the_guests_network(
     lab: LabPrefix, pcihello: Path, tmp_path: Path, protocol: str
 ) -> None:
-    """The demo answers nothing, but QEMU asks on its wire who has the first DHCP address."""
+    """The demo doesn't answer, but QEMU sends an ARP request for the first DHCP address."""
     port, wire = ports.free(), tmp_path / "wire.pcap"
     machine = started(
         *(lab, pcihello, "--forward", f"{protocol}:{port}:7"),
@@ -90,7 +90,7 @@ def test_what_reaches_a_forwarded_port_is_on_the_guests_wire(
     with socket.socket(type=socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM) as sock:
         sock.connect(("127.0.0.1", port))
         sock.send(b"hello")
-        # Ethernet's type for ARP, a request for IPv4, and at its end the address that is asked for.
+        # The EtherType of ARP, a request for IPv4, and the wanted address at its end.
         request = re.compile(
             rb"\x08\x06\x00\x01\x08\x00\x06\x04\x00\x01.{14,16}" + socket.inet_aton("192.168.76.9"), re.S
         )
@@ -119,7 +119,9 @@ def test_a_forwarded_port_that_is_taken(lab: LabPrefix, pcihello: Path) -> None:
     assert f"--gdb-port and --forward both ask for port {port}" in refused.stderr
 
 
-def test_an_image_that_a_foreign_qemu_has_is_said_by_process(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
+def test_the_error_for_an_image_in_another_qemu_names_the_process(
+    lab: LabPrefix, pcihello: Path, tmp_path: Path
+) -> None:
     path = image(lab, pcihello, tmp_path / "x.img")
     argv = [host_tool("qemu-system-x86_64"), "-accel", "tcg", "-display", "none", "-S"]
     drive = f"file={path},format=raw,if=none,id=a"
@@ -146,7 +148,7 @@ def test_without_the_bridge_component(lab: LabPrefix, pcihello: Path) -> None:
 
 @pytest.fixture(scope="module")
 def helper() -> str:
-    """The host's qemu-bridge-helper; skips where there is none, or no network namespace to use it in."""
+    """Return the host's qemu-bridge-helper; skip if there is none, or if the host has no network namespaces."""
     found = next((path for path in HELPERS if Path(path).exists()), None)
     if found is None or os.geteuid() != 0 or not Path("/dev/net/tun").exists():
         pytest.skip("needs root, /dev/net/tun and qemu-bridge-helper")
@@ -159,7 +161,7 @@ def helper() -> str:
 
 
 def test_machines_on_a_bridge(lab: LabPrefix, pcihello: Path, helper: str, tmp_path: Path) -> None:
-    """In a network namespace: addresses, clashes and what the helper refuses."""
+    """In a network namespace: addresses, conflicts, and bridges that the helper refuses."""
     lab.component("bridge", {"qemu-bridge-helper": helper})
     (lab.prefix / "etc" / "bridge.json").write_text(json.dumps(GOOD), encoding="utf-8")
     python = lab.argv()[0]
@@ -176,7 +178,7 @@ def test_machines_on_a_bridge(lab: LabPrefix, pcihello: Path, helper: str, tmp_p
     said = dict(part.split("\n", 1) for part in ran.stdout.split("== ")[1:])
     machines = {machine["name"]: machine for machine in json.loads((tmp_path / "ps.json").read_text(encoding="utf-8"))}
     assert set(machines) == {"first", "second"}
-    # The helper has opened the taps, so that QEMU, in its sandbox, runs nobody.
+    # The tool has run the helper, which opened the taps: QEMU's sandbox allows no child process.
     assert any(word.startswith("tap,id=net0,fd=") for word in machines["first"]["argv"])
     if "-sandbox" in machines["first"]["argv"]:
         assert said["seccomp"].split() == ["Seccomp:", "2"] * 2

@@ -1,4 +1,4 @@
-"""The screen of a machine: as text, as a picture, followed, and typed on."""
+"""The screen of a machine: as text and as a picture, with --follow, and `rumplab type`."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from rumplab.machine.vga_text import Layout, Picture
 SHAPE = Layout(80, 25, 9, 16)
 # Boot sectors, in real mode.
 GRAPHICS = "b81300 cd10 f4 ebfd"  # mode 13h, then halted
-ECHO = "b80300 cd10 31c0 cd16 b40e bb0700 cd10 ebf3"  # text mode, each key that is typed on the screen
-# Text mode; 'x' in row 5 of the memory; the screen begins at row 5, as register 13 of the controller says.
+ECHO = "b80300 cd10 31c0 cd16 b40e bb0700 cd10 ebf3"  # text mode; writes each typed key to the screen
+# Text mode; 'x' in row 5 of the memory; register 13 of the CRT controller makes row 5 the first of the screen.
 SCROLLED = "b80300 cd10 b800b8 8ec0 26c70620037807 bad403 b80d90 ef b80c01 ef f4 ebfd"
 
 
 def picture(rows: list[str]) -> Picture:
-    """A picture in which a cell that isn't blank has a dot."""
+    """Return a picture with a dot in each cell that isn't blank."""
     pixels = bytearray(720 * 400 * 3)
     for row, line in enumerate(rows):
         for column, character in enumerate(line):
@@ -64,7 +64,7 @@ def test_characters_are_those_that_the_card_draws() -> None:
 
 
 def test_the_rows_are_read_where_the_picture_shows_them() -> None:
-    """A kernel that scrolls by moving the screen's start leaves older rows above it in the memory."""
+    """A kernel that scrolls by moving the screen's start leaves older rows in the memory above it."""
     lengths = random.Random(1).choices(range(60), k=90)
     written = [f"line {number} {'#' * length}.  " for number, length in enumerate(lengths)]
     assert vga_text.text(memory(written), picture(written[0:25]), SHAPE) == [line.rstrip() for line in written[0:25]]
@@ -90,7 +90,7 @@ def test_a_guest_that_writes_meanwhile_does_not_move_the_screen() -> None:
         ((1024, 768), 3, 24, None),
     ],
 )
-def test_text_modes_are_told_from_graphics(
+def test_text_modes_and_graphics_modes_are_distinguished(
     size: tuple[int, int], mode: int, last_row: int, shape: Layout | None
 ) -> None:
     assert vga_text.layout(Picture(*size, b""), mode, last_row) == shape
@@ -110,17 +110,17 @@ def test_a_picture_becomes_png_without_a_change() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"P5\n1 1\n255\nx", b"P6\n2 2\n255\nxxx", b"P6 1 1 255"])
-def test_what_is_no_picture_is_refused(content: bytes) -> None:
+def test_a_file_that_is_not_a_picture_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match="PPM"):
         vga_text.read_ppm(content)
 
 
-def test_the_monitors_words_become_memory() -> None:
+def test_the_monitors_answer_is_parsed_into_memory() -> None:
     said = "00000000000b8000: 0x07680721 0x00000001\r\n00000000000b8008: 0xff000000\r\n"
     assert screen.words(said) == bytes.fromhex("21076807 01000000 000000ff")
 
 
-def test_text_is_typed_with_shift_where_it_takes_it() -> None:
+def test_a_character_that_needs_shift_is_typed_with_it() -> None:
     assert typing_verb.keys_of('a"B\n') == [["a"], ["shift", "apostrophe"], ["shift", "b"], ["ret"]]
     printable = {chr(number) for number in range(0x20, 0x7F)}
     assert {*typing_verb.PLAIN, *typing_verb.SHIFTED} == printable | {"\n", "\t"}
@@ -155,7 +155,7 @@ def test_the_demo_is_on_the_screen_where_there_is_one(lab: LabPrefix, pcihello: 
     assert "its console is the screen: rumplab screen pcihello" in result.stdout
     until(lambda: DONE in lab.tool("screen", "pcihello").stdout)
     said = lab.tool("screen", "pcihello").stdout
-    # A row has 80 characters, and is printed without the blanks at its end.
+    # A row has 80 characters; the tool prints it without trailing blanks.
     assert said.startswith(f"pcihello: command line: {pcihello} a b"[:80].rstrip())
     assert "\n01:01.0 8086:100e class 020000\n" in said
     logs = lab.tool("logs", "pcihello")
@@ -172,7 +172,7 @@ def test_the_demo_is_on_the_screen_where_there_is_one(lab: LabPrefix, pcihello: 
 @pytest.mark.qemu
 def test_a_machine_without_vga_names_its_console(lab: LabPrefix, pcihello: Path) -> None:
     started(lab, pcihello, "--name", "a")
-    # A card that was taken out behind the tool's back.
+    # An option for QEMU, which the tool doesn't parse, removes the card.
     started(lab, pcihello, "--console", "vga", "--name", "b", "--", "-vga", "none")
     for name in ("a", "b"):
         result = lab.tool("screen", name)
@@ -195,13 +195,13 @@ def test_a_graphics_screen_says_so_and_offers_its_picture(lab: LabPrefix, tmp_pa
 
 
 @pytest.mark.qemu
-def test_a_screen_whose_start_was_moved_is_read_as_it_is_shown(lab: LabPrefix, tmp_path: Path) -> None:
+def test_a_scrolled_screen_is_read_as_it_is_shown(lab: LabPrefix, tmp_path: Path) -> None:
     started(lab, boot_sector(tmp_path / "scrolled.img", SCROLLED))
     until(lambda: lab.tool("screen", "scrolled").stdout == "x\n")
 
 
 @pytest.mark.qemu
-def test_what_is_typed_comes_in(lab: LabPrefix, tmp_path: Path) -> None:
+def test_typed_text_reaches_the_guest(lab: LabPrefix, tmp_path: Path) -> None:
     started(lab, boot_sector(tmp_path / "echo.img", ECHO))
     until(lambda: lab.tool("screen", "echo").stdout == "\n")
     text = "Az09 ~`!@#$%^&*()_+-={}|[]\\:\";'<>?,./"
@@ -242,7 +242,7 @@ def test_a_screen_in_the_foreground_needs_a_terminal(lab: LabPrefix, pcihello: P
     assert "needs a terminal; run this on a terminal, or run the machine in the background (--detach)" in result.stderr
 
 
-def test_a_qemu_without_curses_is_told_from_one_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_qemu_without_curses_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     emulator = tmp_path / "qemu"
     emulator.write_text("#!/bin/sh\nprintf 'Available display backend types:\\nnone\\ngtk\\n'\n", encoding="utf-8")
     emulator.chmod(0o755)
@@ -276,7 +276,7 @@ def test_the_screen_is_on_the_terminal_in_the_foreground(lab: LabPrefix, pcihell
             assert time.monotonic() < deadline, said
             said += os.read(ours, 4096)
         child.send_signal(signal.SIGTERM)
-        # Its last words must go somewhere, or it waits for the terminal to take them.
+        # Read its last output: otherwise it blocks in its write to the terminal.
         while child.poll() is None and time.monotonic() < deadline:
             try:
                 os.read(ours, 4096)

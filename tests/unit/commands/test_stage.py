@@ -1,4 +1,4 @@
-"""`rumplab stage` as its user runs it: images, refusals, interruptions."""
+"""`rumplab stage`, run as a user runs it: images, errors, interruptions."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_the_image_is_sound(lab: Path, program: Path, out: Path, tmp_path: Path)
 
 
 def test_the_same_input_gives_the_same_image(lab: Path, program: Path, out: Path, tmp_path: Path) -> None:
-    """Another directory, file name, mode, time stamp and umask; and half a second later."""
+    """The second stage has another directory, file name, mode, time stamp and umask, and starts 0.5 s later."""
     assert run(lab, program, "-o", out / "a.img").returncode == 0
     elsewhere = tmp_path / NASTY
     elsewhere.mkdir()
@@ -116,14 +116,14 @@ def test_the_same_input_gives_the_same_image(lab: Path, program: Path, out: Path
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A directory that every user can reach, which pytest's own is not."""
+    """A directory that every user can enter; pytest's own directories are only for root."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name)
         path.chmod(0o777)
         yield path
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: becomes another user")
 def test_another_user_makes_the_same_image(public: Path) -> None:
     lab = make_lab(public / "prefix", tool_paths())
     program = public / "program.bin"
@@ -135,7 +135,7 @@ def test_another_user_makes_the_same_image(public: Path) -> None:
     if child == 0:
         status = 1
         try:
-            # Modules are loaded before the change of user: the checkout may be closed to others.
+            # The modules are loaded before the change of user: other users may not be able to read the checkout.
             os.environ.update(RUMPLAB_CONFIG=str(lab))
             os.setgroups([])
             os.setgid(65534)
@@ -249,7 +249,7 @@ def test_bad_configurations(tmp_path: Path, content: bytes, message: str) -> Non
 
 
 def test_a_configuration_goes_in_as_it_is(tmp_path: Path) -> None:
-    """rumprun's format repeats keys, so what a JSON reader makes of the file would not do."""
+    """rumprun's format repeats keys, which a JSON parser would lose."""
     path = tmp_path / "c.json"
     path.write_bytes(b'{ "blk": {"source": "dev"}, "blk": {} }\n')
     content = stage.read_configuration(path)
@@ -274,7 +274,7 @@ def test_not_provisioned(tmp_path: Path, program: Path, out: Path) -> None:
     assert not list(out.iterdir())
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_directory_without_write_permission(lab: Path, program: Path, out: Path) -> None:
     out.chmod(0o555)
     result = run(lab, program, "-o", out / "a.img")
@@ -362,7 +362,7 @@ def small_disk(tmp_path: Path) -> Path:
 
 
 def in_small_disk(disk: Path, size: str, argv: list[str], environment: dict[str, str]) -> tuple[int, str]:
-    """Runs `argv` where `disk` is a file system of `size`, in a mount name space of its own."""
+    """Run `argv` in its own mount namespace, with a tmpfs of `size` at `disk`."""
     script = 'mount -t tmpfs -o size="$1" tmpfs "$2"; cd "$2"; shift 2; "$@"; code=$?; ls -A; exit $code'
     return in_user_name_space(["sh", "-c", script, "sh", size, disk, *argv], environment, disk)
 
@@ -381,7 +381,7 @@ def test_a_full_disk_is_seen_before_anything_is_written(lab: Path, tmp_path: Pat
 
 
 def test_a_disk_that_fills_while_staging(lab: Path, tmp_path: Path, small_disk: Path) -> None:
-    """The check beforehand is switched off, as if another program had taken the space meanwhile."""
+    """Without the check of free space, as if another program had used up the space after the check."""
     program = tmp_path / "large.bin"
     program.write_bytes(PROGRAM + b"x" * 5 * MIB)
     argv = stage_argv(program, "-o", small_disk / "a.img")
@@ -396,7 +396,7 @@ def test_a_disk_that_fills_while_staging(lab: Path, tmp_path: Path, small_disk: 
     assert said.count("\n") == 1
 
 
-def test_of_those_who_want_one_name_one_gets_it(tmp_path: Path) -> None:
+def test_only_one_of_several_claims_of_a_name_succeeds(tmp_path: Path) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     from rumplab.image import writer
@@ -435,7 +435,7 @@ def test_of_twenty_stages_to_one_name_one_makes_it(lab: Path, program: Path, out
 def test_an_image_and_its_description_are_of_one_stage(
     tmp_path: Path, locked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of several that replace one output at once. Without the lock, it shows that they would be mixed up."""
+    """Several stages replace one output at once. Without the lock, the test must find a wrong pair."""
     from concurrent.futures import ThreadPoolExecutor
 
     if not locked:

@@ -38,8 +38,8 @@ def lab(tmp_path: Path) -> Path:
     return make_lab(tmp_path / "prefix", tool_paths())
 
 
-def said_by(lab: Path, program: Path, *arguments: str | Path) -> str:
-    """What the staged program prints."""
+def boot_output(lab: Path, program: Path, *arguments: str | Path) -> str:
+    """Stage the program, boot the image, and return the console's output."""
     image = lab.parent / "a, b ü.img"
     subprocess.run(
         stage_argv(program, "-o", image, *arguments),
@@ -56,14 +56,14 @@ def said_by(lab: Path, program: Path, *arguments: str | Path) -> str:
 
 def test_the_command_line_arrives(lab: Path, program: Path) -> None:
     arguments = "$x ${y} # ; {} [] | & <> ! ~ * ? ` , ,, =  two   spaces ü€😀 -- end "
-    said = said_by(lab, program, f"--args={arguments}")
+    said = boot_output(lab, program, f"--args={arguments}")
     assert f"pcihello: command line: {PROGRAM} {arguments}\n" in said
     assert "pcihello: module" not in said
 
 
 def test_arguments_that_grub_would_change_arrive(lab: Path, program: Path) -> None:
     arguments = json.dumps({"cmdline": NASTY}, ensure_ascii=False)
-    said = said_by(lab, program, "--args", arguments)
+    said = boot_output(lab, program, "--args", arguments)
     assert f"pcihello: command line: {PROGRAM}\n" in said
     assert f"pcihello: module 0: {len(arguments.encode())} bytes, /boot/arguments\n{arguments}\n" in said
 
@@ -73,10 +73,10 @@ def test_the_configuration_arrives(lab: Path, program: Path, tmp_path: Path, len
     config = tmp_path / "c ü.json"
     content = json.dumps({NASTY: [NASTY, None, 1e9], "pad": "x" * length}, ensure_ascii=False, indent=1)
     config.write_text(content)
-    said = said_by(lab, program, "--config", config, "--args", "one two")
+    said = boot_output(lab, program, "--config", config, "--args", "one two")
     assert f"pcihello: command line: {PROGRAM} one two\n" in said
     assert f"pcihello: module 0: {len(content.encode())} bytes, /boot/config.json\n{content}\n" in said
 
 
 def test_a_larger_image_boots_too(lab: Path, program: Path) -> None:
-    assert "00:00.0 8086:1237" in said_by(lab, program, "--size", "3G")
+    assert "00:00.0 8086:1237" in boot_output(lab, program, "--size", "3G")

@@ -1,4 +1,4 @@
-"""`rumplab stage --format`: other formats hold the same disk, and come out the same each time."""
+"""`rumplab stage --format`: other formats contain the same disk, and are reproducible."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def qemu_img(*arguments: str | Path) -> str:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_it_holds_the_same_disk(lab: LabPrefix, program: Path, out: Path, kind: str) -> None:
+def test_each_format_contains_the_same_disk(lab: LabPrefix, program: Path, out: Path, kind: str) -> None:
     raw, image, back = out / "a.img", out / f"a.{kind}", out / "back.img"
     assert lab.tool("stage", program, "-o", raw).returncode == 0
     result = lab.tool("stage", program, "-o", image, "--format", kind, "--json")
@@ -91,7 +91,7 @@ def test_the_printed_commands_make_the_same_image(lab: LabPrefix, program: Path,
     assert digest(image) == by_hand
 
 
-def test_the_descriptor_names_the_file_and_fills_its_place(lab: LabPrefix, program: Path, out: Path) -> None:
+def test_the_descriptor_names_the_file_and_has_its_full_length(lab: LabPrefix, program: Path, out: Path) -> None:
     image = out / "nä me.vmdk"
     assert lab.tool("stage", program, "-o", image, "--format", "vmdk").returncode == 0
     head = image.read_bytes()[SECTOR : 21 * SECTOR]
@@ -157,7 +157,7 @@ def test_a_disk_that_fills_while_converting(lab: LabPrefix, tmp_path: Path) -> N
     assert "no space left: the image needs 16 MiB" in said
 
 
-def test_of_many_complaints_the_first_are_told(lab: LabPrefix, program: Path, out: Path, tmp_path: Path) -> None:
+def test_only_the_first_of_many_faults_are_shown(lab: LabPrefix, program: Path, out: Path, tmp_path: Path) -> None:
     text = "for i in 1 2 3 4 5 6 7 8 9 10 11; do echo >&2 complaint $i; done; exit 1"
     lab.component("qemu", {"qemu-img": str(failing_tool(tmp_path, text))})
     result = lab.tool("stage", program, "-o", out / "a", "--format", "qcow2")

@@ -1,4 +1,4 @@
-"""`rumplab stage --volume`: directories become partitions, the same everywhere, whatever is in them."""
+"""`rumplab stage --volume`: directories become partitions, reproducibly, whatever files they contain."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def lab(empty_lab: LabPrefix) -> LabPrefix:
 
 
 def tree(top: Path) -> Path:
-    """A directory with a bit of everything that a volume takes."""
+    """Make a directory with every kind of file that a volume may contain."""
     (top / "sub" / "deeper").mkdir(parents=True)
     (top / "empty").mkdir()
     (top / "lost+found").mkdir()
@@ -42,7 +42,7 @@ def tree(top: Path) -> Path:
     (top / "sub" / "run").chmod(0o750)
     (top / "sub" / "large").write_bytes(os.urandom(3 * MIB + 5))
     (top / "zero").write_bytes(b"")
-    # Made when debugfs is in another directory.
+    # debugfs is in another directory when it makes these.
     (top / "z1" / "z").mkdir(parents=True)
     (top / "z1" / "file").touch()
     (top / "z2").mkdir()
@@ -53,7 +53,7 @@ def tree(top: Path) -> Path:
 
 
 def partitions(image: Path) -> list[tuple[int, int]]:
-    """Start and size in bytes of each partition, as sfdisk reads the table."""
+    """Return the start and size, in bytes, of each partition in sfdisk's output."""
     done = subprocess.run(
         [tool_paths()["sfdisk"], "--json", str(image)], capture_output=True, text=True, timeout=30, check=True
     )
@@ -62,7 +62,7 @@ def partitions(image: Path) -> list[tuple[int, int]]:
 
 
 def extract(image: Path, number: int, directory: Path) -> Path:
-    """Partition `number`, from 1, as a file of its own; e2fsck has found it sound."""
+    """Copy partition `number` (from 1) to a file of its own, and check that with e2fsck."""
     start, size = partitions(image)[number - 1]
     path = directory / f"part{number}"
     with image.open("rb") as file:
@@ -89,14 +89,14 @@ def label(part: Path) -> str:
 
 
 def dump(part: Path, directory: Path) -> Path:
-    """What is in the partition, written out by debugfs."""
+    """Write the partition's files to `directory` with debugfs."""
     directory.mkdir()
     debugfs(part, f'rdump / "{directory}"')
     return directory
 
 
 def listing(top: Path) -> dict[str, tuple[str, str]]:
-    """Kind and content of everything below `top`, but lost+found."""
+    """Map the path of each file below `top`, except lost+found, to its kind and content."""
     found = {}
     for path in top.rglob("*"):
         name = str(path.relative_to(top))
@@ -127,7 +127,7 @@ def test_a_volume_holds_the_directory(lab: LabPrefix, program: Path, tmp_path: P
     assert not listing(dump(tmp_path / "part3", tmp_path / "dumped3"))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives files away")
 def test_everything_belongs_to_root_at_one_time(lab: LabPrefix, program: Path, tmp_path: Path) -> None:
     source, image = tree(tmp_path / "source"), tmp_path / "a.img"
     for path in (source, *source.rglob("*")):
@@ -144,7 +144,7 @@ def test_everything_belongs_to_root_at_one_time(lab: LabPrefix, program: Path, t
 
 
 def test_the_same_content_gives_the_same_image(lab: LabPrefix, program: Path, tmp_path: Path) -> None:
-    """Made in another order, elsewhere, with other times and permissions; and staged another time."""
+    """The second directory was made elsewhere, in another order, with other times and modes, and is staged later."""
     first = tree(tmp_path / "first")
     assert lab.tool("stage", program, "-o", tmp_path / "a.img", "--volume", first).returncode == 0
     second = tmp_path / "an other"
@@ -178,7 +178,7 @@ def test_the_printed_commands_make_the_same_image(lab: LabPrefix, program: Path,
     assert len(by_hand) == 32 * MIB
 
 
-def test_what_is_more_than_enough_goes_to_the_last_volume(lab: LabPrefix, program: Path, tmp_path: Path) -> None:
+def test_the_last_volume_gets_the_remaining_space(lab: LabPrefix, program: Path, tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     arguments: list[str | Path] = [
         "stage",
@@ -221,7 +221,7 @@ def test_a_volume_is_larger_than_its_content(sizes: list[int], entries: int) -> 
     assert size >= total + inodes * layout.INODE + MIB
     groups = -(-size // (layout.BLOCKS_PER_GROUP * BLOCK))
     assert inodes <= groups * layout.INODES_PER_GROUP
-    # A group is 128 MiB of a sparse file.
+    # A block group takes 128 MiB of a sparse file.
     room = 0 if inodes < 32000 else (inodes // 32000 + 1) * 128 * MIB
     assert size <= total * 1.25 + inodes * 1024 + 8 * MIB + room
 

@@ -1,4 +1,4 @@
-"""status, doctor and the record of what was verified."""
+"""status, doctor, and the record of the last verification."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_verified_until_something_changes(empty_lab: LabPrefix) -> None:
     assert not verified.is_verified(lab, lab.components())
 
 
-def test_verified_in_a_place_that_is_not_there(empty_lab: LabPrefix) -> None:
+def test_verified_where_the_directory_is_missing(empty_lab: LabPrefix) -> None:
     lab = config.load()
     shutil.rmtree(empty_lab.prefix / "var")
     with pytest.raises(RumplabError, match=r"cannot write .*verified\.json: No such file"):
@@ -104,7 +104,7 @@ def checks(lab: LabPrefix) -> dict[str, dict[str, str]]:
     return found
 
 
-def test_doctor_names_a_guest_that_is_none_and_knows_the_sandbox(lab: LabPrefix) -> None:
+def test_doctor_names_a_guest_without_definition_and_checks_the_sandbox(lab: LabPrefix) -> None:
     path = open_guests(config.load()).directory("hurt") / FILE
     path.parent.mkdir()
     path.write_text("[]", encoding="utf-8")
@@ -217,7 +217,7 @@ def test_no_damaged_or_lost_record_hides_the_others(empty_lab: LabPrefix) -> Non
     for name in names:
         assert found[name]["level"] == "fail" and found[name]["remedy"] == f"./provision --tags {name}"
     assert found["verified"]["remedy"] == "rumplab smoke --record" and "images" in found
-    # What the damaged ones aren't needed for goes on.
+    # Verbs that don't need the damaged components work.
     assert config.load().component("gdb").state == "installed"
 
 
@@ -251,7 +251,7 @@ def test_doctor_tells_a_lost_or_damaged_manifest(empty_lab: LabPrefix, where: st
     assert (found["level"], found["remedy"]) == ("fail", "./provision")
 
 
-def test_doctor_tells_at_a_glance_what_has_changed(empty_lab: LabPrefix, tmp_path: Path) -> None:
+def test_doctor_names_changed_programs_and_trees(empty_lab: LabPrefix, tmp_path: Path) -> None:
     program = tmp_path / "tool"
     program.write_text("text", encoding="utf-8")
     mark = f"{program.stat().st_size} {program.stat().st_mtime_ns}"

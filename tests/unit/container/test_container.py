@@ -1,4 +1,4 @@
-"""Running tools in containers: the command line, which way a verb goes, and that signals end a real container."""
+"""Tools in containers: docker's command line, when a container is used, and signals that end a real container."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rumplab.errors import NotProvisioned, RumplabError
 from rumplab.lab import config
 from rumplab.machine.registry import Machine
 
-# Any image will do; this is the one that the scenarios start from.
+# The tests need any image; the scenarios start from this one.
 BASE = "rumplab/debian:12"
 BOX = Container(
     image="rumplab/stager",
@@ -47,7 +47,7 @@ def has_image() -> bool:
 
 
 def needs_engine(test: Callable[..., None]) -> Any:
-    """Marks a test that ./test runs as its part `engine`, after the image is made."""
+    """Mark a test that `./test` runs in its part `engine`, after it has made the image."""
     without = pytest.mark.skipif(not has_image(), reason=f"no Docker engine here has {BASE}")
     return pytest.mark.engine(without(test))
 
@@ -84,7 +84,7 @@ def test_the_umask_is_the_callers() -> None:
     assert done.stdout == "0077\na b\n"
 
 
-def test_the_words_of_a_verb_go_along_but_for_what_was_for_this_side() -> None:
+def test_a_verbs_arguments_are_passed_on_except_those_for_the_host() -> None:
     words = ["p", "--container", "-o", "x", "--dry-run", "--", "--container"]
     assert runner.words_inside(words) == ["p", "-o", "x", "--", "--container"]
 
@@ -123,7 +123,7 @@ def test_an_image_that_is_missing_names_the_command_and_the_reason(
         builder_images.find(config.load(), "gdb")
 
 
-def test_an_engine_that_is_out_of_reach_is_no_missing_image(
+def test_an_unreachable_engine_is_not_reported_as_a_missing_image(
     empty_lab: LabPrefix, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer(monkeypatch, 1, error="Cannot connect to the Docker daemon at unix:///x. Is it running?")
@@ -132,7 +132,7 @@ def test_an_engine_that_is_out_of_reach_is_no_missing_image(
     assert caught.value.exit_code == 1
 
 
-def test_an_image_of_somebody_else_is_not_run(empty_lab: LabPrefix, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_the_lab_did_not_make_is_not_run(empty_lab: LabPrefix, monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, 0, '{"id": "sha256:1", "labels": null}')
     with pytest.raises(RumplabError, match="isn't rumplab's"):
         builder_images.find(config.load(), "gdb")
@@ -147,7 +147,7 @@ def test_an_image_of_somebody_else_is_not_run(empty_lab: LabPrefix, monkeypatch:
         (1, "", "Cannot connect to the Docker daemon", "unknown"),
     ],
 )
-def test_the_state_of_an_image_is_the_engines_word(
+def test_the_state_of_an_image_is_asked_of_the_engine(
     empty_lab: LabPrefix, monkeypatch: pytest.MonkeyPatch, status: int, said: str, error: str, state: str
 ) -> None:
     assert builder_images.present(config.load()) == []
@@ -203,7 +203,7 @@ def test_the_debuggers_command_line_on_both_systems(
         assert f"type=bind,source={work},target={work}" in argv
 
 
-def test_build_takes_sources_settings_and_cache_along(
+def test_build_mounts_sources_and_cache_and_passes_settings(
     empty_lab: LabPrefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module, home, output = tmp_path / "module", tmp_path / "home", tmp_path / "out"
@@ -238,7 +238,7 @@ def test_build_takes_sources_settings_and_cache_along(
 
 
 def start(*command: str) -> tuple[subprocess.Popen[str], str]:
-    """A process that runs `command` in a container of the base image, and the container's name."""
+    """Run `command` in a container of the base image; return the process and the container's name."""
     name = runner.new_name("test")
     box = replace(BOX, image=BASE, name=name, command=command, mounts=(), caller=replace(BOX.caller, directory="/"))
     script = f"""
@@ -282,14 +282,14 @@ def test_what_docker_cannot_run_is_its_failure() -> None:
 @pytest.mark.parametrize("after", [0.0, 0.15, 0.3, None])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_container(number: Any, after: float | None) -> None:
-    """Whenever it comes: before there is a container, while it is made, or, with None, while it runs."""
+    """`after` is the delay in seconds: before or while docker makes the container; with None, while it runs."""
     process, name = start("sh", "-c", "echo runs; sleep 600")
     assert process.stdout is not None
     if after is None:
         assert process.stdout.readline() == "runs\n"
     else:
         deadline = time.monotonic() + 20
-        # Python has to have come as far as its handlers: docker's command is its child then.
+        # Wait until Python has installed its signal handlers: from then on, docker's command is its child.
         while not Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text():
             assert time.monotonic() < deadline
             time.sleep(0.01)

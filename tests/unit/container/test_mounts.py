@@ -1,4 +1,4 @@
-"""What of the user's files a container gets, and under which names."""
+"""Which of the user's files are mounted into a container, and at which paths."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ PREFIX = "/opt/rumplab"
 
 
 def as_docker_reads(option: str) -> dict[str, str]:
-    """The option as docker takes it apart: one record of comma-separated values."""
+    """Parse the option as docker does: it is one record of comma-separated values."""
     (values,) = csv.reader([option], strict=True) if "\n" not in option else csv.reader(option.splitlines(True))
     return {name: value for name, _, value in (value.partition("=") for value in values)}
 
 
 @pytest.mark.parametrize("name", ["plain", "two words", "a,b", 'say "so"', "c:d", "ä=ö", "line\nbreak", "'$x`"])
-def test_any_name_comes_through_an_option(tmp_path: Path, name: str) -> None:
+def test_any_path_survives_the_mount_option(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.mkdir()
     assert as_docker_reads(Mount(str(path)).option()) == {
@@ -43,22 +43,22 @@ def test_only_what_is_written_to_is_writable(tmp_path: Path) -> None:
     assert found == [Mount(str(program)), Mount(str(output), writable=True)]
 
 
-def test_what_is_there_anyway_is_not_mounted_twice(tmp_path: Path) -> None:
+def test_a_path_below_a_mounted_directory_is_not_mounted_again(tmp_path: Path) -> None:
     (tmp_path / "program").touch()
     (tmp_path / "www").mkdir()
     found = mounts.collect([str(tmp_path / "program"), str(tmp_path / "www")], [str(tmp_path)], PREFIX)
     assert found == [Mount(str(tmp_path), writable=True)]
 
 
-def test_a_directory_that_is_written_to_stays_so_below_one_that_is_only_read(tmp_path: Path) -> None:
+def test_a_writable_directory_stays_writable_below_a_read_only_one(tmp_path: Path) -> None:
     output = tmp_path / "out"
     output.mkdir()
     found = mounts.collect([str(tmp_path)], [str(output)], PREFIX)
     assert found == [Mount(str(tmp_path)), Mount(str(output), writable=True)]
 
 
-def test_a_link_is_followed_to_what_it_shows(tmp_path: Path) -> None:
-    """Its target may be out of the container's sight; the name is what the user gave."""
+def test_a_link_is_mounted_with_the_content_of_its_target(tmp_path: Path) -> None:
+    """The target of the link may not be mounted, so it is mounted at the path that the user gave."""
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "program").touch()
     (tmp_path / "work").mkdir()
@@ -76,14 +76,14 @@ def test_relative_names_and_missing_files(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("path", ["/", "/etc", "/usr", "/opt", PREFIX, f"{PREFIX}/store", "/usr/bin", "/dev/null"])
-def test_what_an_image_needs_is_not_covered(path: str) -> None:
+def test_no_mount_hides_a_directory_that_the_image_needs(path: str) -> None:
     with pytest.raises(RumplabError, match=r"can't be given to a container.*(directory of your own|elsewhere)"):
         mounts.check(path, PREFIX)
     assert not mounts.possible(path, PREFIX)
 
 
 @pytest.mark.parametrize("path", ["/tmp", "/srv/x", f"{PREFIX}/pcihello/pcihello.bin", "/usr/share/doc", "/etc/x"])
-def test_what_an_image_does_not_need(path: str) -> None:
+def test_directories_that_an_image_does_not_need(path: str) -> None:
     assert mounts.possible(path, PREFIX)
 
 

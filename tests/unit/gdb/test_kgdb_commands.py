@@ -1,4 +1,4 @@
-"""GDB's side of kgdb without GDB: the commands, the descriptions, and the wire."""
+"""kgdb without GDB: the commands for GDB, the target descriptions, and the relay."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rumplab.gdb.kgdb_commands import KGDB, LINUX_KGDB, QEMU, KgdbSession, comma
 
 SESSION = KgdbSession(KGDB, "amd64", socket="/run/a b/com1.sock", control="/run/qmp.sock", symbols='/k/"net bsd"')
 I386 = ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi", "eip", "eflags", "cs", "ss", "ds", "es", "fs", "gs")
-# Registers that a reply carries, by architecture, with their sizes in bits.
+# The registers in a 'g' reply, by architecture, with their sizes in bits.
 LAYOUTS = {
     "amd64": [("rax", 64), ("rbx", 64), ("rcx", 64), ("rdx", 64), ("rsi", 64), ("rdi", 64), ("rbp", 64), ("rsp", 64)]
     + [(f"r{number}", 64) for number in range(8, 16)]
@@ -29,12 +29,12 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("architecture", LAYOUTS)
-def test_a_description_begins_with_what_the_reply_carries(architecture: str) -> None:
+def test_a_description_begins_with_the_registers_of_the_reply(architecture: str) -> None:
     registers = list(ElementTree.parse(kgdb_commands.description(architecture)).iter("reg"))
     layout = LAYOUTS[architecture]
     assert [(one.get("name"), int(one.get("bitsize", "0"))) for one in registers[: len(layout)]] == layout
     rest = {one.get("name") for one in registers[len(layout) :]}
-    # GDB takes no description of an x86 without them.
+    # GDB rejects a target description for x86 without the registers of the FPU.
     assert {"st0", "st7", "fctrl", "fop"} <= rest
     assert sum(size for _, size in layout) // 8 == {"amd64": 160, "i386": 64}[architecture]
 
@@ -90,7 +90,7 @@ def test_interrupts_are_found_outside_packets_only() -> None:
     assert stream.owed
 
 
-def test_what_is_owed_is_owed_until_it_is_acknowledged() -> None:
+def test_an_answer_is_due_until_it_is_acknowledged() -> None:
     gdb, guest = pipe.Stream(), pipe.Stream()
     gdb.feed(b"$k#6", guest)
     owed = [gdb.owed]
@@ -104,7 +104,7 @@ def test_what_is_owed_is_owed_until_it_is_acknowledged() -> None:
 
 @pytest.fixture
 def line(tmp_path: Path) -> Iterator[tuple[Path, socket.socket]]:
-    """The path of a listening socket, and the socket: the guest's side of the line."""
+    """The guest's end of the line: the path of a listening socket, and the socket."""
     directory = Path(os.path.relpath(tmp_path))
     with socket.socket(socket.AF_UNIX) as server:
         server.settimeout(20)
@@ -127,7 +127,9 @@ def take(guest: socket.socket, count: int) -> bytes:
     return data
 
 
-def test_it_carries_both_ways_and_acknowledges_for_a_gdb_that_has_gone(line: tuple[Path, socket.socket]) -> None:
+def test_the_relay_carries_both_ways_and_acknowledges_for_a_gdb_that_has_ended(
+    line: tuple[Path, socket.socket],
+) -> None:
     process = start(line[0])
     guest, _ = line[1].accept()
     with guest:
@@ -144,18 +146,18 @@ def test_it_carries_both_ways_and_acknowledges_for_a_gdb_that_has_gone(line: tup
     process.stdout.close()
 
 
-def test_it_says_that_the_guest_has_gone(line: tuple[Path, socket.socket]) -> None:
+def test_the_relay_reports_that_the_guest_has_closed_its_line(line: tuple[Path, socket.socket]) -> None:
     process = start(line[0])
     guest, _ = line[1].accept()
     guest.sendall(b"$S0")
     guest.close()
-    # While GDB is still there.
+    # The relay ends although GDB's end is still open.
     assert process.wait(20) == 1
     said = process.communicate(timeout=20)
     assert said == (b"$S0", b"rumplab: the guest has closed its line\n")
 
 
-def test_it_says_that_there_is_no_guest(tmp_path: Path) -> None:
+def test_the_relay_reports_that_there_is_no_guest(tmp_path: Path) -> None:
     process = start(tmp_path / "nothing")
     _, said = process.communicate(timeout=20)
     assert b"nothing: No such file or directory; is the guest running?" in said
@@ -171,7 +173,7 @@ def test_it_says_that_there_is_no_guest(tmp_path: Path) -> None:
         (["--", "no-such-command"], "cannot stop the guest: [Errno 2]"),
     ],
 )
-def test_an_interrupt_that_fails_says_so_and_the_line_lives(
+def test_an_interrupt_that_fails_is_reported_and_the_line_stays_open(
     line: tuple[Path, socket.socket], way: list[str], said: str
 ) -> None:
     process = start(line[0], *way)
@@ -187,14 +189,12 @@ def test_an_interrupt_that_fails_says_so_and_the_line_lives(
     assert said in error.decode()
 
 
-def test_a_guest_that_takes_nothing_does_not_keep_ctrl_c_from_working(
-    line: tuple[Path, socket.socket], tmp_path: Path
-) -> None:
+def test_ctrl_c_works_while_the_guest_reads_nothing(line: tuple[Path, socket.socket], tmp_path: Path) -> None:
     mark = tmp_path / "stopped"
     process = start(line[0], "--", "touch", str(mark))
     guest, _ = line[1].accept()
     assert process.stdin is not None
-    # More than any socket holds.
+    # More bytes than the buffer of a socket takes.
     flood = threading.Thread(target=process.stdin.write, args=(b"x" * (1 << 21) + b"\x03",))
     flood.start()
     flood.join(20)

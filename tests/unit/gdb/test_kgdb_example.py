@@ -1,4 +1,4 @@
-"""examples/kgdb by packet and by console: that it is to a debugger what a NetBSD kernel with kgdb is."""
+"""examples/kgdb by packets and by its console: to a debugger it behaves like a NetBSD kernel with kgdb."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ def test_registers_have_the_layout_and_come_back(
     values = read_registers(client, architecture)
     pc = values[PC[architecture]]
     assert address["kgdb_connect"] < pc < address["kgdb_panic"]
-    assert bytes.fromhex(client.ask(f"m{pc - 1:x},1")) == b"\xcc", "behind its own breakpoint"
+    assert bytes.fromhex(client.ask(f"m{pc - 1:x},1")) == b"\xcc", "just after its own breakpoint instruction"
     assert values[CS[architecture]] == 8
     values[1] ^= 0x55
     size = REGISTERS[architecture][1]
     assert client.ask("G" + b"".join(value.to_bytes(size, "little") for value in values).hex()) == "OK"
     assert read_registers(client, architecture) == values
-    assert client.ask("G12") == "OK", "what isn't said stays as it is"
+    assert client.ask("G12") == "OK", "a register that the packet leaves out keeps its value"
     assert client.ask("G123") == "E01"
 
 
@@ -135,13 +135,13 @@ def test_an_interrupt_byte_does_nothing_and_a_break_does(guest: Guest, client: C
     client.send(b"+")
     guest.wait_for(WAITING, 2)
     assert client.ask("D") == "OK"
-    # A BREAK that comes before it has left is taken for a character.
+    # The kernel must have left the debugger: until then it reads a BREAK as a character.
     guest.wait_for("kgdb detached\nconnected.\n")
     guest.send_break()
     guest.wait_for(WAITING, 3)
-    assert client.silent(), "a debugger that detached isn't told"
+    assert client.silent(), "a debugger that has detached gets no packet"
     assert client.ask("?") == "S05"
-    assert client.ask("k") == "OK", "kill is detach"
+    assert client.ask("k") == "OK", "kill works as detach"
     guest.type("root", "uname")
     guest.wait_for("\nkgdbdemo/", 2)
 
@@ -177,7 +177,7 @@ def test_a_step_is_one_instruction_and_continue_takes_an_address(
 
 
 def test_a_panic_waits_for_a_debugger_where_one_has_been(guest: Guest, client: Client, address: dict[str, int]) -> None:
-    # An instruction that the processor doesn't have, in the workload's way.
+    # ud2, an undefined instruction, at a place that the workload executes.
     assert client.ask(f"M{address['counter_step']:x},2:0f0b") == "OK"
     assert client.ask("D") == "OK"
     guest.wait_for("panic: trap at 0x")

@@ -1,4 +1,4 @@
-"""A real GDB on the kernel of examples/kgdb, through QEMU and the wire, prepared as `guest debug` prepares it."""
+"""A real GDB on the kernel of examples/kgdb, through QEMU and the relay, with the commands of `guest debug`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rumplab.gdb.kgdb_commands import KgdbSession
 
 pytestmark = [pytest.mark.qemu, needs_qemu, needs_compiler]
 
-# Where every register shows, in the order that both GDB and kgdb have them.
+# The general registers, in the order that GDB and kgdb use, and the stack pointer.
 GENERAL = {
     "amd64": ("rax rbx rcx rdx rsi rdi rbp r8 r9 r10 r11 r12 r13 r14 r15", "rsp"),
     "i386": ("eax ecx edx ebx ebp esi edi", "esp"),
@@ -52,8 +52,8 @@ def test_breaks_steps_and_shows_sources(gdb: str, prepared: KgdbSession) -> None
         *("break counter_step if ticks > 9", "continue", "bt", "p amount == ((ticks - 1) & 3)"),
         *("p counter", "stepi", "next", "p counter", "continue", "finish", "info breakpoints"),
     )  # fmt: skip
-    assert "kgdb_connect (verbose=" in said, "where it was when GDB came"
-    assert 'printf("connected.\\n");' in said, "the sources' own text"
+    assert "kgdb_connect (verbose=" in said, "it stopped here before GDB attached"
+    assert 'printf("connected.\\n");' in said, "the text of the source file"
     found(r"^Breakpoint 1, counter_step \(amount=", said)
     found(r"^#0  counter_step \(.*\) at .*main\.c:\d+\n#1  .* workload \(.*\n#2  .* main \(", said)
     before, after = (int(value) for value in re.findall(r"^\$[23] = (\d+)$", said, re.MULTILINE))
@@ -64,7 +64,7 @@ def test_breaks_steps_and_shows_sources(gdb: str, prepared: KgdbSession) -> None
 
 
 def test_every_register_is_right_and_can_be_set(gdb: str, prepared: KgdbSession) -> None:
-    """GDB's view of the registers against the kernel's own instructions, before and after."""
+    """Compare GDB's registers with the kernel's own instructions, before and after GDB sets them."""
     architecture = prepared.architecture
     names, stack = GENERAL[architecture]
     values = {name: 0x1111 * (index + 1) for index, name in enumerate(names.split())}
@@ -72,7 +72,7 @@ def test_every_register_is_right_and_can_be_set(gdb: str, prepared: KgdbSession)
         gdb, prepared,
         *("break counter_step", "continue"),
         *(f"set ${name} = {value:#x}" for name, value in values.items()),
-        # Fetched anew, not remembered.
+        # Read the registers from the kernel again, not from GDB's cache.
         "flushregs",
         *(f'printf "{name}=%lx\\n", ${name}' for name in (*values, stack, "cs", "ss")),
         'printf "pc=%d\\n", $pc == &counter_step',
@@ -82,21 +82,21 @@ def test_every_register_is_right_and_can_be_set(gdb: str, prepared: KgdbSession)
     )  # fmt: skip
     shown = dict(re.findall(r"^(\w+)=([0-9a-f]+)$", said, re.MULTILINE))
     assert {name: int(shown[name], 16) for name in values} == values, said
-    assert (shown["cs"], shown["ss"]) == ("8", "10"), "where a layout that is off shows first"
+    assert (shown["cs"], shown["ss"]) == ("8", "10"), "a wrong layout shows here first"
     assert shown["pc"] == "1"
     assert shown["top"] == "1", "the return address lies on the stack"
-    # Bit 1 is always set, interrupts are off in the workload.
+    # Bit 1 is always set; bit 9 is clear, since the workload runs without interrupts.
     assert int(shown["flags"], 16) & 0x202 == 2
     found(r"^\$\d+ = \[ .*\]$", said)
 
 
-def test_what_kgdb_has_no_register_for_is_unavailable(gdb: str, prepared: KgdbSession) -> None:
+def test_registers_that_kgdb_does_not_have_are_unavailable(gdb: str, prepared: KgdbSession) -> None:
     said = drive(gdb, prepared, "info registers", "p $st0", "p $fctrl")
     assert said.count("<unavailable>") == (6 if prepared.architecture == "amd64" else 2)
 
 
 def test_without_the_description_stock_gdb_misreads_amd64_alone(gdb: str, prepared: KgdbSession) -> None:
-    """What the description is for: if this fails, GDB has learned the layout and the description can go."""
+    """The reason for the description: if this test fails, GDB knows the layout, and the description can be deleted."""
     commands = [one for one in kgdb_commands.commands(prepared) if "tdesc" not in one]
     said = session.drive(gdb, commands, ["info registers eflags cs ss"])
     right = bool(re.search(r"^ss +0x10 ", said, re.MULTILINE))
@@ -115,7 +115,7 @@ def test_memory_is_read_and_written_in_small_packets(gdb: str, prepared: KgdbSes
         "x/4xb &memory_hole",
         "x/4xb 0x70000000",
     )
-    # A log is kept of what is opened after it.
+    # GDB logs only a connection that it opens after this setting.
     said = session.drive(gdb, [f"set remotelogfile {log}", *kgdb_commands.commands(prepared)], wanted)
     assert said.count(" = 1\n") == 2
     assert image.read_bytes() == bytes(n * 167 % 256 for n in range(4000))
@@ -123,7 +123,7 @@ def test_memory_is_read_and_written_in_small_packets(gdb: str, prepared: KgdbSes
     found(r"^\$2 = 0x33$", said)
     assert "Cannot access memory at address 0x70000000" in said
     assert said.count("Cannot access memory") == 2
-    # An acknowledgement stands before what is sent next.
+    # GDB writes the acknowledgement and the next packet as one line of the log.
     lines = re.findall(r"^w (.*)$", log.read_text("latin-1"), re.MULTILINE)
     sent = [one for line in lines for one in re.findall(r"\$[^#]*#..", line)]
     lengths = [int(one[1], 16) for line in sent if (one := re.match(r"\$m[0-9a-f]+,([0-9a-f]+)#", line))]
@@ -131,13 +131,13 @@ def test_memory_is_read_and_written_in_small_packets(gdb: str, prepared: KgdbSes
     assert max(lengths) <= 200, "256 is one too many for the kernel's buffer"
     assert max(map(len, sent)) < 512
     unknown = [line for line in sent if line[1] not in "?gGmMcsDkHqv"]
-    assert unknown == [], "nothing that kgdb has no notion of"
+    assert unknown == [], "only packets that kgdb knows"
 
 
 def test_ctrl_c_stops_a_running_kernel(gdb: str, guest: Guest, prepared: KgdbSession) -> None:
     said = session.interrupted(gdb, guest, prepared, ["bt", "p ticks > 0", "detach"])
     found(r"received signal SIGTRAP", said)
-    # Through the interrupt to what was interrupted.
+    # The backtrace goes through the interrupt handler to the interrupted function.
     order = ("kgdb_connect", "com_interrupt", "trap", "<signal handler called>", "workload", "main")
     found("^#0  " + "(.|\n)* ".join(map(re.escape, order)), said)
     found(r"^\$1 = 1$", said)
@@ -186,7 +186,7 @@ def test_a_fault_of_the_kernel_is_a_signal(gdb: str, prepared: KgdbSession) -> N
     found(r"^\$1 = 0x70000000$", said)
 
 
-def test_a_bad_wire_costs_time_only(gdb: str, guest: Guest, prepared: KgdbSession, tmp_path: Path) -> None:
+def test_a_noisy_line_only_costs_time(gdb: str, guest: Guest, prepared: KgdbSession, tmp_path: Path) -> None:
     counts = tmp_path / "counts"
     bad = shlex.join([sys.executable, str(Path(mangle.__file__)), str(guest.line), str(counts)])
     before = kgdb_commands.preparation(prepared)
@@ -211,7 +211,7 @@ def test_netbsd_commands(gdb: str, kgdb_guests: Callable[..., Guest], kgdb_kerne
     early = drive(gdb, of, "nb-ps", "nb-pci", "nb-dmesg", "break counter_step", "continue", "delete", "detach")
     assert re.search(r"^  PID  PPID LWPS STATE  COMMAND\n.*kgdbdemo/", early, re.MULTILINE | re.DOTALL)
     guest.wait_for("login: ")
-    # Round the ring once.
+    # Enough output to wrap the message buffer.
     guest.type("root", *("pcictl pci0 list",) * 7, "echo the end")
     guest.wait_for("\nthe end\n")
     guest.send_break()
@@ -224,5 +224,5 @@ def test_netbsd_commands(gdb: str, kgdb_guests: Callable[..., Guest], kgdb_kerne
     dmesg = said[said.index("virtio1 at pci1\n") :]
     assert "# kgdb waiting..." in dmesg
     assert "the end\n" in dmesg
-    assert "piixide0" not in dmesg, "written over"
+    assert "piixide0" not in dmesg, "the message buffer has wrapped"
     assert "\0" not in said

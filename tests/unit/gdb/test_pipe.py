@@ -1,4 +1,4 @@
-"""The wire between GDB and a serial line, from a GDB that hangs up to a kernel that takes its time."""
+"""The relay between GDB and a serial line: when GDB closes its end, and when the kernel answers late."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import pytest
 from rumplab.gdb import pipe
 
 SECONDS = 20.0
-# Longer than the silence by which the wire takes it that all has come.
+# Longer than the silence after which the relay assumes that the kernel has sent everything.
 SLOWLY = 5 * pipe.QUIET_SECONDS
 
 
 class Line:
-    """Both ends of a wire: `gdb` is the socket that GDB has instead of a pipe, `kernel` the guest's serial line."""
+    """Both ends of a relay: `gdb` is a socket in place of GDB's pipe, `kernel` is the guest's serial line."""
 
     def __init__(self, directory: Path) -> None:
         path = directory / "com1.sock"
@@ -36,14 +36,14 @@ class Line:
             end.settimeout(SECONDS)
 
     def ask(self, packet: bytes) -> None:
-        """GDB sends a packet, and the kernel acknowledges it."""
+        """Send a packet from GDB, and acknowledge it from the kernel."""
         self.gdb.sendall(packet)
         self.takes(packet)
         self.kernel.sendall(b"+")
         assert self.gdb.recv(1) == b"+"
 
     def takes(self, data: bytes) -> None:
-        """The kernel reads `data`, neither less nor more."""
+        """Read `data` at the kernel's end, and nothing else."""
         read = b""
         while len(read) < len(data):
             more = self.kernel.recv(len(data) - len(read))
@@ -64,8 +64,8 @@ def line(tmp_path: Path) -> Iterator[Line]:
         made.kernel.close()
 
 
-def test_the_answer_to_a_kill_is_acknowledged_however_late(line: Line) -> None:
-    """Else the kernel waits for it forever: GDB is gone by then."""
+def test_a_late_answer_to_a_kill_is_acknowledged(line: Line) -> None:
+    """Without the acknowledgement the kernel waits for ever, and GDB has ended."""
     line.ask(b"$k#6b")
     line.gdb.close()
     for part in (b"$O", b"K#9", b"a"):
@@ -84,7 +84,7 @@ def test_a_running_kernel_is_not_waited_for(line: Line, packet: bytes) -> None:
     assert time.monotonic() - began < pipe.FINISH_SECONDS
 
 
-def test_a_kernel_that_has_answered_is_left_at_once(line: Line) -> None:
+def test_the_relay_ends_at_once_when_the_kernel_has_answered(line: Line) -> None:
     line.ask(b"$D#44")
     line.kernel.sendall(b"$OK#9a")
     line.gdb.sendall(b"+")
@@ -102,21 +102,21 @@ def test_a_kernel_that_never_answers_is_given_up(line: Line) -> None:
     assert line.kernel.recv(1) == b""
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what the other end has read")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports how much the other end has read")
 def test_the_line_is_held_until_the_machine_has_taken_the_last_byte(line: Line) -> None:
-    """QEMU drops what it hasn't read when its client hangs up."""
+    """When its client closes the socket, QEMU drops the bytes that it hasn't read."""
     line.ask(b"$k#6b")
     line.kernel.sendall(b"$OK#9a")
     line.gdb.close()
-    # The machine's other threads have the processor for a while.
+    # As if QEMU's other threads had the processor for a while.
     time.sleep(SLOWLY)
     assert line.process.poll() is None
     line.takes(b"+")
     assert line.process.wait(SECONDS) == 0
 
 
-def test_what_gdb_has_not_read_is_no_reason_to_leave_the_kernel_alone(line: Line) -> None:
-    """Its socket is reset then."""
+def test_the_relay_serves_the_kernel_though_gdb_left_data_unread(line: Line) -> None:
+    """GDB ends with unread data, so the relay's socket is reset."""
     line.ask(b"$k#6b")
     line.kernel.sendall(b"$O")
     assert select.select([line.gdb], [], [], SECONDS)[0]

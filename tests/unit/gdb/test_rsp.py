@@ -1,4 +1,4 @@
-"""The tests' own server of the remote serial protocol, and a stock GDB against it."""
+"""The tests' own server for GDB's remote serial protocol, alone and with a stock GDB."""
 
 from __future__ import annotations
 

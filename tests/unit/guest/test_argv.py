@@ -1,4 +1,4 @@
-"""What a guest's machine and its kernel are told; no guest is run."""
+"""The arguments of a guest's QEMU and of its kernel, without running a guest."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_netbsd_takes_its_flags_first() -> None:
     assert hardware.command_line(GUEST, None, waits=False) == "console=com console_speed=115200"
 
 
-def test_linux_has_its_console_and_its_debugger_on_ports_of_their_own() -> None:
+def test_linux_has_separate_ports_for_console_and_debugger() -> None:
     linux = replace(GUEST, kind=LINUX, append="init=/bin/sh loglevel=8")
     words = hardware.command_line(linux, "/dev/sda", waits=True).split()
     assert words[:5] == ["console=ttyS0,115200", "kgdboc=ttyS1,115200", "nokaslr", "kgdbwait", "rodata=off"]
@@ -88,18 +88,18 @@ def test_one_processor_and_the_root_disk_behind_the_one_that_boots() -> None:
     assert "-kernel" not in argv
 
 
-def test_what_is_kept_is_written_to_and_nothing_else_is(tmp_path: Path) -> None:
+def test_only_a_persistent_overlay_is_written_to(tmp_path: Path) -> None:
     plan = starting.make_plan(GUEST, KERNEL, tmp_path, "run", persist=False)
     assert (plan.disk, plan.kept) == (("/disk.img", "raw", True), False)
     plan = starting.make_plan(GUEST, KERNEL, tmp_path, "run", persist=True)
     assert (plan.disk, plan.kept) == ((str(tmp_path / definition.DISK), "qcow2", False), True)
-    # Once there is something that was kept, it is what the guest sees, also when nothing more is to be kept.
+    # Once the overlay exists, the guest reads it even if the start doesn't keep new writes.
     (tmp_path / definition.DISK).touch()
     plan = starting.make_plan(GUEST, KERNEL, tmp_path, "run", persist=False)
     assert (plan.disk, plan.kept) == ((str(tmp_path / definition.DISK), "qcow2", True), True)
 
 
-def test_what_cannot_start(tmp_path: Path) -> None:
+def test_guests_that_cannot_start(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no disk"):
         starting.make_plan(GUEST, replace(KERNEL, disk=None), tmp_path, "run", persist=True)
     with pytest.raises(RumplabError, match="blank in its path"):
@@ -107,7 +107,7 @@ def test_what_cannot_start(tmp_path: Path) -> None:
     starting.make_plan(GUEST, replace(KERNEL, file="/my kernel", boot=GRUB), tmp_path, "run", persist=False)
 
 
-def test_ssh_is_led_to_the_first_user_network_once() -> None:
+def test_ssh_is_forwarded_on_the_first_user_network_once() -> None:
     cards = (Nic(net=nics.BRIDGE, mac=""), Nic(), Nic())
     first, second, third = starting.with_ssh(cards, avoid=())
     assert [(item.protocol, item.guest) for item in second.forwards] == [("tcp", 22)]
@@ -128,11 +128,11 @@ def test_ssh_is_led_to_the_first_user_network_once() -> None:
         (elf(32, rest=header(3)[:8] + bytes(4)), False),
     ],
 )
-def test_what_the_emulators_loader_takes(head: bytes, directly: bool) -> None:
+def test_kernels_that_qemus_loader_accepts(head: bytes, directly: bool) -> None:
     assert multiboot.boots_directly(head + bytes(64)) is directly
 
 
-def test_the_menu_boots_netbsd_as_its_own_loader_would() -> None:
+def test_the_grub_menu_boots_netbsd_with_the_arguments_of_its_own_loader() -> None:
     menu = grub.netbsd_menu("wd1a", debugger=True)
     (line,) = [line for line in menu.text.splitlines() if "knetbsd" in line]
     assert shlex.split(line) == ["knetbsd", "/netbsd", "--serial=com0,115200", "--root=wd1a", "--kdb"]
@@ -152,7 +152,7 @@ def test_contradictions_of_start(words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("kind", "qemu_stub", "stub"), [(NETBSD, False, "kgdb"), (NETBSD, True, "qemu"), (LINUX, False, "linux-kgdb")]
 )
-def test_what_the_debuggers_side_is_told(kind: str, qemu_stub: bool, stub: str) -> None:
+def test_the_settings_of_the_debugger_session(kind: str, qemu_stub: bool, stub: str) -> None:
     lab = Lab(Path("/prefix"), "lab", "lab", "1", "./provision")
     guest = replace(GUEST, kind=kind, kernel="/netbsd", sources="/here", source_name="/usr/src/sys")
     machine = Machine(name="nb", directory="/m/nb", gdb_port=1234, program="/netbsd.gdb")
@@ -160,7 +160,7 @@ def test_what_the_debuggers_side_is_told(kind: str, qemu_stub: bool, stub: str) 
     assert (session.stub, session.architecture, session.remote) == (stub, "i386", "127.0.0.1:1234")
     assert (session.socket, session.symbols) == ("/m/nb/com1.sock", "/netbsd.gdb")
     assert session.sources == (("/usr/src/sys", "/here"),)
-    # Linux has ears for a BREAK on its console only, to which a key belongs.
+    # Linux handles a BREAK only on its console, and needs a SysRq key after it.
     assert session.control == (None if kind == LINUX else "/m/nb/qmp.sock")
     assert session.interrupt[-3:] == (("guest", "break", "nb") if kind == LINUX else ())
 
@@ -190,7 +190,7 @@ def test_a_breakpoint_before_the_kernel_is_loaded_is_no_instruction() -> None:
         ),
     ],
 )
-def test_what_the_prompt_waits_for_loads_little(module: str, heavy: set[str]) -> None:
+def test_the_modules_that_a_verb_imports_are_few(module: str, heavy: set[str]) -> None:
     root = Path(rumplab.__file__).parents[1]
     code = f"import sys; sys.path.insert(0, sys.argv[1]); import {module}; print(*sys.modules)"
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""A dialogue with a console, whose other end is a shell of the test's own."""
+"""The dialogue with a console; the test plays the guest's shell."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ LIST = """\
 OTHER = "001:01:0: Intel i82540EM 1000baseT Ethernet (ethernet network, revision 0x03) [wm0]\n"
 
 
-class Tty:
-    """A guest's console: echoes what is typed, answers lines, and logs all it says as QEMU does."""
+class FakeConsole:
+    """A guest's console: echoes input, answers each line, and writes its output to a log as QEMU does."""
 
     def __init__(self, machine: Machine, answers: dict[str, str], prompt: str = "# ", greeting: str = "") -> None:
         self.answers, self.prompt = answers, prompt
         self.typed: list[str] = []
-        # What else is answered once a line has been typed.
+        # Further answers, which hold after this line was typed.
         self.after: dict[str, dict[str, str]] = {}
         self.log = machine.serial_log.open("wb", buffering=0)
         self.server = socket.socket(socket.AF_UNIX)
@@ -63,7 +63,7 @@ class Tty:
                     self.typed.append(line)
                     answer = self.answers.get(line, "" if not line else "not found\n")
                     self.answers.update(self.after.get(line, {}))
-                    # An answer without a line's end is a prompt of its own.
+                    # An answer without a newline is a prompt itself.
                     self.say("\n" + answer + (self.prompt if not answer or answer.endswith("\n") else ""))
                     line = ""
 
@@ -80,13 +80,13 @@ def machine(tmp_path: Path) -> Machine:
 
 
 @pytest.fixture
-def tty(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Tty]]:
-    made: list[Tty] = []
+def tty(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FakeConsole]]:
+    made: list[FakeConsole] = []
     monkeypatch.setattr(lines, "taken", lambda machine, line: False)
     monkeypatch.setattr(shell, "ANSWER_SECONDS", 3.0)
 
-    def make(**more: object) -> Tty:
-        made.append(Tty(machine, **more))  # type: ignore[arg-type]
+    def make(**more: object) -> FakeConsole:
+        made.append(FakeConsole(machine, **more))  # type: ignore[arg-type]
         return made[-1]
 
     yield make
@@ -94,7 +94,7 @@ def tty(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         one.close()
 
 
-def test_a_command_at_a_prompt(machine: Machine, tty: Callable[..., Tty]) -> None:
+def test_a_command_at_a_prompt(machine: Machine, tty: Callable[..., FakeConsole]) -> None:
     tty(answers={"uname -a": "NetBSD\n10.1\n"}, prompt="nb# ")
     with Console(machine) as opened:
         assert shell.ready(opened)
@@ -102,14 +102,14 @@ def test_a_command_at_a_prompt(machine: Machine, tty: Callable[..., Tty]) -> Non
         assert shell.run(opened, "true") == "not found"
 
 
-def test_a_login_without_a_password(machine: Machine, tty: Callable[..., Tty]) -> None:
+def test_a_login_without_a_password(machine: Machine, tty: Callable[..., FakeConsole]) -> None:
     guest = tty(answers={"": "login: ", "root": "Welcome\n"}, greeting="NetBSD/amd64 (console)\n\nlogin: ")
     with Console(machine) as opened:
         assert shell.ready(opened)
     assert guest.typed == ["", "root"]
 
 
-def test_a_login_that_asks_for_the_terminal(machine: Machine, tty: Callable[..., Tty]) -> None:
+def test_a_login_that_asks_for_the_terminal(machine: Machine, tty: Callable[..., FakeConsole]) -> None:
     answers = {"": "login: ", "root": "Terminal type? [vt220] "}
     guest = tty(answers=answers, greeting="login: ")
     guest.after = {"root": {"": "Terminal type is vt220.\n"}}
@@ -118,14 +118,14 @@ def test_a_login_that_asks_for_the_terminal(machine: Machine, tty: Callable[...,
     assert guest.typed == ["", "root", ""]
 
 
-def test_a_password_is_not_guessed(machine: Machine, tty: Callable[..., Tty]) -> None:
+def test_a_password_is_not_guessed(machine: Machine, tty: Callable[..., FakeConsole]) -> None:
     guest = tty(answers={"": "login: ", "root": "Password:"}, greeting="login: ")
     with Console(machine) as opened, pytest.raises(RumplabError, match=r"log in as root there.*guest console nb"):
         shell.require(opened)
     assert guest.typed[:2] == ["", "root"]
 
 
-def test_nobody_there(machine: Machine, tty: Callable[..., Tty]) -> None:
+def test_a_console_that_does_not_answer(machine: Machine, tty: Callable[..., FakeConsole]) -> None:
     tty(answers={"": "still booting"}, greeting="booting")
     began = time.monotonic()
     with Console(machine) as opened:
@@ -133,14 +133,14 @@ def test_nobody_there(machine: Machine, tty: Callable[..., Tty]) -> None:
     assert time.monotonic() - began < 3
 
 
-def test_a_command_that_does_not_end_is_given_up(machine: Machine, tty: Callable[..., Tty]) -> None:
+def test_a_command_that_does_not_end_is_given_up(machine: Machine, tty: Callable[..., FakeConsole]) -> None:
     tty(answers={"sleep": "zzz"})
     with Console(machine) as opened, pytest.raises(RumplabError, match=r"'sleep' on the console of nb has not ended"):
         shell.run(opened, "sleep", 0.3)
 
 
-def test_a_console_that_is_open_types_for_others(machine: Machine, tmp_path: Path) -> None:
-    """While a user has the console, what a verb types goes by way of that session, and answers come from the log."""
+def test_a_verb_types_through_an_open_console(machine: Machine, tmp_path: Path) -> None:
+    """While a user has the console, a verb sends its input through that session, and reads the answers in the log."""
     machine.serial_log.write_bytes(b"# ")
     held = lines.lock(machine, console.CONSOLE)
     assert held is not None
@@ -156,12 +156,12 @@ def test_a_console_that_is_open_types_for_others(machine: Machine, tmp_path: Pat
     os.close(held)
 
 
-def test_a_console_that_a_stranger_has(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_console_that_another_program_has(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.serial_log.touch()
     monkeypatch.setattr(lines, "taken", lambda machine, line: True)
     with pytest.raises(RumplabError, match="in use by a program that is not rumplab's"), Console(machine):
         pass
-    # The lock was given back.
+    # Console() has released the lock.
     handle = lines.lock(machine, console.CONSOLE)
     assert handle is not None
     os.close(handle)
@@ -178,7 +178,7 @@ def test_the_lock_names_who_has_it(machine: Machine) -> None:
     os.close(again)
 
 
-def test_the_devices_of_every_bus(machine: Machine, tty: Callable[..., Tty]) -> None:
+def test_the_devices_of_every_bus(machine: Machine, tty: Callable[..., FakeConsole]) -> None:
     missing = "pcictl: /dev/pci2: Device not configured\n"
     guest = tty(answers={"pcictl pci0 list -N": LIST, "pcictl pci1 list -N": OTHER, "pcictl pci2 list -N": missing})
     with Console(machine) as opened:
@@ -193,7 +193,9 @@ def test_the_devices_of_every_bus(machine: Machine, tty: Callable[..., Tty]) -> 
     assert len(guest.typed) == 3
 
 
-def test_a_pcictl_that_knows_no_names_gives_way_to_the_labs(machine: Machine, tty: Callable[..., Tty]) -> None:
+def test_the_labs_pcictl_is_used_where_the_guests_knows_no_names(
+    machine: Machine, tty: Callable[..., FakeConsole]
+) -> None:
     usage = "pcictl: unknown option -- N\nusage: pcictl /dev/pciN list [-n]\n"
     guest = tty(answers={"pcictl pci0 list -N": usage, "/mnt/pcictl pci0 list -N": OTHER})
     with Console(machine) as opened:
@@ -201,14 +203,18 @@ def test_a_pcictl_that_knows_no_names_gives_way_to_the_labs(machine: Machine, tt
     assert guest.typed[1].startswith("mount ")
 
 
-def test_without_any_that_knows_names_there_are_none(machine: Machine, tty: Callable[..., Tty]) -> None:
+def test_without_a_pcictl_that_knows_names_there_are_no_names(
+    machine: Machine, tty: Callable[..., FakeConsole]
+) -> None:
     usage = "pcictl: unknown option -- N\nusage: pcictl /dev/pciN list [-n]\n"
     tty(answers={"pcictl pci0 list -N": usage, "pcictl pci0 list": OTHER.replace(" [wm0]", "")})
     with Console(machine) as opened:
         assert [item["driver"] for item in pci.listed(opened)] == [None]
 
 
-def test_a_guest_without_pcictl_says_what_it_said(machine: Machine, tty: Callable[..., Tty]) -> None:
+def test_the_error_for_a_guest_without_pcictl_quotes_the_guest(
+    machine: Machine, tty: Callable[..., FakeConsole]
+) -> None:
     tty(answers={})
     with Console(machine) as opened, pytest.raises(RumplabError, match="has listed no devices; it printed: not found"):
         pci.listed(opened)

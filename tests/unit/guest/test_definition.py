@@ -1,4 +1,4 @@
-"""Guests as they are described: create, list, delete, and what they refuse."""
+"""Definitions of guests: create, list, delete, and the errors of each."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_name_is_taken_once(empty_lab: LabPrefix, kernel: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "", "x" * 33])
-def test_a_name_is_no_path(empty_lab: LabPrefix, kernel: Path, name: str) -> None:
+def test_a_path_is_refused_as_a_name(empty_lab: LabPrefix, kernel: Path, name: str) -> None:
     for words in (["create", name, "--kernel", kernel], ["delete", name], ["debug", name]):
         refused = empty_lab.tool("guest", *words)
         assert refused.returncode == 2
@@ -266,7 +266,7 @@ def test_guests_that_are_where_they_were_formerly_are_named(empty_lab: LabPrefix
         (root / name).rename(former / name)
     said = empty_lab.tool("guest", "list").stderr
     assert f"2 of your guests (old, older) are in {former}" in said
-    # The remedy.
+    # The printed remedy works.
     remedy = said.partition("bring each here with: ")[2].strip()
     for name in ("old", "older"):
         subprocess.run(["sh", "-c", remedy.replace("NAME", name)], check=True)
@@ -274,7 +274,7 @@ def test_guests_that_are_where_they_were_formerly_are_named(empty_lab: LabPrefix
     assert empty_lab.tool("guest", "list").stderr == ""
 
 
-def test_all_that_a_user_has_of_a_lab_can_be_taken_away(
+def test_all_that_a_user_has_of_a_lab_can_be_removed(
     empty_lab: LabPrefix, kernel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "home"
@@ -295,7 +295,7 @@ def test_all_that_a_user_has_of_a_lab_can_be_taken_away(
     left = Path(tempfile.gettempdir(), f"rumplab-smoke-{secrets.token_hex(8)}")
     (left / "a").mkdir(parents=True)
     said = tool("stop", "--all", "--forget")
-    # What a killed run had for its work goes, too.
+    # Temporary files of a killed run are removed, too.
     assert not left.exists()
     assert (said.returncode, f"{place} removed\n" in said.stdout) == (0, True), said.stderr
     assert list((home / ".local" / "state").iterdir()) == [other]
@@ -304,7 +304,7 @@ def test_all_that_a_user_has_of_a_lab_can_be_taken_away(
     assert list(home.iterdir()) == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory to another user")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives a directory to another user")
 def test_guests_that_somebody_else_put_where_ones_own_were_are_not_named(empty_lab: LabPrefix) -> None:
     former = empty_lab.prefix / "var" / "machines" / str(os.getuid())
     (former / ".guests" / "theirs").mkdir(parents=True)
@@ -316,7 +316,7 @@ def test_guests_that_somebody_else_put_where_ones_own_were_are_not_named(empty_l
 
 @pytest.mark.parametrize(("size", "what"), [("1m", "the disk that boots it"), ("9m", "the disk that is kept")])
 def test_a_full_disk(lab: LabPrefix, tmp_path: Path, size: str, what: str) -> None:
-    """The definition has room where the guests are, and what it starts from has not."""
+    """The file system has room for the guest's definition, but not for the files of a start."""
     kernel = tmp_path / "netbsd"
     kernel.write_bytes(ELF32 + bytes(2 << 20))
     lab.component("qemu", {name: host_tool(name) for name in ("qemu-system-x86_64", "qemu-img")})

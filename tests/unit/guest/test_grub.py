@@ -1,4 +1,4 @@
-"""GRUB boots what the lab's menu names, as a NetBSD kernel expects it."""
+"""GRUB boots the kernel of the lab's menu with the arguments that a NetBSD kernel expects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RB_KDB = 0x40
 
 @pytest.fixture(scope="module", params=["i386", "amd64"])
 def kernel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The kernel as a file of 32 and of 64 bits: NetBSD/amd64's is entered with 32-bit code, too."""
+    """A kernel as 32-bit and as 64-bit ELF; the entry of NetBSD/amd64's kernel is 32-bit code, too."""
     path = tmp_path_factory.mktemp("kernel") / "my netbsd"
     flags = ["-m32", "-O1", "-ffreestanding", "-fno-pie", "-fno-stack-protector", "-fcf-protection=none", "-nostdlib"]
     link = ["-static", "-no-pie", "-Wl,-Ttext=0x100000,--build-id=none"]
@@ -39,7 +39,7 @@ def guests(lab: LabPrefix) -> LabPrefix:
 
 
 def told(lab: LabPrefix, *words: str) -> dict[str, str]:
-    """What the kernel was told, by the first word of each line."""
+    """Start the guest; map the first word of each line that the kernel prints of its arguments to the rest."""
     result = lab.tool("guest", "start", "nb", *words)
     assert result.returncode == 0, result.stderr
     until(lambda: "\ntold" in lab.tool("logs", "nb").stdout)
@@ -62,8 +62,8 @@ def test_flags_root_device_and_console(guests: LabPrefix, kernel: Path, tmp_path
     assert not int(told(guests)["howto"], 16) & RB_KDB
 
 
-def test_a_kernel_that_was_exchanged_is_booted(guests: LabPrefix, kernel: Path, tmp_path: Path) -> None:
-    """The disk that boots is made anew when the file has changed, and only then."""
+def test_a_replaced_kernel_is_booted(guests: LabPrefix, kernel: Path, tmp_path: Path) -> None:
+    """The boot disk is made again only when the kernel file has changed."""
     file = tmp_path / "netbsd"
     file.write_bytes(kernel.read_bytes())
     guests.tool("guest", "create", "nb", "--kernel", file)

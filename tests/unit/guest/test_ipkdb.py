@@ -1,4 +1,4 @@
-"""Guests that are debugged by IPKDB: what they are made of, and examples/ipkdb in QEMU under the host's GDB."""
+"""Guests with IPKDB: their definitions, and examples/ipkdb in QEMU with the host's GDB."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_card_goes_where_the_guests_others_are() -> None:
         ipkdb.with_card(GUEST, nics.BRIDGE, 4711, ())
 
 
-def test_ssh_is_not_led_to_the_debuggers_card() -> None:
+def test_ssh_is_not_forwarded_to_the_debuggers_card() -> None:
     cards = ipkdb.with_card(replace(GUEST, nics=()), None, 4711, ()).nics
     assert starting.with_ssh(cards, avoid=()) == cards
 
@@ -82,7 +82,7 @@ def test_ssh_is_not_led_to_the_debuggers_card() -> None:
         (replace(GUEST, nics=(Nic(),) * nics.MOST), "room for one of its own"),
     ],
 )
-def test_guests_that_cannot_have_it(guest: Guest, complaint: str) -> None:
+def test_guests_that_cannot_have_ipkdb(guest: Guest, complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
         ipkdb.check(guest)
     ipkdb.check(GUEST)
@@ -101,7 +101,7 @@ def test_contradictions_of_start(words: str) -> None:
 
 
 def logged(directory: Path, said: str, guest: str = IPKDB, cards: tuple[Nic, ...] = ()) -> Machine:
-    """A machine whose console has said that."""
+    """Return a machine with `said` in its console's log."""
     machine = Machine(name="e", directory=str(directory), gdb_port=1, guest=guest, nics=cards, pid=os.getpid())
     machine.serial_log.write_text(said, encoding="utf-8")
     return machine
@@ -157,7 +157,7 @@ def test_on_the_bridge_the_address_is_the_lease_of_its_own_card(
         reach.place_of(machine, lab)
     with pytest.raises(RumplabError, match="has no address yet"):
         ipkdb.until_waiting(machine, lab, 0)
-    # The system on top has asked by DHCP for the same card.
+    # The running system has a second lease for the same card, by DHCP.
     leases.write_text(
         "0 52:54:00:00:00:01 10.0.1.60 * *\n4000000000 52:54:00:00:00:02 10.0.1.62 nb *\n"
         "0 52:54:00:00:00:02 10.0.1.61 * *\n"
@@ -167,7 +167,7 @@ def test_on_the_bridge_the_address_is_the_lease_of_its_own_card(
     ipkdb.until_waiting(machine, lab, 0)
 
 
-def test_gdb_gets_the_bridge_and_the_kernels_sources() -> None:
+def test_gdb_gets_the_translator_and_the_kernels_sources() -> None:
     guest = replace(GUEST, sources="/here", source_name="/usr/src")
     machine = Machine(name="e", directory="/m/e", gdb_port=1234, program="/netbsd.gdb", guest=IPKDB)
     session = debugger.gdb_session(lab_at(Path("/prefix")), guest, machine, qemu_stub=False, key_file="/my key")
@@ -214,7 +214,7 @@ def test_the_labs_kernel_comes_with_its_own_release(built: LabPrefix, tmp_path: 
     assert refused.stderr.rstrip().endswith("./provision --tags ipkdb -e ipkdb_release=8.2")
 
 
-def test_without_the_kernel_its_role_is_named(empty_lab: LabPrefix) -> None:
+def test_without_the_kernel_the_error_names_its_role(empty_lab: LabPrefix) -> None:
     refused = empty_lab.tool("guest", "create", "nb8", "--config", "ipkdb")
     assert refused.returncode == 3
     assert "no NetBSD kernel for i386 called 'ipkdb' has been built yet" in refused.stderr
@@ -231,7 +231,7 @@ def test_a_kernel_with_a_key_is_not_for_everybody(
         kernels.resolve(config.load(), Guest("nb8", NETBSD, "i386", config=IPKDB))
 
 
-# From here on, with the kernel of examples/ipkdb.
+# The tests below run the kernel of examples/ipkdb.
 
 
 @pytest.fixture(scope="session")
@@ -244,7 +244,7 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def e(lab: LabPrefix, kernel: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LabPrefix]:
-    """A lab with a guest `e` that has IPKDB, described and not started."""
+    """A lab with a guest `e` that has IPKDB and isn't started."""
     monkeypatch.delenv(key.VARIABLE, raising=False)
     lab.component("qemu", {name: host_tool(name) for name in ("qemu-system-x86_64", "qemu-img")})
     lab.component("gdb", {"gdb": host_tool("gdb")})
@@ -254,7 +254,7 @@ def e(lab: LabPrefix, kernel: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 def guest(lab: LabPrefix, *words: str | Path) -> str:
-    """What ``rumplab guest WORDS`` says; it must succeed."""
+    """Return the output of `rumplab guest WORDS`, which must succeed."""
     result = lab.tool("guest", *words, timeout=SECONDS)
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -272,7 +272,7 @@ def listed(lab: LabPrefix) -> dict[str, Any]:
 
 
 def started(lab: LabPrefix, key_file: Path, *options: str) -> str:
-    """The guest runs; the key is a module of its own, which no command line shows."""
+    """Start the guest. The key is a boot module, so that no command line of the kernel contains it."""
     return guest(lab, "start", "e", *options, "--", "-initrd", str(key_file))
 
 
@@ -298,10 +298,10 @@ def test_from_waiting_to_running_by_one_command(e: LabPrefix, key_file: Path) ->
     assert f"ipkdb 127.0.0.1:{port[1]}" in guest(e, "list")
     assert "doesn't listen while the kernel runs: it stops at a breakpoint" in refused(e, "break", "e")
     assert "doesn't listen while the kernel runs" in refused(e, "debug", "e", "--break", "--batch")
-    # Nothing listens any more, and that doesn't take long to find out.
+    # The kernel no longer listens, and the verb reports that within 5 s.
     again = e.tool("guest", "debug", "e", "--key-file", key_file, "--batch", timeout=SECONDS)
     assert "heard nothing for 5 s; its kernel has said more since it waited" in again.stderr
-    # The other way in is there as ever.
+    # QEMU's debug stub still works.
     assert "counter" in guest(e, "debug", "e", "--qemu-stub", "--batch", "--ex", "print &counter")
     assert guest(e, "stop", "e") == "e stopped\n"
 

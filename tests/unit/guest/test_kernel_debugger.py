@@ -1,4 +1,4 @@
-"""Whether a kernel is in its debugger, asked over lines that garble, fall silent and break."""
+"""The query whether a kernel is in its debugger, over lines that corrupt data, stay silent or close."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REPLY = b"$S05#b8"
 
 
 class Line:
-    """A serial line at a socket: `talk` gets each client that connects."""
+    """A serial line at a socket: `talk` serves the first client."""
 
     def __init__(self, path: Path, talk: Callable[[socket.socket], None]) -> None:
         self.server = socket.socket(socket.AF_UNIX)
@@ -52,7 +52,7 @@ def line(tmp_path: Path) -> Iterator[Callable[[Callable[[socket.socket], None]],
 
 
 def until(client: socket.socket, wanted: bytes) -> bytes:
-    """What the client sends up to and with `wanted`."""
+    """Return the client's data up to and including `wanted`."""
     data = b""
     while wanted not in data:
         piece = client.recv(100)
@@ -125,7 +125,7 @@ def test_a_question_that_was_lost_is_asked_again(line: Callable[..., Path]) -> N
     assert kernel_debugger.ask(line(talk), 5)
 
 
-def test_silence_is_a_kernel_that_runs(line: Callable[..., Path]) -> None:
+def test_a_kernel_that_is_silent_runs(line: Callable[..., Path]) -> None:
     began = time.monotonic()
     assert not kernel_debugger.ask(line(lambda client: until(client, b"never")), 0.5)
     assert 0.4 < time.monotonic() - began < 3

@@ -1,4 +1,4 @@
-"""Guests from start to stop: examples/kgdb in QEMU, the host's GDB, and everybody who gets in the way."""
+"""Guests from start to stop: examples/kgdb in QEMU, the host's GDB, and other programs that interfere."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from rumplab.machine.registry import Machine, open_machines
 
 pytestmark = [pytest.mark.qemu, needs_qemu, needs_compiler]
 
-# What doesn't depend on the architecture is tried on one.
+# Tests that don't depend on the architecture run on amd64 only.
 one_architecture = pytest.mark.parametrize("kgdb_kernel", ["amd64"], indirect=True)
 BATCH = ("--batch", "--ex")
 PATIENCE = 120
@@ -38,14 +38,14 @@ PATIENCE = 120
 
 @pytest.fixture
 def guests(lab: LabPrefix) -> LabPrefix:
-    """A lab whose QEMU has qemu-img too."""
+    """A lab whose component qemu has qemu-img, too."""
     lab.component("qemu", {name: host_tool(name) for name in ("qemu-system-x86_64", "qemu-img")})
     return lab
 
 
 @pytest.fixture
 def nb(guests: LabPrefix, kgdb_kernel: tuple[str, Path]) -> LabPrefix:
-    """A guest `nb` of examples/kgdb, described and not started."""
+    """A guest `nb` of examples/kgdb, not started."""
     architecture, kernel = kgdb_kernel
     made = guests.tool("guest", "create", "nb", "--arch", architecture, "--kernel", kernel)
     assert made.returncode == 0, made.stderr
@@ -53,7 +53,7 @@ def nb(guests: LabPrefix, kgdb_kernel: tuple[str, Path]) -> LabPrefix:
 
 
 def guest(lab: LabPrefix, *words: str | Path) -> str:
-    """What ``rumplab guest WORDS`` says; it must succeed."""
+    """Return the output of `rumplab guest WORDS`, which must succeed."""
     result = lab.tool("guest", *words, timeout=PATIENCE)
     assert result.returncode == 0, f"{result.stderr}\nthe console:\n{lab.tool('logs', 'nb').stdout[-3000:]!r}"
     return result.stdout
@@ -80,7 +80,7 @@ def said(lab: LabPrefix, name: str = "nb") -> str:
 
 @pytest.fixture
 def debugger(nb: LabPrefix) -> Iterator[subprocess.Popen[str]]:
-    """The guest, waiting, and a GDB that has attached to it and stays."""
+    """Start the guest, and a GDB that attaches to it and stays."""
     guest(nb, "start", "nb", "--kgdb")
     child = nb.start("guest", "debug", "nb", "--batch", "--ex", "shell sleep 20")
     until(lambda: listed(nb)["debugger"], 30)
@@ -96,7 +96,7 @@ def test_from_waiting_to_powered_off(nb: LabPrefix) -> None:
     assert "debug it with: rumplab guest debug nb\n" in guest(nb, "start", "nb", "--kgdb")
     until(lambda: listed(nb)["state"] == "waits")
     assert "kgdb_connect" in guest(nb, "debug", "nb", *BATCH, "bt")
-    # Its debugger has gone, so it runs.
+    # GDB has detached, so the kernel runs.
     until(lambda: "login:" in said(nb))
     assert listed(nb)["state"] == "running"
     complaint = refused(nb, "debug", "nb", *BATCH, "bt")
@@ -141,12 +141,12 @@ def test_a_second_debugger_is_told_about_the_first(nb: LabPrefix, debugger: subp
     complaint = refused(nb, "debug", "nb", *BATCH, "bt")
     assert "another debugger is attached to nb (pid " in complaint
     assert debugger.poll() is None
-    # QEMU's stub is another way in, which the first one doesn't take.
+    # QEMU's debug stub is still free: the first debugger uses the serial line.
     assert "rip" in guest(nb, "debug", "nb", "--qemu-stub", *BATCH, "info registers rip")
 
 
 @one_architecture
-def test_a_stranger_at_the_line_is_told_apart(nb: LabPrefix) -> None:
+def test_another_program_at_the_line_is_reported_as_such(nb: LabPrefix) -> None:
     guest(nb, "start", "nb", "--kgdb")
     with socket.socket(socket.AF_UNIX) as stranger:
         stranger.connect(str(socket_path(machine(), DEBUGGER)))
@@ -160,7 +160,7 @@ def test_a_stranger_at_the_line_is_told_apart(nb: LabPrefix) -> None:
 def test_the_guest_dies_under_its_debugger(nb: LabPrefix) -> None:
     guest(nb, "start", "nb", "--kgdb")
     record = machine()
-    # The machine goes between two replies of a long read.
+    # The read is long, so that the machine ends between two replies.
     child = nb.start("guest", "debug", "nb", *BATCH, "dump memory /dev/null 0x100000 0x140000")
     until(lambda: listed(nb)["debugger"], 30)
     os.kill(record.pid, signal.SIGKILL)
@@ -211,7 +211,7 @@ def test_the_same_kernel_by_qemus_stub(nb: LabPrefix) -> None:
 
 @one_architecture
 def test_the_power_button_where_nobody_is_logged_in(nb: LabPrefix) -> None:
-    """A console in use by another program leaves the power button."""
+    """Another program has the console, so `guest stop` can only press the power button."""
     guest(nb, "start", "nb")
     until(lambda: "login:" in said(nb))
     with socket.socket(socket.AF_UNIX) as stranger:
@@ -238,7 +238,7 @@ def test_the_console_by_a_pipe(nb: LabPrefix) -> None:
 
 @one_architecture
 def test_the_console_at_a_terminal(nb: LabPrefix) -> None:
-    """Another verb goes on being heard while the user has the console, and Ctrl-] leaves."""
+    """Another verb can use the console while the user has it, and Ctrl-] leaves it."""
     guest(nb, "start", "nb")
     until(lambda: "login:" in said(nb))
     ours, theirs = os.openpty()
@@ -249,7 +249,7 @@ def test_the_console_at_a_terminal(nb: LabPrefix) -> None:
     over = threading.Event()
 
     def show() -> None:
-        # A terminal shows what comes, whatever else goes on.
+        # A terminal reads all the time.
         while not over.is_set():
             if select.select([ours], [], [], 0.1)[0]:
                 seen.extend(os.read(ours, 1000))
@@ -285,7 +285,7 @@ def test_the_console_of_a_guest_that_ends(nb: LabPrefix) -> None:
     assert session.stderr is not None
     session.stdin.write(b"root\rpoweroff\r")
     session.stdin.flush()
-    # Its input stays open: it is the guest that ends.
+    # The test keeps the input open, so that only the end of the guest can end the session.
     assert session.wait(60) == 0
     assert b"nb has closed its console" in session.stderr.read()
     session.stdin.close()
@@ -319,7 +319,7 @@ def test_two_guests_at_once(nb: LabPrefix, kgdb_kernel: tuple[str, Path], tmp_pa
 
 
 @one_architecture
-def test_what_is_kept_and_what_is_not(nb: LabPrefix, kgdb_kernel: tuple[str, Path], tmp_path: Path) -> None:
+def test_writes_are_kept_only_with_persist(nb: LabPrefix, kgdb_kernel: tuple[str, Path], tmp_path: Path) -> None:
     architecture, kernel = kgdb_kernel
     disk = tmp_path / "root.img"
     disk.write_bytes(bytes(1 << 20))
@@ -336,14 +336,14 @@ def test_what_is_kept_and_what_is_not(nb: LabPrefix, kgdb_kernel: tuple[str, Pat
     assert "has changed since" in complaint
     assert "rumplab guest delete kept" in complaint
     assert nb.machines() == []
-    # The base alone serves again once nothing is kept over it.
+    # Without an overlay, the changed base is accepted.
     guest(nb, "delete", "kept")
     guest(nb, "create", "kept", "--arch", architecture, "--kernel", kernel, "--disk", disk)
     guest(nb, "start", "kept")
 
 
 @one_architecture
-def test_nothing_is_there_to_keep(nb: LabPrefix) -> None:
+def test_a_guest_without_disk_has_nothing_to_keep(nb: LabPrefix) -> None:
     assert "nb has no disk" in refused(nb, "start", "nb", "--persist", status=2)
 
 
@@ -365,7 +365,7 @@ def test_the_printed_commands_start_it_too(nb: LabPrefix) -> None:
     assert debug.returncode == 0
     command = guest(nb, "debug", "nb", "main", "--dry-run")
     assert "target remote |" in command
-    # What follows each of the two ends GDB where it has failed.
+    # The command after each of the two ends GDB if that has failed.
     after_break = command.partition(" -ex 'break main' -ex ")[2]
     assert " -ex continue -ex " in after_break
     assert all("$rumplab_held" in part for part in after_break.split(" -ex continue -ex "))

@@ -1,4 +1,4 @@
-"""The disk that a guest keeps, over a base that mustn't change."""
+"""The overlay with a guest's writes, over a base that must not change."""
 
 from __future__ import annotations
 
@@ -80,19 +80,19 @@ def test_another_base_is_refused(directory: Path, base: Path) -> None:
         provide(directory, other)
 
 
-def test_one_that_was_never_finished_is_made_anew(directory: Path, base: Path) -> None:
+def test_an_unfinished_overlay_is_made_again(directory: Path, base: Path) -> None:
     (directory / f".{definition.DISK}").write_bytes(b"half")
     (directory / overlay.RECORD).write_text("{")
     assert provide(directory, base).read_bytes()[:4] == b"QFI\xfb"
 
 
-def test_a_base_that_is_no_image_is_said_by_name(directory: Path, tmp_path: Path) -> None:
+def test_a_base_that_is_not_an_image_is_named(directory: Path, tmp_path: Path) -> None:
     with pytest.raises(RumplabError, match="qemu-img failed"):
         provide(directory, tmp_path / "absent.img")
     assert not definition.keeps_disk(directory)
 
 
-def test_a_disk_that_is_full_is_said_before_anything_is_written(directory: Path) -> None:
+def test_a_full_disk_is_reported_before_anything_is_written(directory: Path) -> None:
     free = shutil.disk_usage(directory).free
     with pytest.raises(RumplabError, match=r"no space left in .*: the kernel takes \d+ MiB, and \d+ MiB are free"):
         files.require_space(directory, free + 1024 * MIB, "the kernel")

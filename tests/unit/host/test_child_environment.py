@@ -1,4 +1,4 @@
-"""What programs that the tool starts see of the caller's environment."""
+"""Which variables of the caller's environment a program gets that the tool starts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.labfixture import SOURCE, LabPrefix, host_tool
 
 from rumplab.host import child_environment, process
 
-# What starts a program, by its last name.
+# The functions that start a program.
 STARTS = ("run", "Popen", "call", "check_call", "check_output", "getoutput", "system", "popen", "posix_spawn")
 REPLACES = ("execv", "execl", "execvp", "execlp", "spawnv", "spawnl", "execve", "execvpe")
 HOSTILE = {
@@ -37,7 +37,7 @@ HOSTILE = {
 
 
 def starts(path: Path) -> list[tuple[int, bool]]:
-    """(line, whether it says what is seen) of each call in the file `path` that starts a program."""
+    """Return each call in `path` that starts a program: its line, and whether it passes a chosen environment."""
     found = []
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
@@ -50,14 +50,14 @@ def starts(path: Path) -> list[tuple[int, bool]]:
     return found
 
 
-def test_every_start_of_a_program_says_what_it_sees() -> None:
+def test_every_call_that_starts_a_program_passes_an_environment() -> None:
     calls = {path: starts(path) for path in sorted((SOURCE / "rumplab").rglob("*.py"))}
     assert sum(map(len, calls.values())) >= 12
     assert [f"{path}:{line}" for path, found in calls.items() for line, says in found if not says] == []
 
 
 @pytest.mark.parametrize("kind", sorted(set(child_environment.SEEN) - {child_environment.ITSELF}))
-def test_nothing_of_a_hostile_environment_is_seen(kind: str) -> None:
+def test_no_variable_of_a_hostile_environment_is_passed_on(kind: str) -> None:
     seen = child_environment.of(kind, {**HOSTILE, "PATH": "/bin", "HOME": "/h"})
     own = {"LC_ALL", "LC_CTYPE", "LC_MESSAGES", "LANGUAGE"}
     assert set(seen) - own == {"PATH", "HOME"}
@@ -66,7 +66,7 @@ def test_nothing_of_a_hostile_environment_is_seen(kind: str) -> None:
         assert seen.get("LC_ALL", seen.get("LC_MESSAGES")) == "C"
 
 
-def test_a_program_gets_what_its_kind_is_for(tmp_path: Path) -> None:
+def test_a_program_gets_the_variables_of_its_kind(tmp_path: Path) -> None:
     given = {"DOCKER_HOST": "unix:///x", "CPATH": "/c", "DISPLAY": ":0", "TMPDIR": str(tmp_path), "LANG": "de_DE.UTF-8"}
     docker = child_environment.of(child_environment.DOCKER, given)
     assert set(docker) - {"LC_CTYPE", "LC_MESSAGES"} == {"DOCKER_HOST", "TMPDIR"}
@@ -76,8 +76,8 @@ def test_a_program_gets_what_its_kind_is_for(tmp_path: Path) -> None:
     assert child_environment.of(child_environment.GDB, given)["LANG"] == "de_DE.UTF-8"
 
 
-def test_the_whole_way_works_in_a_hostile_environment(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
-    """Staged, started and debugged by the real tools, Python with the option that the launcher gives it."""
+def test_stage_run_and_debug_work_in_a_hostile_environment(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
+    """Stage, run and debug with the real tools, and with the launcher's option for Python."""
     environment = {**lab.environment, **HOSTILE}
 
     def tool(*arguments: str | Path) -> str:
@@ -104,7 +104,7 @@ def test_the_whole_way_works_in_a_hostile_environment(lab: LabPrefix, pcihello: 
 
 
 def test_a_loader_that_ignores_a_library_is_no_failure(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
-    """As where the system's own list of libraries names one that is gone: no environment keeps that away."""
+    """As with a missing library in /etc/ld.so.preload, which no environment can prevent."""
     wrapper = tmp_path / "debugfs"
     said = "ERROR: ld.so: object 'libnosuch.so.0' from /etc/ld.so.preload cannot be preloaded: ignored."
     wrapper.write_text(f'#!/bin/sh\necho "{said}" >&2\nexec {host_tool("debugfs")} "$@"\n')

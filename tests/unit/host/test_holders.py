@@ -1,4 +1,4 @@
-"""Who has a port or a file, with processes of the test's own."""
+"""The process that has a port or a file; the test starts its own processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from rumplab.host import holders, ports
 
-pytestmark = pytest.mark.skipif(not Path("/proc/net").exists(), reason="only Linux shows who has what")
+pytestmark = pytest.mark.skipif(not Path("/proc/net").exists(), reason="only Linux names the holders")
 HOLD = """
 import socket, sys
 kind = socket.SOCK_STREAM if sys.argv[1] == "tcp" else socket.SOCK_DGRAM
@@ -71,7 +71,7 @@ def test_the_client_of_a_socket_is_named(tmp_path: Path) -> None:
         assert holders.of_client(str(path)) is None
 
 
-def test_a_kernel_that_does_not_tell_names_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_client_is_named_where_the_kernel_refuses_the_query(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> None:
         raise PermissionError(1, os.strerror(1))
 
@@ -79,7 +79,7 @@ def test_a_kernel_that_does_not_tell_names_nobody(monkeypatch: pytest.MonkeyPatc
     assert holders.of_client("/x.sock") is None
 
 
-def test_what_does_not_exist_is_nobodys(tmp_path: Path) -> None:
+def test_a_file_that_does_not_exist_has_no_holder(tmp_path: Path) -> None:
     assert holders.of_file(str(tmp_path / "none")) is None
     assert holders.of_port("tcp", ports.free()) is None
 
@@ -90,7 +90,7 @@ def test_without_proc_nobody_is_found(tmp_path: Path) -> None:
 
 
 def test_processes_that_end_meanwhile_are_passed_over(tmp_path: Path) -> None:
-    """A /proc in which one process is gone and another's files have no target any more."""
+    """In this /proc, one process has ended, and a file of another one is gone."""
     (tmp_path / "11" / "fd").mkdir(parents=True)
     (tmp_path / "11" / "fd" / "0").symlink_to(tmp_path / "gone")
     (tmp_path / "12").mkdir()

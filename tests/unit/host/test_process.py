@@ -1,4 +1,4 @@
-"""Knowing a process again, and ending only that one."""
+"""Recognising a process by its token, and ending only that process."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_terminate_insists() -> None:
     child.stdout.close()
 
 
-def test_another_process_with_the_number_is_left_alone(sleeper: subprocess.Popen[bytes]) -> None:
+def test_another_process_with_the_same_pid_is_left_alone(sleeper: subprocess.Popen[bytes]) -> None:
     assert process.terminate(sleeper.pid, "an earlier life", patience=0.1)
     time.sleep(0.1)
     assert sleeper.poll() is None
@@ -81,7 +81,7 @@ def test_waiting_is_bounded(sleeper: subprocess.Popen[bytes]) -> None:
     assert time.monotonic() - began < 10
 
 
-@pytest.mark.skipif(not process.PROC.is_dir(), reason="other systems' tokens don't tell")
+@pytest.mark.skipif(not process.PROC.is_dir(), reason="only Linux's tokens have the start time")
 def test_how_long_a_process_runs_does_not_depend_on_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     with subprocess.Popen(["sleep", "30"]) as child:
         try:
@@ -99,6 +99,6 @@ def test_how_long_a_process_runs_does_not_depend_on_the_clock(monkeypatch: pytes
             child.kill()
 
 
-def test_what_is_no_token_of_linux_tells_no_time() -> None:
+def test_no_running_time_comes_from_another_systems_token() -> None:
     assert process.seconds_since("") is None
     assert process.seconds_since("Fri Nov 27 12:00:00 2026") is None

@@ -1,4 +1,4 @@
-"""tests/upstream/anchors.py on checkouts in miniature: what fits, what doesn't, and that none is left out."""
+"""tests/upstream/anchors.py on miniature checkouts: anchors that match, anchors that don't, and no role is left out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from upstream.anchors import MATCHED, MISSING, NOT_MATCHED
 
 @pytest.fixture
 def checkouts(tmp_path: Path) -> Path:
-    """A directory as the script wants it."""
+    """Make a directory of checkouts as the script expects it."""
     make_gorump.write_trees(tmp_path / "gorump")
     for version, statement in (("7.11", OLD), ("13.1", NEW)):
         (tmp_path / f"gdb-{version}/gdb").mkdir(parents=True)
@@ -41,7 +41,7 @@ def test_every_edit_fits_the_miniatures(checkouts: Path) -> None:
         ("gdb-13.1", "remote.c"),
         ("gorump", "string1.go"),
         ("gorump", "malloc.go"),
-        # One that is changed, one that is made, one that is added to.
+        # A file that is changed, one that is created, one that gets lines at its end.
         ("rumprun", "rumprun-bake.conf"),
         ("rumprun", "bio.h"),
         ("rumprun", "PCI.ioconf"),
@@ -57,7 +57,7 @@ def test_nothing_in_the_checkouts_changes(checkouts: Path) -> None:
     assert content() == before
 
 
-def test_a_file_that_changed_and_one_that_is_gone_are_told(checkouts: Path) -> None:
+def test_a_file_that_changed_and_one_that_is_gone_are_reported(checkouts: Path) -> None:
     moved = checkouts / "gorump/go1.5/src/runtime/string1.go"
     moved.write_text(make_gorump.moved(moved.read_text()))
     (checkouts / "gorump/1.7/go/src/runtime/malloc.go").unlink()
@@ -70,8 +70,8 @@ def test_a_file_that_changed_and_one_that_is_gone_are_told(checkouts: Path) -> N
     assert list(found.values()).count(MATCHED) == len(found) - 3
 
 
-def test_a_text_that_a_recipe_counts_on_is_looked_for(checkouts: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A compiler for the host that is looked up in another way, and disks that are counted in another."""
+def test_a_text_that_a_recipe_relies_on_is_searched_for(checkouts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """buildrump.sh finds the host's compiler in another way, and the header with a disk's minors is gone."""
     script = checkouts / "rumprun/buildrump.sh/buildrump.sh"
     script.write_text(script.read_text().replace("type $HOST_CC", 'type "$HOST_CC"'))
     (checkouts / "rumprun/src-netbsd/sys/arch/x86/include/disklabel.h").unlink()
@@ -97,7 +97,7 @@ def test_a_checkout_that_is_missing_is_no_success(tmp_path: Path, capsys: pytest
     assert f"there is no {tmp_path / 'gorump'}" in said and "gdb-*" in said
 
 
-def test_json_has_a_row_an_edit(checkouts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_a_row_for_each_edit(checkouts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     anchors.main([str(checkouts), "--json"])
     rows: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
     assert {"role", "checkout", "edit", "file", "result", "reason"} == set(rows[0])
@@ -106,7 +106,7 @@ def test_json_has_a_row_an_edit(checkouts: Path, capsys: pytest.CaptureFixture[s
     assert edits == {"findnull", "heap bits"}
 
 
-def test_a_wrong_call_is_told_from_edits_that_do_not_fit(tmp_path: Path) -> None:
+def test_a_usage_error_and_edits_that_do_not_match_have_different_statuses(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as ended:
         anchors.main([str(tmp_path / "absent")])
     assert ended.value.code == 2

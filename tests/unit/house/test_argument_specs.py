@@ -1,4 +1,4 @@
-"""Every role says what it takes, and its defaults say the same."""
+"""Every role specifies its options, and its defaults agree with the specification."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 ROLES = sorted(path for path in (ROOT / "roles").iterdir() if (path / "tasks" / "main.yml").is_file())
-# Their arguments are checked by the entry that uses them, which a run with nothing to do never comes to.
+# The entry that uses the arguments checks them; a run that has nothing to do doesn't reach that entry.
 CHECKED_WHERE_USED = {"artifact", "package_component"}
 PRIVATE = re.compile(r"(?<!\w)__[a-z]\w*(?<!__)(?!\w)")
 INCLUSIONS = ("ansible.builtin.include_role", "ansible.builtin.import_role")
@@ -63,7 +63,7 @@ def test_specified_default_is_the_default(role: Path) -> None:
 
 
 @each_role
-def test_names_say_whose_and_whether_private(role: Path) -> None:
+def test_a_variables_name_shows_its_role_and_whether_it_is_private(role: Path) -> None:
     public = set(load(role / "defaults" / "main.yml")) | set(options(role))
     private = {name for path in (role / "vars").rglob("*.yml") for name in load(path)}
     assert not [name for name in public if not name.startswith(f"{role.name}_")]
@@ -76,7 +76,7 @@ def test_no_meta_dependencies(role: Path) -> None:
 
 
 def test_the_settings_are_specified() -> None:
-    """Role settings has no tasks: what it takes is all of inventory/group_vars/all."""
+    """Role settings has no tasks; its options are all variables of inventory/group_vars/all."""
     role = ROOT / "roles" / "settings"
     files = list((role / "defaults" / "main").glob("*.yml"))
     assert set(options(role)) == {name for file in files for name in load(file)}
@@ -84,7 +84,7 @@ def test_the_settings_are_specified() -> None:
 
 
 def files_of(root: Path) -> Iterator[tuple[str, Path]]:
-    """The files of roles and playbooks, each with the role that it belongs to, or nothing."""
+    """Yield the role ("" for a playbook) and the path of each file of roles and playbooks."""
     for path in sorted(root.glob("roles/*/**/*")):
         if path.suffix in (".yml", ".j2"):
             yield path.relative_to(root).parts[1], path
@@ -94,7 +94,7 @@ def files_of(root: Path) -> Iterator[tuple[str, Path]]:
 
 
 def inclusions(node: Any) -> Iterator[tuple[str, str]]:
-    """The role and the entry of each task, at any depth, that includes a role by another entry than main."""
+    """Yield (role, entry) of each task, at any depth, that includes a role with tasks_from."""
     if isinstance(node, dict):
         for name in INCLUSIONS:
             if "tasks_from" in node.get(name, {}):
@@ -104,7 +104,7 @@ def inclusions(node: Any) -> Iterator[tuple[str, str]]:
 
 
 def unspecified(root: Path) -> list[str]:
-    """Entries that roles and playbooks include by tasks_from and that have no spec."""
+    """Return the entries that roles or playbooks include by tasks_from and that have no spec."""
     called = {(role, entry) for _, path in files_of(root) if path.suffix == ".yml" for role, entry in includes(path)}
     return [
         f"{role}:{entry}"
@@ -117,13 +117,13 @@ def includes(path: Path) -> Iterator[tuple[str, str]]:
     yield from inclusions(yaml.safe_load(path.read_text("utf-8")))
 
 
-def trespasses(root: Path) -> list[str]:
-    """Where a role or a playbook reads or sets a private variable of a role, not its own."""
+def foreign_private_variables(root: Path) -> list[str]:
+    """Return each use of a role's private variable in a playbook or in another role."""
     roles = sorted((path.name for path in (root / "roles").iterdir()), key=len, reverse=True)
     found = []
     for own, path in files_of(root):
         for name in sorted(set(PRIVATE.findall(path.read_text("utf-8")))):
-            # Of host and host_packages, the longer name.
+            # __host_packages_x belongs to host_packages, not to host: the longest name wins.
             owner = next((role for role in roles if name.startswith(f"__{role}_")), own)
             if owner != own:
                 found.append(f"{path.relative_to(root)}: {name}")
@@ -134,17 +134,17 @@ def test_every_entry_that_is_included_by_name_has_a_spec() -> None:
     assert not unspecified(ROOT)
 
 
-def test_every_spec_is_of_an_entry_that_is_there() -> None:
+def test_every_spec_belongs_to_an_existing_entry() -> None:
     named = [(role, entry) for role in ROLES for entry in entry_points(role)]
     assert not [(role.name, entry) for role, entry in named if not (role / "tasks" / f"{entry}.yml").is_file()]
 
 
 def test_no_role_and_no_playbook_uses_a_private_variable_of_another_role() -> None:
-    assert not trespasses(ROOT)
+    assert not foreign_private_variables(ROOT)
 
 
 def callees(role: str) -> set[str]:
-    """The roles that a role includes, by any entry, in any of its files."""
+    """Return the roles that a role includes, by any entry, in its task files."""
     texts = [path.read_text("utf-8") for own, path in files_of(ROOT) if own == role and path.parent.name == "tasks"]
     return {name for text in texts for name in re.findall(r"_role:\n +name: (\w+)$", text, re.MULTILINE)}
 
@@ -159,7 +159,7 @@ def test_an_image_is_made_anew_for_a_change_of_any_role_that_is_run_for_it() -> 
 
 @pytest.fixture
 def two_roles(tmp_path: Path) -> Path:
-    """Role host_files calls role host by an entry of its own; nothing is wrong with them."""
+    """Make two correct roles: host_files includes an entry of host by tasks_from."""
     texts = {
         "roles/host/tasks/main.yml": "[{name: A, ansible.builtin.debug: {msg: '{{ __host_words }}'}}]",
         "roles/host/tasks/more.yml": "[]",
@@ -180,8 +180,8 @@ def two_roles(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_where_nothing_is_wrong_nothing_is_found(two_roles: Path) -> None:
-    assert (unspecified(two_roles), trespasses(two_roles)) == ([], [])
+def test_correct_roles_pass(two_roles: Path) -> None:
+    assert (unspecified(two_roles), foreign_private_variables(two_roles)) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -218,4 +218,4 @@ def test_a_private_variable_in_another_role_is_found(
     text = (two_roles / file).read_text("utf-8")
     assert before in text
     (two_roles / file).write_text(text.replace(before, after), "utf-8")
-    assert trespasses(two_roles) == [f"{file}: {name}"]
+    assert foreign_private_variables(two_roles) == [f"{file}: {name}"]

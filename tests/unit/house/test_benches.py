@@ -1,4 +1,4 @@
-"""Every bench runs in the environment that ./provision makes, which has less in it than the tests'."""
+"""Every bench runs in the environment that ./provision makes, which has fewer packages than the tests'."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 BENCHES = sorted((ROOT / "bench").glob("*.py"))
-# Loads a bench as an import would, in a Python to which the packages named first are unknown.
+# Loads a bench as an import does, in a Python that can't import the packages of the first argument.
 LOAD = """
 import runpy, sys
 
@@ -34,7 +34,7 @@ def normal(name: str) -> str:
 
 
 def foreign() -> set[str]:
-    """What can be imported here and isn't what requirements.txt brings."""
+    """Return the packages that can be imported here and that requirements.txt doesn't install."""
     pins = re.findall(r"^([A-Za-z0-9._-]+)==", (ROOT / "requirements.txt").read_text("utf-8"), re.MULTILINE)
     brought = {normal(pin) for pin in pins}
     packages = importlib.metadata.packages_distributions()
@@ -46,13 +46,13 @@ def load(bench: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_what_is_kept_from_them_is_the_tests_own() -> None:
+def test_the_hidden_packages_are_those_of_the_tests_only() -> None:
     assert {"pytest", "molecule"} <= foreign()
     assert not {"yaml", "ansible", "jinja2"} & foreign()
 
 
 @pytest.mark.parametrize("bench", BENCHES, ids=lambda bench: bench.name)
-def test_a_bench_needs_only_what_provisioning_brings(bench: Path) -> None:
+def test_a_bench_needs_only_the_packages_of_provisioning(bench: Path) -> None:
     done = load(bench)
     assert done.returncode == 0, done.stderr
 

@@ -1,4 +1,4 @@
-"""The collection rumplab.lab: what its archive holds, that its roles find their plugins, and its version."""
+"""The collection rumplab.lab: the files in its archive, the plugins that its roles call, and its version."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from support.collection import GALAXY, NAME, PROGRAMS, ROOT
 
 from rumplab import __version__
 
-# A short name in the place of a module, a filter or a lookup.
+# Patterns of a call by `{}` of a module, a filter and a lookup.
 MODULE = r"^ *(?:- )?{}:(?: [&*]\w+)?$"
 FILTER = r"(?:\|\s*|map\('){}\b"
 LOOKUP = r"(?:query|lookup)\('{}'"
 INTERPRETER = f"ansible_python_interpreter={sys.executable}"
-# Exercises a module with helpers, a filter and a lookup, and a role's settings, all of the installed collection.
+# Uses a module with helpers, a filter, a lookup and a role's settings, all from the installed collection.
 PLAYBOOK = """
 - hosts: localhost
   connection: local
@@ -53,7 +53,7 @@ def role_texts() -> Iterator[tuple[str, str]]:
 
 
 def names(kind: str) -> set[str]:
-    """The collection's modules or lookups, which are files, or its filters, which are functions that files list."""
+    """Return the names of the collection's modules, lookups or filters. A file may define several filters."""
     files = (ROOT / "plugins" / kind).glob("*.py")
     if kind != "filter":
         return {path.stem for path in files}
@@ -63,7 +63,7 @@ def names(kind: str) -> set[str]:
 
 @pytest.mark.parametrize(("kind", "pattern"), [("modules", MODULE), ("filter", FILTER), ("lookup", LOOKUP)])
 def test_roles_call_every_plugin_by_its_full_name(kind: str, pattern: str) -> None:
-    """By a short name an installed collection's roles wouldn't find it, or find another."""
+    """By a short name, the role of an installed collection finds no plugin, or another one."""
     known = names(kind)
     called = {
         name
@@ -75,7 +75,7 @@ def test_roles_call_every_plugin_by_its_full_name(kind: str, pattern: str) -> No
     assert not [(path, found[0]) for path, text in role_texts() if (found := short.search(text))]
 
 
-def test_the_archive_holds_what_roles_read_and_nothing_of_the_checkout_alone(installed: Path) -> None:
+def test_the_archive_holds_the_files_of_roles_and_none_that_only_a_checkout_needs(installed: Path) -> None:
     place = collection.place(installed)
     wanted = {part for _, text in role_texts() for part in re.findall(r"role_path[ ~'}]*/\.\./\.\./([\w./-]+)", text)}
     assert {"src", "examples", "plugins"} <= wanted

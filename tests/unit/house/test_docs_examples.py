@@ -1,4 +1,4 @@
-"""The examples of the documentation run, and the reader of them tells right from wrong."""
+"""The documentation's examples run, and their parser finds faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages lead to one another: no link is dead, each page is two steps from the index, and no table stands twice."""
+"""The pages of docs: no link is dead, the index reaches each page by two links, and no table occurs twice."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ ROOT = Path(__file__).resolve().parents[3]
 DOCS = ROOT / "docs"
 INDEX = DOCS / "README.md"
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-# A page's path as code and messages name it.
+# The path of a page, as it occurs in code and messages.
 NAMED = re.compile(r"\bdocs/[\w./-]+?\.(?:md|svg)\b")
 ROWS = 2
 
 
 def anchor(title: str) -> str:
-    """The fragment that leads to a heading: lower case, without punctuation, blanks as hyphens."""
+    """Return the fragment of a heading: lower case, without punctuation, with hyphens for blanks."""
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
@@ -28,20 +28,20 @@ def anchors(page: Path) -> set[str]:
 
 
 def prose(text: str) -> str:
-    """A page without its blocks of code, in which brackets mean something else."""
+    """Return a page without its code blocks, where brackets aren't links."""
     return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def links(page: Path) -> Iterator[tuple[Path, str]]:
-    """The file and the fragment of each link of a page that leads into the checkout."""
+    """Yield the file and the fragment of each of the page's links to a file of the checkout."""
     for target in LINK.findall(prose(page.read_text("utf-8"))):
         if "://" not in target:
             path, _, fragment = target.partition("#")
             yield ((page.parent / path).resolve() if path else page), fragment
 
 
-def dead(page: Path) -> list[str]:
-    """What is wrong with a page's links."""
+def dead_links(page: Path) -> list[str]:
+    """Return the faults of a page's links."""
     faults = []
     for path, fragment in links(page):
         if not path.exists():
@@ -52,7 +52,7 @@ def dead(page: Path) -> list[str]:
 
 
 def tables(text: str) -> Iterator[tuple[str, ...]]:
-    """The rows of each table, without its head."""
+    """Yield the rows of each table, without its head."""
     rows: list[str] = []
     for line in [*prose(text).splitlines(), ""]:
         if line.startswith("|"):
@@ -64,7 +64,7 @@ def tables(text: str) -> Iterator[tuple[str, ...]]:
 
 @pytest.mark.parametrize("page", documents(ROOT), ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_no_link_of_a_page_is_dead(page: Path) -> None:
-    assert not dead(page)
+    assert not dead_links(page)
 
 
 def test_every_page_is_reached_from_the_index_in_two_steps() -> None:
@@ -75,7 +75,7 @@ def test_every_page_is_reached_from_the_index_in_two_steps() -> None:
     assert not [str(path.relative_to(ROOT)) for path in sorted(pages - first - second)]
 
 
-def test_the_first_page_leads_to_the_index_and_the_words() -> None:
+def test_the_readme_links_to_the_index_and_the_glossary() -> None:
     assert {INDEX, DOCS / "glossary.md"} <= {path for path, _ in links(ROOT / "README.md")}
 
 
@@ -102,11 +102,11 @@ def test_every_page_that_code_names_is_there() -> None:
     ]
     files += [ROOT / "provision", ROOT / "test"]
     assert len(files) > 100
-    # This one and the test of the reader have pages that they make up.
+    # This file and the test of the parser name pages that don't exist.
     files = [path for path in files if path.name not in {Path(__file__).name, "test_docs_examples.py"}]
     named = {(path, name) for path in files for name in NAMED.findall(path.read_text("utf-8", "replace"))}
     assert named
-    # rumprun's own document is not one of these.
+    # "rumprun's docs/…" is a document of rumprun, not a page of this repository.
     assert not [
         (str(p), n) for p, n in named if not (ROOT / n).is_file() and f"rumprun's {n}" not in p.read_text("utf-8")
     ]
@@ -115,5 +115,5 @@ def test_every_page_that_code_names_is_there() -> None:
 def test_a_dead_link_and_a_dead_fragment_are_found(tmp_path: Path) -> None:
     page = tmp_path / "a.md"
     page.write_text("# A page: `b`\n[x](gone.md) [y](#nothing) [z](#a-page-b)\n```\n[x](no-link)\n```\n", "utf-8")
-    assert dead(page) == [f"a.md: there is no {tmp_path / 'gone.md'}", "a.md: a.md has no heading for #nothing"]
+    assert dead_links(page) == [f"a.md: there is no {tmp_path / 'gone.md'}", "a.md: a.md has no heading for #nothing"]
     assert list(tables("| a |\n|---|\n| b |\n\n| c |\n|---|\n")) == [("| b |",), ()]

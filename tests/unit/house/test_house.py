@@ -1,4 +1,4 @@
-"""What holds for the whole checkout: nothing of one machine in it, and every part of it accounted for."""
+"""Rules for the whole checkout: no path or host name of one machine, and every role and scenario is documented."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from run_tests import ROOT, is_shell, lint_parts, molecule_parts, sources
 
 
 def tracked() -> list[Path]:
-    """The files that git keeps; in an unpacked archive, all but what is built."""
+    """Return the files that git tracks; in an unpacked archive, all files but built ones."""
     if not (ROOT / ".git").exists():
         return list(sources(ROOT))
     argv = ["git", "-c", "safe.directory=*", "ls-files", "-z"]
@@ -28,7 +28,7 @@ def tracked() -> list[Path]:
 
 FILES = tracked()
 PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)==([^\s;]+)", re.MULTILINE)
-# A home directory of somebody, by its usual places; written so that this file doesn't match itself.
+# A path in a home directory, of root or of a user. The pattern doesn't match its own text.
 HOMES = re.compile(r"(?<![\w.>}])/(?:root|home/[a-z]\w*|Users/[A-Za-z]\w*)/[\w.]")
 
 
@@ -46,7 +46,7 @@ def containing(pattern: re.Pattern[str]) -> list[str]:
 
 
 def index_hosts() -> set[str]:
-    """The hosts that this machine's pip and apt fetch from."""
+    """Return the hosts from which this machine's pip and apt fetch."""
     code = "from pip._internal.models.index import PyPI; print(PyPI.url)"
     default = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     config = subprocess.run(
@@ -106,12 +106,12 @@ def test_no_two_scenarios_share_a_container() -> None:
     for path in sorted((ROOT / "molecule").glob("*/molecule.yml")):
         for platform in (yaml.safe_load(path.read_text("utf-8")) or {}).get("platforms", []):
             name = platform["name"].replace("${MOLECULE_SCENARIO_NAME}", path.parent.name)
-            assert name not in names, f"{path.parent.name} and {names[name]} both have {name}"
+            assert name not in names, f"{path.parent.name} and {names[name]} both have a container {name}"
             names[name] = path.parent.name
 
 
 def pins(name: str) -> set[tuple[str, str]]:
-    """Each package that is pinned and a version of it; one may have a version for each of several Pythons."""
+    """Return (package, version) of each pin. A package may have several versions, for different Pythons."""
     return {(package.replace("_", "-"), version) for package, version in PIN.findall(text_of(Path(name)))}
 
 
@@ -131,18 +131,18 @@ def test_lock_holds_what_is_asked_for(name: str) -> None:
 
 
 def test_one_lock_has_an_ansible_for_every_python_that_provision_takes() -> None:
-    """The markers of each package with several versions leave exactly one of them to each Python."""
+    """If a package has several versions, the markers select exactly one of them for each Python."""
     script = text_of(Path("tools/venv.sh"))
     oldest, newest = (int(n) for n in re.findall(r"^oldest=(\d+) newest=(\d+)$", script, re.MULTILINE)[0])
     for name in ("requirements.txt", "requirements-dev.txt"):
         lines = [line.rstrip("\\ ") for line in text_of(Path(name)).splitlines() if re.match(r"[a-z0-9]", line)]
         wanted = [Requirement(line) for line in lines]
-        # One beyond the newest, too, which may try.
+        # Also for the next Python after the newest supported one, since ./provision tries it with a warning.
         for minor in range(oldest, newest + 2):
             python = {"python_version": f"3.{minor}", "python_full_version": f"3.{minor}.1", "sys_platform": "linux"}
             names = [each.name for each in wanted if each.marker is None or each.marker.evaluate(python)]
-            assert sorted(set(names)) == sorted(names), f"two of one for 3.{minor} in {name}"
-            assert {"ansible", "ansible-core"} <= set(names), f"none for 3.{minor} in {name}"
+            assert sorted(set(names)) == sorted(names), f"a package has two versions for Python 3.{minor} in {name}"
+            assert {"ansible", "ansible-core"} <= set(names), f"no Ansible for Python 3.{minor} in {name}"
 
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
@@ -169,15 +169,15 @@ def test_the_hooks_of_a_commit_are_parts_of_the_tests_and_need_nothing_else() ->
     hooks = {hook["id"]: hook for hook in repositories[0]["hooks"]}
     assert {hook["language"] for hook in hooks.values()} == {"system"}
     parts = {part.name: part.argv for part in lint_parts(ROOT)}
-    # Those of derived files are tests, not parts.
+    # These two hooks check generated files; in ./test, unit tests check them.
     assert set(hooks) - set(parts) == {"completions", "locks"}
     for name in set(hooks) & set(parts):
         program, *options = hooks[name]["entry"].split()
         assert [str(ROOT / program) if "/" in program else program, *options] == list(parts[name][: len(options) + 1])
 
 
-def test_no_example_has_a_source_of_the_name_of_a_shared_one() -> None:
-    """make would take the shared one, and both go to one directory for the debugger."""
+def test_no_source_of_an_example_has_the_name_of_a_shared_source() -> None:
+    """make would use the shared file, and role examples installs both in one directory for the debugger."""
     shared = {path.name for path in (ROOT / "examples" / "start").glob("*.[chS]")}
     own = [path for path in (ROOT / "examples").glob("*/*.[chS]") if path.parent.name != "start"]
     assert shared and own

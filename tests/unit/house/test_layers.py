@@ -1,4 +1,4 @@
-"""Which packages of the tool import which: a command imports subjects, a subject no command, the host nothing."""
+"""Imports between the tool's packages: a command imports subjects, a subject imports no command."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).resolve().parents[3] / "src"
-# What everything may import.
+# Every module may import these.
 BASE = {"rumplab", "rumplab.errors", "rumplab.output"}
 HOST = "rumplab.host"
 COMMANDS = "rumplab.commands"
@@ -26,7 +26,7 @@ def within(module: str, package: str) -> bool:
 
 
 def imported(path: Path, source: Path) -> Iterator[str]:
-    """The modules of the tool that a file imports, wherever in it the statement stands."""
+    """Yield the tool's modules that a file imports, at its top or inside a function."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if within(alias.name, "rumplab"))
@@ -38,22 +38,22 @@ def imported(path: Path, source: Path) -> Iterator[str]:
 
 
 def complaint(module: str, other: str) -> str:
-    """What is wrong with `module` importing `other`; nothing if that is allowed."""
+    """Return why `module` must not import `other`; "" if it may."""
     if other in BASE:
         return ""
     if within(module, HOST) and not within(other, HOST):
-        return "the host's side imports nothing of the rest"
+        return "host imports only host and the base modules"
     if module in BASE:
-        return "what everything imports, imports nothing"
+        return "a base module imports nothing of the tool"
     if within(module, COMMANDS):
         # `guest` loads its sub-commands by name.
         if within(other, COMMANDS):
             return "a command imports no other command"
         return ""
     if within(other, COMMANDS):
-        return "only the command line knows commands, and by their names"
+        return "only cli loads a command, and by its name"
     if within(other, CLI) and not within(module, CLI) and module != "rumplab.__main__":
-        return "a subject knows no command line"
+        return "a subject imports nothing of cli"
     return ""
 
 
@@ -75,10 +75,10 @@ def test_imports_go_from_commands_to_subjects_to_the_host() -> None:
 @pytest.mark.parametrize(
     ("file", "line", "why"),
     [
-        ("host/locks.py", "from rumplab.lab import config", "the host's side"),
+        ("host/locks.py", "from rumplab.lab import config", "host imports only host"),
         ("commands/stop.py", "from rumplab.commands.ps import state", "no other command"),
-        ("machine/launch.py", "    from rumplab.commands import run", "by their names"),
-        ("guest/overlay.py", "from rumplab.cli.arguments import port", "no command line"),
+        ("machine/launch.py", "    from rumplab.commands import run", "by its name"),
+        ("guest/overlay.py", "from rumplab.cli.arguments import port", "nothing of cli"),
         ("errors.py", "import rumplab.lab.config", "imports nothing"),
     ],
 )

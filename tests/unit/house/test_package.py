@@ -1,4 +1,4 @@
-"""The tool as a Python package: what is built of the checkout has everything, and says its version as all do."""
+"""The tool as a Python package: the wheel has all its files, and the version is defined in one place."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SOURCE = ROOT / "src" / "rumplab"
 
 
 def built(what: str, directory: Path) -> Path:
-    """The wheel that the build backend makes, without a network."""
+    """Build a wheel with the build backend, without a network; return its path."""
     done = subprocess.run(
         [sys.executable, "-c", BUILD, what, str(directory)],
         cwd=ROOT,
@@ -46,7 +46,7 @@ def files_of_the_tool() -> set[str]:
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Callable[[str], Path]:
-    """Install into an environment of its own, which has PyYAML by the path of this one; returns its Python."""
+    """A function that installs the package in a new environment with this one's PyYAML, and returns its Python."""
 
     def install(what: str) -> Path:
         venv.create(tmp_path / "venv", with_pip=False)
@@ -82,12 +82,12 @@ def test_the_wheel_has_every_file_of_the_tool_and_no_other(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("what", ["build_wheel", "build_editable"])
-def test_the_command_of_an_installed_package_is_the_launchers(installed: Callable[[str], Path], what: str) -> None:
+def test_the_command_of_an_installed_package_works_as_the_launcher(installed: Callable[[str], Path], what: str) -> None:
     python = installed(what)
     command = "import sys; from rumplab.__main__ import entry; sys.exit(entry())"
     version = run(python, "-c", command, "--version")
     assert (version.returncode, version.stdout) == (0, f"rumplab {rumplab.__version__}\n"), version.stderr
-    # From a file that isn't Python, of the package's own.
+    # The zsh script is a data file of the package.
     assert "_rumplab" in run(python, "-c", command, "completion", "zsh").stdout
     missing = run(python, "-c", command, "status")
     assert (missing.returncode, "no lab here" in missing.stderr) == (3, True)
@@ -101,7 +101,7 @@ def test_an_editable_package_is_the_checkout_and_leaves_nothing_in_it(
     before = files_of_the_tool() | {path.name for path in SOURCE.parent.iterdir()}
     where = run(installed("build_editable"), "-c", "import rumplab; print(rumplab.__file__)")
     assert Path(where.stdout.strip()) == SOURCE / "__init__.py"
-    # What stands in src goes to hosts, and makes another stamp.
+    # A new file in src would be copied to hosts and would change the stamp.
     assert files_of_the_tool() | {path.name for path in SOURCE.parent.iterdir()} == before
 
 

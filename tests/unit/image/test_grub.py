@@ -1,4 +1,4 @@
-"""The menu against a small model of GRUB: its script language, and how its loader joins words."""
+"""The menu in a small model of GRUB: its script language, and how its loader joins words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ shellish = st.text(st.sampled_from(string.punctuation + " aé€😀x41"), max_s
 
 
 def script_words(line: str) -> list[str]:
-    """The words of one line of GRUB script that uses no quoting but single quotes and backslashes."""
+    """Split a line of GRUB script, which quotes only with single quotes and backslashes, into words."""
     words: list[str] = []
     word: str | None = None
     characters = iter(line)
@@ -29,7 +29,7 @@ def script_words(line: str) -> list[str]:
                     break
                 word += inner
             else:
-                raise AssertionError("a quote is left open")
+                raise AssertionError("a quote has no end")
         elif character == "\\":
             word = (word or "") + next(characters)
         elif character in " \t":
@@ -37,13 +37,13 @@ def script_words(line: str) -> list[str]:
                 words.append(word)
             word = None
         else:
-            assert character not in SPECIAL, f"{character} has a meaning here"
+            assert character not in SPECIAL, f"{character} has a special meaning here"
             word = (word or "") + character
     return words if word is None else [*words, word]
 
 
 def loader_command_line(words: list[str]) -> str:
-    """What GRUB's multiboot command makes of its words. Measured on GRUB 2.06, see test_stage_boot.py."""
+    """Join words as GRUB's multiboot command does; measured on GRUB 2.06, see test_stage_boot.py."""
     hexadecimal = frozenset(string.hexdigits)
     joined = []
     for word in words:
@@ -60,7 +60,7 @@ def loader_command_line(words: list[str]) -> str:
 
 
 def menu_command(menu: str, name: str) -> list[str]:
-    """The words of the one command `name` in the menu."""
+    """Return the words of the menu's only command `name`."""
     (line,) = [line for line in menu.split("\n") if line.startswith(f"\t{name} ")]
     return script_words(line)
 

@@ -1,4 +1,4 @@
-"""Sizes: what the user writes, and that a computed size really holds the files."""
+"""Sizes: parsing them, and that an image of the computed size holds its files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_size_that_is_too_small_names_the_one_that_fits() -> None:
         layout.choose(None, layout.image_size([layout.LARGEST]), "the program")
 
 
-# Sizes where a further block, indirect block or block group begins.
+# Sizes at which ext2 needs another block, indirect block or block group.
 EDGES = [0, 12 * BLOCK, 12 * BLOCK + 1, 1036 * BLOCK + 1, 5 * MIB - 7, 127 * MIB, 130 * MIB + 1]
 
 
@@ -55,7 +55,7 @@ EDGES = [0, 12 * BLOCK, 12 * BLOCK + 1, 1036 * BLOCK + 1, 5 * MIB - 7, 127 * MIB
 def test_the_computed_size_holds_the_program(tmp_path: Path, program_size: int) -> None:
     tools = tool_paths()
     program = tmp_path / "program"
-    # No block of zeros: debugfs would make a hole of it.
+    # Not zeros: debugfs would write a hole.
     program.write_bytes(b"x" * program_size)
     size = layout.image_size([program_size, 0, BLOCK])
     made = recipe(tools, program, size, "", None)

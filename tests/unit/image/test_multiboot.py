@@ -1,4 +1,4 @@
-"""Which files the stager takes for a unikernel."""
+"""Which files the stager accepts as a unikernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file is that is to be a disk: read, or refused by its own name."""
+"""The format of a file that is passed as a disk: it is used, or refused with the format's name."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_images_that_qemu_makes_are_named(tmp_path: Path, form: str, options: st
         recognise.format_of(str(path))
 
 
-def test_what_is_packed_says_how_to_unpack_it(tmp_path: Path) -> None:
+def test_the_error_for_a_compressed_file_says_how_to_unpack_it(tmp_path: Path) -> None:
     for content, tool in ((gzip.compress(BOOT), "gunzip"), (lzma.compress(BOOT), "unxz")):
         path = tmp_path / "x.img"
         path.write_bytes(content)
@@ -70,7 +70,7 @@ def test_what_is_packed_says_how_to_unpack_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("subformat", ["monolithicSparse", "streamOptimized", "monolithicFlat", "twoGbMaxExtentSparse"])
 def test_a_vmdk_of_any_kind_is_exported(lab: LabPrefix, pcihello: Path, tmp_path: Path, subformat: str) -> None:
-    """And boots."""
+    """The exported disk has the same content, and the VMDK boots."""
     qemu_img = host_tool("qemu-img")
     lab.component("qemu", {"qemu-system-x86_64": host_tool("qemu-system-x86_64"), "qemu-img": qemu_img})
     raw, disk = image(lab, pcihello, tmp_path / "a.img"), tmp_path / "a.vmdk"
@@ -101,7 +101,9 @@ DESCRIPTOR = '# Disk DescriptorFile\nversion=1\nparentCID={parent}\ncreateType="
         ("ffffffff", "nonsense", "names no part|a part that isn't beside it|kind nonsense"),
     ],
 )
-def test_a_descriptor_names_no_file_but_those_beside_it(tmp_path: Path, parent: str, extent: str, message: str) -> None:
+def test_a_vmdk_descriptor_may_only_name_files_in_its_directory(
+    tmp_path: Path, parent: str, extent: str, message: str
+) -> None:
     (tmp_path / "part").write_bytes(BOOT)
     (tmp_path / "link").symlink_to("/etc/passwd")
     path = tmp_path / "x.vmdk"
@@ -130,7 +132,7 @@ def test_any_file_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, c
             continue
 
 
-def test_what_is_no_file_is_not_waited_for(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
+def test_a_fifo_is_refused_without_waiting(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for arguments in (("run", pipe), ("guest", "create", "g", "--linux", pipe), ("run", pcihello, "--symbols", pipe)):
@@ -139,7 +141,7 @@ def test_what_is_no_file_is_not_waited_for(lab: LabPrefix, pcihello: Path, tmp_p
         assert "is a pipe, not a file" in result.stderr or f"{pipe}: no such file" in result.stderr
 
 
-def test_a_program_that_qemus_loader_does_not_take_is_told_what_does(lab: LabPrefix, tmp_path: Path) -> None:
+def test_the_error_for_a_program_that_qemu_cannot_load_names_stage(lab: LabPrefix, tmp_path: Path) -> None:
     wide = bytearray(placed(header(0), 64))
     wide[4] = 2
     path = tmp_path / "k64.bin"

@@ -1,4 +1,4 @@
-"""rumprun's configuration: what YAML says, what JSON says, and that both say the same."""
+"""rumprun's configuration: YAML is translated to JSON with the same meaning, in both schemas."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ mount:
 
 
 def load(text: str | bytes) -> Any:
-    """JSON with every object as its list of pairs, so that no key is lost."""
+    """Parse JSON with each object as a list of pairs, so that no repeated key is lost."""
     return json.loads(text, object_pairs_hook=lambda found: found)
 
 
@@ -138,7 +138,7 @@ ADDRESSES = st.one_of(
 
 
 def configurations(word: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, Any]]:
-    """What a file may hold, as YAML's values; what both schemas can say."""
+    """Generate configurations, as YAML's values, that both schemas can express."""
     return st.fixed_dictionaries(
         {"rc": st.lists(st.fixed_dictionaries({"bin": word, "args": st.lists(word, max_size=4)}), max_size=1)},
         optional={
@@ -178,7 +178,7 @@ def test_round_trip_through_the_newer_schema(
 
 
 def split_words(line: str) -> list[str]:
-    """The words of a command line as rumprun splits it: blanks part them, except inside apostrophes."""
+    """Split a command line as rumprun does: at blanks that aren't inside apostrophes."""
     words: list[str] = []
     inside, begun = False, False
     for character in line:
@@ -306,7 +306,7 @@ def test_errors_name_file_and_line(tmp_path: Path, text: str, message: str) -> N
         ("net:\n  dns: {search: [a.org]}\n", "line 2: the older schema has no name servers"),
     ],
 )
-def test_what_the_older_schema_has_no_words_for(tmp_path: Path, text: str, message: str) -> None:
+def test_settings_that_the_older_schema_cannot_express(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(RumplabError) as refusal:
         make(tmp_path, text, "old")
     assert message in str(refusal.value)

@@ -1,4 +1,4 @@
-"""Captures: written so that others read them, read whatever wrote them, decoded with the HMAC checked."""
+"""Captures: tshark reads ours, we read those of other programs, and decoding checks the HMAC."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def write(path: Path) -> Path:
     return path
 
 
-def test_decoding_tells_what_was_said(tmp_path: Path) -> None:
+def test_decoding_describes_each_datagram(tmp_path: Path) -> None:
     lines = decode.read(write(tmp_path / "x.pcap"), KEY).lines
     assert [(line.time, line.seq, line.hmac, line.repeated) for line in lines] == [
         (0.0, 0, "good", False),
@@ -77,7 +77,7 @@ def test_verb_decodes(empty_lab: LabPrefix, tmp_path: Path) -> None:
 
 
 def test_tshark_finds_nothing_malformed(empty_lab: LabPrefix, tmp_path: Path) -> None:
-    """In the capture of a real session."""
+    """tshark reads the capture of a real session."""
     path, key_file = tmp_path / "x.pcap", tmp_path / "key"
     key_file.write_bytes(KEY)
     key_file.chmod(0o600)
@@ -99,7 +99,7 @@ def test_tshark_finds_nothing_malformed(empty_lab: LabPrefix, tmp_path: Path) ->
     rows = [line.split("\t") for line in shown.stdout.splitlines()]
     assert len(rows) > 100
     assert all(str(server.port) in row[:2] for row in rows)
-    assert not [row for row in rows if row[2]], "what tshark complains of"
+    assert not [row for row in rows if row[2]], "tshark reports a fault in a datagram"
     verbose = subprocess.run(
         [tshark, "-r", str(path), *options, "-Y", "_ws.malformed or ip.checksum.status==0 or udp.checksum.status==0"],
         capture_output=True,
@@ -108,7 +108,7 @@ def test_tshark_finds_nothing_malformed(empty_lab: LabPrefix, tmp_path: Path) ->
         check=True,
     )
     assert verbose.stdout == ""
-    assert {line.hmac for line in decode.read(path, KEY).lines} == {"good", "bad"}, "check-port sends bad ones"
+    assert {line.hmac for line in decode.read(path, KEY).lines} == {"good", "bad"}, "check-port sends wrong HMACs, too"
 
 
 @given(st.binary(max_size=600), st.integers(0, 65535), st.integers(0, 65535))
@@ -126,7 +126,7 @@ PACKET = ipv4.encode(Datagram(HOST, GUEST, SESSION[0][2]), 1)
 
 
 def block(order: str, kind: int, body: bytes) -> bytes:
-    """A block of a pcapng file."""
+    """Return a block of a pcapng file."""
     body += b"\0" * (-len(body) % 4)
     length = struct.pack(f"{order}I", len(body) + 12)
     return struct.pack(f"{order}I", kind) + length + body + length
@@ -155,7 +155,7 @@ def record(link: int, frame: bytes, order: str = "<", magic: int = pcap.MAGIC) -
     ],
 )
 @pytest.mark.parametrize("order", "<>")
-def test_captures_of_others_are_read(link: int, before: bytes, order: str) -> None:
+def test_captures_of_other_programs_are_read(link: int, before: bytes, order: str) -> None:
     frame = before + ipv4.encode(Datagram(HOST, GUEST, SESSION[0][2]), 1)
     for magic, second in ((pcap.MAGIC, 1e-6), (pcap.MAGIC_NANO, 1e-9)):
         (found,) = pcap.records(record(link, frame, order, magic), "x")
@@ -166,7 +166,7 @@ def test_captures_of_others_are_read(link: int, before: bytes, order: str) -> No
 
 @pytest.mark.parametrize("frame", [b"", b"\x60" * 40, b"\1" * 12 + b"\x08\x06" + b"\0" * 40])
 @pytest.mark.parametrize("link", [pcap.RAW, pcap.ETHERNET, pcap.LINUX_COOKED, pcap.LINUX_COOKED_2, pcap.NULL])
-def test_other_frames_are_passed_over(link: int, frame: bytes) -> None:
+def test_frames_of_other_protocols_are_skipped(link: int, frame: bytes) -> None:
     assert pcap.datagram(Record(0.0, link, frame, cut=False)) is None
 
 
@@ -185,7 +185,7 @@ def test_any_frame_is_read_without_an_exception(frame: bytes, link: int, cut: bo
         (pcap.RAW, PACKET[:6] + b"\x20\x00" + PACKET[8:], "1 record a fragment"),
     ],
 )
-def test_what_cannot_be_read_is_said_with_status_1(
+def test_an_unreadable_capture_is_an_error_with_status_1(
     empty_lab: LabPrefix, key_file: Path, tmp_path: Path, link: int, frame: bytes, why: str
 ) -> None:
     path = tmp_path / "x.pcap"
@@ -235,7 +235,7 @@ def test_pcapng_of_wiresharks_tools_is_read(tmp_path: Path) -> None:
     assert decode.read(newer, KEY).lines == decode.read(classic, KEY).lines
 
 
-def test_what_is_no_capture_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_capture_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x"
     newer = b"\x0a\x0d\x0d\x0a" + b"\0" * 40
     for content, complaint in ((b"", "not a pcap"), (newer, "is damaged"), (b"x" * 99, "not a pcap")):
@@ -248,13 +248,13 @@ def test_what_is_no_capture_is_named(tmp_path: Path) -> None:
         list(pcap.records(io.BytesIO(record(1, b"").getvalue()[:-8] + b"\xff" * 8), "x"))
 
 
-def test_capture_that_is_cut_off_just_ends(tmp_path: Path) -> None:
+def test_a_truncated_capture_is_read_to_its_last_whole_record(tmp_path: Path) -> None:
     path = write(tmp_path / "x.pcap")
     path.write_bytes(path.read_bytes()[:-3])
     assert len(decode.read(path, KEY).lines) == len(SESSION) - 1
 
 
 @given(st.binary(min_size=1, max_size=64))
-def test_descriptions_never_hold_what_a_terminal_obeys(data: bytes) -> None:
+def test_descriptions_contain_no_control_characters(data: bytes) -> None:
     assert describe(data).isprintable()
     assert printable(data).isascii() and printable(data).isprintable()

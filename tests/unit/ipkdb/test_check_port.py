@@ -1,4 +1,4 @@
-"""The porting kit: the list for a live target, which tells good from bad, and the skeleton, which compiles."""
+"""The porting kit: check-port finds the faults of a target, and the skeleton of new-port compiles."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HEADERS = Path(__file__).resolve().parents[2] / "ipkdb" / "netbsd"
 
 
 def checked(spoil: Callable[[Kernel], None] = lambda kernel: None, weather: Weather = FINE) -> dict[str, Row]:
-    """The rows of a run of the list on a simulated kernel that `spoil` may have changed, by name."""
+    """Run check-port on a simulated kernel that `spoil` has changed; return its rows by name."""
 
     async def main() -> dict[str, Row]:
         bench = Bench(weather)
@@ -54,7 +54,7 @@ def test_netbsd_passes(weather: Weather) -> None:
     assert [name for name, row in rows.items() if row.result == SKIPPED] == ["M: more than a reply holds is refused"]
 
 
-def test_the_list_changes_nothing() -> None:
+def test_check_port_changes_nothing_in_the_target() -> None:
     kernels: list[Kernel] = []
     checked(kernels.append)
     (kernel,) = kernels
@@ -62,7 +62,7 @@ def test_the_list_changes_nothing() -> None:
     assert kernel.detached
     assert kernel.cpu.pages == plain.pages
     plain.registers["eip"] += 1
-    assert kernel.cpu.registers == plain.registers, "but for one step"
+    assert kernel.cpu.registers == plain.registers, "except for one step"
 
 
 def failed(spoil: Callable[[Kernel], None]) -> set[str]:
@@ -74,17 +74,17 @@ def replace(name: str, make: Callable[[Kernel], Any]) -> Callable[[Kernel], None
 
 
 def test_a_target_that_takes_any_hmac_fails() -> None:
-    def trusting(kernel: Kernel) -> Any:
+    def accept_any_hmac(kernel: Kernel) -> Any:
         return lambda datagram: datagram[6 : 6 + int.from_bytes(datagram[4:6], "big")] or None
 
-    assert {"A wrong HMAC", "An opening with another key"} <= failed(replace("authentic", trusting))
+    assert {"A wrong HMAC", "An opening with another key"} <= failed(replace("authentic", accept_any_hmac))
 
 
 def test_a_target_that_takes_any_number_fails() -> None:
-    def careless(kernel: Kernel) -> Any:
+    def accept_any_number(kernel: Kernel) -> Any:
         return lambda datagram: kernel.authentic(datagram) if datagram[6:7] != b"O" else None
 
-    names = failed(replace("expected", careless))
+    names = failed(replace("expected", accept_any_number))
     assert {"A request twice", "A request from before", "A request out of turn"} <= names
 
 
@@ -103,26 +103,26 @@ def test_a_target_that_never_repeats_fails() -> None:
 
 
 def test_a_target_with_a_wrong_command_fails_there_and_only_there() -> None:
-    def shy(kernel: Kernel) -> Any:
+    def accept_unknown_command(kernel: Kernel) -> Any:
         carry_out = kernel.carry_out
         return lambda data: kernel.reply(b"ok") if data[:1] == b"Q" else carry_out(data)
 
-    assert failed(replace("carry_out", shy)) == {"A command that there is not"}
+    assert failed(replace("carry_out", accept_unknown_command)) == {"A command that there is not"}
 
 
-def test_a_target_that_doesnt_trap_is_lost_and_the_list_ends() -> None:
-    def deaf(kernel: Kernel) -> Any:
+def test_check_port_ends_at_a_target_that_does_not_trap() -> None:
+    def ignore_steps(kernel: Kernel) -> Any:
         step = kernel.cpu.step
         return lambda: step() and False
 
     def spoil(kernel: Kernel) -> None:
-        kernel.cpu.step = deaf(kernel)  # type: ignore[method-assign]
+        kernel.cpu.step = ignore_steps(kernel)  # type: ignore[method-assign]
 
     rows = list(checked(spoil).values())
     assert rows[-1].result == FAILED and rows[-1].name.startswith("C:") and "(was 90)" in rows[-1].detail
 
 
-def test_silence_ends_the_list() -> None:
+def test_check_port_ends_at_a_target_that_is_silent() -> None:
     rows = list(checked(lambda kernel: setattr(kernel, "key", b"not what the tool has")).values())
     assert [row.result for row in rows] == [FAILED]
 
@@ -154,7 +154,7 @@ def test_verb_ends_with_1_for_a_target_that_fails(empty_lab: LabPrefix, tmp_path
     assert done.returncode == 1 and "FAILED" in done.stdout and "lost" in done.stderr
 
 
-# The skeleton
+# The skeleton of new-port.
 
 
 def compile_c(path: Path, root: Path, *flags: str) -> None:
@@ -193,18 +193,18 @@ def test_skeleton_has_every_function_of_the_guide() -> None:
     assert not [path for path, text in made.items() if "${" in text or "$xx" in text]
 
 
-def test_without_a_machine_there_is_the_card_only() -> None:
+def test_without_sys_arch_the_skeleton_has_only_the_card() -> None:
     assert not [path for path in new_port.files("xx", "isa", None) if "arch" in path]
 
 
 @pytest.mark.parametrize("name", ["", "XX", "x-y", "../x", "x" * 17, "1x", "x\n"])
-def test_names_that_cannot_be_are_refused(name: str) -> None:
+def test_invalid_names_are_refused(name: str) -> None:
     for words in ((name, "pci", None), ("xx", name, None), ("xx", "pci", name)):
         with pytest.raises(UsageError, match="small letters"):
             new_port.files(*words)
 
 
-def test_a_directory_that_exists_is_left_alone(tmp_path: Path, empty_lab: LabPrefix) -> None:
+def test_an_existing_directory_is_not_overwritten(tmp_path: Path, empty_lab: LabPrefix) -> None:
     with pytest.raises(RumplabError, match="exists"):
         new_port.run("xx", "pci", None, tmp_path)
     done = empty_lab.tool("ipkdb", "new-port", "--interface", "xx", "--bus", "pci", "-o", tmp_path / "new")

@@ -1,4 +1,4 @@
-"""``rumplab ipkdb``: which command lines make sense, which targets it may talk to, and how it finds them."""
+"""`rumplab ipkdb`: valid command lines, the targets that it may contact, and how it finds them."""
 
 from __future__ import annotations
 
@@ -47,13 +47,15 @@ BRIDGE = {
         ("new-port x --interface xx --bus pci", "unrecognized arguments: x"),
     ],
 )
-def test_command_lines_that_make_no_sense(words: str, complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_contradictory_command_lines_are_usage_errors(
+    words: str, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert status_of("ipkdb", *words.split()) == 2
     assert complaint in capsys.readouterr().err
 
 
 def status_of(*words: str) -> int | str | None:
-    """The exit code of a command line, by which of the two ways ever it ends."""
+    """Return the exit status of a command line, whether main() returns it or raises SystemExit."""
     try:
         return main.main([*words])
     except SystemExit as leaving:
@@ -65,7 +67,7 @@ def test_a_machine_may_be_called_like_a_sub_command(empty_lab: LabPrefix, capsys
     assert "no machine called 'decode'" in capsys.readouterr().err
 
 
-def test_a_command_line_of_the_last_release_is_understood_and_warned_of(
+def test_a_command_line_of_the_last_release_works_with_a_warning(
     empty_lab: LabPrefix, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main.main(["ipkdb", "netbsd"]) == 1
@@ -81,14 +83,14 @@ def test_a_command_line_of_the_last_release_is_understood_and_warned_of(
 @pytest.mark.parametrize(
     "text", ["", "host", "1.2.3", "1.2.3.4:", "1.2.3.4:0", "1.2.3.4:99999", "1.2.3.4:x", "::1", "1.2.3.999"]
 )
-def test_what_is_no_address(text: str) -> None:
+def test_invalid_addresses_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         reach.parse(text)
     assert reach.parse("1.2.3.4") == (IPv4Address("1.2.3.4"), 1138)
     assert reach.parse("1.2.3.4:9") == (IPv4Address("1.2.3.4"), 9)
 
 
-def test_without_a_key_there_is_nothing_to_say(
+def test_without_a_key_nothing_is_sent(
     empty_lab: LabPrefix, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv(key.VARIABLE, raising=False)
@@ -167,7 +169,7 @@ def test_machine_that_doesnt_run(empty_lab: LabPrefix, capsys: pytest.CaptureFix
         ("", ""),
     ],
 )
-def test_console_explains_a_silence(text: str, meaning: str, tmp_path: Path) -> None:
+def test_the_console_log_explains_why_the_kernel_does_not_answer(text: str, meaning: str, tmp_path: Path) -> None:
     log = tmp_path / "serial.log"
     log.write_text("x" * 100_000 + text)
     said = console_messages.meaning(log)

@@ -1,4 +1,4 @@
-"""examples/ipkdb in QEMU, on an emulated NE2000: by datagram, by Ethernet frame, and under GDB by the bridge."""
+"""examples/ipkdb in QEMU on an emulated NE2000: by datagrams, by Ethernet frames, and with GDB and the translator."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WAITING = "waiting for remote debugger"
 SECONDS = 120
 NO_TABLE = 0x70000000
 FILLING = bytes(n * 167 % 256 for n in range(256))
-# Page and number of a register of the card's, and what the kernel's own driver has there.
+# (page, number) of the card's registers that the kernel's own driver sets.
 RING_START, RING_END, BOUNDARY, CURRENT = (2, 1), (2, 2), (0, 3), (1, 7)
 
 
@@ -45,7 +45,7 @@ def address(program: Path) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Debuggee:
-    """A kernel in QEMU on user net; its IPKDB is `port` of 127.0.0.1."""
+    """A kernel in QEMU on a user network; its IPKDB is at `port` of 127.0.0.1."""
 
     guest: Guest
     port: int
@@ -55,17 +55,17 @@ class Debuggee:
         return Client(by_udp(self.port), KEY)
 
     def press(self, key: bytes) -> None:
-        """Types at the console, where no newline may follow."""
+        """Type a single key at the console, without a newline."""
         with socket.socket(socket.AF_UNIX) as keyboard:
             keyboard.connect(str(self.guest.terminal))
             keyboard.sendall(key)
-            # QEMU drops what it hasn't passed on when a client hangs up.
+            # When its client closes the socket, QEMU drops the bytes that it hasn't passed on.
             time.sleep(0.5)
 
 
 @pytest.fixture
 def start(program: Path, tmp_path: Path) -> Iterator[Callable[..., Guest]]:
-    """Starts guests with a card on the network backend `n` that is given; they end with the test."""
+    """A function that starts a guest with a card on the netdev `n`. The guests end with the test."""
     with contextlib.ExitStack() as stack:
 
         def started(netdev: str, flags: str = "-d", extra: Sequence[str] = (), key: bytes | None = KEY) -> Guest:
@@ -81,7 +81,7 @@ def start(program: Path, tmp_path: Path) -> Iterator[Callable[..., Guest]]:
 
 @pytest.fixture
 def debuggee(start: Callable[..., Guest], tmp_path: Path) -> Debuggee:
-    """Waiting for its debugger, at an address that QEMU has given to it."""
+    """A kernel that waits for its debugger, at an address from QEMU's DHCP server."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as finder:
         finder.bind(("127.0.0.1", 0))
         port = finder.getsockname()[1]
@@ -93,13 +93,13 @@ def debuggee(start: Callable[..., Guest], tmp_path: Path) -> Debuggee:
 
 
 def gdb(lab: LabPrefix, program: Path, port: int, key_file: Path, *commands: str) -> str:
-    """What GDB says on the bridge to a port of 127.0.0.1."""
-    bridge = " ".join(lab.argv("ipkdb", "--target", f"127.0.0.1:{port}", "--key-file", key_file, "--stdio"))
-    words = (f"file {program}", f"directory {IPKDB_EXAMPLE}", f"target remote | {bridge}", *commands)
+    """Return GDB's output; GDB runs the translator, which connects to a port of 127.0.0.1."""
+    translator = " ".join(lab.argv("ipkdb", "--target", f"127.0.0.1:{port}", "--key-file", key_file, "--stdio"))
+    words = (f"file {program}", f"directory {IPKDB_EXAMPLE}", f"target remote | {translator}", *commands)
     return lab.gdb(*words, timeout=SECONDS)
 
 
-def test_every_point_of_the_list_for_ports(debuggee: Debuggee, empty_lab: LabPrefix, key_file: Path) -> None:
+def test_check_port_finds_no_fault(debuggee: Debuggee, empty_lab: LabPrefix, key_file: Path) -> None:
     words = ("check-port", "--target", f"127.0.0.1:{debuggee.port}", "--key-file", key_file, "--oversized", "--json")
     done = empty_lab.tool("ipkdb", *words, timeout=SECONDS)
     rows = json.loads(done.stdout)
@@ -116,17 +116,17 @@ def test_memory_and_faults(debuggee: Debuggee, address: dict[str, int]) -> None:
     assert address["ipkdb_trap"] < before["eip"] <= address["ipkdb_trap"] + 64
     assert client.read(address["ramdisk"], 388) == (FILLING * 2)[:388]
     hole = address["memory_hole"]
-    assert client.read(hole - 2, 8)[2:] == b"\xff" * 6, "what isn't there"
+    assert client.read(hole - 2, 8)[2:] == b"\xff" * 6, "an address that isn't mapped"
     assert client.read(NO_TABLE, 4) == client.read(0, 4) == b"\xff" * 4
     for place in (hole, NO_TABLE, 0):
         client.write(place, b"\1\2\3\4")
     client.write(address["ramdisk"], b"\1\2\3\4")
     assert client.read(address["ramdisk"], 5) == b"\1\2\3\4" + FILLING[4:5]
-    assert client.registers() == before, "and no fault is seen"
+    assert client.registers() == before, "the kernel's own fault handler doesn't run"
 
 
 def register(guest: Guest, base: int, place: tuple[int, int]) -> int:
-    """A register of the card's; the processor must be halted."""
+    """Read a register of the card; the processor must be halted."""
     page, number = place
     guest.qmp("human-monitor-command", **{"command-line": f"o /b {base:#x} {0x22 | page << 6:#x}"})
     said = guest.qmp("human-monitor-command", **{"command-line": f"i /b {base + number:#x}"})
@@ -134,7 +134,9 @@ def register(guest: Guest, base: int, place: tuple[int, int]) -> int:
     return int(re.findall(r"= (0x[0-9a-f]+)", said)[0], 16)
 
 
-def test_leaving_gives_the_card_back_to_the_kernel(debuggee: Debuggee, address: dict[str, int]) -> None:
+def test_leaving_the_debugger_restores_the_kernels_state_of_the_card(
+    debuggee: Debuggee, address: dict[str, int]
+) -> None:
     client = debuggee.client()
     client.open()
     base = int.from_bytes(client.read(address["ne"], 2), "little")
@@ -146,10 +148,10 @@ def test_leaving_gives_the_card_back_to_the_kernel(debuggee: Debuggee, address: 
         debuggee.guest.qmp("cont")
         return found
 
-    assert state() == [0x66, 0x80, *GUEST_MAC, *bytes(8)], "the debugger's own"
+    assert state() == [0x66, 0x80, *GUEST_MAC, *bytes(8)], "the debugger's ring"
     assert client.ask(b"X") == b"ok"
     debuggee.guest.wait_for("running\n")
-    assert state() == [0x46, 0x60, *GUEST_MAC, *b"\xff" * 8], "the kernel's, as it had set it up"
+    assert state() == [0x46, 0x60, *GUEST_MAC, *b"\xff" * 8], "the kernel's ring, as the kernel had set it up"
     frames = 5
     for _ in range(frames):
         client.exchange(b"to a kernel that runs")
@@ -160,8 +162,8 @@ def test_leaving_gives_the_card_back_to_the_kernel(debuggee: Debuggee, address: 
     assert int.from_bytes(again.read(address["ne_frames"], 4), "little") >= frames
 
 
-def test_the_card_comes_back_between_any_two_instructions(debuggee: Debuggee, address: dict[str, int]) -> None:
-    """Steps all the way through the kernel's own driver."""
+def test_the_card_is_restored_between_any_two_instructions(debuggee: Debuggee, address: dict[str, int]) -> None:
+    """Step through the whole driver of the kernel."""
     client = debuggee.client()
     client.open()
     code = client.read(address["card_poll"], 1)
@@ -177,7 +179,7 @@ def test_the_card_comes_back_between_any_two_instructions(debuggee: Debuggee, ad
         if client.registers()["eip"] == home:
             break
     else:
-        raise AssertionError("it never returned")
+        raise AssertionError("the driver never returned")
     assert client.ask(b"X") == b"ok"
     debuggee.guest.wait_for("running\n")
     assert "no sense" not in debuggee.guest.said()
@@ -204,7 +206,7 @@ def test_gdb_breaks_steps_watches_and_changes(
     debuggee.guest.wait_for("running\n")
 
 
-def test_after_a_detach_it_is_attached_to_by_a_panic(
+def test_after_a_detach_a_panic_enters_the_debugger(
     debuggee: Debuggee, program: Path, empty_lab: LabPrefix, key_file: Path
 ) -> None:
     session = (empty_lab, program, debuggee.port, key_file)
@@ -214,12 +216,12 @@ def test_after_a_detach_it_is_attached_to_by_a_panic(
     assert re.search(r"^#1 .* ipkdb_panic \(\)", said, re.MULTILINE), said
     assert re.search(r" counter_step \(", said), said
     debuggee.guest.wait_for("rebooting\n")
-    # A new start waits again, for it was started with -d.
+    # The kernel waits again after its restart, since its command line has -d.
     debuggee.guest.wait_for(WAITING, 2)
     assert "$1 = 0" in gdb(*session, "print counter", "detach")
 
 
-def test_a_key_ends_the_wait_of_a_panic(debuggee: Debuggee) -> None:
+def test_a_keypress_ends_the_wait_after_a_panic(debuggee: Debuggee) -> None:
     client = debuggee.client()
     client.open()
     client.ask(b"X")
@@ -247,7 +249,7 @@ def test_tshark_finds_nothing_malformed(
     assert rows("-Y", "bootp or dhcp") and not rows("-Y", bad)
 
 
-# By the frame
+# By Ethernet frames.
 
 
 @pytest.fixture
@@ -261,7 +263,7 @@ ADDRESSED = f"-d ipaddr={'.'.join(str(byte) for byte in GUEST)}"
 
 @pytest.fixture
 def wired(segment: Segment, start: Callable[..., Guest]) -> Guest:
-    """A kernel that knows its address, at the other end of the wire."""
+    """A kernel with a fixed address, at the other end of the segment."""
     guest = start(segment.netdev(), ADDRESSED)
     guest.wait_for(WAITING)
     return guest
@@ -296,7 +298,7 @@ def test_it_asks_for_its_address_by_bootp(segment: Segment, start: Callable[...,
     for number in (0, 5, 33):
         answered(bytes((192, 0, 2, 99)), number)
     again = segment.udp(30)
-    assert again is not None and again.data[8:10] == b"\0\1", "what isn't its answer is none"
+    assert again is not None and again.data[8:10] == b"\0\1", "a reply for another client isn't accepted"
     answered(GUEST)
     guest.wait_for("My IP address is 192.0.2.2\n")
     assert Client(segment.exchange, KEY).open() == b"s"
@@ -319,7 +321,7 @@ def test_frames_that_are_wrong_are_dropped_and_the_rest_is_taken(wired: Guest, s
     ):
         segment.send(frame)
         assert segment.receive(0.3) is None
-    # A checksum of 0 is none; and a reply goes to the port of the opening, wherever the request came from.
+    # A checksum of 0 means none. The reply goes to the port that sent the open request, not to this request's port.
     segment.send(ethernet.ip(ethernet.udp(request, 4001)[:6] + b"\0\0" + request))
     found = segment.udp()
     assert found is not None and found.target == 4000 and found.data[6:7] == b"p"
@@ -341,7 +343,7 @@ def test_fragments_become_a_datagram(wired: Guest, segment: Segment, order: tupl
     assert found is not None and found.data[6:7] == b"p"
 
 
-def test_fragments_of_nonsense_do_no_harm(wired: Guest, segment: Segment) -> None:
+def test_malformed_fragments_do_no_harm(wired: Guest, segment: Segment) -> None:
     client = Client(segment.exchange, KEY)
     client.open()
     for place in (0x1FFF, MORE | 0x1FFF, 0x00FF, MORE):
@@ -365,7 +367,7 @@ def test_without_card_or_key_it_runs(segment: Segment, start: Callable[..., Gues
     assert "IPKDB: No interface found!\n" in nowhere.said()
 
 
-def test_a_ring_that_goes_round_and_a_flood(wired: Guest, segment: Segment) -> None:
+def test_the_ring_wraps_and_a_flood_is_survived(wired: Guest, segment: Segment) -> None:
     client = Client(segment.exchange, KEY)
     client.open()
     junk = ethernet.ip(ethernet.udp(b"j" * 1400, 4000, 9))

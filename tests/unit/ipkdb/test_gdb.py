@@ -1,4 +1,4 @@
-"""A real GDB on `rumplab ipkdb`, over real sockets, on a simulated kernel; and how sessions end."""
+"""A real GDB with `rumplab ipkdb`, over real sockets to a simulated kernel; and how sessions end."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ SECONDS = 60
 
 
 def framed(text: str) -> bytes:
-    """A packet as GDB sends it."""
+    """Return a packet as GDB sends it."""
     return f"${text}#{sum(text.encode()) % 256:02x}".encode()
 
 
 def gdb(remote: str, *commands: str, lab: LabPrefix) -> str:
-    """What GDB prints."""
+    """Return GDB's output."""
     return lab.gdb("set architecture i386", f"target remote {remote}", *commands)
 
 
@@ -39,7 +39,7 @@ def gdb(remote: str, *commands: str, lab: LabPrefix) -> str:
 def session(
     lab: LabPrefix, server: Server, key_file: Path, *options: str | Path
 ) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """(the tool, the TCP port that it waits for GDB on)."""
+    """Run `rumplab ipkdb connect`; yield its process and the TCP port where it waits for GDB."""
     port = () if "--port" in options else ("--port", str(ports.free()))
     target = ("--target", f"127.0.0.1:{server.port}", "--key-file", key_file)
     process = lab.start("ipkdb", "connect", *target, *port, *options)
@@ -116,20 +116,20 @@ def test_gdb_by_pipe(empty_lab: LabPrefix, key_file: Path) -> None:
 def test_a_breakpoint_that_cannot_be_set_leaves_the_kernel_where_it_is(empty_lab: LabPrefix, key_file: Path) -> None:
     with Server() as server:
         words = ["ipkdb", "connect", "--target", f"127.0.0.1:{server.port}", "--key-file", str(key_file), "--stdio"]
-        bridge = "| " + " ".join(empty_lab.argv(*words))
+        translator = "| " + " ".join(empty_lab.argv(*words))
         steps = command_line.run_to("no_such_function", "break")
-        said = empty_lab.gdb(f"target remote {bridge}", *steps, "print 123456 * 8")
+        said = empty_lab.gdb(f"target remote {translator}", *steps, "print 123456 * 8")
         assert "No symbol table is loaded" in said
-        # Longer than any port number, of which the bridge says one.
+        # The result is longer than a port number, since the translator prints one.
         assert "987648" not in said
         until(lambda: holders.of_peer("127.0.0.1", server.port) is None)
         assert not server.kernel.running and not server.kernel.detached
-        # Another session goes on from there.
-        assert "0x" in empty_lab.gdb(f"target remote {bridge}", "print $pc", "detach")
+        # Another session continues there.
+        assert "0x" in empty_lab.gdb(f"target remote {translator}", "print $pc", "detach")
         assert server.kernel.detached
 
 
-def test_plain_pipes_will_do(empty_lab: LabPrefix, key_file: Path) -> None:
+def test_plain_pipes_work(empty_lab: LabPrefix, key_file: Path) -> None:
     with Server() as server:
         words = ["ipkdb", "connect", "--target", f"127.0.0.1:{server.port}", "--key-file", str(key_file), "--stdio"]
         done = subprocess.run(
@@ -139,7 +139,7 @@ def test_plain_pipes_will_do(empty_lab: LabPrefix, key_file: Path) -> None:
     assert done.stdout.startswith(b"+$T05") and b"$OK#9a" in done.stdout
 
 
-def test_files_for_a_pipe_are_refused_before_the_kernel_is_bothered(
+def test_files_for_a_pipe_are_refused_before_anything_is_sent_to_the_kernel(
     empty_lab: LabPrefix, key_file: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "in").write_bytes(b"$?#3f")
@@ -165,7 +165,7 @@ def test_gdb_that_leaves_makes_room_for_the_next(empty_lab: LabPrefix, key_file:
             first.sendall(framed("P0=2a000000"))
             assert first.recv(1) == b"+"
             with socket.create_connection(("127.0.0.1", port), SECONDS) as second:
-                assert second.recv(16) == b"", "turned away"
+                assert second.recv(16) == b"", "the second GDB is refused"
         deadline = time.monotonic() + SECONDS
         while "$1 = 42" not in (output := gdb(f"127.0.0.1:{port}", "print $eax", "detach", lab=empty_lab)):
             assert time.monotonic() < deadline, output
@@ -174,7 +174,9 @@ def test_gdb_that_leaves_makes_room_for_the_next(empty_lab: LabPrefix, key_file:
         assert "a second GDB was turned away" in errors
 
 
-def test_interrupt_of_a_running_kernel_is_said_to_be_impossible(empty_lab: LabPrefix, key_file: Path) -> None:
+def test_the_error_for_an_interrupt_says_that_a_running_kernel_cannot_be_stopped(
+    empty_lab: LabPrefix, key_file: Path
+) -> None:
     with (
         Server() as server,
         session(empty_lab, server, key_file) as (_, port),
@@ -209,7 +211,7 @@ def test_ctrl_c_detaches_cleanly(number: int, empty_lab: LabPrefix, key_file: Pa
         assert server.kernel.detached and server.kernel.cpu.byte(TEXT) == 0x90
 
 
-def test_ctrl_c_while_the_kernel_runs_says_what_stays_behind(empty_lab: LabPrefix, key_file: Path) -> None:
+def test_ctrl_c_while_the_kernel_runs_warns_of_remaining_breakpoints(empty_lab: LabPrefix, key_file: Path) -> None:
     with Server() as server, session(empty_lab, server, key_file) as (process, port):
         with socket.create_connection(("127.0.0.1", port), SECONDS) as client:
             client.sendall(framed(f"Z0,{DATA:x},1") + framed("c"))
@@ -240,7 +242,7 @@ def test_silent_target(empty_lab: LabPrefix, key_file: Path) -> None:
     assert "the key may be the wrong one" in done.stderr and "DDB" in done.stderr
 
 
-def test_nobody_there(empty_lab: LabPrefix, key_file: Path) -> None:
+def test_no_target_answers(empty_lab: LabPrefix, key_file: Path) -> None:
     port = ports.free()
     done = empty_lab.tool("ipkdb", "connect", "--target", f"127.0.0.1:{port}", "--key-file", key_file, "--timeout", "2")
     assert done.returncode == 1 and "nobody listens there" in done.stderr
@@ -261,10 +263,10 @@ def test_taken_port_is_named(empty_lab: LabPrefix, key_file: Path) -> None:
         )
         assert done.returncode == 1
         assert f"port {port} on 127.0.0.1" in done.stderr and f"pid {os.getpid()}" in done.stderr
-        assert not server.kernel.done, "told before the kernel is bothered"
+        assert not server.kernel.done, "the error comes before anything is sent to the kernel"
 
 
-def test_wrong_architecture_is_told_before_gdb_comes(empty_lab: LabPrefix, key_file: Path) -> None:
+def test_wrong_architecture_is_reported_before_gdb_connects(empty_lab: LabPrefix, key_file: Path) -> None:
     with Server() as server:
         done = empty_lab.tool(
             "ipkdb", "connect", "--target", f"127.0.0.1:{server.port}", "--key-file", key_file, "--arch", "powerpc"

@@ -1,4 +1,4 @@
-"""GDB's commands on a simulated kernel: each reply, breakpoints that can't be seen, and harm done by the network."""
+"""GDB's commands on a simulated kernel: each reply, hidden breakpoints, and an unreliable network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PC, AX, CX = NAMES.index("eip"), NAMES.index("eax"), NAMES.index("ecx")
 
 
 def talk(*commands: str | bytes, weather: Weather = FINE, prepare: Any = None, seed: int = 0) -> Any:
-    """(replies, bench, stub) of a session with these commands."""
+    """Run a session with these commands; return (replies, bench, stub)."""
 
     async def main() -> Any:
         bench = Bench(weather, seed)
@@ -49,7 +49,7 @@ def word(value: int) -> str:
 
 
 def counter(reply: str) -> int:
-    """The program counter in a stop reply."""
+    """Return the program counter of a stop reply."""
     fields = dict(field.split(":") for field in reply[3:].split(";") if field)
     return int(struct.unpack("<I", bytes.fromhex(fields["08"]))[0])
 
@@ -106,17 +106,17 @@ def test_all_registers_are_set_with_or_without_those_that_are_missing() -> None:
     assert replies("G" + new[:-2], "G" + "zz" * 64) == ["E01", "E01"]
 
 
-def test_registers_are_asked_for_once_a_stop() -> None:
+def test_registers_are_requested_once_per_stop() -> None:
     _, bench, _ = talk("g", "g", "p8", "?", "s", "g", "p0")
     assert bench.kernel.done.count(b"R") == 2
 
 
-def test_what_is_known_of_a_stop_is_at_hand_and_nothing_else() -> None:
+def test_only_the_data_of_a_stop_is_prefetched() -> None:
     async def main() -> None:
         bench = Bench()
         await bench.link.open("t", 10)
         stub = bench.stub()
-        assert stub.ready(b"g") is None, "not asked for yet"
+        assert stub.ready(b"g") is None, "not requested yet"
         stopped = await stub.handle(b"s")
         assert stopped is not None and stopped.startswith(b"T05")
         assert stub.ready(b"g") == await stub.handle(b"g")
@@ -127,7 +127,7 @@ def test_what_is_known_of_a_stop_is_at_hand_and_nothing_else() -> None:
         assert stub.ready(f"m{TEXT:x},4".encode()) == PROGRAM[:4].hex().encode()
         for other in (f"m{TEXT + 62:x},4", f"m{TEXT - 1:x},4", f"m{DATA:x},4", "mzz,4", "m", "?", "s", "G00", "p0", ""):
             assert stub.ready(other.encode()) is None, other
-        assert bench.kernel.done == done, "of the target, nothing was asked"
+        assert bench.kernel.done == done, "nothing was requested from the target"
         await stub.handle(f"M{TEXT:x},1:41".encode())
         assert stub.ready(f"m{TEXT:x},4".encode()) is None, "memory has changed since"
         running = asyncio.create_task(stub.handle(b"c"))
@@ -138,7 +138,7 @@ def test_what_is_known_of_a_stop_is_at_hand_and_nothing_else() -> None:
     run(main())
 
 
-def test_a_breakpoint_is_not_seen_in_what_is_at_hand() -> None:
+def test_prefetched_memory_does_not_show_a_breakpoint() -> None:
     async def main() -> bytes | None:
         bench = Bench()
         await bench.link.open("t", 10)
@@ -153,7 +153,7 @@ def test_a_breakpoint_is_not_seen_in_what_is_at_hand() -> None:
     assert run(main()) == f"{PROGRAM[LOOP_INCREMENT - TEXT]:02x}".encode()
 
 
-def test_looking_ahead_at_a_target_that_is_lost_is_told_by_the_next_command() -> None:
+def test_a_target_that_is_lost_while_prefetching_is_reported_by_the_next_command() -> None:
     async def main() -> None:
         bench = Bench()
         await bench.link.open("t", 10)
@@ -198,7 +198,7 @@ def test_unreadable_memory_reads_as_ff() -> None:
     assert replies("m100,4") == ["ffffffff"]
 
 
-def test_gdb_of_another_architecture_is_told() -> None:
+def test_gdb_of_another_architecture_gets_an_error() -> None:
     for command in (f"m{0xFFFFFFFF81000000:x},8", "qSupported:xmlRegisters=arm", "G0011"):
         assert "i386" in talk(command)[1].said[0]
 
@@ -206,7 +206,7 @@ def test_gdb_of_another_architecture_is_told() -> None:
 def test_breakpoint_stops_at_its_address_each_time_round() -> None:
     answer, bench, _ = talk(f"Z0,{LOOP_INCREMENT:x},1", "c", "c", "c", "p0")
     assert [counter(reply) for reply in answer[1:4]] == [LOOP_INCREMENT] * 3
-    assert answer[4] == word(4), "two increments a round, and the breakpoint is before the first of them"
+    assert answer[4] == word(4), "each round increments twice, and the breakpoint is before the first increment"
     assert bench.kernel.cpu.registers["eip"] == LOOP_INCREMENT
 
 
@@ -240,7 +240,7 @@ def test_signals_are_refused() -> None:
     assert "signal" in bench.said[0] and not {b"C", b"S"} & set(bench.kernel.done)
 
 
-def test_what_gdb_takes_out_and_puts_in_again_costs_nothing() -> None:
+def test_a_breakpoint_that_gdb_removes_and_inserts_again_needs_no_request() -> None:
     place = f"0,{TEXT + 4:x},1"
     _, bench, _ = talk("Z" + place, "s", "z" + place, "Z" + place, "s", "z" + place, "Z" + place, "s")
     assert sum(data[:1] == b"N" for data in bench.kernel.done) == 1
@@ -272,7 +272,7 @@ def test_detaching_leaves_no_trace(leave: str) -> None:
     assert bench.kernel.cpu.byte(TEXT + 4) == 0x41 and bench.kernel.cpu.byte(DATA) == 0
 
 
-# Whole sessions
+# Whole sessions.
 
 PLACES = [*range(TEXT, TEXT + 5), DATA + 3, DATA + 4, DATA + 388]
 
@@ -288,7 +288,7 @@ def commands() -> st.SearchStrategy[str]:
         ),
         st.sampled_from(["s", "g", "?", "p8"]),
         st.integers(0, 2**32 - 1).map(lambda value: f"P3={word(value)}"),
-        # Only where the loop has a breakpoint does it ever stop.
+        # The loop stops only at a breakpoint, so set one before `c`.
         st.just(f"Z0,{LOOP_INCREMENT:x},1+c"),
     )
 
@@ -300,7 +300,7 @@ def spelled(sequence: list[str]) -> list[str]:
 @given(st.lists(commands(), max_size=25).map(spelled))
 @settings(max_examples=150, deadline=None)
 def test_memory_looks_as_if_there_were_no_breakpoints(sequence: list[str]) -> None:
-    """Against a plain copy of memory: what is read, and what remains after detaching."""
+    """Compare reads, and the memory after detaching, with a plain copy of the memory."""
     answer, bench, _ = talk(*sequence, "D")
     memory = fresh_memory()
     for command, reply in zip(sequence, answer, strict=False):
@@ -316,13 +316,13 @@ def test_memory_looks_as_if_there_were_no_breakpoints(sequence: list[str]) -> No
 
 
 def fresh_memory() -> dict[int, int]:
-    """The pages that the commands above reach."""
+    """Return the content of the pages that the commands above can reach."""
     pages = make_cpu().pages
     return {base + at: byte for base in (TEXT, DATA) for at, byte in enumerate(pages[base // PAGE])}
 
 
 def session(sequence: list[str], weather: Weather, seed: int) -> tuple[list[bytes | None], bool, list[bytes]]:
-    """(replies, whether it ended in a clean error, what the kernel did) of a session."""
+    """Run a session; return (replies, whether it ended with Lost, the commands that the kernel executed)."""
 
     async def main() -> Any:
         bench = Bench(weather, seed)
@@ -341,7 +341,7 @@ def session(sequence: list[str], weather: Weather, seed: int) -> tuple[list[byte
 
 
 def plain(done: list[bytes]) -> list[bytes]:
-    """What was done, openings without the id that differs each time."""
+    """Strip the session id, which differs each time, from the open commands."""
     return [data[:1] if data[:1] == b"O" else data for data in done]
 
 
@@ -357,7 +357,7 @@ weathers = st.builds(
 
 @given(st.lists(commands(), max_size=12).map(spelled), weathers, st.integers(0, 2**32))
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_in_any_weather_each_command_is_done_once_or_ends_in_a_clean_error(
+def test_on_any_network_each_command_is_done_once_or_ends_in_a_clean_error(
     sequence: list[str], weather: Weather, seed: int
 ) -> None:
     fine, failed, done = session(sequence, FINE, 0)
@@ -371,10 +371,10 @@ def test_in_any_weather_each_command_is_done_once_or_ends_in_a_clean_error(
         assert plain(rough_done) == plain(done)
 
 
-# Parsers
+# Parsers.
 
 
-def test_frames_survive_any_cut() -> None:
+def test_frames_are_parsed_however_the_stream_is_split() -> None:
     stream = b"+" + rsp.frame(b"g") + b"-\x03" + rsp.frame(b"X0,3:" + rsp.escape(b"#$}"))
     stream += b"$m0,1#00" + b"$abc" + rsp.frame(b"?")
     expected = [
@@ -426,7 +426,7 @@ def test_frame_without_an_end_is_bounded() -> None:
     assert list(parser.feed(rsp.frame(b"g"))) == [Packet(b"g")]
 
 
-def test_commands_of_two_gdbs_in_a_row_wait_for_each_other() -> None:
+def test_a_command_of_a_second_gdb_waits_for_the_first_ones() -> None:
     async def main() -> None:
         bench = Bench()
         await bench.link.open("t", 10)
@@ -438,7 +438,7 @@ def test_commands_of_two_gdbs_in_a_row_wait_for_each_other() -> None:
         await asyncio.sleep(1)
         assert not asking.done()
         bench.kernel.cpu.store(LOOP_INCREMENT, 0xCC)
-        assert counter((await going or b"").decode()) == LOOP_INCREMENT + 1, "a breakpoint that isn't ours"
+        assert counter((await going or b"").decode()) == LOOP_INCREMENT + 1, "a breakpoint of the kernel's own"
         assert (await asking or b"")[:3] == b"T05"
 
     run(main())

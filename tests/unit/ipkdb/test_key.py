@@ -1,4 +1,4 @@
-"""Role ipkdb's key: made once, for the lab user's eyes only, and told to nobody."""
+"""The key of role ipkdb: made once, readable by the lab user only, and never printed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_it_is_made_once(tmp_path: Path) -> None:
     assert mode(path) == 0o600
     made = path.read_bytes()
     assert re.fullmatch(rb"[\w-]{32}\n", made)
-    # The tool takes it as it is.
+    # The tool accepts the file as it is.
     assert key.load(path) == made[:-1]
     assert module.ensure(str(path), check=False) == (first, False, "")
     assert path.read_bytes() == made
@@ -52,7 +52,7 @@ def test_it_is_made_once(tmp_path: Path) -> None:
     assert second != first
 
 
-def test_a_key_of_the_users_own_is_kept_and_its_mark_does_not_tell_it(tmp_path: Path) -> None:
+def test_a_users_own_key_is_kept_and_its_mark_does_not_reveal_it(tmp_path: Path) -> None:
     path = tmp_path / "ipkdb.key"
     write(path, OWN + b"\n")
     mark, changed, _ = module.ensure(str(path), check=False)
@@ -60,11 +60,11 @@ def test_a_key_of_the_users_own_is_kept_and_its_mark_does_not_tell_it(tmp_path: 
     assert path.read_bytes() == OWN + b"\n"
     assert OWN.decode() not in mark
     write(path, OWN)
-    # A newline at the end is the editor's.
+    # Editors add a newline at the end; it isn't part of the key.
     assert module.ensure(str(path), check=False)[0] == mark
 
 
-def test_a_key_that_others_could_read_is_closed_to_them_and_that_is_said(tmp_path: Path) -> None:
+def test_a_key_that_others_could_read_is_made_private_with_a_warning(tmp_path: Path) -> None:
     path = tmp_path / "ipkdb.key"
     write(path, OWN, 0o644)
     assert module.ensure(str(path), check=True)[1]
@@ -87,7 +87,7 @@ def test_a_key_that_no_kernel_can_have_is_refused_and_not_shown(tmp_path: Path, 
     assert not content or content.decode("latin-1") not in str(refused.value)
 
 
-def test_what_is_no_file_of_the_users_is_refused(tmp_path: Path) -> None:
+def test_a_fifo_and_a_link_in_the_keys_place_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "ipkdb.key"
     os.mkfifo(path)
     with pytest.raises(module.Unfit, match="is no file of the lab user"):
@@ -101,7 +101,7 @@ def test_what_is_no_file_of_the_users_is_refused(tmp_path: Path) -> None:
 
 
 def run(**arguments: object) -> subprocess.CompletedProcess[str]:
-    """The whole module, as Ansible runs it."""
+    """Run the module as Ansible runs it."""
     given = json.dumps({"ANSIBLE_MODULE_ARGS": arguments})
     return subprocess.run(
         [sys.executable, "-m", "plugins.modules.ipkdb_key"],
@@ -114,11 +114,11 @@ def run(**arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_as_root_it_becomes_the_lab_users() -> None:
+def test_as_root_the_module_gives_the_key_to_the_lab_user() -> None:
     if os.geteuid() != 0:
-        pytest.skip("changes the owner of a file")
+        pytest.skip("needs root: changes the owner of a file")
     nobody = pwd.getpwnam("nobody").pw_uid
-    # pytest's own directories are root's alone.
+    # Only root can enter pytest's own directories.
     with tempfile.TemporaryDirectory() as directory:
         os.chown(directory, nobody, -1)
         path = Path(directory) / "ipkdb.key"
@@ -131,11 +131,11 @@ def test_as_root_it_becomes_the_lab_users() -> None:
 
 def test_without_the_account_nothing_is_made(tmp_path: Path) -> None:
     if os.geteuid() != 0:
-        pytest.skip("looks for the account as root only")
+        pytest.skip("needs root, who looks for the account")
     path = str(tmp_path / "ipkdb.key")
     done = run(path=path, user="no-such-account")
     assert "there is no account 'no-such-account': set rumplab_user" in done.stdout
-    # In check mode, role lab hasn't made it either.
+    # In check mode, role lab hasn't made the account either.
     would = json.loads(run(path=path, user="no-such-account", _ansible_check_mode=True).stdout)
     assert (would["changed"], would["mark"]) == (True, "")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""IPKDB's packets, and requests over a network that does harm, in virtual time."""
+"""IPKDB's packets, and requests over an unreliable network, in virtual time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROUGH = Weather(lose=0.1, repeat=0.1, delay=0.0005, spread=0.004)
 
 
 def test_packet_has_the_documented_bytes() -> None:
-    # The digest was made by `openssl dgst -md5 -hmac 'a key for the laboratory'` over the first 15 bytes.
+    # The digest comes from `openssl dgst -md5 -hmac 'a key for the laboratory'` over the first 15 bytes.
     expected = bytes.fromhex("00000007 0009 4d c0100000 00000010".replace(" ", ""))
     datagram = packet.encode(Packet(7, packet.peek(TEXT, 16)), KEY)
     assert datagram[:15] == expected
@@ -45,7 +45,7 @@ def test_rfc_2104_vector() -> None:
         (b"\0" + seal(1, b"s")[1:-1] + b"x", BadMac),
     ],
 )
-def test_what_is_no_packet(datagram: bytes, error: type[Exception]) -> None:
+def test_invalid_packets_are_refused(datagram: bytes, error: type[Exception]) -> None:
     with pytest.raises(error):
         packet.decode(datagram, KEY)
 
@@ -128,7 +128,7 @@ def test_every_request_is_done_once(seed: int) -> None:
     with_bench(ROUGH, act, seed=seed)
 
 
-def test_damage_is_mended_by_asking_again() -> None:
+def test_a_damaged_datagram_is_requested_again() -> None:
     async def act(bench: Bench) -> bytes:
         await bench.link.open("t", 10)
         bench.network.weather = Weather(damage=0.3)
@@ -138,7 +138,7 @@ def test_damage_is_mended_by_asking_again() -> None:
 
 
 def test_wrong_key_of_a_target_that_repeats_itself_is_told_at_once() -> None:
-    """A host whose earlier session had the right key, on the same port."""
+    """A session with the right key came first, so the target answers a wrong HMAC with its last reply."""
 
     async def act(bench: Bench) -> float:
         await bench.link.open("t", 10)
@@ -160,7 +160,7 @@ def test_wrong_key_of_a_fresh_target_is_silence() -> None:
     with_bench(Weather(), act, key=b"quite another key, no?")
 
 
-def test_silence_is_bounded_and_asked_into_ever_more_rarely() -> None:
+def test_the_wait_is_bounded_and_repeats_become_rarer() -> None:
     async def act(bench: Bench) -> None:
         with pytest.raises(Silent, match="nothing for 60 s"):
             await bench.link.open("t", 60)
@@ -183,7 +183,7 @@ def test_a_running_kernel_is_waited_for() -> None:
     with_bench(Weather(), act)
 
 
-def test_a_kernel_that_doesnt_come_is_said_to_run() -> None:
+def test_the_error_for_a_silent_kernel_says_that_it_runs() -> None:
     async def act(bench: Bench) -> None:
         bench.kernel.running = True
         with pytest.raises(Silent, match="nobody listens there"):
@@ -214,7 +214,7 @@ def test_target_that_restarts_is_a_clean_error() -> None:
         bench.kernel.boot()
         with pytest.raises(Silent, match="restarted"):
             await Target(bench.link, I386).registers()
-        # What became of it isn't known, so the number isn't given to another request; a new session is.
+        # The result of that request is unknown, so its number can't be used again: a new session must begin.
         with pytest.raises(RumplabError, match="hasn't been answered"):
             await bench.link.request(b"X")
         await bench.link.open("t", 10)
@@ -235,7 +235,7 @@ def test_another_debugger_takes_over() -> None:
     with_bench(Weather(), act)
 
 
-def test_errors_of_the_target_are_told_and_survived() -> None:
+def test_errors_of_the_target_are_reported_and_the_session_goes_on() -> None:
     async def act(bench: Bench) -> None:
         await bench.link.open("t", 10)
         with pytest.raises(Refused, match="unknown command"):
@@ -256,7 +256,7 @@ def test_registers_of_another_architecture_are_named() -> None:
     with_bench(Weather(), act)
 
 
-def test_flood_of_rubbish_is_bounded() -> None:
+def test_a_flood_of_invalid_datagrams_is_bounded() -> None:
     async def act(bench: Bench) -> None:
         await bench.link.open("t", 10)
         for number in range(10_000):

@@ -1,4 +1,4 @@
-"""Reading the seam: good files, and every kind of bad one with a message that names it."""
+"""Reading the seam (rumplab.json and descriptors): good files, and each kind of bad file with its message."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_deferred_component_says_why(empty_lab: LabPrefix) -> None:
     assert [component.state for component in config.load().components()] == ["deferred"]
 
 
-def test_path_that_has_gone(empty_lab: LabPrefix) -> None:
+def test_a_path_of_a_descriptor_that_no_longer_exists(empty_lab: LabPrefix) -> None:
     empty_lab.component("gdb", {"gdb": "/nonexistent/gdb"})
     component = config.load().component("gdb")
     with pytest.raises(NotProvisioned, match=r"/nonexistent/gdb of component gdb is missing"):

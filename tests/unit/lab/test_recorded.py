@@ -1,4 +1,4 @@
-"""doctor --verify: what is installed, compared with what role artifact recorded of it."""
+"""doctor --verify: compare the installed files with the record of role artifact."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def wanted(prefix: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def installed(empty_lab: LabPrefix) -> LabPrefix:
-    """A lab with a tree that role artifact made, and a component of the host's own programs."""
+    """A lab with a tree of role artifact, and a component that consists of the host's programs."""
     assert provide(wanted(empty_lab.prefix), opener)["state"] == "installed"
     program = empty_lab.prefix / "program"
     program.write_text("text", encoding="utf-8")
@@ -39,7 +39,7 @@ def installed(empty_lab: LabPrefix) -> LabPrefix:
 
 
 def verified(lab: LabPrefix) -> dict[str, dict[str, Any]]:
-    """What --json says, by component; the status goes with it."""
+    """Return the rows of --json by component, and check the status against them."""
     said = lab.tool("doctor", "--verify", "--json")
     found = {one["component"]: one for one in json.loads(said.stdout)}
     wrong = [one for one in found.values() if one["problem"] or one["altered"] or one["missing"] or one["added"]]
@@ -51,7 +51,7 @@ def verified(lab: LabPrefix) -> dict[str, dict[str, Any]]:
 def test_what_is_as_it_was_installed_passes(installed: LabPrefix) -> None:
     said = installed.tool("doctor", "--verify")
     assert said.returncode == 0
-    # Three files, a link, and where the tree came from.
+    # Three files, a link, and .provenance.json.
     assert said.stdout.splitlines() == [
         "COMPONENT  FILES  ALTERED  MISSING  ADDED",
         "hello      5      0        0        0",
@@ -63,7 +63,7 @@ def test_what_is_as_it_was_installed_passes(installed: LabPrefix) -> None:
 
 
 def flip(path: Path) -> None:
-    """One bit of a file, with size and time as they were."""
+    """Change one bit of a file, and keep its size and time stamps."""
     status = path.stat()
     content = bytearray(path.read_bytes())
     content[0] ^= 1
@@ -101,7 +101,7 @@ def test_every_damage_is_found_and_its_remedy_mends_it(
     remedy = "./provision --tags hello -e rumplab_verify=true"
     assert f"hello: {how}: {name}; {remedy}\n" in said.stdout
     assert verified(installed)["hello"][how] == [name]
-    # What the remedy comes to: role artifact looks at the tree.
+    # Do what the remedy does: role artifact checks the tree and builds it again.
     assert provide(wanted(installed.prefix), opener)["changed"] is True
     assert verified(installed)["hello"]["files"] == 5
 

@@ -1,4 +1,4 @@
-"""The accelerator probe: what it boots, that it is bounded, that its answer is remembered while it holds."""
+"""The accelerator probe: its guest, its time limit, and how long its answer is cached."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rumplab.machine.accel import Result
 
 HANG = "exec sleep 60"
 FAIL = "echo 'first' >&2; echo 'could not initialise' >&2; exit 1"
-# Answers at once for tcg and only after a while for any other.
+# Answers at once for tcg, and after 0.5 s for any other accelerator.
 SLOW_HARDWARE = 'case "$3" in *tcg) ;; *) sleep 0.5 ;; esac; echo x >> "$0.runs"; exec "$0.guest"'
 SLOW_TCG = 'case "$3" in *tcg) sleep 0.5 ;; esac; echo x >> "$0.runs"; exec "$0.guest"'
 HUNG_HARDWARE = 'case "$3" in *tcg) exec "$0.guest" ;; *) exec sleep 60 ;; esac'
 WORK = 'exec "$0.guest"'
-# A guest behind a debug stub on standard input and output: its arguments are the beginning of the packets that it
-# refuses, and whether it stops where it should.
+# A guest with a debug stub on standard input and output. Its arguments: the prefix of the packets that it refuses,
+# and `passes` if it runs past its breakpoint.
 GUEST = f"""\
 import os, sys
 refused, stops = sys.argv[1] if sys.argv[1:] else "-", "passes" not in sys.argv
@@ -46,7 +46,7 @@ while True:
 
 def fake(directory: Path, body: str) -> str:
     path = directory / "qemu"
-    # What the bodies look at is the value of -machine.
+    # The shift makes $3 the value of -machine.
     path.write_text(f'#!/bin/sh\nset -- x "$@"\n{body}\n', encoding="utf-8")
     path.chmod(0o755)
     guest = directory / "qemu.guest"
@@ -57,7 +57,7 @@ def fake(directory: Path, body: str) -> str:
 
 @pytest.fixture
 def with_kvm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A host with a KVM device node (here: a file)."""
+    """A host with a KVM device node (here a plain file)."""
     node = tmp_path / "kvm"
     node.touch()
     monkeypatch.setattr(accel, "KVM", node)
@@ -109,14 +109,14 @@ def test_an_accelerator_that_runs_a_guest_and_refuses_to_debug_it_is_not_taken(t
         )
 
 
-def test_a_breakpoint_that_is_passed_by_is_not_debugging(tmp_path: Path) -> None:
+def test_an_accelerator_that_runs_past_a_breakpoint_is_not_taken(tmp_path: Path) -> None:
     result = accel.probe(fake(tmp_path, f"{WORK} - passes"), "kvm")
     assert not result.works
     assert result.detail == "runs a guest but can't debug it: QEMU ended before a hardware breakpoint was hit"
 
 
 @pytest.mark.usefixtures("with_kvm")
-def test_what_an_older_probe_found_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cached_answer_of_an_older_probe_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     emulator = fake(tmp_path, SLOW_TCG)
     monkeypatch.setattr(accel, "PROBE", accel.PROBE - 1)
     accel.decide(emulator, "1", tmp_path)
@@ -177,7 +177,7 @@ def test_the_answer_is_forgotten_when_qemu_or_the_device_changes(tmp_path: Path,
 
 
 @pytest.mark.usefixtures("with_kvm")
-def test_a_damaged_or_unwritable_memory_is_survived(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_or_unwritable_cache_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     emulator = fake(tmp_path, SLOW_TCG)
     (tmp_path / accel.CACHE).write_text("{", encoding="utf-8")
     assert accel.decide(emulator, "1", tmp_path).chosen == "kvm"

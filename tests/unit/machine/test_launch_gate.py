@@ -1,4 +1,4 @@
-"""Whatever ends the launcher, at whatever moment: a machine is on record, or dead."""
+"""If the launcher is killed at any moment, its machine has a record or doesn't run."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ launch.detached(machines, machine, [sys.argv[2], sys.argv[3]])
 """
 
 
-def living(mark: str) -> set[int]:
-    """The processes whose command line has `mark`, less those that only wait to become such a one."""
+def running_emulators(mark: str) -> set[int]:
+    """Return the pids of the running emulators with `mark` in their command line, not of launchers before exec."""
     found = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -47,7 +47,7 @@ def living(mark: str) -> set[int]:
 
 @pytest.fixture
 def emulator(tmp_path: Path) -> tuple[Path, Path]:
-    """A program in QEMU's place, which never ends, and its argument, which no other has."""
+    """A program in QEMU's place that never ends, and its argument, which no other process has."""
     program, mark = tmp_path / "emulator", tmp_path / "mark"
     mark.touch()
     program.write_text('#!/bin/sh\nexec tail -f "$1"\n', encoding="utf-8")
@@ -65,19 +65,19 @@ def test_no_machine_is_lost_by_a_kill(empty_lab: LabPrefix, emulator: tuple[Path
         time.sleep(chance.uniform(0.02, 0.25))
         launcher.send_signal(signal.SIGKILL)
         launcher.wait(10)
-        # A child that waits on the pipe reads its end and exits.
+        # A child that still waits on the start pipe reads its end, and exits.
         time.sleep(0.05)
-        alive = living(str(emulator[1]))
+        alive = running_emulators(str(emulator[1]))
         known = {machine.pid for machine in store.all()}
-        assert alive <= known, f"{alive - known} run and are on no record"
+        assert alive <= known, f"{alive - known} run and have no record"
         recorded += len(alive)
         for machine in store.all():
             os.kill(machine.pid, signal.SIGKILL)
         deadline = time.monotonic() + 10
         while store.all() and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert living(str(emulator[1])) == set()
-    # The moments were spread over the start, and not all before it.
+        assert running_emulators(str(emulator[1])) == set()
+    # The kills hit different moments of the start, not all before it or all after it.
     assert 0 < recorded < KILLS
 
 
@@ -96,11 +96,11 @@ def test_a_record_that_cannot_be_written_leaves_no_process(
     monkeypatch.setattr(store, "update", full)
     with pytest.raises(OSError, match="No space"):
         launch.detached(store, machine, list(map(str, emulator)))
-    assert living(str(emulator[1])) == set()
+    assert running_emulators(str(emulator[1])) == set()
     assert store.all() == []
 
 
-ATTEND = """
+FOREGROUND = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from rumplab.lab.config import load
@@ -120,8 +120,8 @@ def test_an_emulator_that_loses_a_signal_gets_it_again(
     lost = "trap 'trap - INT TERM HUP' INT TERM HUP"
     program.write_text(f"#!/bin/sh\n{lost}\n: >{ready}\nwhile :; do sleep 0.05; done\n", encoding="utf-8")
     program.chmod(0o755)
-    words = [sys.executable, "-c", ATTEND, str(SOURCE), str(program)]
-    # A shell can't trap what was ignored when it began, as nohup has it.
+    words = [sys.executable, "-c", FOREGROUND, str(SOURCE), str(program)]
+    # A shell can't trap a signal that is ignored when it starts, as under nohup.
     with subprocess.Popen(
         words,
         env=empty_lab.environment,

@@ -69,7 +69,7 @@ def test_models_networks_and_addresses_can_be_mixed() -> None:
     ]
 
 
-def test_a_card_that_needs_its_slot_has_it_whatever_else_there_is() -> None:
+def test_a_card_with_a_fixed_slot_gets_it_whatever_other_cards_there_are() -> None:
     cards = (Nic(), Nic("ne2k_pci", slot=3))
     places = [word.partition(",bus=")[2] for word in nics.argv(cards, None, pci_bridge=True) if ",bus=" in word]
     assert places == ["pci.0,addr=4", "pci.1,addr=1", "pci.0,addr=3"]
@@ -166,7 +166,7 @@ def test_choosing_goes_on_until_an_address_is_free() -> None:
         taken.add(mac)
 
 
-def test_what_a_bridge_has_learned_leaves_its_own_ports_out(tmp_path: Path) -> None:
+def test_the_learned_addresses_of_a_bridge_do_not_include_its_ports(tmp_path: Path) -> None:
     (tmp_path / "br0").mkdir()
     entries = bytes.fromhex("fe968b0f66ae0201" + "00" * 8 + "5254000102030100" + "00" * 8 + "ffff")
     (tmp_path / "br0" / "brforward").write_bytes(entries)
@@ -209,9 +209,9 @@ def test_a_clash_on_the_bridge_names_the_machine(store: Machines) -> None:
     given = replace(BRIDGED, mac=macs.DEFAULT)
     with pytest.raises(RumplabError, match=rf"{macs.DEFAULT} is the address of machine 'a' \(pid \d+\)"):
         store.claim(wanted("b", given), numbered=False)
-    # Each user network is a machine's own.
+    # Each machine has its own user network, so the default address is free there.
     assert store.claim(wanted("b", Nic()), numbered=False).nics[0].mac == macs.DEFAULT
-    # A card that got the default must not meet it again in its own machine.
+    # Two cards of one machine must not both have the default address.
     both = store.claim(wanted("c", Nic(), BRIDGED), numbered=False)
     assert both.nics[1].mac != macs.DEFAULT
 
@@ -246,7 +246,7 @@ def test_ports_of_forwards_are_claimed_too(store: Machines) -> None:
 
 
 def bridge(lab: LabPrefix, helper: Path, name: str = "rumplab0") -> None:
-    """What role bridge leaves."""
+    """Make the files of role bridge."""
     helper.write_text("#!/bin/sh\n", encoding="utf-8")
     helper.chmod(0o755)
     lab.component("bridge", {"qemu-bridge-helper": str(helper)})
@@ -272,7 +272,7 @@ def test_the_bridge_is_reached_by_its_helper(empty_lab: LabPrefix, tmp_path: Pat
         ("exit 0", "has opened no tap on rumplab0"),
     ],
 )
-def test_what_the_helper_has_against_it_is_told(
+def test_the_helpers_reason_for_a_refusal_is_shown(
     empty_lab: LabPrefix, tmp_path: Path, script: str, message: str
 ) -> None:
     helper = tmp_path / "helper"
@@ -283,10 +283,8 @@ def test_what_the_helper_has_against_it_is_told(
         pass
 
 
-def test_each_card_on_the_bridge_has_a_tap_of_its_own_as_long_as_it_is_started(
-    empty_lab: LabPrefix, tmp_path: Path
-) -> None:
-    """A helper in miniature, whose taps are something else."""
+def test_each_card_on_the_bridge_has_its_own_tap_during_the_start(empty_lab: LabPrefix, tmp_path: Path) -> None:
+    """A stand-in for the helper, which sends another descriptor in place of a tap's."""
     helper = tmp_path / "helper"
     bridge(empty_lab, helper)
     helper.write_text(
@@ -332,7 +330,7 @@ def test_the_bridges_settings_are_checked(empty_lab: LabPrefix, tmp_path: Path) 
         attachment.find(config.load(), None, LINUX)
 
 
-def test_a_bridge_that_is_down_or_for_others_is_told_before(
+def test_a_bridge_that_is_down_or_forbidden_is_reported_before_the_start(
     empty_lab: LabPrefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bridge(empty_lab, tmp_path / "helper", "nonesuch0")

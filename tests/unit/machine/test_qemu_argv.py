@@ -17,7 +17,7 @@ PROGRAM = qemu_argv.Spec(qemu="/q", gdb_port=1234, accel="tcg", program="/a/x.bi
 
 
 def pairs(argv: list[str], option: str) -> list[str]:
-    """The values of every `option`."""
+    """Return the value of each `option`."""
     return [argv[at + 1] for at, word in enumerate(argv) if word == option]
 
 

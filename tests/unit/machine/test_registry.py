@@ -1,4 +1,4 @@
-"""Records of machines: names and ports claimed once, dead records retired, private places."""
+"""Records of machines: a name or port has one owner, ended machines lose their record, directories are private."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def wanted(name: str = "m", port: int = 0, image: str | None = None, snapshot: b
     return Machine(name=name, directory="", gdb_port=port, image=image, snapshot=snapshot)
 
 
-def die(store: Machines, machine: Machine) -> None:
-    """Makes the record that of a process that has ended."""
+def mark_ended(store: Machines, machine: Machine) -> None:
+    """Change the record to that of a process that has ended."""
     store.update(replace(machine, token="an earlier life"))
 
 
@@ -65,7 +65,7 @@ def test_a_name_is_taken_once(store: Machines) -> None:
     assert store.claim(wanted(), numbered=True).name == "m-3"
 
 
-def test_a_port_of_ours_names_the_machine(store: Machines) -> None:
+def test_the_error_for_a_taken_port_names_the_machine(store: Machines) -> None:
     port = registry.ports.free()
     store.claim(wanted("first", port), numbered=False)
     with pytest.raises(RumplabError, match=f"port {port} is taken by machine 'first'"):
@@ -106,7 +106,7 @@ def test_claims_at_once_never_clash(store: Machines) -> None:
 def test_dead_records_are_retired_and_keep_their_logs(store: Machines) -> None:
     machine = store.claim(wanted(), numbered=False)
     machine.serial_log.write_text("hello\n", encoding="utf-8")
-    die(store, machine)
+    mark_ended(store, machine)
     assert store.all() == []
     ended = store.ended("m")
     assert ended is not None
@@ -117,7 +117,7 @@ def test_dead_records_are_retired_and_keep_their_logs(store: Machines) -> None:
 
 def test_a_later_machine_of_the_name_is_not_retired_for_an_earlier(store: Machines) -> None:
     earlier = store.claim(wanted(), numbered=False)
-    die(store, earlier)
+    mark_ended(store, earlier)
     later = store.claim(wanted(), numbered=False)
     store.retire(replace(earlier, token="an earlier life"))
     assert store.find("m") == later
@@ -140,7 +140,7 @@ def test_keys_of_a_newer_tool_are_ignored(store: Machines) -> None:
 
 def test_ended_machines_are_not_kept_for_ever(store: Machines) -> None:
     for number in range(registry.ENDED_KEPT + 3):
-        die(store, store.claim(wanted(f"m{number}"), numbered=False))
+        mark_ended(store, store.claim(wanted(f"m{number}"), numbered=False))
         store.all()
     kept = sorted(path.name for path in (store.root / ".ended").iterdir())
     assert len(kept) == registry.ENDED_KEPT
@@ -186,7 +186,7 @@ def test_names_made_from_files(path: str, name: str) -> None:
     registry.check_name(f"{name}-99")
 
 
-def test_records_lie_in_the_users_state_one_place_a_lab(empty_lab: LabPrefix) -> None:
+def test_records_are_in_the_users_state_directory_one_directory_per_lab(empty_lab: LabPrefix) -> None:
     lab = config.load()
     root = registry.open_machines(lab).root
     assert root.parent.parent == empty_lab.runtime
@@ -194,7 +194,7 @@ def test_records_lie_in_the_users_state_one_place_a_lab(empty_lab: LabPrefix) ->
     assert root != registry.open_machines(replace(lab, prefix=Path("/other"))).root
 
 
-def test_a_machine_that_is_recorded_where_it_was_formerly_is_named(
+def test_a_machine_with_a_record_in_the_former_directory_is_named(
     empty_lab: LabPrefix, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old = empty_lab.prefix / "var" / "machines" / str(os.getuid())
@@ -209,7 +209,7 @@ def test_a_machine_that_is_recorded_where_it_was_formerly_is_named(
     assert "ended" not in said
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory to another user")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives a directory to another user")
 def test_a_home_that_is_another_users_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert places.home() == tmp_path
@@ -217,9 +217,7 @@ def test_a_home_that_is_another_users_does_not_count(tmp_path: Path, monkeypatch
     assert places.home() == Path(pwd.getpwuid(0).pw_dir)
 
 
-def test_a_user_whom_the_system_does_not_know_has_a_place(
-    empty_lab: LabPrefix, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_user_without_an_account_has_a_directory(empty_lab: LabPrefix, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", "")
     monkeypatch.setattr(os, "getuid", lambda: 4294967)
@@ -228,7 +226,7 @@ def test_a_user_whom_the_system_does_not_know_has_a_place(
         places.directory(config.load(), "guests", lasting=True)
 
 
-def test_a_place_whose_sockets_would_not_fit_is_gone_round(
+def test_a_directory_too_long_for_a_sockets_path_is_not_used(
     empty_lab: LabPrefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / ("x" * 80)))

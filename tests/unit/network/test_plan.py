@@ -1,4 +1,4 @@
-"""From a look at the host to steps and refusals, without a host."""
+"""From the observed state of a host to the steps or an error, without a host."""
 
 from __future__ import annotations
 
@@ -82,14 +82,14 @@ def test_a_host_that_routes_already_keeps_its_settings() -> None:
     assert plan.begin(OURS, BARE, "s").sysctls == {}
 
 
-def test_down_puts_settings_back_in_an_order_that_lasts(tools: Tools) -> None:
+def test_down_restores_settings_in_an_order_that_keeps_them(tools: Tools) -> None:
     current = Record(parsed(nat=True), "s", {"conf/eth0/forwarding": "1", "ip_forward": "0"})
     steps = plan.down(current.settings, UP, current, tools)
     names = [str(step.path.relative_to(seen.IPV4)) for step in steps if isinstance(step, Sysctl)]
     assert names == ["ip_forward", "conf/eth0/forwarding"]
 
 
-def test_down_leaves_a_table_that_no_record_speaks_of(tools: Tools) -> None:
+def test_down_leaves_a_table_that_is_in_no_record(tools: Tools) -> None:
     assert "delete table inet rumplab" not in script(plan.down(OURS, UP, None, tools))
     assert "delete table inet rumplab" in script(plan.down(OURS, UP, Record(OURS, "s"), tools))
     assert "delete table" not in script(plan.down(OURS, replace(UP, tables=frozenset()), Record(OURS, "s"), tools))
@@ -121,7 +121,7 @@ def test_down_leaves_a_bridge_of_another(tools: Tools) -> None:
         (replace(BARE, tables=frozenset({firewall.TABLE})), "table 'inet rumplab'"),
     ],
 )
-def test_what_is_taken_is_refused_with_its_owner(look: Seen, owner: str) -> None:
+def test_the_error_for_a_conflict_names_the_owner(look: Seen, owner: str) -> None:
     with pytest.raises(RumplabError, match=r".") as refused:
         plan.check(OURS, look, None)
     assert owner in str(refused.value)
@@ -139,7 +139,7 @@ def test_without_nat_both_directions_are_dropped_and_nothing_is_masqueraded() ->
     assert 'ip saddr 10.0.1.0/24 oifname != "rumplab0" masquerade' in firewall.ruleset(parsed(nat=True))
 
 
-def test_without_nat_dnsmasq_offers_no_way_out(tmp_path: Path) -> None:
+def test_without_nat_dnsmasq_offers_no_router_and_no_resolver(tmp_path: Path) -> None:
     closed = dhcp.argv("dnsmasq", OURS, tmp_path, "nobody")
     assert {"--no-resolv", "--dhcp-option=option:router"} <= set(closed)
     routed = dhcp.argv("dnsmasq", parsed(nat=True), tmp_path, "nobody")
@@ -176,7 +176,7 @@ def test_state(look: Seen, recorded: bool, state: str) -> None:
     assert report.state(OURS, look, recorded) == state
 
 
-def test_status_names_what_stands_in_the_way() -> None:
+def test_status_names_firewall_rules_and_settings_that_block_guests() -> None:
     docker = {"family": "ip", "table": "filter", "name": "FORWARD", "hook": "forward", "policy": "drop"}
     own = {"family": "inet", "table": "rumplab", "name": "forward", "hook": "forward", "policy": "drop"}
     look = replace(UP, chains=(docker, own))
@@ -214,12 +214,12 @@ def test_default_routes_are_no_conflict() -> None:
 
 
 def test_a_default_route_in_parts_is_no_conflict() -> None:
-    """As OpenVPN's redirect-gateway def1 makes it, and WireGuard's front ends in smaller parts."""
+    """OpenVPN's redirect-gateway def1 splits it in two, and front ends of WireGuard in smaller parts."""
     parts = [Route(IPv4Network(part), ("tun0",)) for part in ("0.0.0.0/1", "128.0.0.0/1", "8.0.0.0/5", "10.0.0.0/7")]
     plan.check(OURS, replace(BARE, routes=tuple(parts)), None)
 
 
-def test_routes_that_lead_nowhere_or_several_ways_are_read() -> None:
+def test_blackhole_and_multipath_routes_are_read() -> None:
     text = """[{"type": "blackhole", "dst": "10.0.0.0/8", "flags": []},
         {"dst": "10.9.0.0/16", "nexthops": [{"dev": "a", "weight": 1}, {"dev": "b", "weight": 1}]}]"""
     assert list(map(str, seen.parse_routes(text))) == [
@@ -250,7 +250,7 @@ def test_holder_of_a_tap_and_its_machine(tmp_path: Path) -> None:
     (process / "fdinfo").mkdir()
     (process / "fd" / "9").symlink_to("/dev/net/tun")
     (process / "fdinfo" / "9").write_text("pos:\t0\niff:\ttap3\n")
-    # A file that is closed meanwhile hides none of the process's other ones.
+    # A descriptor that is closed meanwhile must not hide the process's other ones.
     for number in ("1", "99"):
         (process / "fd" / number).symlink_to("/dev/net/tun")
     (tmp_path / "proc" / "self").mkdir()
@@ -262,7 +262,7 @@ def test_holder_of_a_tap_and_its_machine(tmp_path: Path) -> None:
 
 @pytest.fixture
 def record_of(tmp_path: Path) -> Callable[[object], Path]:
-    """Writes the record of a machine of pid 77, which is a process of the one who runs the test."""
+    """A function that writes the record of a machine with pid 77, a process of the user who runs the test."""
     path = tmp_path / "state, jo's" / "guest" / "machine.json"
     path.parent.mkdir(parents=True)
     (tmp_path / "proc" / "77").mkdir(parents=True)
@@ -323,7 +323,7 @@ def test_neither_pipes_nor_links_are_read(kind: str, record_of: Callable[[object
     assert named(tmp_path) == ""
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives a file to another user")
 def test_a_record_of_somebody_elses_process_is_passed_over(record_of: Callable[[object], Path], tmp_path: Path) -> None:
     path = record_of({"pid": 77, "name": "guest"})
     os.chown(path, 65534, -1)
@@ -335,7 +335,7 @@ def test_a_record_of_somebody_elses_process_is_passed_over(record_of: Callable[[
 @pytest.mark.parametrize(
     "sysctls", [None, [], {"ip_forward": 0}, {"../../kernel/x": "1"}, {"/etc/x": "1"}, {"conf/../forwarding": "1"}]
 )
-def test_a_record_can_set_nothing_but_what_up_changes(tmp_path: Path, sysctls: object) -> None:
+def test_a_record_can_only_restore_settings_that_up_changes(tmp_path: Path, sysctls: object) -> None:
     data = {"schema": 1, "settings": OURS.as_data(), "session": "s", "sysctls": sysctls}
     record.state_path(tmp_path).write_text(json.dumps(data))
     with pytest.raises(RumplabError, match="not a record"):

@@ -1,4 +1,4 @@
-"""bridge.json: what is accepted, and what is refused by name."""
+"""bridge.json: valid settings, and the errors that name an invalid one."""
 
 from __future__ import annotations
 

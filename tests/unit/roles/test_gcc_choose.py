@@ -1,4 +1,4 @@
-"""Which compiler a recipe is built with: the host's where it will do, and the lab's GCC 9 elsewhere."""
+"""The compiler that builds a recipe: the host's where it is suitable, otherwise the lab's GCC 9."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LABS = {"cc": "@gcc@/bin/gcc-9", "cxx": "@gcc@/bin/g++-9", "needs": ["gcc"], "pa
 
 
 def choice(release: str, known: list[str], facts: Mapping[str, str] | None = None, **settings: Any) -> Any:
-    """Return what a recipe known to build with `known` is told on a host: a name and a major version."""
+    """Return the role's choice on host `release` ("NAME MAJOR") for a recipe that builds with the GCCs `known`."""
     distribution, _, major = release.partition(" ")
     family = {"Ubuntu": "Debian", "Fedora": "RedHat", "Rocky": "RedHat", "MacOSX": "Darwin"}
     own = {
@@ -48,7 +48,7 @@ def choice(release: str, known: list[str], facts: Mapping[str, str] | None = Non
         ("Rocky 8", OLD, "gcc"),
     ],
 )
-def test_a_compiler_of_the_host_that_will_do_is_preferred(release: str, known: list[str], cc: str) -> None:
+def test_a_suitable_compiler_of_the_host_is_preferred(release: str, known: list[str], cc: str) -> None:
     found = choice(release, known)
     assert (found["cc"], found["cxx"]) == (cc, cc.replace("gcc", "g++"))
     assert (found["needs"], found["blocked"]) == ([], "")
@@ -59,7 +59,7 @@ def test_a_compiler_of_the_host_that_will_do_is_preferred(release: str, known: l
     "release",
     ["Debian 12", "Debian 13", "Debian n/a", "Fedora 43", "Fedora 99", "Archlinux n/a", "Ubuntu 26", "Linuxmint 22"],
 )
-def test_the_labs_serves_where_the_host_has_only_newer_ones_or_nobody_knows(release: str) -> None:
+def test_the_labs_compiler_is_used_where_the_host_has_only_newer_or_unknown_ones(release: str) -> None:
     assert choice(release, OLD) == LABS
 
 
@@ -67,7 +67,7 @@ def test_the_labs_serves_where_the_host_has_only_newer_ones_or_nobody_knows(rele
     ("release", "packages"),
     [("Debian 13", ["gcc", "g++"]), ("Fedora 43", ["gcc", "gcc-c++"]), ("Archlinux n/a", ["gcc"]), ("MacOSX 14", [])],
 )
-def test_a_recipe_that_isnt_particular_gets_the_hosts_default(release: str, packages: list[str]) -> None:
+def test_a_recipe_that_builds_with_any_compiler_gets_the_hosts_default(release: str, packages: list[str]) -> None:
     found = choice(release, [], {"architecture": "aarch64"})
     assert (found["cc"], found["cxx"], found["needs"], found["blocked"]) == ("gcc", "g++", [], "")
     assert found["packages"] == packages
@@ -82,7 +82,7 @@ def test_a_recipe_that_isnt_particular_gets_the_hosts_default(release: str, pack
         ("Debian 12", OLD, {}, {"gcc_enabled": False}),
     ],
 )
-def test_a_host_without_any_is_told_why(
+def test_on_a_host_without_a_suitable_compiler_the_reason_is_given(
     release: str, known: list[str], facts: dict[str, str], settings: dict[str, Any]
 ) -> None:
     found = choice(release, known, facts, **settings)

@@ -1,4 +1,4 @@
-"""The pins of role gcc: each a package of Debian's pool, at each place that may have it."""
+"""The pins of role gcc: packages of Debian's pool, with each server that may have them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PINS: dict[str, Any] = yaml.safe_load((ROOT / "inventory/group_vars/all/pins.yml
 GCC = PINS["gcc"]
 
 
-def test_a_package_is_looked_for_at_each_place_in_order() -> None:
+def test_a_package_has_the_urls_of_each_server_in_order() -> None:
     row = {"date": "20230601T000000Z", "packages": {"pool/main/x/x_1_amd64.deb": {"size": 5, "sha256": "a" * 64}}}
     assert gcc_packages.gcc_parts(row, GCC["hosts"]) == [
         {

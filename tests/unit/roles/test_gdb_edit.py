@@ -1,4 +1,4 @@
-"""The edit of GDB's 'g' packet: where it goes in, that C and C++ take it, and what it then does."""
+"""The edit of GDB for the 'g' packet: where it matches, that it compiles as C and C++, and its effect."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 EDIT: dict[str, Any] = yaml.safe_load((ROOT / "roles/gdb/vars/main.yml").read_text())["__gdb_edits"][0]
 
-# The statement in the two shapes it has had; what surrounds it is ours.
+# The statement in the two forms of GDB's sources. The text around it is the test's.
 OLD = """  if (buf_len > 2 * rsa->sizeof_g_packet)
     error (_("too many digits: %s"), rs->buf);
 """
@@ -86,7 +86,7 @@ main (int argc, char **argv)
   return 0;
 }
 """
-# (offset, size) of the registers above that the protocol knows, None for the one it doesn't.
+# (offset, size) of the registers above; None for the register that isn't in the protocol.
 LAYOUT = [(0, 4), (4, 4), (8, 10), None, (18, 16), (34, 4)]
 
 
@@ -97,7 +97,7 @@ def expected(size: int) -> str:
 
 
 @pytest.mark.parametrize("statement", [OLD, NEW], ids=["up to 8.1", "from 8.2 on"])
-def test_it_replaces_the_statement_and_nothing_else(statement: str) -> None:
+def test_the_edit_replaces_the_statement_and_nothing_else(statement: str) -> None:
     edited = edit_text(BEFORE + statement + AFTER, EDIT, "gdb/remote.c")
     assert edited == BEFORE + "  " + EDIT["replacement"] + "\n" + AFTER
     assert "too many digits" not in edited
@@ -114,7 +114,7 @@ def test_it_replaces_the_statement_and_nothing_else(statement: str) -> None:
     ],
     ids=["no such statement", "other units", "other names", "edited already", "twice"],
 )
-def test_a_source_that_it_does_not_fit_is_refused(text: str, times: int) -> None:
+def test_a_source_that_the_edit_does_not_match_is_refused(text: str, times: int) -> None:
     with pytest.raises(Broken, match=re.escape(EDIT["name"]) + f".*gdb/remote.c.*{times} times"):
         edit_text(text, EDIT, "gdb/remote.c")
 
@@ -124,7 +124,7 @@ LANGUAGES = [("cc", "c", "gnu89"), ("cc", "c", "gnu17"), ("c++", "c++", "c++11")
 
 @pytest.fixture(scope="module", params=LANGUAGES, ids=str)
 def harness(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The edit's statement, compiled in surroundings of our own."""
+    """The edit's statement, compiled in the test's own program."""
     compiler, language, standard = request.param
     if shutil.which(compiler) is None:
         pytest.skip(f"no {compiler}")
@@ -147,7 +147,7 @@ def test_a_longer_reply_is_adopted_in_bytes(harness: Path) -> None:
     assert run(harness, [38, 100]) == ["38 111011", "100 111011"]
 
 
-def test_a_straddling_register_is_not_carried(harness: Path) -> None:
+def test_a_register_that_the_reply_cuts_is_not_read(harness: Path) -> None:
     assert run(harness, [17, 18, 33, 34, 37]) == [
         "17 110000",
         "18 111000",

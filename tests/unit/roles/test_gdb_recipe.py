@@ -1,4 +1,4 @@
-"""The recipe of role gdb: what configure is told for each pair of GDB and Python, and what the tree gets."""
+"""The recipe of role gdb: configure's arguments for each pair of GDB and Python, and the files of the tree."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ansible.template import Templar
 ROLE = Path(__file__).resolve().parents[3] / "roles/gdb"
 VARIABLES: dict[str, Any] = yaml.safe_load((ROLE / "vars/main.yml").read_text())
 
-# The recipe asks python3 for its version and its headers: this one says what the test wants.
+# The recipe asks python3 for its version and headers. This stand-in gives the answers of the test.
 PYTHON = """#!/bin/sh
 exec {real} -c '
 import sys, sysconfig
@@ -76,7 +76,7 @@ def test_python_is_off_without_python(tmp_path: Path) -> None:
     assert "--with-python=no" in configure(tmp_path, "16.3", None)
 
 
-def test_it_is_a_cross_debugger_for_elf_and_netbsd(tmp_path: Path) -> None:
+def test_gdb_is_a_cross_debugger_for_elf_and_netbsd(tmp_path: Path) -> None:
     arguments = configure(tmp_path, "7.11", None)
     assert "--target=x86_64-elf" in arguments
     assert "--enable-targets=i386-elf,x86_64-netbsd,i386-netbsdelf" in arguments
@@ -105,14 +105,14 @@ def test_gdb_takes_the_settings_even_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROLE / "vars").glob("[A-Z]*.yml")), ids=lambda path: path.stem)
-def test_every_system_says_what_the_role_asks_for(path: Path) -> None:
+def test_every_system_defines_the_variables_that_the_role_needs(path: Path) -> None:
     variables = yaml.safe_load(path.read_text())
     assert set(variables) == {"__gdb_packages", "__gdb_substitute"}
     assert variables["__gdb_packages"] == sorted(variables["__gdb_packages"])
 
 
 def role_variable(name: str, **settings: Any) -> Any:
-    """Return a variable of the role, its templates filled in."""
+    """Return a variable of the role, with its templates evaluated."""
     loader = DataLoader()
     variables: dict[str, Any] = {}
     for path in ("defaults/main.yml", "vars/main.yml"):
@@ -130,18 +130,18 @@ def test_releases_before_10_are_known_to_build_with_old_compilers_only(version: 
     assert role_variable("gdb_compilers", gdb_version=version) == known
 
 
-def test_a_release_that_is_particular_is_built_by_the_chosen_compiler() -> None:
+def test_a_release_with_known_compilers_is_built_by_the_chosen_one() -> None:
     environment = role_variable("__gdb_build_by_choice", gcc_for_recipe=LABS)["environment"]
     assert (environment["CC"], environment["CXX"]) == (LABS["cc"], LABS["cxx"])
     assert "-fcommon" in environment["CFLAGS"]
 
 
 @pytest.mark.parametrize("settings", [{"gdb_version": "13.1", "gcc_for_recipe": LABS}, {"gcc_for_recipe": NONE}])
-def test_others_and_hosts_without_a_known_one_take_what_configure_finds(settings: dict[str, Any]) -> None:
+def test_other_releases_and_hosts_without_a_known_compiler_use_what_configure_finds(settings: dict[str, Any]) -> None:
     assert role_variable("__gdb_build_by_choice", **settings) == role_variable("__gdb_build")
 
 
-def test_the_distributions_source_needs_nothing_of_the_labs() -> None:
+def test_the_distributions_source_does_not_need_the_labs_compiler() -> None:
     own = role_variable("__gdb_substitutes_own", gcc_for_recipe=LABS)
     assert own["needs"] == [] and own["build"] == role_variable("__gdb_build")
     assert "CC" not in own["build"]["environment"]

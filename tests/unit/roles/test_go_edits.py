@@ -1,4 +1,4 @@
-"""The edits of gorump: where they go in, what they leave alone, and what the bounded findnull() then does."""
+"""The edits of gorump: where they match, the text that they don't change, and the effect of the bounded findnull()."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ needs_go = pytest.mark.skipif(shutil.which("go") is None, reason="no go")
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the host's Go has compiled already."""
+    """A build cache of the host's Go, shared by the tests."""
     return tmp_path_factory.mktemp("cache")
 
 
@@ -57,12 +57,12 @@ def test_findnull_as_upstream_has_it_panics_where_there_is_no_null(tmp_path: Pat
 
 
 @needs_go
-def test_the_edited_findnull_says_0_there_and_else_what_it_said(tmp_path: Path, cache: Path) -> None:
+def test_the_edited_findnull_returns_0_there_and_otherwise_the_same_as_before(tmp_path: Path, cache: Path) -> None:
     edited = edit_text(STRING1, FINDNULL, FINDNULL["file"])
     assert run_harness(tmp_path, cache, edited) == BOUNDED
 
 
-def test_it_changes_findnull_and_not_a_byte_beside() -> None:
+def test_the_edit_changes_only_findnull() -> None:
     edited = edit_text(STRING1, FINDNULL, FINDNULL["file"])
     cut = STRING1.index(LOOP)
     end = STRING1.index("\treturn l\n")
@@ -86,13 +86,13 @@ def without_loop(text: str) -> str:
     ],
     ids=["another loop", "edited already", "another signature", "no findnull", "twice"],
 )
-def test_a_source_that_it_does_not_fit_is_refused(text: str, times: int) -> None:
+def test_a_source_that_the_edit_does_not_match_is_refused(text: str, times: int) -> None:
     with pytest.raises(Broken, match=rf"'findnull'.*{re.escape(FINDNULL['file'])}.*{times} times"):
         edit_text(text, FINDNULL, FINDNULL["file"])
 
 
 @pytest.mark.parametrize("text", [STRING1.replace("\t", "    "), STRING1.replace("l++\n", "l++\n\n")])
-def test_blanks_are_no_part_of_what_it_looks_for(text: str) -> None:
+def test_the_anchor_matches_whatever_the_white_space(text: str) -> None:
     assert "l < len(p)" in edit_text(text, FINDNULL, "")
 
 
@@ -102,7 +102,7 @@ def test_each_tree_has_its_own_files(version: str, tree: str) -> None:
     assert [one["file"] for one in found] == [f"{tree}/src/runtime/string1.go", f"{tree}/src/runtime/malloc.go"]
 
 
-def test_what_is_not_asked_for_is_not_edited() -> None:
+def test_an_edit_that_is_not_requested_is_not_made() -> None:
     assert edits_of("go_builder", {"go_builder_edits": []}) == []
     assert [one["name"] for one in edits_of("go_builder")] == ["findnull"]
 

@@ -1,4 +1,4 @@
-"""The recipes of role go_builder on the miniature gorump: what make.bash is told, and a tree that moves."""
+"""The recipes of role go_builder on the miniature gorump: the settings of make.bash, and moving a tree."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def plain(name: str, **settings: Any) -> Any:
 
 
 def wanted(prefix: Path, upstream: Path, pins: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what the role asks of the module: the bootstrap, and what is built with it."""
+    """Return the role's requests: the bootstrap compiler, and the tree that is built with it."""
     archive = {"urls": [], "sha256": pins["sha256"]}
     repository = {"git": str(upstream / "git/gorump.git"), "commit": pins["commit"], "submodules": False}
     paths = plain("__go_builder_paths")
@@ -66,7 +66,7 @@ def wanted(prefix: Path, upstream: Path, pins: dict[str, Any]) -> list[dict[str,
 
 @pytest.fixture(scope="module")
 def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prefix with both trees; it has a blank in its name, which make.bash must not see."""
+    """A prefix with both trees. Its path has a blank, which make.bash must not get."""
     upstream = tmp_path_factory.mktemp("upstream") / "here"
     pins = make_gorump.make(upstream)
     made = tmp_path_factory.mktemp("a lab")
@@ -76,7 +76,7 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def test_make_bash_is_told_what_upstream_documents(prefix: Path) -> None:
+def test_make_bash_gets_the_settings_that_upstream_documents(prefix: Path) -> None:
     record = (prefix / "go_builder/make.record").read_text().splitlines()
     settings = dict(line.split("=", 1) for line in record if "=" in line)
     bootstrap = settings.pop("GOROOT_BOOTSTRAP")
@@ -100,7 +100,7 @@ def test_make_bash_is_told_what_upstream_documents(prefix: Path) -> None:
         (".", {}, "in its own directory"),
     ],
 )
-def test_make_bash_refuses_what_upstreams_refuses(
+def test_the_miniature_make_bash_refuses_what_upstreams_refuses(
     tmp_path: Path, where: str, settings: dict[str, str], message: str
 ) -> None:
     make_gorump.write_trees(tmp_path / "gorump")
@@ -117,19 +117,19 @@ def test_make_bash_refuses_what_upstreams_refuses(
     assert done.returncode == 1 and message in done.stdout + done.stderr
 
 
-def test_nothing_that_upstream_committed_is_built_upon_or_installed(prefix: Path) -> None:
+def test_no_binary_that_upstream_committed_is_used_or_installed(prefix: Path) -> None:
     assert "left of others" not in (prefix / "go_builder/make.record").read_text()
     assert sorted(path.name for path in (prefix / "go_builder/pkg").iterdir()) == ["tool"]
     assert (prefix / "go_builder/bin/go").read_bytes()[:4] == b"\x7fELF"
 
 
-def test_the_tree_is_the_go_tree_and_edited(prefix: Path) -> None:
+def test_the_installed_tree_is_the_edited_go_tree(prefix: Path) -> None:
     assert (prefix / "go_builder/VERSION").read_text() == "go1.5.1-miniature\n"
     assert "l < len(p)" in (prefix / "go_builder/src/runtime/string1.go").read_text()
 
 
 def go(root: Path, program: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run a tree's go on the program's directory, as `rumplab build` does: GOROOT says where the tree is."""
+    """Run a tree's go in the program's directory, as `rumplab build` does, with the tree's path in GOROOT."""
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(program),
@@ -142,7 +142,7 @@ def go(root: Path, program: Path, *arguments: str, **more: str) -> subprocess.Co
     return subprocess.run(argv, cwd=program, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def runs(program: Path, *libraries: str) -> str:
+def output_of(program: Path, *libraries: str) -> str:
     """Link the archive with a stub, and return what the program prints."""
     (program / "stub.c").write_text(STUB)
     argv = ["gcc", "-o", "program", "stub.c", "program.a", *libraries]
@@ -153,7 +153,7 @@ def runs(program: Path, *libraries: str) -> str:
 
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
-    """A program's directory."""
+    """The directory of a Go program."""
     made = tmp_path / "program"
     made.mkdir()
     (made / "main.go").write_text(HELLO)
@@ -171,7 +171,7 @@ def test_a_tree_that_moved_still_builds(prefix: Path, program: Path, tmp_path: P
     assert (lost.returncode, lost.stderr) == (2, "go: cannot find GOROOT directory: /rumplab-go\n")
     done = go(moved, program, *ARCHIVE, GOOS="rumprun")
     assert done.returncode == 0, done.stderr
-    assert runs(program) == "hello from Go"
+    assert output_of(program) == "hello from Go"
 
 
 def test_a_real_go_that_moved_still_builds(program: Path, tmp_path: Path) -> None:
@@ -180,19 +180,19 @@ def test_a_real_go_that_moved_still_builds(program: Path, tmp_path: Path) -> Non
     moved = tmp_path / "elsewhere" / "go"
     (moved / "bin").mkdir(parents=True)
     shutil.copy(Path(root, "bin/go").resolve(), moved / "bin/go")
-    # What is large is reached by links: to Go, it stands in its new place all the same.
+    # Link the large directories instead of copying them: Go uses the new path in either case.
     for name in ("pkg", "src"):
         (moved / name).symlink_to(Path(root, name).resolve())
     done = go(moved, program, *ARCHIVE, GO111MODULE="off")
     assert done.returncode == 0, done.stderr
-    assert runs(program, "-lpthread") == "hello from Go"
+    assert output_of(program, "-lpthread") == "hello from Go"
 
 
 @pytest.mark.parametrize(
     ("system", "architecture", "supported"),
     [("Linux", "x86_64", True), ("Linux", "aarch64", False), ("Darwin", "x86_64", False), ("Darwin", "arm64", False)],
 )
-def test_there_is_none_where_its_tools_would_not_run(system: str, architecture: str, supported: bool) -> None:
+def test_hosts_on_which_its_tools_cannot_run_are_unsupported(system: str, architecture: str, supported: bool) -> None:
     facts = {"ansible_facts": {"system": system, "architecture": architecture}}
     assert plain("__go_builder_supported", **facts) is supported
     assert f"{system} {architecture}" in plain("__go_builder_unsupported", **facts)

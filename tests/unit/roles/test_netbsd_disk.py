@@ -1,4 +1,4 @@
-"""A NetBSD guest's disk: what makefs made of the fixture's sets, read back by programs of others and by our reader."""
+"""A NetBSD guest's disk, made by makefs from the fixture's sets, and read by other programs and by our parser."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ DISK = script()
 
 @pytest.fixture(scope="session")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of the release's binary sets for amd64."""
+    """The directory with the binary sets of a release for amd64."""
     made = tmp_path_factory.mktemp("release")
     make_netbsd.make(made, "10.1", ROOT / "examples")
     return made / "NetBSD-10.1/amd64/binary/sets"
@@ -57,7 +57,7 @@ def run(work: Path, *more: str, size: int = SIZE) -> subprocess.CompletedProcess
 
 @pytest.fixture(scope="session")
 def image(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A disk of the fixture's sets."""
+    """A disk, made from the fixture's sets."""
     work = tmp_path_factory.mktemp("disk")
     named = [f"--set={sets / name}.tar.xz" for name in ("base", "etc")]
     done = run(work, *named, "--changes", json.dumps(CHANGES))
@@ -67,7 +67,7 @@ def image(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tree(image: Path) -> dict[str, tuple[int, ffs.Inode]]:
-    """The file system's entries by path: inode number and inode."""
+    """Map the path of each entry of the file system to (inode number, inode)."""
     return {path: (number, inode) for path, number, inode in read(image).walk()}
 
 
@@ -84,7 +84,7 @@ def text(image: Path, tree: dict[str, tuple[int, ffs.Inode]], path: str) -> str:
 
 
 @needs_makefs
-def test_modes_and_owners_are_the_sets_whoever_made_the_disk(tree: dict[str, tuple[int, ffs.Inode]]) -> None:
+def test_modes_and_owners_are_those_of_the_sets_whoever_makes_the_disk(tree: dict[str, tuple[int, ffs.Inode]]) -> None:
     expected = {
         ".": (0o040755, 0, 0),
         "sbin/init": (0o100500, 0, 0),
@@ -126,7 +126,9 @@ def test_links_are_links(image: Path, tree: dict[str, tuple[int, ffs.Inode]]) ->
 
 
 @needs_makefs
-def test_later_sets_and_the_labs_files_count(image: Path, tree: dict[str, tuple[int, ffs.Inode]]) -> None:
+def test_later_sets_and_the_labs_files_replace_earlier_ones(
+    image: Path, tree: dict[str, tuple[int, ffs.Inode]]
+) -> None:
     assert text(image, tree, "etc/motd") == "newer\n"
     assert text(image, tree, "etc/fstab") == "ROOT.a / ffs rw 1 1\n"
     assert text(image, tree, "etc/rc.conf").endswith("rc_configured=NO\nrc_configured=YES\n")
@@ -140,13 +142,13 @@ def test_later_sets_and_the_labs_files_count(image: Path, tree: dict[str, tuple[
 def test_other_programs_find_the_partition_and_read_its_files(image: Path) -> None:
     shown = output("partx", "--show", "--noheadings", "--output", "START,SECTORS,TYPE", str(image))
     assert shown.split() == ["2048", str((SIZE << 20) // 512), "0xa9"]
-    # GRUB finds the file system in the record's partition, and in the label's.
+    # GRUB finds the file system in the MBR's partition and in the disklabel's.
     for partition in ("msdos1", "netbsd1"):
         said = output("grub-fstest", str(image), "cat", f"(loop0,{partition})/etc/fstab")
         assert said == "ROOT.a / ffs rw 1 1\n"
 
 
-def test_the_label_is_what_the_kernel_wants() -> None:
+def test_the_label_is_what_the_kernel_expects() -> None:
     label = DISK.disklabel(2048, 4096)
     words = [int.from_bytes(label[at : at + 2], "little") for at in range(0, len(label), 2)]
     checksum = 0
@@ -154,7 +156,7 @@ def test_the_label_is_what_the_kernel_wants() -> None:
         checksum ^= word
     assert (len(label), checksum) == (148 + 16 * 16, 0)
     assert label[:4] == label[132:136] == bytes.fromhex("57455682")
-    # Offsets from the kernel's assembler sources: bytes a sector, and sectors of the disk.
+    # Offsets from the kernel's assembler sources: bytes per sector, and sectors of the disk.
     assert int.from_bytes(label[40:44], "little") == 512
     assert int.from_bytes(label[60:64], "little") == 6144
     parts = [DISK.LABEL_PARTITION.unpack_from(label, 148 + 16 * index) for index in range(16)]
@@ -171,7 +173,7 @@ def test_the_label_is_what_the_kernel_wants() -> None:
         ("\u00e9", r"./\303\251"),
     ],
 )
-def test_names_that_mtree_would_take_for_something_else_are_octal(path: str, said: str) -> None:
+def test_characters_that_are_special_to_mtree_are_octal(path: str, said: str) -> None:
     assert DISK.spec_name(path) == said
 
 
@@ -184,7 +186,9 @@ def test_names_that_mtree_would_take_for_something_else_are_octal(path: str, sai
         (["etc", "none"], SIZE, "none.tar.xz"),
     ],
 )
-def test_what_cannot_be_a_disk_is_told(sets: Path, tmp_path: Path, names: list[str], size: int, said: str) -> None:
+def test_sets_that_make_no_disk_are_reported(
+    sets: Path, tmp_path: Path, names: list[str], size: int, said: str
+) -> None:
     done = run(tmp_path / "work", *(f"--set={sets / name}.tar.xz" for name in names), size=size)
     assert done.returncode == 1
     assert done.stderr.startswith("the disk can't be made: ") and said in done.stderr

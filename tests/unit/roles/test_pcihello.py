@@ -1,4 +1,4 @@
-"""The demo unikernel: how it is laid out, that its build is reproducible, and what it prints when booted."""
+"""The demo unikernel: its layout, its reproducible build, and its output when booted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def segments(image: bytes) -> list[tuple[int, int, int, int]]:
-    """(file offset, address, size in the file, size in memory) of each loadable segment of an ELF64."""
+    """Return (file offset, physical address, size in the file, size in memory) of each PT_LOAD segment of an ELF64."""
     (start,) = struct.unpack_from("<Q", image, 32)
     size, count = struct.unpack_from("<HH", image, 54)
     found = []
@@ -44,7 +44,7 @@ def segments(image: bytes) -> list[tuple[int, int, int, int]]:
 
 
 def test_flat_load_equals_the_segments(program: Path) -> None:
-    """What a loader copies by the header's address fields is what the ELF headers ask for."""
+    """By the Multiboot header's address fields, a loader copies the same bytes as by the ELF headers."""
     image = program.read_bytes()
     check_program(program)
     at = image.index(struct.pack("<I", 0x1BADB002))
@@ -56,12 +56,12 @@ def test_flat_load_equals_the_segments(program: Path) -> None:
         assert load <= address <= address + in_file <= load_end
         assert address + in_memory <= bss_end
     assert load <= entry < load_end
-    assert image[4] == 2, "an ELF64"
+    assert image[4] == 2, "must be an ELF64"
     assert b".debug_info" in image and b".symtab" in image
 
 
 def installed(directory: str, place: Path) -> Path:
-    """The sources of an example as role examples installs them, by the command of its recipe."""
+    """Install an example's sources with the command of role examples; return their directory."""
     recipe = yaml.safe_load((ROOT / "roles" / "examples" / "vars" / "main.yml").read_text("utf-8"))
     (command,) = (step["argv"][:3] for step in recipe["__examples_sources"])
     place.mkdir()
@@ -70,14 +70,14 @@ def installed(directory: str, place: Path) -> Path:
 
 
 def loaded(program: Path) -> bytes:
-    """What a loader puts into memory."""
+    """Return the bytes that a loader copies into memory."""
     flat = program.with_suffix(".flat")
     subprocess.run(["objcopy", "-O", "binary", str(program), str(flat)], timeout=60, check=True)
     return flat.read_bytes()
 
 
 @pytest.mark.parametrize("example", ["pcihello", "kgdb", "ipkdb"])
-def test_what_is_installed_of_an_example_builds_the_same_program(example: str, tmp_path: Path) -> None:
+def test_the_installed_sources_of_an_example_build_the_same_program(example: str, tmp_path: Path) -> None:
     ours = build(EXAMPLES / example, tmp_path / "ours.bin")
     theirs = build(installed(example, tmp_path / "src"), tmp_path / "theirs.bin")
     assert loaded(ours) == loaded(theirs)
@@ -94,7 +94,7 @@ def test_the_build_depends_on_no_path(tmp_path: Path, compiler: str) -> None:
 @pytest.mark.qemu
 @needs_qemu
 @pytest.mark.parametrize("compiler", COMPILERS)
-def test_names_what_is_behind_a_bridge(tmp_path: Path, compiler: str) -> None:
+def test_a_device_behind_a_bridge_is_listed(tmp_path: Path, compiler: str) -> None:
     program = build(copy_example(tmp_path / "source"), tmp_path / "pcihello.bin", f"CC={compiler}")
     status, said = boot("-kernel", str(program), *BRIDGED, "-device", "e1000,bus=pci.1,addr=1")
     assert status == DONE
@@ -107,7 +107,7 @@ def test_names_what_is_behind_a_bridge(tmp_path: Path, compiler: str) -> None:
 
 @pytest.mark.qemu
 @needs_qemu
-def test_follows_bridges_behind_bridges_and_several_functions(program: Path) -> None:
+def test_nested_bridges_and_devices_with_several_functions_are_scanned(program: Path) -> None:
     status, said = boot(
         *("-kernel", str(program), *BRIDGED),
         *("-device", "pci-bridge,chassis_nr=3,id=pci.2,bus=pci.1,addr=4"),
@@ -144,13 +144,13 @@ def test_prints_command_line_and_module(program: Path, tmp_path: Path) -> None:
         ('__asm__ volatile("int $13");', "exception 0d "),
     ],
 )
-def test_an_exception_is_named_not_a_reset(tmp_path: Path, statement: str, line: str) -> None:
+def test_an_exception_is_reported_and_causes_no_reset(tmp_path: Path, statement: str, line: str) -> None:
     source = copy_example(tmp_path / "source")
     main = source / "main.c"
     text = main.read_text()
     assert text.count("console_init();") == 1
     main.write_text(text.replace("console_init();", f"console_init(); {statement}"))
-    # The program ends halted; only QEMU can be told to leave, by the exit port in halt()'s place.
+    # Replace halt() by a write to QEMU's exit port, which ends QEMU with a status.
     exceptions = source / "exceptions.c"
     exceptions.write_text(exceptions.read_text().replace("\thalt();", "\tout8(0xf4, 3);\n\thalt();"))
     status, said = boot("-kernel", str(build(source, tmp_path / "fault.bin")))

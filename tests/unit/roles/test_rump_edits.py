@@ -1,4 +1,4 @@
-"""The edits of role rump_toolchain on the miniature rumprun: what they change, no more, and that make reads it."""
+"""The edits of role rump_toolchain on the miniature rumprun: exactly these lines change, and make reads the result."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ PARTS: dict[str, Any] = variable("__rump_toolchain_parts")
 
 
 def edits(*components: str) -> list[dict[str, Any]]:
-    """Return the edits of these components."""
+    """Return the role's edits for these components."""
     return [dict(edit) for edit in variable("__rump_toolchain_edits", rump_toolchain_components=list(components))]
 
 
 def checkout(directory: Path) -> Path:
-    """Return a checkout of the miniature, submodules included."""
+    """Make a checkout of the miniature with its submodules, and return it."""
     shutil.copytree(UPSTREAM / "rumprun", directory)
     for name in ("buildrump.sh", "src-netbsd"):
         shutil.copytree(UPSTREAM / name, directory / name)
@@ -43,7 +43,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def changes(source: Path) -> dict[str, list[str]]:
-    """Return the lines that differ from the miniature's own, by file, with + and - before them."""
+    """Return the changed lines of each file as in a diff, with + or - before them."""
     theirs = checkout(source.parent / "theirs")
     found = {}
     for path in sorted(path for path in source.rglob("*") if path.is_file()):
@@ -55,8 +55,8 @@ def changes(source: Path) -> dict[str, list[str]]:
     return found
 
 
-def make_says(source: Path, makefile: str, name: str) -> list[str]:
-    """Return a variable's words as bmake has them."""
+def make_variable(source: Path, makefile: str, name: str) -> list[str]:
+    """Return the words of a variable, as bmake evaluates it."""
     path = source / makefile
     argv = ["bmake", "-m", str(source / "src-netbsd/share/mk"), "-f", path.name, "-V", name]
     setting = [f"TOPRUMP={source / RUMP}", f"RUMPTOP={source / RUMP}", "OBJECTS=/o", "DESTINATION=/d"]
@@ -69,7 +69,7 @@ needs_make = pytest.mark.skipif(shutil.which("bmake") is None, reason="no bmake"
 needs_compiler = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
 
 
-def test_ppb_does_what_the_notes_say_and_no_more(source: Path) -> None:
+def test_ppb_changes_these_lines_and_no_others(source: Path) -> None:
     apply_edits(str(source), edits("ppb"))
     changed = changes(source)
     assert set(changed) == {f"{PCI}/PCI.ioconf", f"{PCI}/Makefile"}
@@ -79,10 +79,10 @@ def test_ppb_does_what_the_notes_say_and_no_more(source: Path) -> None:
 
 
 @needs_make
-def test_make_has_ppb_first(source: Path) -> None:
-    before = make_says(source, f"{PCI}/Makefile", "SRCS")
+def test_make_compiles_ppb_first(source: Path) -> None:
+    before = make_variable(source, f"{PCI}/Makefile", "SRCS")
     apply_edits(str(source), edits("ppb"))
-    assert make_says(source, f"{PCI}/Makefile", "SRCS") == ["ppb.c", *before]
+    assert make_variable(source, f"{PCI}/Makefile", "SRCS") == ["ppb.c", *before]
 
 
 def test_pci_scsi_touches_these_files_and_no_others(source: Path) -> None:
@@ -96,17 +96,17 @@ def test_pci_scsi_touches_these_files_and_no_others(source: Path) -> None:
 
 
 @needs_make
-def test_make_has_the_component_and_its_sources(source: Path) -> None:
+def test_make_knows_the_component_and_its_sources(source: Path) -> None:
     components = f"{RUMP}/dev/Makefile.rumpdevcomp"
-    before = make_says(source, components, "RUMPPCIDEVS")
+    before = make_variable(source, components, "RUMPPCIDEVS")
     apply_edits(str(source), edits("pci_scsi"))
-    assert make_says(source, components, "RUMPPCIDEVS") == [*before, "pci_scsi"]
-    assert make_says(source, f"{SCSI}/Makefile", "LIB") == ["rumpdev_pci_scsi"]
-    assert make_says(source, f"{SCSI}/Makefile", "IOCONF") == ["PCI_SCSI.ioconf"]
-    sources = make_says(source, f"{SCSI}/Makefile", "SRCS")
+    assert make_variable(source, components, "RUMPPCIDEVS") == [*before, "pci_scsi"]
+    assert make_variable(source, f"{SCSI}/Makefile", "LIB") == ["rumpdev_pci_scsi"]
+    assert make_variable(source, f"{SCSI}/Makefile", "IOCONF") == ["PCI_SCSI.ioconf"]
+    sources = make_variable(source, f"{SCSI}/Makefile", "SRCS")
     assert sources == ["mpt_pci.c", "mpt_netbsd.c", "mpt.c", "mpt_debug.c"]
-    # Each of them is where make looks.
-    places = [Path(place) for place in make_says(source, f"{SCSI}/Makefile", ".PATH") if place.startswith("/")]
+    # make finds each source in its .PATH.
+    places = [Path(place) for place in make_variable(source, f"{SCSI}/Makefile", ".PATH") if place.startswith("/")]
     for name in sources:
         assert any((place / name).is_file() for place in places), name
 
@@ -163,14 +163,14 @@ int main(int count, char **paths)
 
 
 def ioconf(source: Path, component: str) -> subprocess.CompletedProcess[str]:
-    """Have the miniature's config(1) make C out of a component's IOCONF."""
+    """Run the miniature's config(1) on a component's IOCONF; its output is C."""
     (path,) = (source / RUMP / "dev/lib" / component).glob("*.ioconf")
     argv = ["awk", "-v", f"sys={source / RUMP}/..", "-f", str(source / RUMP / "ioconf.awk"), str(path)]
     return subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
 
 
 def opened(source: Path, directory: Path, *paths: str) -> list[str]:
-    """Compile the miniature's SCSI mid-layer for this host, open device nodes in it, and return what it says."""
+    """Compile the miniature's SCSI mid-layer for this host, open device nodes in it, and return its output."""
     directory.mkdir(exist_ok=True)
     (directory / "kernel.c").write_text(KERNEL)
     (directory / "ioconf.c").write_text(ioconf(source, "libscsipi").stdout)
@@ -195,13 +195,13 @@ def test_each_of_eight_disks_is_opened_by_its_own_nodes(source: Path, tmp_path: 
     assert "#include <sys/device.h>\n#include <sys/disklabel.h>\n" in (source / SCSIPI).read_text()
     said = [f"sd{path[-2]}: opened partition {path[-1]}" for path in DISKS]
     assert opened(source, tmp_path / "after", *DISKS, "/dev/sd8a") == [*said, "/dev/sd8a: cannot open"]
-    # What follows upon the disks is as it was.
+    # The devices after the disks are unchanged.
     assert opened(source, tmp_path / "after", "/dev/cd0a") == ["sd0: opened partition a"]
 
 
 @needs_compiler
-def test_sixteen_minors_a_disk_would_open_the_wrong_one(source: Path, tmp_path: Path) -> None:
-    """On x86 a disk's nodes are eight numbers apart, though it may have sixteen partitions."""
+def test_with_sixteen_minor_numbers_per_disk_the_wrong_disk_is_opened(source: Path, tmp_path: Path) -> None:
+    """On x86, the minor numbers of two disks are eight apart, although a disk may have sixteen partitions."""
     apply_edits(str(source), edits("pci_scsi"))
     path = source / SCSIPI
     path.write_text(path.read_text().replace("DISKMINOR(rumplab_unit, 0)", "MAXPARTITIONS * rumplab_unit"))
@@ -212,14 +212,14 @@ def test_sixteen_minors_a_disk_would_open_the_wrong_one(source: Path, tmp_path: 
 
 
 def drivers(source: Path, component: str) -> set[str]:
-    """Return the drivers that a component's ioconf.c defines."""
+    """Return the drivers that a component's ioconf.c declares."""
     done = ioconf(source, component)
     assert done.returncode == 0, done.stderr
     return set(re.findall(r"^CFDRIVER_DECL\((\w+)\);$", done.stdout, re.MULTILINE))
 
 
 def test_no_two_components_define_one_driver(source: Path) -> None:
-    """config(1) defines NAME_cd for each device that is named, and a kernel can have one of that name."""
+    """config(1) defines NAME_cd for each device in an IOCONF, and a kernel can have only one NAME_cd."""
     apply_edits(str(source), edits("ppb", "pci_scsi"))
     assert drivers(source, "libpci") == {"pci", "ppb"}
     assert drivers(source, "libpci_scsi") == {"mpt"}
@@ -267,7 +267,7 @@ def test_only_the_generic_configuration_gets_the_library(source: Path) -> None:
     assert (source / "app-tools/rumprun-bake.conf").read_text() == wanted
 
 
-def test_all_together_are_one_after_the_other(source: Path) -> None:
+def test_all_edits_together_equal_the_edits_one_after_the_other(source: Path) -> None:
     apply_edits(str(source), edits("pci_scsi", "ppb"))
     assert edits("pci_scsi", "ppb") == edits("ppb") + edits("pci_scsi") == edits("ppb", "pci_scsi")
     assert edits() == []
@@ -290,7 +290,9 @@ def test_a_source_that_has_the_component_already_is_refused(source: Path, compon
         ("app-tools/rumprun-bake.conf", "conf hw_generic", "conf hw_all", "pci_scsi: in the generic unikernel"),
     ],
 )
-def test_an_upstream_that_changed_names_edit_and_file(source: Path, file: str, old: str, new: str, edit: str) -> None:
+def test_the_error_for_a_changed_upstream_names_edit_and_file(
+    source: Path, file: str, old: str, new: str, edit: str
+) -> None:
     path = source / file
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(Broken) as caught:

@@ -1,4 +1,4 @@
-"""The recipe of role rump_toolchain: which compiler, with which options, and what is looked at when all is built."""
+"""The recipe of role rump_toolchain: the compiler, its options, and the check of the built libraries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ needs_compiler = pytest.mark.skipif(
 
 
 def fake_compiler(directory: Path, version: str, pie: bool) -> None:
-    """Write a gcc-N that answers as one of this version does; control-flow protection came with 8."""
+    """Write stand-ins for gcc and g++ of this version. -fcf-protection exists since GCC 8."""
     for name in ("gcc", "g++"):
         path = directory / f"{name}-x"
         configured = "--enable-default-pie" if pie else "--disable-nothing"
@@ -38,7 +38,7 @@ def fake_compiler(directory: Path, version: str, pie: bool) -> None:
 def prepare(
     directory: Path, version: str, which: str = "known", pie: bool = False
 ) -> tuple[subprocess.CompletedProcess[str], str]:
-    """Run the recipe's first script; return how it ended, and the options that it chose."""
+    """Run the recipe's first script; return the process and the compiler options that it chose."""
     programs, source, tree = (directory / name for name in ("programs", "source", "tree"))
     for made in (programs, source, tree):
         made.mkdir()
@@ -83,7 +83,7 @@ def test_any_other_version_is_refused_with_the_list(tmp_path: Path, version: str
     assert f"gcc-x is GCC {version}; rumprun is known to build with GCC 5 6 7 8 9" in done.stderr
 
 
-def test_any_other_version_has_the_newest_ones_options_if_it_must_be(tmp_path: Path) -> None:
+def test_any_other_version_gets_the_newest_ones_options_if_any_compiler_is_allowed(tmp_path: Path) -> None:
     done, chosen = prepare(tmp_path, "14", which="any")
     assert done.returncode == 0, done.stderr
     assert chosen == variable("__rump_toolchain_compilers")[-1]["options"]
@@ -91,7 +91,7 @@ def test_any_other_version_has_the_newest_ones_options_if_it_must_be(tmp_path: P
 
 @pytest.mark.parametrize("pie", [True, False])
 @pytest.mark.parametrize(("version", "protection"), [("7", ""), ("9", "-fcf-protection=none ")])
-def test_a_compiler_is_told_what_it_would_do_by_itself(
+def test_the_compilers_defaults_of_pie_and_cf_protection_are_turned_off(
     tmp_path: Path, pie: bool, version: str, protection: str
 ) -> None:
     done, _ = prepare(tmp_path, version, pie=pie)
@@ -129,7 +129,7 @@ def test_the_compiler_is_the_one_that_role_gcc_chose(family: str) -> None:
     assert CHOSEN["cc"] in of_host("build")["commands"][0]["argv"]
 
 
-def test_without_one_it_is_told_why() -> None:
+def test_without_a_compiler_the_reason_is_given() -> None:
     none = {**CHOSEN, "blocked": "there is none"}
     assert variable("__rump_toolchain_blocked", gcc_for_recipe=none) == "there is none"
 
@@ -147,13 +147,13 @@ def test_a_compiler_that_was_asked_for_is_installed(family: str, packages: set[s
 
 
 @pytest.mark.parametrize("facts", [{"architecture": "aarch64"}, {"system": "Darwin", "architecture": "x86_64"}])
-def test_another_system_is_told_why(facts: dict[str, str]) -> None:
+def test_on_another_system_the_reason_is_given(facts: dict[str, str]) -> None:
     blocked = variable("__rump_toolchain_blocked", facts, gcc_for_recipe=CHOSEN)
     assert "GCC 5, 6, 7, 8, 9" in blocked and facts["architecture"] in blocked and "container" in blocked
 
 
 @pytest.mark.parametrize("path", sorted((ROLE / "vars").glob("[A-Z]*.yml")), ids=lambda path: path.stem)
-def test_every_system_says_what_the_role_asks_for(path: Path) -> None:
+def test_every_system_defines_the_variables_that_the_role_needs(path: Path) -> None:
     names = {f"__rump_toolchain_{name}" for name in ("wish_packages", "fetch_packages", "packages")}
     assert names <= set(yaml.safe_load(path.read_text()))
 
@@ -166,7 +166,7 @@ def test_pins_are_full_commits_with_submodules() -> None:
 
 
 def library(directory: Path, name: str, **members: str) -> None:
-    """Make a library out of C texts, its symbols prefixed as the rump kernel's are."""
+    """Make a library from C texts, with the symbol prefix of the rump kernel."""
     objects = []
     for member, text in members.items():
         source, made = directory / f"{member}.c", directory / f"{member}.o"
@@ -178,7 +178,7 @@ def library(directory: Path, name: str, **members: str) -> None:
 
 
 def verify(directory: Path, wanted: str) -> subprocess.CompletedProcess[str]:
-    """Run the recipe's last script on a tree, whose compiler and baker do nothing."""
+    """Run the recipe's last script on a tree; the compiler and rumprun-bake are stand-ins that do nothing."""
     (directory / "tmp").mkdir(exist_ok=True)
     (directory / "bin").mkdir(exist_ok=True)
     for tool in ("x86_64-rumprun-netbsd-gcc", "rumprun-bake"):
@@ -190,7 +190,7 @@ def verify(directory: Path, wanted: str) -> subprocess.CompletedProcess[str]:
 
 
 @needs_compiler
-def test_what_the_libraries_must_define_is_looked_at(tmp_path: Path) -> None:
+def test_the_symbols_that_the_libraries_must_define_are_checked(tmp_path: Path) -> None:
     attach = "int mpt_pci_ca; void attach(void) { mpt_init(); panic(); }"
     library(tmp_path, "librumpdev_pci_scsi.a", mpt_pci=attach, mpt="void mpt_init(void) {}")
     assert verify(tmp_path, f"{MPT} mpt_init").returncode == 0
@@ -202,7 +202,7 @@ def test_what_the_libraries_must_define_is_looked_at(tmp_path: Path) -> None:
 
 
 @needs_compiler
-def test_what_nobody_defines_is_named(tmp_path: Path) -> None:
+def test_an_undefined_symbol_is_named(tmp_path: Path) -> None:
     library(tmp_path, "librumpdev_pci_scsi.a", mpt_pci="int mpt_pci_ca; void attach(void) { mpt_intr(); panic(); }")
     done = verify(tmp_path, MPT)
     assert done.returncode == 1 and "needs, and nobody defines, mpt_intr" in done.stderr
@@ -216,7 +216,7 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def built(directory: Path, source: dict[str, Any], change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Build the miniature by the role's recipe, after `change` has changed that, and return what came of it."""
+    """Let `change` modify the role's request, build the miniature with it, and return the answer."""
     wanted = toolchain(directory / "prefix", source, ["ppb", "pci_scsi"])
     change(wanted)
     answer: dict[str, Any] = provide(wanted, opener)
@@ -224,7 +224,7 @@ def built(directory: Path, source: dict[str, Any], change: Callable[[dict[str, A
 
 
 def edit(wanted: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return a request's edit by the end of its name."""
+    """Return the request's edit whose name ends in `name`."""
     found: dict[str, Any] = next(edit for edit in wanted["edits"] if edit["name"].endswith(name))
     return found
 
@@ -243,7 +243,7 @@ def flags_in_the_hosts_compiler(wanted: dict[str, Any]) -> None:
 
 
 def a_host_without_cc(wanted: dict[str, Any]) -> None:
-    # What is looked for where nothing is said.
+    # buildrump.sh looks for cc if HOST_CC isn't set.
     wanted["build"]["environment"]["HOST_CC"] = "no-such-cc"
 
 
@@ -251,7 +251,7 @@ def scsibus_named_again(wanted: dict[str, Any]) -> None:
     edit(wanted, "what attaches where")["create"] += "scsibus*\tat mpt?\n"
 
 
-def nothing_said_of_pie(wanted: dict[str, Any]) -> None:
+def no_pie_option(wanted: dict[str, Any]) -> None:
     prepare = wanted["build"]["commands"][0]["argv"]
     prepare[2] = prepare[2].replace("-fno-pie -no-pie ", "")
 
@@ -271,13 +271,13 @@ pie_by_default = shutil.which("gcc") is not None and "--enable-default-pie" in (
         (a_host_without_cc, r'set \$\{HOST_CC\} to a host targeted cc \(now "no-such-cc"\)'),
         (scsibus_named_again, "multiple definition of `rumpns_scsibus_cd'"),
         pytest.param(
-            nothing_said_of_pie,
+            no_pie_option,
             "-r and -pie may not be used together",
-            marks=pytest.mark.skipif(not pie_by_default, reason="this compiler makes no PIE by itself"),
+            marks=pytest.mark.skipif(not pie_by_default, reason="this compiler makes no PIE by default"),
         ),
     ],
 )
-def test_a_recipe_that_upstream_refuses_fails_as_it_did_for_others(
+def test_a_wrong_recipe_fails_with_upstreams_message(
     tmp_path: Path, upstream: dict[str, Any], change: Callable[[dict[str, Any]], None], message: str
 ) -> None:
     answer = built(tmp_path, upstream, change)
@@ -286,14 +286,14 @@ def test_a_recipe_that_upstream_refuses_fails_as_it_did_for_others(
     assert os.listdir(tmp_path / "prefix/store") == []
 
 
-def test_the_builds_own_tools_are_made_by_the_compiler_that_is_known_to_do() -> None:
+def test_the_builds_own_tools_are_compiled_by_the_chosen_compiler() -> None:
     build = variable("__rump_toolchain_build", rump_toolchain_compiler="gcc-7")
     assert build["environment"]["HOST_CC"] == "gcc-7"
     assert build["environment"]["HOST_CFLAGS"].split() == ["-O", "-fcommon"]
 
 
 @needs_compiler
-def test_the_recipe_as_it_is_builds(tmp_path: Path, upstream: dict[str, Any]) -> None:
+def test_the_unchanged_recipe_builds(tmp_path: Path, upstream: dict[str, Any]) -> None:
     answer = built(tmp_path, upstream, lambda wanted: None)
     assert answer.get("state") == "installed", answer
     log = (tmp_path / "prefix/var/log/build/rump_toolchain.log").read_text()
@@ -302,7 +302,7 @@ def test_the_recipe_as_it_is_builds(tmp_path: Path, upstream: dict[str, Any]) ->
 
 @needs_compiler
 @pytest.mark.parametrize("forgotten", ["mpt_debug.c", "mpt_netbsd.c mpt.c"])
-def test_a_build_without_a_source_of_mpts_fails_as_it_did_for_the_notes(
+def test_a_build_without_one_of_mpts_sources_fails_in_the_check(
     tmp_path: Path, upstream: dict[str, Any], forgotten: str
 ) -> None:
     def forget(wanted: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-# The one that this environment was made with.
+# The Python that made this environment.
 PYTHON = str(Path(sys.executable).resolve())
 PLAYBOOK = """\
 import json, os, sys
@@ -27,7 +27,7 @@ def main():
 
 
 def wheel(directory: Path, version: str) -> str:
-    """A package `ansible` whose ansible-playbook prints what it was given; answers the line that locks it."""
+    """Make a package `ansible` whose ansible-playbook prints its arguments; return its line of the lock file."""
     info = f"ansible-{version}.dist-info"
     files = {
         "fakeplaybook.py": PLAYBOOK,
@@ -47,7 +47,7 @@ def wheel(directory: Path, version: str) -> str:
 
 
 class Checkout:
-    """What ./provision needs of a checkout, at a path with spaces and letters beyond ASCII."""
+    """The files of a checkout that ./provision needs, at a path with spaces and non-ASCII letters."""
 
     def __init__(self, directory: Path) -> None:
         self.root = directory / "lab ü x"
@@ -68,7 +68,7 @@ class Checkout:
         }
 
     def system_pythons(self, *paths: str) -> None:
-        """Let these be what the system, whichever it is, came with."""
+        """Make these the system's own Pythons, for every family of systems."""
         families = ("Debian", "RedHat", "Archlinux", "Darwin", "Linux")
         table = "".join(f"{family} - {' '.join(paths)}\n" for family in families)
         (self.root / "roles" / "host" / "files" / "pythons.txt").write_text(table, "utf-8")
@@ -105,7 +105,7 @@ def test_first_start_makes_the_environment_and_later_ones_leave_it(checkout: Che
     assert call["argv"] == [str(checkout.root / "site.yml"), "--tags", "gdb", "-e", "a=b c"]
     assert call["config"] == str(checkout.root / "ansible.cfg")
     assert call["directory"] == str(checkout.wheels)
-    assert str(call["locale"]).endswith("UTF-8"), "Ansible refuses any other"
+    assert str(call["locale"]).endswith("UTF-8"), "Ansible needs a UTF-8 locale"
     assert json.loads(record.read_text("utf-8")) == {"lab_bootstrap_packages": []}
     assert "making .venv" in first.stderr
 
@@ -117,7 +117,7 @@ def test_first_start_makes_the_environment_and_later_ones_leave_it(checkout: Che
     assert marker.exists()
 
 
-def test_changed_lock_remakes_and_keeps_the_record(checkout: Checkout) -> None:
+def test_a_changed_lock_makes_the_environment_again_and_keeps_the_record(checkout: Checkout) -> None:
     given(checkout.provision())
     record = checkout.root / ".venv" / "bootstrap-packages.json"
     record.write_text('{"lab_bootstrap_packages": ["python3-venv"]}\n', "utf-8")
@@ -127,7 +127,7 @@ def test_changed_lock_remakes_and_keeps_the_record(checkout: Checkout) -> None:
     assert json.loads(record.read_text("utf-8")) == {"lab_bootstrap_packages": ["python3-venv"]}
 
 
-def test_a_link_is_replaced_and_what_it_leads_to_is_left_alone(checkout: Checkout, tmp_path: Path) -> None:
+def test_a_link_is_replaced_and_its_target_stays(checkout: Checkout, tmp_path: Path) -> None:
     other = tmp_path / "other"
     (other / "bin").mkdir(parents=True)
     (other / "bin" / "python").write_text("somebody's")
@@ -197,12 +197,12 @@ def test_help_needs_nothing(checkout: Checkout) -> None:
     assert not (checkout.root / ".venv").exists()
 
 
-# What ./provision calls before there is any environment.
+# The programs that ./provision runs before there is an environment.
 BARE = ("sh", "dirname", "cmp", "uname", "id", "cat", "sed", "env", "head", "timeout", "mkdir")
 
 
 def programs_of(directory: Path, scripts: dict[str, str], names: tuple[str, ...] = BARE) -> Path:
-    """A directory that serves as PATH: the host's programs of these names, and scripts."""
+    """Make a directory for PATH, with links to these programs of the host, and scripts."""
     directory.mkdir()
     for name in names:
         (directory / name).symlink_to(shutil.which(name) or name)
@@ -213,7 +213,7 @@ def programs_of(directory: Path, scripts: dict[str, str], names: tuple[str, ...]
     return directory
 
 
-# How a python3 in PATH can be no Python: what it does, and what is said of it.
+# A python3 in PATH that can't be used: its script, and the message about it.
 USELESS = {
     "fails": ("exit 1", "fails when it is run (exit 1)"),
     "is a shim without a version": ("echo 'pyenv: python3: command not found' >&2; exit 127", "(exit 127)"),
@@ -234,16 +234,16 @@ exec(code)' "$3" "$4" "$5" "$6" "$7"
 }
 
 
-def hurried(checkout: Checkout) -> None:
-    """Let a candidate have a second instead of ten."""
+def shorten_wait(checkout: Checkout) -> None:
+    """Give each candidate 1 s instead of 10 s."""
     script = checkout.root / "roles" / "host" / "files" / "pythons.sh"
     script.write_text(script.read_text("utf-8").replace("python_patience=10", "python_patience=1"), "utf-8")
 
 
 @pytest.mark.parametrize("how", USELESS)
-def test_a_python_on_path_that_is_none_is_passed_over(checkout: Checkout, tmp_path: Path, how: str) -> None:
-    """The system has none, and PATH has this one before one that works."""
-    hurried(checkout)
+def test_a_useless_python_on_path_is_skipped(checkout: Checkout, tmp_path: Path, how: str) -> None:
+    """The system has no Python; in PATH, the useless one comes before one that works."""
+    shorten_wait(checkout)
     checkout.system_pythons("/nonexistent/python3")
     first = programs_of(tmp_path / "first", {"python3": USELESS[how][0]}, ())
     done = checkout.provision(PATH=f"{first}:{Path(PYTHON).parent}:{os.environ['PATH']}")
@@ -252,8 +252,8 @@ def test_a_python_on_path_that_is_none_is_passed_over(checkout: Checkout, tmp_pa
 
 
 @pytest.mark.parametrize("how", USELESS)
-def test_where_there_is_no_other_it_is_said_what_was_tried(checkout: Checkout, tmp_path: Path, how: str) -> None:
-    hurried(checkout)
+def test_without_a_usable_python_the_error_lists_what_was_tried(checkout: Checkout, tmp_path: Path, how: str) -> None:
+    shorten_wait(checkout)
     script, said = USELESS[how]
     checkout.system_pythons("/nonexistent/python3")
     programs = programs_of(tmp_path / "programs", {"python3": script}, (*BARE, "sleep"))
@@ -285,21 +285,21 @@ DISTURBING = {
 }
 
 
-def test_no_variable_and_no_umask_of_the_callers_disturbs(checkout: Checkout) -> None:
+def test_no_variable_and_no_umask_of_the_caller_has_an_effect(checkout: Checkout) -> None:
     old = os.umask(0o077)
     try:
         given(checkout.provision(**DISTURBING))
     finally:
         os.umask(old)
     program = checkout.root / ".venv" / "bin" / "ansible-playbook"
-    assert program.stat().st_mode & 0o055 == 0o055, "another user may run it"
+    assert program.stat().st_mode & 0o055 == 0o055, "other users must be able to run it"
     assert not Path("/nonexistent").exists()
 
 
 def mac(directory: Path) -> tuple[Path, Path]:
-    """(programs, log): a PATH as on a Mac whose own Python is too old, and a Homebrew that can install one.
+    """Make a PATH as on a Mac with too old a Python and with Homebrew; return (programs, log of Homebrew's calls).
 
-    Homebrew's python@3.14 has a python3.14 in its own bin, and no python3. A Mac has no timeout(1), but Perl.
+    The bin directory of Homebrew's python@3.14 has python3.14 and no python3. A Mac has Perl and no timeout(1).
     """
     log, keg = directory / "calls", directory / "keg ü"
     scripts = {
@@ -317,8 +317,8 @@ esac""",
     return programs_of(directory / "mac ü", scripts, (*names, "perl", "ln", "awk")), log
 
 
-def test_a_mac_s_python_that_hangs_is_passed_over_without_timeout(checkout: Checkout, tmp_path: Path) -> None:
-    hurried(checkout)
+def test_a_macs_python_that_hangs_is_skipped_without_timeout_1(checkout: Checkout, tmp_path: Path) -> None:
+    shorten_wait(checkout)
     programs, _ = mac(tmp_path)
     checkout.system_pythons("/nonexistent/python3")
     (programs / "sleep").symlink_to(shutil.which("sleep") or "sleep")
@@ -346,7 +346,7 @@ def test_macos_gets_its_python_from_homebrew(checkout: Checkout, tmp_path: Path)
 
     log.unlink()
     given(checkout.provision("--check", PATH=str(programs)))
-    assert not log.exists(), "the second start asks Homebrew nothing"
+    assert not log.exists(), "the second start must not run Homebrew"
 
 
 def test_macos_without_homebrew_says_where_to_get_python(checkout: Checkout, tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ READ_ONLY = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && exec "$1
 
 @pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("unshare"), reason="as root, needs unshare")
 def test_checkout_that_cannot_be_written_is_named(checkout: Checkout) -> None:
-    # Root may write whatever its mode says, so for root the checkout goes on a read-only mount of its own.
+    # Root may write whatever the mode is, so for root the checkout is on a read-only mount.
     argv = [str(checkout.root / "provision")]
     if os.geteuid() == 0:
         argv = ["unshare", "--mount", "sh", "-c", READ_ONLY, "sh", str(checkout.root)]

@@ -1,4 +1,4 @@
-"""How the Python that a host came with is found: roles/host/files, run by the shells that hosts have."""
+"""How the host's own Python is found: roles/host/files/pythons.sh, run by several shells."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def script(path: Path, text: str) -> str:
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_the_first_that_does_is_taken(shell: str) -> None:
+def test_the_first_usable_python_is_taken(shell: str) -> None:
     version = ".".join(map(str, sys.version_info[:3]))
     assert host_python("/nonexistent", PYTHON, "/bin/sh", shell=shell) == f"rumplab-python {PYTHON} {version}\n"
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_of_each_that_does_not_it_is_said_why(shell: str, tmp_path: Path) -> None:
+def test_the_reason_against_each_other_candidate_is_given(shell: str, tmp_path: Path) -> None:
     shim = script(tmp_path / "shim", f"exec '{PYTHON}' \"$@\"")
     program = shutil.which("true") or "true"
-    # The interpreter of this environment, by its name there.
+    # sys.executable is the interpreter in this virtual environment.
     said = host_python("/nonexistent", shim, sys.executable, program, shell=shell).splitlines()
     assert said == [
         "- /nonexistent isn't there",
@@ -53,7 +53,7 @@ def test_of_each_that_does_not_it_is_said_why(shell: str, tmp_path: Path) -> Non
     ]
 
 
-def test_condas_is_not_the_systems(tmp_path: Path) -> None:
+def test_condas_python_is_not_the_systems(tmp_path: Path) -> None:
     library = Path(os.__file__).parent
     (tmp_path / "bin").mkdir()
     (tmp_path / "conda-meta").mkdir()
@@ -63,8 +63,8 @@ def test_condas_is_not_the_systems(tmp_path: Path) -> None:
     assert host_python(f"{tmp_path}/bin/python3") == f"- {tmp_path}/bin/python3 is conda's\n"
 
 
-def test_one_with_the_package_managers_bindings_goes_first_and_one_without_will_do(tmp_path: Path) -> None:
-    """Two names of one Python: the second has a module more, which a file beside its library brings."""
+def test_a_python_with_the_package_managers_bindings_is_preferred(tmp_path: Path) -> None:
+    """Two copies of one Python; the second has one more module in its library."""
     assert host_python(PYTHON, modules="no_such_module,json").startswith(f"rumplab-python {PYTHON} ")
     assert host_python("/nonexistent", PYTHON, modules="no_such_module").startswith(f"rumplab-python {PYTHON} ")
     library = Path(os.__file__).parent

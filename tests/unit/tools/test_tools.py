@@ -1,4 +1,4 @@
-"""The runner of the test suite and the making of images, as far as they decide something."""
+"""The decisions of the test runner and of the image builder."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_choice(names: list[str], fast: bool, chosen: list[str]) -> None:
     assert [p.name for p in choose(PARTS, names, fast)] == chosen
 
 
-def test_testing_is_a_host_of_its_own_and_the_whole_of_it_runs_only_on_demand() -> None:
+def test_testing_has_its_own_parts_and_all_of_them_run_only_on_demand() -> None:
     usual = {part.name for part in run_tests.molecule_parts(run_tests.ROOT)}
     every = {part.name for part in run_tests.molecule_parts(run_tests.ROOT, everything=True)}
     assert {"default", "default-13", "boxes", "boxes-testing"} <= usual
@@ -72,7 +72,7 @@ def test_unknown_part_is_refused() -> None:
         ("lint", None, False, (0, 1, 0)),
         ("unit", JUNIT, False, (2, 2, 1)),
         ("unit", JUNIT.replace("<failure/>", "").replace("<error/>", ""), True, (4, 0, 1)),
-        # Ended before or after its tests: the file says nothing of it, so the part itself counts.
+        # The part failed before or after its tests, which the file doesn't show, so the part itself counts as failed.
         ("unit", None, False, (0, 1, 0)),
         ("unit", JUNIT.replace("<failure/>", "").replace("<error/>", ""), False, (4, 1, 1)),
         ("molecule", JUNIT, False, (2, 3, 1)),
@@ -108,7 +108,7 @@ def test_what_was_skipped_is_named_with_its_reason_and_number(tmp_path: Path) ->
 
 
 def patience(load: float, sizes: Callable[[int], int], seconds: int = 10_000) -> int:
-    """After how many seconds a part is given up on, that was allowed a silence of 100 on 2 cores."""
+    """Return the second at which a part is ended that may be silent for 100 s on 2 cores; -1 if it isn't."""
     one = Patience(100.0, 2)
     return next((second for second in range(seconds) if one.is_over(1.0, load, sizes(second))), -1)
 
@@ -119,13 +119,13 @@ def test_silence_ends_a_part_and_a_loaded_machine_gives_it_longer() -> None:
     assert patience(8.0, lambda _: 0) == 400
 
 
-def test_a_part_that_says_something_now_and_then_goes_on() -> None:
+def test_a_part_with_output_now_and_then_goes_on() -> None:
     assert patience(0.0, lambda second: second // 90, 750) == -1
-    # Not for ever, though.
+    # The total time has a limit, too.
     assert patience(0.0, lambda second: second // 90) == 800
 
 
-def test_parts_that_need_nothing_begin_while_the_images_are_made() -> None:
+def test_parts_without_images_begin_while_the_images_are_made() -> None:
     began = threading.Event()
     order = []
 
@@ -143,7 +143,7 @@ def test_parts_that_need_nothing_begin_while_the_images_are_made() -> None:
     assert order == ["unit", "images", "scenario"]
 
 
-def test_without_images_only_what_needs_them_fails() -> None:
+def test_without_images_only_the_parts_that_need_them_fail() -> None:
     def prepare() -> None:
         raise host.Failed("no engine")
 
@@ -164,12 +164,12 @@ def test_a_scenario_runs_on_its_releases_and_all_adds_to_them(tmp_path: Path, mo
     assert more == {"default-testing"}
 
 
-def test_what_runs_everything_tells_its_tests(tmp_path: Path) -> None:
+def test_a_run_of_everything_sets_a_variable_for_the_tests(tmp_path: Path) -> None:
     assert "RUMPLAB_TEST_ALL" not in run_tests.test_environment(tmp_path)
     assert run_tests.test_environment(tmp_path, everything=True)["RUMPLAB_TEST_ALL"] == "1"
 
 
-def test_started_in_the_background_its_parts_can_be_interrupted() -> None:
+def test_parts_can_be_interrupted_when_the_runner_starts_in_the_background() -> None:
     script = 'trap \'\' INT; exec "$0" "$@"'
     code = (
         "import sys, subprocess; sys.path.insert(0, 'tools'); import run_tests; run_tests.main(['--list']);"
@@ -296,13 +296,13 @@ def test_sources_are_translated_to_another_release_as_far_as_offered() -> None:
     ]
 
 
-def test_testing_is_what_its_release_file_says_it_is() -> None:
+def test_the_codename_of_testing_comes_from_its_release_file() -> None:
     text = "Hash: SHA256\n\nSuite: testing\nCodename: nextone\nDate: Fri, 30 Oct 2026 08:08:01 UTC\n"
     assert parse_release(text) == ("nextone", "2026-10")
     assert parse_release("Codename: ../x\nDate: today\n") == ("", "")
     source = Source("http://mirror.example/debian", "nextone", MAIN)
     months = {Recipe("testing", (source,), (), edition=month).digest() for month in ("2026-10", "2026-11")}
-    assert len(months) == 2, "its image is remade once a month"
+    assert len(months) == 2, "its image is built again each month"
     assert debootstrap_argv(Recipe("testing", (source,), ()), Path("/tree"))[3] == "nextone"
 
 
@@ -311,7 +311,7 @@ def test_no_sources_without_the_release_itself() -> None:
     assert found == ()
 
 
-def test_recipe_follows_what_it_is_made_of() -> None:
+def test_the_digest_of_a_recipe_changes_with_its_inputs() -> None:
     source = Source("http://mirror.example/debian", "bookworm", MAIN)
     recipe = Recipe("12", (source,), ())
     assert recipe.digest() == Recipe("12", (source,), ()).digest()
@@ -356,12 +356,12 @@ def test_certificates_of_the_host_are_copied_anew(tmp_path: Path) -> None:
     (theirs / "a.crt").rename(theirs / "b.crt")
     mounted = (cache / "certificates").stat().st_ino
     run_tests.prepare_cache(cache, theirs)
-    assert (cache / "certificates").stat().st_ino == mounted, "a container of another run would see nothing"
+    assert (cache / "certificates").stat().st_ino == mounted, "a running container mounts this directory"
     assert [path.name for path in (cache / "certificates").iterdir()] == ["b.crt"]
     assert (cache / "built").is_dir()
 
 
-def test_path_with_a_space_gets_a_name_without(tmp_path: Path) -> None:
+def test_a_path_with_a_space_gets_a_link_without_one(tmp_path: Path) -> None:
     root = tmp_path / "lab ü x"
     (root / ".venv").mkdir(parents=True)
     named = run_tests.venv_for_ansible(root, tmp_path)

@@ -1,4 +1,4 @@
-"""What other users of the host, and guests, try with machines that run; docs/development/security.md has all."""
+"""Attacks by other users of the host and by guests on running machines; docs/development/security.md lists all."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from rumplab.machine.registry import open_machines
 
 NOBODY = 65534
 SECONDS = 20
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: becomes another user")
 CONNECT = """
 import socket, sys
 try:
@@ -36,13 +36,13 @@ try:
 except OSError as error:
     sys.exit(type(error).__name__)
 """
-# The guest's end of its wire.
+# The guest's addresses on its network.
 GUEST_MAC, GUEST_ADDRESS = bytes.fromhex("545400555555"), "192.168.76.9"
 ETHERNET_IPV4, ETHERNET_ARP, TCP, SYN, ACK = 0x0800, 0x0806, 6, 0x02, 0x10
 
 
-def by_nobody(path: Path) -> str:
-    """How it ends when a user who is nobody connects to the socket: the error's name, empty where there was none."""
+def connect_as_nobody(path: Path) -> str:
+    """Connect to the socket as user nobody; return the error's class name, or ""."""
     done = subprocess.run(
         ["/usr/bin/python3", "-I", "-c", CONNECT, str(path)],
         user=NOBODY,
@@ -71,14 +71,14 @@ def test_another_user_reaches_neither_the_stub_nor_the_control_socket(
     directory = Path(started(lab, pcihello, "--wait")["directory"])
     for opened in (False, True):
         if opened:
-            # The sockets are their user's even where the directories aren't.
+            # The sockets' own mode keeps others out even if the directories are open.
             for path in (directory, *list(directory.parents)[:2]):
                 path.chmod(0o755)
         for name in ("gdb.sock", "qmp.sock"):
-            assert by_nobody(directory / name) == "PermissionError"
-    # So it was the mode, and not something that has nothing to do with it.
+            assert connect_as_nobody(directory / name) == "PermissionError"
+    # With another mode it works, so the mode was the reason.
     (directory / "qmp.sock").chmod(0o666)
-    assert by_nobody(directory / "qmp.sock") == ""
+    assert connect_as_nobody(directory / "qmp.sock") == ""
 
 
 @as_root
@@ -91,9 +91,9 @@ def test_another_user_does_not_reach_the_bridge_to_ipkdb(
         path = Path(bridge.stdout.readline().partition("target remote ")[2].split(" ")[0])
         try:
             assert path.is_socket()
-            assert by_nobody(path) == "PermissionError"
+            assert connect_as_nobody(path) == "PermissionError"
             path.parent.chmod(0o755)
-            assert by_nobody(path) == "PermissionError"
+            assert connect_as_nobody(path) == "PermissionError"
         finally:
             bridge.terminate()
             bridge.communicate(timeout=SECONDS)
@@ -103,7 +103,7 @@ def test_another_user_does_not_reach_the_bridge_to_ipkdb(
 def test_a_place_that_another_user_made_first_blocks_nobody(
     empty_lab: LabPrefix, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In a directory like /tmp, which is the last resort of a user who has no home."""
+    """In a directory like /tmp, which the tool uses for a user without a home."""
     shared = Path(tempfile.mkdtemp(prefix="rs"))
     shared.chmod(0o1777)
     try:
@@ -121,7 +121,7 @@ def test_a_place_that_another_user_made_first_blocks_nobody(
 def test_a_debugger_who_came_by_a_port_runs_no_program_as_the_machines_user(
     lab: LabPrefix, pcihello: Path, tmp_path: Path
 ) -> None:
-    """By the packets themselves, as another user sends them."""
+    """Another user sends the packets of the remote protocol."""
     port, written = ports.free(), tmp_path / "written"
     assert detach(lab, pcihello, "--wait", "--gdb-port", str(port)).returncode == 0
     command = f'migrate "exec:echo >{written}"'.encode().hex()
@@ -138,7 +138,7 @@ def test_a_debugger_who_came_by_a_port_runs_no_program_as_the_machines_user(
 
 
 class Wire:
-    """A guest's end of the network that QEMU makes of `netdev`, the value of one of rumplab's -netdev."""
+    """The guest's end of a QEMU network; `netdev` is the value of rumplab's -netdev option."""
 
     def __init__(self, netdev: str, directory: Path) -> None:
         self.frames, other = socket.socketpair()
@@ -155,7 +155,7 @@ class Wire:
         self.frames.sendall(struct.pack("!I", len(frame)) + frame)
 
     def received(self, seconds: float) -> Iterator[bytes]:
-        """The frames that come within so many seconds."""
+        """Yield the frames that arrive within `seconds`."""
         deadline, waiting = time.monotonic() + seconds, b""
         while time.monotonic() < deadline:
             with contextlib.suppress(socket.timeout):
@@ -165,7 +165,7 @@ class Wire:
                 waiting = waiting[4 + length :]
 
     def answers(self, address: str, port: int) -> bool:
-        """Whether `address` opens a connection to `port`; a reset is none."""
+        """Return whether `address` accepts a TCP connection to `port`; a reset doesn't count."""
         gateway, own, there = (socket.inet_aton(name) for name in ("192.168.76.2", GUEST_ADDRESS, address))
         question = struct.pack("!HHBBH", 1, ETHERNET_IPV4, 6, 4, 1) + GUEST_MAC + own + bytes(6) + gateway
         self.send(b"\xff" * 6 + GUEST_MAC + struct.pack("!H", ETHERNET_ARP) + question)
@@ -199,7 +199,7 @@ def checksum(data: bytes) -> bytes:
 def test_a_guest_reaches_what_listens_on_the_host_only_where_that_is_asked_for(
     lab: LabPrefix, pcihello: Path, tmp_path: Path, address: str, option: str
 ) -> None:
-    """Such as the debug stub of another machine, which has a port there. A program has the guest's end of the wire."""
+    """Such as the debug stub of another machine. The test itself is at the guest's end of the network."""
     printed = lab.tool("run", pcihello, "--accel", "tcg", "--dry-run", *option.split())
     words = shlex.split(printed.stdout)
     with socket.socket() as service:
@@ -228,7 +228,7 @@ def test_a_guest_reaches_what_listens_on_the_host_only_where_that_is_asked_for(
 def test_a_guest_that_makes_a_qcow2_disk_of_its_raw_one_gets_no_file_of_the_hosts(
     lab: LabPrefix, pcihello: Path, tmp_path: Path
 ) -> None:
-    """The file that its header names isn't among those that QEMU opens."""
+    """QEMU doesn't open the file that the qcow2 header names."""
     disk, secret = tmp_path / "data.img", tmp_path / "secret"
     for path in (disk, secret):
         path.write_bytes(bytes(1 << 20))
@@ -245,7 +245,7 @@ def test_a_guest_that_makes_a_qcow2_disk_of_its_raw_one_gets_no_file_of_the_host
 
 
 def test_whoever_is_killed_leaves_a_machine_that_can_be_ended(lab: LabPrefix, pcihello: Path) -> None:
-    """By the command itself, killed at moments of its start; test_launch_gate.py does it much more often."""
+    """Kill the whole command at some moments of its start; test_launch_gate.py does it much more often."""
     for moment in (0.1, 0.25, 0.4, 0.6):
         launcher = subprocess.Popen(
             [sys.executable, "-m", "rumplab", "run", str(pcihello), "--wait", "--detach", "--accel", "tcg"],
@@ -264,7 +264,7 @@ def test_whoever_is_killed_leaves_a_machine_that_can_be_ended(lab: LabPrefix, pc
 
 
 def emulators(lab: LabPrefix) -> set[int]:
-    """The processes of QEMU that have a socket in this lab's place."""
+    """Return the pids of the QEMUs with a socket in this lab's directory."""
     found = set()
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):

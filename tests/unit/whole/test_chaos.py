@@ -1,4 +1,4 @@
-"""The program that disturbs the lab at random: that it counts, tells and finds."""
+"""tests/chaos, which disturbs the lab at random: it counts runs, reports faults and finds damage."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from plugins.module_utils.artifact import inventory
 program = importlib.import_module("chaos.__main__")
 
 
-class Made(row.Row):
-    """A kind of run that finds what it is told to."""
+class FakeRow(row.Row):
+    """A kind of run that raises the fault `found`."""
 
     name, what = "made", "nothing"
     found: Exception | None = None
 
     def prepare(self) -> None:
-        """Nothing is needed."""
+        """Do nothing: this kind needs no preparation."""
 
     def end(self) -> None:
-        """Nothing was made."""
+        """Do nothing: this kind leaves nothing."""
 
     def run(self, chance: random.Random, place: Path) -> None:
         assert place.is_dir() and not list(place.iterdir())
@@ -46,30 +46,30 @@ def chosen(*words: str) -> argparse.Namespace:
 
 
 def test_a_run_without_a_fault_counts_as_repaired(tmp_path: Path) -> None:
-    made = Made(tmp_path)
+    made = FakeRow(tmp_path)
     program.go([made], chosen("--count", "3", "--seed", "1"))
     assert (made.runs, made.kills, made.repaired, sum(made.faults.values())) == (3, 6, 3, 0)
     assert len(set(made.seeds)) == 3 and os.listdir(tmp_path) == []
 
 
 def test_the_same_seed_makes_the_same_choices(tmp_path: Path) -> None:
-    made = Made(tmp_path)
+    made = FakeRow(tmp_path)
     program.go([made], chosen("--count", "2", "--seed", "5", "--same"))
     program.go([made], chosen("--count", "1", "--seed", "5"))
     assert len(set(made.seeds)) == 1
 
 
-def test_it_goes_on_until_there_were_so_many_kills(tmp_path: Path) -> None:
-    made = Made(tmp_path)
+def test_the_program_runs_until_the_number_of_kills_is_reached(tmp_path: Path) -> None:
+    made = FakeRow(tmp_path)
     program.go([made], chosen("--minutes", "0", "--kills", "9"))
     assert made.kills == 10
 
 
 @pytest.mark.parametrize("kind", row.FAULTS)
-def test_a_fault_is_counted_by_its_kind_and_told_with_its_seed(
+def test_a_fault_is_counted_by_its_kind_and_reported_with_its_seed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
-    made = Made(tmp_path)
+    made = FakeRow(tmp_path)
     made.found = row.Fault(kind, "what was seen")
     program.go([made], chosen("--count", "1", "--seed", "7"))
     assert made.faults[kind] == 1 and made.repaired == 0
@@ -80,8 +80,8 @@ def test_a_fault_is_counted_by_its_kind_and_told_with_its_seed(
     assert lines[2].split() == ["all", "1", "2", "0", *("1" if one == kind else "0" for one in row.FAULTS)]
 
 
-def test_what_it_did_not_think_of_is_hand_work(tmp_path: Path) -> None:
-    made = Made(tmp_path)
+def test_an_unexpected_exception_counts_as_hand_work(tmp_path: Path) -> None:
+    made = FakeRow(tmp_path)
     made.found = KeyError("x")
     program.go([made], chosen("--count", "1"))
     assert made.faults[row.HAND_WORK] == 1
@@ -91,20 +91,20 @@ def test_what_it_did_not_think_of_is_hand_work(tmp_path: Path) -> None:
 def test_the_exit_status_is_whether_anything_was_found(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], found: Exception | None, status: int
 ) -> None:
-    monkeypatch.setattr(Made, "found", found)
-    monkeypatch.setitem(program.ROWS, "made", Made)
+    monkeypatch.setattr(FakeRow, "found", found)
+    monkeypatch.setitem(program.ROWS, "made", FakeRow)
     assert program.main(["--only", "made", "--count", "1"]) == status
     assert capsys.readouterr().out.splitlines()[-1].startswith("all ")
 
 
-def test_what_this_host_cannot_do_is_skipped_with_its_reason(
+def test_a_kind_that_this_host_cannot_run_is_skipped_with_its_reason(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def unable(_: Made) -> None:
+    def unable(_: FakeRow) -> None:
         raise row.Unable("no such device")
 
-    monkeypatch.setattr(Made, "prepare", unable)
-    monkeypatch.setitem(program.ROWS, "made", Made)
+    monkeypatch.setattr(FakeRow, "prepare", unable)
+    monkeypatch.setitem(program.ROWS, "made", FakeRow)
     assert program.main(["--only", "made", "--count", "1"]) == 0
     assert "made: skipped: no such device" in capsys.readouterr().out
 
@@ -128,14 +128,14 @@ def test_a_tree_that_differs_by_a_bit_or_a_file_is_corrupt(tmp_path: Path) -> No
         building.check(tmp_path, wanted)
 
 
-def test_what_is_left_is_named(tmp_path: Path) -> None:
+def test_leftover_files_are_named(tmp_path: Path) -> None:
     for name in ("work/hello", "store/.x.part", ".hello.link", "cache/a/b.part", "etc/.new-1", "store/whole", "etc/x"):
         (tmp_path / name).mkdir(parents=True)
     left = [".hello.link", "cache/a/b.part", "etc/.new-1", "store/.x.part", "work/hello"]
     assert building.leftovers(tmp_path) == left
 
 
-def test_a_process_is_found_by_where_it_works_what_it_was_told_and_what_it_sees(tmp_path: Path) -> None:
+def test_a_process_is_found_by_its_directory_arguments_and_environment(tmp_path: Path) -> None:
     ways = [
         subprocess.Popen(["sleep", "60"], cwd=tmp_path),
         subprocess.Popen(["sleep", "60"], env={**os.environ, "TMPDIR": str(tmp_path / "x")}),
@@ -153,7 +153,7 @@ def test_a_process_is_found_by_where_it_works_what_it_was_told_and_what_it_sees(
             one.wait(10)
 
 
-def test_the_suite_runs_a_minute_of_it_or_an_hour_with_so_many_kills() -> None:
+def test_the_suite_runs_it_for_a_minute_or_for_an_hour_and_500_kills() -> None:
     (usual,), (more,) = chaos_parts(), chaos_parts(everything=True)
     assert usual.argv[1:] == ("tests/chaos", "--minutes", "1")
     assert more.argv[1:] == ("tests/chaos", "--minutes", "60", "--kills", "500")

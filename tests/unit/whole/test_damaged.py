@@ -1,6 +1,6 @@
-"""Files that somebody has damaged, and programs that answer otherwise than expected: each is told, or passed over.
+"""Damaged files, and programs that give unexpected answers: each is reported or skipped.
 
-What tests/fuzz found, case by case.
+The cases were found by tests/fuzz.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ from rumplab.network import dhcp, seen
 from rumplab.network import record as net_record
 
 NEST = "[" * 100_000
-# Of the processor's time, for what must not grow with the square of its input.
+# Limit of processor time for code that must not take quadratic time.
 SECONDS = 2.0
 
 
 @pytest.fixture
-def soon() -> Iterator[None]:
-    """What takes time in the square of its input's length doesn't come to its end by then."""
+def not_quadratic() -> Iterator[None]:
+    """Fail if the test takes longer than code with quadratic time would leave."""
     began = time.process_time()
     yield
     assert time.process_time() - began < SECONDS
@@ -64,11 +64,11 @@ def lab(tmp_path: Path) -> Lab:
     return Lab(tmp_path, "user", "group", "1", "./provision")
 
 
-# What rumplab keeps.
+# Files that rumplab keeps.
 
 
 @pytest.mark.parametrize("key", ["version", "wanted", "stamp", "source", "reason"])
-def test_descriptor_with_a_number_for_a_word_is_named(lab: Lab, key: str) -> None:
+def test_a_descriptor_with_a_number_for_a_string_is_named(lab: Lab, key: str) -> None:
     path = lab.components_dir / "gdb.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"schema": 1, "name": "gdb", "state": "installed", key: 15.2}))
@@ -79,7 +79,7 @@ def test_descriptor_with_a_number_for_a_word_is_named(lab: Lab, key: str) -> Non
 
 
 @pytest.mark.parametrize("key", ["group", "provision"])
-def test_configuration_with_a_list_for_a_word_is_named(
+def test_a_configuration_with_a_list_for_a_string_is_named(
     key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "etc" / "rumplab.json"
@@ -109,7 +109,7 @@ CARD = {"model": "e1000", "net": "user", "mac": "", "forwards": [{"protocol": "t
         {"nics": [{**CARD, "forwards": [{"protocol": "tcp", "host": [], "guest": 2}]}]},
     ],
 )
-def test_record_with_a_field_of_another_type_is_no_machine(change: dict[str, Any], tmp_path: Path) -> None:
+def test_a_record_with_a_field_of_another_type_is_damaged(change: dict[str, Any], tmp_path: Path) -> None:
     good = {"name": "x", "directory": "/x", "gdb_port": 1, "nics": [CARD], "since": 1, "argv": ["qemu"]}
     (tmp_path / registry.RECORD).write_text(json.dumps(good))
     assert registry.read_record(tmp_path) is not None
@@ -118,12 +118,12 @@ def test_record_with_a_field_of_another_type_is_no_machine(change: dict[str, Any
         registry.read_record(tmp_path)
 
 
-def test_card_with_a_slot_that_is_a_word_is_none() -> None:
+def test_a_card_with_a_string_for_a_slot_is_refused() -> None:
     with pytest.raises(TypeError, match="'slot'"):
         nics.from_data([{**CARD, "slot": "3"}])
 
 
-def test_what_is_remembered_is_forgotten_where_it_is_nested_or_of_other_types(tmp_path: Path) -> None:
+def test_a_cached_result_with_deep_nesting_or_other_types_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "x"
     (tmp_path / "image.rumplab.json").write_text(NEST)
     path.write_text(NEST)
@@ -144,7 +144,7 @@ def test_leases_are_read_whatever_a_guest_calls_itself(tmp_path: Path) -> None:
     assert dhcp.read(tmp_path / "absent", 1.0) == []
 
 
-# What other programs answer.
+# Answers of other programs.
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ GREETING = b'{"QMP": {}}\n{"return": {}}\n'
 
 @contextlib.contextmanager
 def control(said: bytes) -> Iterator[qmp.Session]:
-    """A session with a QEMU that has said this already."""
+    """A session with a QEMU that has already sent `said`."""
     ours, theirs = socket.socketpair()
     with theirs:
         theirs.setblocking(False)
@@ -193,12 +193,12 @@ def control(said: bytes) -> Iterator[qmp.Session]:
 @pytest.mark.parametrize(
     "line", [b"null", b"[]", b'"x"', b"[" * 100_000, b"\xff", b'{"error": "x"}', b"{", b'{"return": {"status": 1}}']
 )
-def test_control_socket_that_says_something_else_is_an_answer_that_is_not_known(line: bytes) -> None:
+def test_an_unknown_answer_at_the_control_socket_is_an_error(line: bytes) -> None:
     with control(GREETING + line + b"\n") as session, pytest.raises(qmp.QmpError, match="unknown format"):
         session.status()
 
 
-def test_line_without_an_end_is_taken_up_to_a_limit() -> None:
+def test_a_line_without_an_end_is_read_up_to_a_limit() -> None:
     ours, theirs = socket.socketpair()
 
     def flood() -> None:
@@ -215,7 +215,7 @@ def test_line_without_an_end_is_taken_up_to_a_limit() -> None:
     flooding.join(30)
 
 
-def test_answer_that_comes_byte_by_byte_has_no_more_time_than_another() -> None:
+def test_an_answer_that_arrives_byte_by_byte_has_the_same_time_limit() -> None:
     ours, theirs = socket.socketpair()
     over = threading.Event()
 
@@ -234,7 +234,7 @@ def test_answer_that_comes_byte_by_byte_has_no_more_time_than_another() -> None:
     theirs.close()
 
 
-def test_chardevs_of_another_form_are_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_malformed_chardevs_cause_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qmp, "execute", lambda *words, **options: [{"label": "com1", "filename": None}])
     machine = Machine("x", str(tmp_path), 1)
     with pytest.raises(RumplabError, match="x answers in a form that isn't known"):
@@ -245,22 +245,22 @@ def test_chardevs_of_another_form_are_no_traceback(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("size", [b"0 4", b"4 0", b"-1 -1", b"1_0 1", b"+1 1"])
-def test_picture_without_a_size_is_none(size: bytes) -> None:
+def test_a_picture_without_a_valid_size_is_refused(size: bytes) -> None:
     with pytest.raises(ValueError, match="PPM"):
         vga_text.read_ppm(b"P6 " + size + b" 255 " + b"\0" * 3 * 10)
 
 
 @pytest.mark.parametrize("said", ["0: 0x100000000", "0: -0x1", "0: x"])
-def test_memory_of_other_words_is_none(said: str) -> None:
+def test_a_malformed_memory_dump_is_refused(said: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         screen.words(said)
 
 
-def test_file_that_can_have_no_name_is_nobodys() -> None:
+def test_a_path_with_a_null_byte_has_no_holder() -> None:
     assert holders.of_file("a\0b") is None
 
 
-# What a guest says.
+# Output of a guest.
 
 
 def test_wait_for_a_debugger_is_found_in_a_log_of_any_size(tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_device_number_of_thousands_of_digits_is_no_device() -> None:
     ]
 
 
-# What people and compilers write.
+# Files of people and compilers.
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_device_number_of_thousands_of_digits_is_no_device() -> None:
         (b"rc:\n - {bin: x, args: &a [" + b"x," * 9999 + b"]}\n" + b" - {bin: x, args: *a}\n" * 1500, "fewer aliases"),
     ],
 )
-def test_yaml_that_its_reader_does_not_bear_is_named(content: bytes, why: str, tmp_path: Path, soon: None) -> None:
+def test_yaml_that_breaks_the_parser_is_named(content: bytes, why: str, tmp_path: Path, not_quadratic: None) -> None:
     path = tmp_path / "x.yml"
     path.write_bytes(content)
     with pytest.raises(RumplabError, match=f"x.yml.*{why}"):
@@ -315,13 +315,13 @@ def test_aliases_and_brackets_in_words_stay_allowed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("piece", ["/*", '\\"', "`", '"', "/* *", "#cgo "])
-def test_go_file_that_never_closes_what_it_opens_is_read_soon(piece: str, soon: None) -> None:
+def test_a_go_file_with_unclosed_brackets_or_quotes_is_read_in_linear_time(piece: str, not_quadratic: None) -> None:
     for text in ("package x\nimport (\n", 'package x\nimport (\n"', "/*\n"):
         gofile.read_head(text + piece * (60_000 // len(piece)))
 
 
 @pytest.mark.parametrize("line", [" " * 60_000, "#cgo" + " " * 60_000, "#cgo" + " x" * 30_000])
-def test_preamble_of_blanks_is_read_soon(line: str, soon: None) -> None:
+def test_a_preamble_of_blanks_is_read_in_linear_time(line: str, not_quadratic: None) -> None:
     assert not gofile.read_head(f'package x\n/*\n{line}\n*/\nimport "C"\n').cgo
 
 
@@ -334,24 +334,24 @@ def test_cgo_lines_keep_their_meaning() -> None:
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"go1." + b"9" * 5000, b"go1.\xd9\xa3"])
-def test_go_version_that_says_none_is_named(content: bytes, tmp_path: Path) -> None:
+def test_a_malformed_go_version_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "VERSION").write_bytes(content)
     with pytest.raises(RumplabError, match="does not say which Go"):
         assert target.go_release(str(tmp_path)) == 9999
         raise RumplabError("does not say which Go")
 
 
-def test_name_that_no_file_can_have_is_in_no_build(tmp_path: Path) -> None:
+def test_a_name_with_a_null_byte_is_ignored_in_a_rule(tmp_path: Path) -> None:
     assert build_record.read_files("x.o: a\0b\n", [str(tmp_path)], [], 0.0) == {}
 
 
-def test_list_of_hashes_is_read_soon(soon: None) -> None:
+def test_a_list_of_hashes_is_read_in_linear_time(not_quadratic: None) -> None:
     hashes = f"SHA512 (NetBSD-10.1/a/b) = {'0' * 128}\n"
     for noise in ("SHA512 (" + "NetBSD-" * 9000, "SHA512 (" + "NetBSD-x/" * 7000, "SHA512 (x) = " + "0" * 60_000):
         assert netbsd.netbsd_hash_list(f"{noise} x\n{hashes}")["a/b"] == "0" * 128
 
 
-def test_number_in_other_digits_is_none(tmp_path: Path) -> None:
+def test_non_ascii_digits_are_no_number(tmp_path: Path) -> None:
     assert not net_record.is_sysctls({"ip_forward": "\u00b2"})
     assert net_record.is_sysctls({"ip_forward": "1"})
     machine = Machine("x", str(tmp_path), 1)
@@ -365,16 +365,16 @@ def test_addresses_that_are_numbers_are_no_range() -> None:
         parsed(dhcp=[True, 167772671])
 
 
-# What roles keep, and fetch.
+# Files that roles keep and fetch.
 
 
 @pytest.mark.parametrize("length", [b"\xb2", b"9" * 5000, b"-1", b"x"])
-def test_body_of_a_length_that_is_no_number_is_taken_as_it_comes(length: bytes, tmp_path: Path) -> None:
+def test_a_body_with_an_invalid_length_is_read_to_its_end(length: bytes, tmp_path: Path) -> None:
     assert formats.http_answer(b"HTTP/1.1 200 OK\r\nContent-Length: " + length + b"\r\n\r\nhello", tmp_path) is None
     assert (tmp_path / "x.part").read_bytes() == b"hello"
 
 
-def test_lock_that_says_nothing_that_makes_sense_has_no_owner(tmp_path: Path) -> None:
+def test_a_damaged_lock_file_has_no_owner(tmp_path: Path) -> None:
     path = tmp_path / "x.lock"
     for content in (NEST, '{"pid": 1e999}', '{"pid": 1, "session": "x"}', '{"pid": 1, "session": []}', "[]"):
         path.write_text(content)
@@ -401,13 +401,13 @@ def test_files_of_a_store_that_are_nested_too_deeply_count_as_damaged(tmp_path: 
         store.uses_of(str(tree))
 
 
-def test_name_in_an_inventory_that_no_file_can_have_is_a_difference(tmp_path: Path) -> None:
+def test_a_name_with_a_null_byte_in_an_inventory_is_a_difference(tmp_path: Path) -> None:
     (tmp_path / inventory.NAME).write_text(json.dumps({"schema": 1, "files": {"a\0b": "file"}}))
     assert inventory.differences(str(tmp_path)) == ["a\0b"]
 
 
 @pytest.mark.parametrize("listed", ['["../outside"]', '["link/outside"]', '["/etc/hostname"]', "[1]", '"a"', NEST, "{"])
-def test_list_of_what_is_not_in_the_tree_changes_nothing(listed: str, tmp_path: Path) -> None:
+def test_a_list_with_files_outside_the_tree_changes_nothing(listed: str, tmp_path: Path) -> None:
     tree, outside = tmp_path / "tree", tmp_path / "outside"
     tree.mkdir()
     outside.write_bytes(relocate.PLACEHOLDER)
@@ -418,7 +418,7 @@ def test_list_of_what_is_not_in_the_tree_changes_nothing(listed: str, tmp_path: 
     assert outside.read_bytes() == relocate.PLACEHOLDER
 
 
-def test_submodule_whose_url_leads_above_everything_is_refused() -> None:
+def test_a_submodule_whose_url_goes_above_the_root_is_refused() -> None:
     with pytest.raises(Broken, match="has no parent"):
         git.resolve("x", "../../y")
 
@@ -428,7 +428,7 @@ def test_key_without_a_value_in_gitmodules_is_passed_over() -> None:
     assert git.urls_in(printed) == {"b": "u"}
 
 
-def test_tree_of_another_form_is_named() -> None:
+def test_a_malformed_git_tree_is_refused() -> None:
     good = f"160000 commit {'1' * 40}\ta b\x00100644 blob {'2' * 40}\tREADME\0"
     assert git.links_in(good) == {"a b": "1" * 40}
     with pytest.raises(Broken, match="in a form that isn't known"):
@@ -455,7 +455,7 @@ def archive(**headers: str) -> bytes:
     ],
     ids=["name", "time", "late", "sparse", "bz2"],
 )
-def test_archive_of_what_cannot_be_is_told(content: bytes, tmp_path: Path) -> None:
+def test_an_archive_with_impossible_members_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x.tar"
     path.write_bytes(content)
     with pytest.raises(Broken, match=r"can't be unpacked|outside its directory"):
@@ -465,7 +465,7 @@ def test_archive_of_what_cannot_be_is_told(content: bytes, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("size", [1 << 40, -1])
-def test_set_that_describes_a_member_at_a_length_that_none_has_is_refused(size: int, tmp_path: Path) -> None:
+def test_a_set_with_an_impossible_length_of_a_header_is_refused(size: int, tmp_path: Path) -> None:
     one = tarfile.TarInfo("././@LongLink")
     one.type, one.size = tarfile.GNUTYPE_LONGNAME, size
     path = tmp_path / "set.tar"
@@ -476,8 +476,8 @@ def test_set_that_describes_a_member_at_a_length_that_none_has_is_refused(size: 
         unpack(str(path), str(tmp_path / "out"))
 
 
-def test_archive_that_is_packed_twice_is_none(tmp_path: Path) -> None:
-    """The reader of the inner one would believe any length."""
+def test_an_archive_that_is_compressed_twice_is_refused(tmp_path: Path) -> None:
+    """The parser of the inner archive would trust any length."""
     path = tmp_path / "x.tar.bz2"
     path.write_bytes(bz2.compress(bz2.compress(archive())))
     with pytest.raises(Broken, match=r"can't be unpacked"):
@@ -485,7 +485,7 @@ def test_archive_that_is_packed_twice_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a/b", "n" * 300])
-def test_archive_with_a_name_that_cannot_be_is_told(name: str, tmp_path: Path) -> None:
+def test_an_archive_with_an_impossible_name_is_refused(name: str, tmp_path: Path) -> None:
     path = tmp_path / "x.tar"
     with tarfile.open(path, "w") as made:
         for one in ("a", name):
@@ -494,7 +494,7 @@ def test_archive_with_a_name_that_cannot_be_is_told(name: str, tmp_path: Path) -
         unpack(str(path), str(tmp_path / "out"))
 
 
-def test_server_that_announces_a_piece_of_less_than_nothing_is_not_reached(tmp_path: Path) -> None:
+def test_a_server_that_announces_a_chunk_of_negative_size_is_unreachable(tmp_path: Path) -> None:
     answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"-" + b"1" * 20 + b"\r\nhello"
     with pytest.raises(Unreachable, match="in no form of HTTP"):
         formats.http_answer(answer, tmp_path)
@@ -518,7 +518,7 @@ def test_link_to_a_directory_beside_the_root_leads_outside(tmp_path: Path) -> No
         DISK.place(str(tmp_path / "root"), "link/x")
 
 
-def test_lists_of_packages_that_are_damaged_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_lists_of_packages_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest, "trusted", lambda: {os.geteuid()})
     path = tmp_path / "var" / "manifest.json"
     path.parent.mkdir()
@@ -529,7 +529,7 @@ def test_lists_of_packages_that_are_damaged_go(tmp_path: Path, monkeypatch: pyte
     assert list(path.parent.iterdir()) == []
 
 
-def test_look_at_a_lab_passes_over_what_is_damaged(tmp_path: Path) -> None:
+def test_the_inspection_of_a_lab_skips_damaged_files(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(NEST)
     (tmp_path / "b.json").write_text('{"name": "b", "state": "installed", "paths": {"x": "a\\u0000b"}}')
     assert list(lab_state.descriptors(str(tmp_path))) == ["b"]
@@ -540,7 +540,7 @@ def test_look_at_a_lab_passes_over_what_is_damaged(tmp_path: Path) -> None:
         files.read_json(str(tmp_path / "a.json"), None)
 
 
-def test_fields_are_of_their_own_types() -> None:
+def test_fields_of_another_type_are_refused() -> None:
     answers.check_fields(Machine("x", "/x", 1, since=2))
     for change in ({"gdb_port": True}, {"guest": None}, {"argv": "qemu"}, {"snapshot": 1}):
         with pytest.raises(TypeError, match=f"'{next(iter(change))}'"):

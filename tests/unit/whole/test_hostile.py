@@ -1,5 +1,5 @@
-"""Every verb and sub-verb where the caller's circumstances are bad: no traceback, a documented exit status, and nothing
-left behind. A few of the circumstances by default, all of them with RUMPLAB_TEST_ALL=1."""
+"""Every verb and sub-verb under bad circumstances: no traceback, a documented exit status, and no leftover files or
+machines. The tests try a few circumstances by default, and all of them with RUMPLAB_TEST_ALL=1."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from rumplab.host import process
 ALL = bool(os.environ.get("RUMPLAB_TEST_ALL"))
 STATUSES = {0, 1, 2, 3}
 SECONDS = 60
-# Any byte can be in a name; these are no UTF-8.
+# A file name may contain any byte; this one is not valid UTF-8.
 ODD = os.fsdecode(b"o\xff dd")
 
 
 @dataclass(frozen=True)
 class Circumstance:
-    """What a shell does before it becomes the tool, how it redirects its streams, and what the environment has: only
-    that, with `bare`."""
+    """The commands of a shell before it starts the tool, its redirections, and additional environment variables. With
+    `bare`, the environment has only these and the test's own."""
 
     name: str
     before: str = ":"
@@ -86,7 +86,7 @@ def locales(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Bench:
-    """A lab and a directory with what the verbs are given."""
+    """A lab, and a directory with the files for the verbs' arguments."""
 
     lab: LabPrefix
     place: Path
@@ -112,7 +112,7 @@ class Bench:
         )
 
     def leftovers(self) -> list[str]:
-        """What no verb should have left: temporary files, by their names, and machines."""
+        """Return what a verb must not leave: temporary files and machines."""
         found = [path for path in self.place.rglob("*") if path.name.startswith(".rumplab")]
         found += [path for path in self.temporary.iterdir() if path.name != "rl"]
         running = json.loads(self.lab.tool("ps", "--json").stdout)
@@ -140,7 +140,7 @@ def bench(lab: LabPrefix, pcihello: Path, tmp_path: Path, locales: Path) -> Iter
 
 
 def invocations(place: Path, helps: bool = True) -> list[list[str]]:
-    """Every verb and sub-verb, most of them doing something; each writes to names of its own."""
+    """Return command lines of every verb and sub-verb, most of which do real work; each call writes to new names."""
     own = secrets.token_hex(4)
     program, image, odd = str(place / "p.bin"), str(place / "a.img"), str(place / ODD)
     key = ["--key-file", str(place / "key")]
@@ -184,19 +184,19 @@ def test_the_table_has_every_verb_and_sub_verb() -> None:
 
 
 def problem(done: subprocess.CompletedProcess[bytes], words: list[str]) -> str:
-    """What is wrong with how `words` ended; empty if nothing is."""
+    """Return the fault in how `words` ended, or ""."""
     said = done.stdout + done.stderr
     own = [line for line in done.stderr.splitlines() if not line.startswith(b"ERROR: ld.so: ")]
     if done.returncode not in STATUSES or b"Traceback" in said or b"Exception ignored" in said:
         return f"{words}: {done.returncode}, {said[-600:]!r}"
     if done.returncode and own and b"rumplab" not in b"".join(own):
-        return f"{words}: {done.returncode} in somebody else's words, {done.stderr[-600:]!r}"
+        return f"{words}: {done.returncode} without a message of rumplab, {done.stderr[-600:]!r}"
     return ""
 
 
 @pytest.mark.parametrize("circumstance", [*USUAL, *(FURTHER if ALL else ())], ids=str)
 def test_no_verb_breaks_where(bench: Bench, circumstance: Circumstance) -> None:
-    # What a --help can trip over is how it is written.
+    # --help can only fail in its output, so try it only where the output is affected.
     table = invocations(bench.place, ALL or circumstance in WRITING)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         ended = list(pool.map(lambda words: bench.run(circumstance, words), table))
@@ -236,7 +236,7 @@ def test_a_name_of_any_byte_is_listed_in_any_locale(bench: Bench) -> None:
         assert (shown.returncode, listed.returncode) == (0, 0), shown.stderr
         assert b"o\\udcff dd" in shown.stdout
         assert json.loads(listed.stdout.decode("latin-1"))[0]["image"] == odd
-        # What is to be pasted has the byte itself.
+        # A command line for the user to paste has the byte itself.
         assert b"o\xff dd" in bench.run(one, ["run", odd, "--snapshot", "--dry-run", "--accel", "tcg"]).stdout
     assert bench.lab.tool("stop", "odd").returncode == 0
 
@@ -273,6 +273,6 @@ def test_a_verb_that_is_interrupted_leaves_nothing(bench: Bench, verb: str) -> N
             finally:
                 child.kill()
         assert child.returncode in (*STATUSES, 128 + number, -number), said
-        # Python's own start is not ours to guard.
+        # A signal during Python's own start may print a traceback, which the tool can't prevent.
         assert b"Traceback" not in said or b'File "<frozen' in said, said.decode()
         assert bench.leftovers() == []

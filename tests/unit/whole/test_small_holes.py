@@ -1,4 +1,4 @@
-"""Small holes of the command line: each was a hang, a traceback, a lost word or somebody else's message."""
+"""Former small faults of the command line: each was a hang, a traceback, a lost argument or a foreign message."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ from rumplab.lab import config
         (("smoke", "--timeout", "9" * 21), "is not a number of seconds"),
     ],
 )
-def test_words_that_mean_nothing_are_refused(empty_lab: LabPrefix, arguments: tuple[str, ...], message: str) -> None:
+def test_empty_and_meaningless_arguments_are_refused(
+    empty_lab: LabPrefix, arguments: tuple[str, ...], message: str
+) -> None:
     result = empty_lab.tool(*arguments, timeout=20)
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
@@ -44,7 +46,7 @@ def test_two_dashes_can_be_a_value(lab: LabPrefix, pcihello: Path, tmp_path: Pat
     assert json.loads((tmp_path / "x.img.rumplab.json").read_text())["args"] == "--"
 
 
-def test_a_volume_may_be_as_deep_as_it_is(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
+def test_a_volume_may_have_deeply_nested_directories(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
     top = tmp_path / "www"
     top.mkdir()
     here = os.open(top, os.O_RDONLY)
@@ -57,7 +59,7 @@ def test_a_volume_may_be_as_deep_as_it_is(lab: LabPrefix, pcihello: Path, tmp_pa
     finally:
         os.close(here)
     result = lab.tool("stage", pcihello, "-o", tmp_path / "x.img", "--volume", top)
-    # pytest can't: its own cleaning is as deep as Python's stack.
+    # pytest can't remove it: its cleanup recurses, and Python's stack is limited.
     subprocess.run(["rm", "-rf", top], check=True, timeout=60)
     assert "Traceback" not in result.stderr
     assert result.returncode in (0, 1)
@@ -90,13 +92,13 @@ def test_a_linux_without_symbols_is_refused(lab: LabPrefix, tmp_path: Path) -> N
     assert "name the file with the symbols" in result.stderr
 
 
-def test_gdbs_pipe_has_to_be_one(empty_lab: LabPrefix, key_file: Path) -> None:
+def test_stdio_needs_a_pipe(empty_lab: LabPrefix, key_file: Path) -> None:
     result = empty_lab.tool("ipkdb", "connect", "--target", "127.0.0.1:1", "--key-file", key_file, "--stdio")
     assert result.returncode == 1
     assert "--stdio is for GDB's own pipe" in result.stderr
 
 
-def test_a_limit_on_files_is_told_by_its_name(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
+def test_the_error_for_a_file_size_limit_names_ulimit(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
     script = 'ulimit -f 100; exec "$@"'
     argv = ["sh", "-c", script, "sh", *lab.argv("stage", pcihello, "-o", tmp_path / "x.img")]
     done = subprocess.run(argv, env=lab.environment, capture_output=True, text=True, timeout=60, check=False)
@@ -112,7 +114,7 @@ def remedy(path: Path, mode: int, group: int) -> str:
     return accounts.how_to_open(path, "kvm")
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root: gives a file away")
 def test_a_remedy_fits_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     device = tmp_path / "kvm"
     device.touch()
@@ -131,7 +133,7 @@ def test_a_remedy_fits_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "something else forbids it" in remedy(device, 0o660, daemon)
 
 
-def test_who_has_joined_already_need_only_log_in_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_who_is_already_in_the_group_must_only_log_in_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accounts, "account_name", lambda: "ann")
     monkeypatch.setattr(accounts.grp, "getgrnam", lambda name: grp.struct_group((name, "x", 7, ["ann"])))
     assert "log in again" in accounts.how_to_join("lab")

@@ -1,4 +1,4 @@
-"""`rumplab smoke --all`: every disk controller is booted from and seen by the debugger."""
+"""`rumplab smoke --all`: it boots from every disk controller, and the debugger finds each."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_every_controller_in_a_table(lab: LabPrefix, workplace: Path) -> None:
 
 
 def test_a_controller_that_fails_is_named_and_nothing_is_left(lab: LabPrefix, workplace: Path) -> None:
-    """A QEMU that has no NVMe."""
+    """QEMU is a stand-in without NVMe."""
     emulator = json.loads(lab.descriptor("qemu").read_text(encoding="utf-8"))["paths"]["qemu-system-x86_64"]
     script = workplace / "qemu"
     script.write_text(
@@ -67,7 +67,7 @@ def test_a_controller_that_fails_is_named_and_nothing_is_left(lab: LabPrefix, wo
     assert left_behind(workplace) == []
 
 
-def test_it_cleans_up_when_it_is_ended(lab: LabPrefix, workplace: Path) -> None:
+def test_smoke_cleans_up_when_it_is_terminated(lab: LabPrefix, workplace: Path) -> None:
     child = lab.start("smoke", "--all")
     until(lambda: any(machine["name"].endswith("-ide") for machine in lab.machines()), 60)
     child.send_signal(signal.SIGTERM)
@@ -77,7 +77,7 @@ def test_it_cleans_up_when_it_is_ended(lab: LabPrefix, workplace: Path) -> None:
     assert left_behind(workplace) == []
 
 
-def test_json_and_kept_machines(lab: LabPrefix, workplace: Path) -> None:
+def test_json_output_and_kept_machines(lab: LabPrefix, workplace: Path) -> None:
     result = lab.tool("smoke", "--all", "--json", "--keep", timeout=300)
     assert result.returncode == 0, result.stderr
     data = json.loads(result.stdout)

@@ -1,4 +1,4 @@
-"""Builds of role artifact: what the commands see, what a failure says, and that nothing outlives its time."""
+"""Builds of role artifact: the commands' environment, the message of a failure, and the time limit."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_commands_run_in_order_where_they_belong(tmp_path: Path) -> None:
     assert said == [str(tmp_path / "w/source"), str(tmp_path / "w/build"), f"{tmp_path}/w/dest -j3"]
 
 
-def test_nothing_of_the_callers_environment_gets_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_gets_no_variable_of_the_callers_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CFLAGS", "-Ofast")
     monkeypatch.setenv("MAKEFLAGS", "-j99")
     where = places(tmp_path)
@@ -84,7 +84,7 @@ def test_a_signal_is_a_failure(tmp_path: Path) -> None:
         run(tmp_path / "w", shell("kill -9 $$"))
 
 
-def test_when_the_time_is_up_the_whole_group_ends(tmp_path: Path) -> None:
+def test_when_the_time_is_over_the_whole_process_group_is_killed(tmp_path: Path) -> None:
     start = time.monotonic()
     with pytest.raises(Broken, match="longer than 1 s and was ended: sh"):
         run(tmp_path / "w", shell("sleep 60 & echo $! >child; sleep 60"), timeout=1)
@@ -93,25 +93,25 @@ def test_when_the_time_is_up_the_whole_group_ends(tmp_path: Path) -> None:
     until(lambda: gone(child))
 
 
-def test_the_time_is_that_of_all_commands_together(tmp_path: Path) -> None:
+def test_the_time_limit_is_for_all_commands_together(tmp_path: Path) -> None:
     with pytest.raises(Broken, match="longer than"):
         run(tmp_path / "w", shell("sleep 1.5"), shell("sleep 60"), timeout=2)
 
 
 @needs_root
-def test_a_full_disk_is_told_from_other_failures(small: Path) -> None:
+def test_a_full_disk_has_its_own_message(small: Path) -> None:
     with pytest.raises(Broken, match="no space left on the device while building"):
         run(small / "w", {"argv": ["dd", "if=/dev/zero", "of=large", "bs=1M", "count=8"]})
 
 
 @needs_root
-def test_a_full_disk_is_told_also_when_the_command_says_nothing(small: Path) -> None:
+def test_a_full_disk_is_reported_even_if_the_command_prints_nothing(small: Path) -> None:
     with pytest.raises(Broken, match="no space left on the device while building"):
         run(small / "w", shell("dd if=/dev/zero of=large bs=1M count=8 2>/dev/null"))
 
 
 @needs_root
-def test_space_is_asked_for_before_a_build(small: Path) -> None:
+def test_free_space_is_checked_before_a_build(small: Path) -> None:
     require_space(str(small), 1)
     with pytest.raises(Broken, match=r"needs about 5 MiB in .*, which has [34] MiB free"):
         require_space(str(small), 5)

@@ -1,4 +1,4 @@
-"""The cache of built trees: round trip, and whose files are trusted."""
+"""The cache of built trees: storing and restoring a tree, and which files are trusted."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_what_belongs_to_somebody_else_is_refused(cache: Path, tmp_path: Path) -
         built.restore(str(cache), "hello", STAMP, str(tmp_path / "back"))
 
 
-def test_a_file_that_rotted_is_named(cache: Path, tmp_path: Path) -> None:
+def test_the_error_for_a_corrupted_file_names_it(cache: Path, tmp_path: Path) -> None:
     path = cache / f"hello-{STAMP}.tar"
     path.write_bytes(b"rotten" + path.read_bytes()[6:])
     with pytest.raises(Broken, match=f"(?s)hello-{STAMP}.tar can't be unpacked.*Remove it"):
@@ -102,7 +102,7 @@ def test_a_tree_under_the_name_of_another_is_built_anew(cache: Path, tmp_path: P
     os.rename(cache / f"hello-{STAMP}.tar", cache / f"hello-{OTHER}.tar")
     assert not built.has(str(cache), "hello", OTHER)
     assert not built.restore(str(cache), "hello", OTHER, str(tmp_path / "back"))
-    # So is one that doesn't say what it is.
+    # An archive without name and stamp isn't used, either.
     with tarfile.open(cache / f"hello-{STAMP}.tar", "w") as archive:
         archive.add(tmp_path / "tree", arcname=".")
     assert not built.has(str(cache), "hello", STAMP)
@@ -154,7 +154,7 @@ def test_a_file_that_is_exchanged_meanwhile_is_never_taken(cache: Path, tmp_path
     assert not (tmp_path / "back").exists()
 
 
-def test_what_a_killed_run_was_keeping_is_swept(cache: Path, tmp_path: Path) -> None:
+def test_an_archive_that_a_killed_run_was_writing_is_removed(cache: Path, tmp_path: Path) -> None:
     (cache / ".new-0123").write_text("half")
     built.keep(str(cache), "hello", OTHER, str(tmp_path / "tree"))
     assert sorted(os.listdir(cache)) == sorted([f"hello-{OTHER}.tar", f"hello-{STAMP}.tar"])

@@ -1,4 +1,4 @@
-"""Passwords of servers: where they come from, who gets them, and that they stand nowhere."""
+"""Passwords of servers: where they come from, which servers get them, and that no file or message contains them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECRET = "s3cr3t"
 
 
 @pytest.fixture(autouse=True)
-def _forgotten() -> Iterator[None]:
+def _no_credentials() -> Iterator[None]:
     yield
     credentials.load("")
 
@@ -40,11 +40,11 @@ def _forgotten() -> Iterator[None]:
         ("", ""),
     ],
 )
-def test_no_url_is_shown_with_what_is_secret_in_it(text: str, shown: str) -> None:
+def test_no_secret_of_a_url_is_shown(text: str, shown: str) -> None:
     assert credentials.hide(text) == shown
 
 
-def test_all_of_a_nested_object_is_gone_through() -> None:
+def test_secrets_are_hidden_at_any_depth_of_an_object() -> None:
     content = {"a": ["https://u:p@h/", {"b": "https://u:p@h/"}], "c": 1, "d": None}
     assert credentials.hidden(content) == {"a": ["https://h/", {"b": "https://h/"}], "c": 1, "d": None}
 
@@ -71,7 +71,7 @@ def test_a_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> No
 
 
 @pytest.mark.parametrize("text", ["machine", "password x", "\udcff"])
-def test_a_file_of_another_form_is_named_without_what_is_in_it(tmp_path: Path, text: str) -> None:
+def test_a_malformed_file_is_named_without_its_content(tmp_path: Path, text: str) -> None:
     (tmp_path / "n").write_bytes(text.encode("utf-8", "surrogateescape"))
     (tmp_path / "n").chmod(0o600)
     with pytest.raises(Broken, match="isn't of the form 'machine HOST login NAME password WORD'"):
@@ -84,7 +84,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 class Guarded(http.server.BaseHTTPRequestHandler):
-    """Serves a file to who knows the password; sends to elsewhere what asks for /away."""
+    """Serves a file to clients with the password; redirects /away to another server."""
 
     content = b""
     elsewhere = ""
@@ -107,7 +107,7 @@ class Guarded(http.server.BaseHTTPRequestHandler):
             self.end_headers()
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Say nothing."""
+        """Print no log."""
 
 
 @pytest.fixture
@@ -123,8 +123,8 @@ def guarded(upstreams: Upstreams) -> Iterator[http.server.HTTPServer]:
     thread.join(10)
 
 
-def mentions(directory: Path) -> list[Path]:
-    """The files below a directory in which the secret stands."""
+def files_with_secret(directory: Path) -> list[Path]:
+    """Return the files below a directory that contain the secret."""
     return [path for path in directory.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
 
 
@@ -139,13 +139,13 @@ def test_a_mirror_that_wants_a_password_gets_it_and_nothing_remembers_it(
     credentials.load(netrc(tmp_path / "n", f"machine 127.0.0.1 login me password {SECRET}\n"))
     answer = provide(wanted, opener)
     assert answer.get("state") == "installed", answer
-    assert mentions(tmp_path / "lab") == []
+    assert files_with_secret(tmp_path / "lab") == []
     credentials.load("")
     wanted = request(tmp_path / "other", pin, mirror=f"http://me:{SECRET}@127.0.0.1:{port}", candidates=["mirror"])
     answer = provide(wanted, opener)
     assert answer["state"] == "installed" and SECRET not in str(answer), answer
     assert provide(wanted, opener)["changed"] is False
-    assert mentions(tmp_path / "other") == []
+    assert files_with_secret(tmp_path / "other") == []
 
 
 @pytest.mark.parametrize("kind", ["deferred", "failed"])
@@ -155,7 +155,7 @@ def test_no_reason_and_no_message_has_the_key_of_an_address(upstreams: Upstreams
     answer = provide(request(tmp_path / "lab", pin), opener)
     assert answer.get("state") == kind or answer.get(kind), answer
     assert "?key=…" in str(answer) and SECRET not in str(answer)
-    assert mentions(tmp_path / "lab") == []
+    assert files_with_secret(tmp_path / "lab") == []
 
 
 def test_a_place_that_a_server_sends_us_to_gets_no_password(
@@ -169,7 +169,7 @@ def test_a_place_that_a_server_sends_us_to_gets_no_password(
     assert [bool(said) for _, said in Guarded.seen] == [True, False]
 
 
-def test_git_gets_a_password_where_no_list_of_processes_shows_it(tmp_path: Path) -> None:
+def test_git_gets_a_password_that_no_command_line_shows(tmp_path: Path) -> None:
     credentials.load(netrc(tmp_path / "n", f"machine a.example login me password {SECRET}\n"))
     for url in ("https://a.example/x.git", f"https://me:{SECRET}@a.example/x.git"):
         clean, more = git.authorized(url)

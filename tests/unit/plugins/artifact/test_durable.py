@@ -1,4 +1,4 @@
-"""Role artifact and what may befall a tree: power cuts, bit rot, accidents, and clocks that are set back."""
+"""Role artifact and trees that change by themselves: power cuts, corrupted or lost files, clocks that are set back."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from plugins.module_utils.artifact import durable, fetch, inventory
 from plugins.module_utils.artifact.store import Store
 
 FILES = 40
-# ioctl_fs_shutdown: nothing that isn't on the disk gets there any more.
+# FS_IOC_SHUTDOWN of ext4: the file system writes nothing to the disk any more.
 SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2
 CUTS = int(os.environ.get("RUMPLAB_POWER_CUTS", "4"))
 
 
 def bundle() -> dict[str, str]:
-    """A source with nothing in it to speak of."""
+    """Return a source that contains one small file."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as archive:
         member = tarfile.TarInfo("source")
@@ -44,15 +44,15 @@ def bundle() -> dict[str, str]:
 
 
 def wanted(prefix: Path, stamp: str = STAMP, **more: Any) -> dict[str, Any]:
-    """A request for a tree of some files, all with the same text in them."""
+    """Return a request for a tree of FILES files with the same text."""
     script = f"mkdir -p $0/hello/bin; for i in $(seq {FILES}); do echo content >$0/hello/bin/$i; done"
     build = {"root": "hello", "commands": [{"argv": ["sh", "-c", script, "@dest@"]}]}
     stamps = {"upstream": stamp, "substitute": ""}
     return request(prefix, bundle(), build=build, paths={"one": "bin/1"}, stamps=stamps, **more)
 
 
-def hurt(path: Path) -> None:
-    """Change one bit of a file, and neither its size nor its time."""
+def flip_bit(path: Path) -> None:
+    """Change one bit of a file, and keep its size and time stamps."""
     status = path.stat()
     content = bytearray(path.read_bytes())
     content[0] ^= 1
@@ -60,7 +60,7 @@ def hurt(path: Path) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def test_a_tree_lists_what_it_holds(tmp_path: Path) -> None:
+def test_a_tree_has_an_inventory_of_its_files(tmp_path: Path) -> None:
     assert provide(wanted(tmp_path), opener)["state"] == "installed"
     tree = str(tmp_path / "hello") + "/"
     listed = inventory.read(tree)
@@ -70,7 +70,7 @@ def test_a_tree_lists_what_it_holds(tmp_path: Path) -> None:
     assert inventory.differences(tree) == []
 
 
-def test_the_list_tells_every_kind_of_difference(tmp_path: Path) -> None:
+def test_the_inventory_finds_every_kind_of_difference(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     (tree / "sub").mkdir(parents=True)
     for name in ("altered", "gone", "mode", "kind", "sub/\udce4"):
@@ -78,7 +78,7 @@ def test_the_list_tells_every_kind_of_difference(tmp_path: Path) -> None:
     (tree / "link").symlink_to("altered")
     inventory.write(str(tree))
     assert inventory.differences(str(tree)) == []
-    hurt(tree / "altered")
+    flip_bit(tree / "altered")
     (tree / "gone").unlink()
     (tree / "mode").chmod(0o600)
     (tree / "kind").unlink()
@@ -103,7 +103,7 @@ def test_a_list_that_is_lost_or_damaged_is_a_difference(tmp_path: Path, text: st
 def test_a_damaged_tree_is_made_anew(tmp_path: Path, name: str, how: str) -> None:
     provide(wanted(tmp_path), opener)
     path = tmp_path / "hello" / name
-    {"lost": path.unlink, "altered": lambda: hurt(path), "emptied": lambda: os.truncate(path, 0)}[how]()
+    {"lost": path.unlink, "altered": lambda: flip_bit(path), "emptied": lambda: os.truncate(path, 0)}[how]()
     answer = provide(wanted(tmp_path), opener)
     assert answer["state"] == "installed" and answer["changed"] is True, answer
     assert all((tmp_path / "hello/bin" / str(number)).read_text() == "content\n" for number in range(1, FILES + 1))
@@ -155,7 +155,7 @@ def test_a_run_that_was_killed_at_its_end_leaves_its_work_to_the_next(tmp_path: 
     assert list(tmp_path.rglob(".new-*")) == []
 
 
-def test_a_descriptor_says_by_what_a_file_is_known_at_a_glance(tmp_path: Path) -> None:
+def test_a_descriptor_has_the_size_and_time_of_its_files(tmp_path: Path) -> None:
     provide(wanted(tmp_path), opener)
     described = json.loads((tmp_path / "etc/components.d/hello.json").read_text())
     status = (tmp_path / "hello/bin/1").stat()
@@ -180,7 +180,7 @@ def test_a_clock_that_was_set_back_loses_no_generation(tmp_path: Path, monkeypat
     assert kept == {OTHER, "a" * 64}
 
 
-def test_all_of_a_tree_is_written_out_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tree_is_synced_to_disk_before_it_is_marked_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, order = Store(str(tmp_path)), []
     store.ready()
     made, tree = tmp_path / "work/made", store.tree("hello", "1.0", STAMP)
@@ -196,7 +196,7 @@ def test_all_of_a_tree_is_written_out_before_it_counts(tmp_path: Path, monkeypat
     monkeypatch.setattr(durable, "sync_tree", sync_tree)
     monkeypatch.setattr(durable, "sync", sync)
     store.adopt(str(made), tree, STAMP)
-    # The switch has the prefix open, and writes that out.
+    # switch() syncs the prefix through an open descriptor.
     monkeypatch.setattr(os, "fsync", lambda handle: sync(os.readlink(f"/proc/self/fd/{handle}")))
     store.switch("hello", tree)
     name = os.path.basename(tree)
@@ -206,9 +206,7 @@ def test_all_of_a_tree_is_written_out_before_it_counts(tmp_path: Path, monkeypat
     assert order[3][0] == "." and "hello" in order[3][1]
 
 
-def test_without_a_call_for_the_file_system_each_file_is_written_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_syncfs_each_file_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(durable, "_sync_file_system", lambda _: False)
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub/file").write_text("x")
@@ -219,7 +217,7 @@ def test_without_a_call_for_the_file_system_each_file_is_written_out(
     assert synced == [str(tmp_path / name) for name in ("sub/file", "sub")] + [str(tmp_path)]
 
 
-# Begins to write a file, says so, and waits to be killed.
+# Begins to write a file, reports that, and waits to be killed.
 WRITER = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
@@ -231,7 +229,7 @@ with files.replacing(sys.argv[2] + "/x.json", opened=files.open_as_it_stands) as
 """
 
 
-def test_what_a_killed_run_was_writing_is_swept_and_what_a_live_one_writes_is_not(tmp_path: Path) -> None:
+def test_temporary_files_of_a_killed_run_are_removed_and_those_of_a_live_one_stay(tmp_path: Path) -> None:
     argv = [sys.executable, "-c", WRITER, str(ROOT), str(tmp_path)]
     writer = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None and writer.stdout.readline() == "begun\n"
@@ -247,7 +245,7 @@ def test_what_a_killed_run_was_writing_is_swept_and_what_a_live_one_writes_is_no
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A journaling file system of its own, whose power can be cut."""
+    """A journaling file system on a loop device, for simulated power cuts."""
     image, place = tmp_path / "disk", tmp_path / "mounted"
     place.mkdir()
     os.truncate(os.open(image, os.O_CREAT | os.O_WRONLY), 64 << 20)
@@ -263,14 +261,14 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def cut_power(place: Path) -> None:
-    """Let nothing more get to the disk."""
+    """Shut the file system down: nothing more is written to the disk."""
     handle = os.open(place, os.O_RDONLY)
     fcntl.ioctl(handle, SHUTDOWN, array.array("I", [NO_LOG_FLUSH]))
     os.close(handle)
 
 
-def start_anew(place: Path) -> None:
-    """Mount what is on the disk after the power was cut."""
+def mount_again(place: Path) -> None:
+    """Mount the disk again with the content that it had at the power cut."""
     image = place.with_name("disk")
     for _ in range(50):
         if subprocess.run(["umount", str(place)], capture_output=True, timeout=60).returncode == 0:
@@ -280,7 +278,7 @@ def start_anew(place: Path) -> None:
 
 
 def is_whole(prefix: Path) -> bool:
-    """Whether the tree in use holds all that was built."""
+    """Return whether the tree in use contains all files of the build."""
     texts = [(prefix / "hello/bin" / str(number)).read_text() for number in range(1, FILES + 1)]
     return texts == ["content\n"] * FILES and inventory.differences(str(prefix / "hello")) == []
 
@@ -299,7 +297,7 @@ def test_what_counts_after_a_power_cut_is_whole(disk: Path, cut: int) -> None:
     cut_power(disk)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    start_anew(disk)
+    mount_again(disk)
     store = Store(str(prefix))
     found = store.find("hello", STAMP)
     if store.current("hello"):
@@ -314,6 +312,6 @@ def test_what_counts_after_a_power_cut_is_whole(disk: Path, cut: int) -> None:
 def test_an_installation_that_has_ended_survives_a_power_cut(disk: Path) -> None:
     assert provide(wanted(disk / "lab"), opener)["state"] == "installed"
     cut_power(disk)
-    start_anew(disk)
+    mount_again(disk)
     assert is_whole(disk / "lab")
     assert provide(wanted(disk / "lab"), opener)["changed"] is False

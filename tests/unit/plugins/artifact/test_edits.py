@@ -1,4 +1,4 @@
-"""Source edits of role artifact: exactly once, and not a byte beyond."""
+"""Source edits of role artifact: each matches exactly once and changes nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fetching of role artifact, against a real server on the loopback interface."""
+"""Fetching in role artifact, from a real server on the loopback interface."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_connection_that_was_cut_off_is_tried_once_more(upstreams: Upstreams, 
         ("503", "HTTP 503"),
     ],
 )
-def test_what_another_day_may_mend_is_unreachable(
+def test_a_failure_that_may_be_temporary_is_unreachable(
     upstreams: Upstreams,
     tmp_path: Path,
     how: str,
@@ -68,13 +68,15 @@ def test_what_another_day_may_mend_is_unreachable(
         ("402", r"HTTP 402 .*: it wants a key in the address \(\?key=…\)"),
     ],
 )
-def test_what_another_try_wont_mend_is_broken(upstreams: Upstreams, tmp_path: Path, how: str, said: str) -> None:
+def test_a_failure_that_a_retry_cannot_cure_is_broken(
+    upstreams: Upstreams, tmp_path: Path, how: str, said: str
+) -> None:
     with pytest.raises(Broken, match=said):
         get(upstreams, how, tmp_path / "got")
     assert os.listdir(tmp_path) == []
 
 
-def test_a_web_page_in_place_of_the_file_is_no_wrong_hash(upstreams: Upstreams, tmp_path: Path) -> None:
+def test_a_web_page_in_place_of_the_file_is_not_reported_as_a_wrong_hash(upstreams: Upstreams, tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match=f"/moved/{NAME}: leads to a web page, http://.*/page/moved, and not"):
         get(upstreams, "moved", tmp_path / "got")
     assert os.listdir(tmp_path) == []
@@ -123,7 +125,7 @@ def test_a_name_that_does_not_resolve_is_unreachable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["stall", "trickle"])
-def test_a_server_that_stops_or_trickles_is_given_up(upstreams: Upstreams, tmp_path: Path, how: str) -> None:
+def test_a_server_that_stalls_or_is_too_slow_times_out(upstreams: Upstreams, tmp_path: Path, how: str) -> None:
     start = time.monotonic()
     with pytest.raises(Unreachable, match="timed out"):
         get(upstreams, how, tmp_path / "got", timeout=1.0)
@@ -143,7 +145,7 @@ def test_the_strongest_hash_of_a_pin_counts() -> None:
     assert fetch.wanted_hash({"sha1": "1" * 40}) == ("sha1", "1" * 40)
 
 
-def test_a_file_that_rotted_in_the_cache_is_taken_away(tmp_path: Path) -> None:
+def test_a_corrupted_file_in_the_cache_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"good")
     pin = {"sha256": hashlib.sha256(b"good").hexdigest()}

@@ -17,7 +17,7 @@ ABSENT = "1" * 40
 
 
 def checked_out(kept: Path) -> Path:
-    """Write what is kept of a commit into a directory beside it, and return that."""
+    """Check the cached commit out into a directory beside it, and return that directory."""
     directory = kept.with_name("out")
     git.check_out(str(kept), str(directory))
     return directory
@@ -34,14 +34,14 @@ def test_a_commit_becomes_a_clean_checkout(upstreams: Upstreams, tmp_path: Path)
     assert sorted(os.listdir(tmp_path)) == ["got", "out"]
 
 
-def test_submodules_come_along_from_beside_their_parent(upstreams: Upstreams, tmp_path: Path) -> None:
+def test_submodules_are_fetched_from_beside_their_parent(upstreams: Upstreams, tmp_path: Path) -> None:
     pin = {"commit": upstreams.pins["submodule"], "submodules": True}
     git.fetch_commit(upstreams.git_url("parent.git"), pin, str(tmp_path / "got"))
     assert git.is_whole(str(tmp_path / "got"), pin["commit"], recursive=True)
     assert (checked_out(tmp_path / "got") / "greetings/greeting.txt").read_text() == "good evening\n"
 
 
-def test_submodules_stay_away_unless_asked_for(upstreams: Upstreams, tmp_path: Path) -> None:
+def test_submodules_are_fetched_only_on_request(upstreams: Upstreams, tmp_path: Path) -> None:
     pin = {"commit": upstreams.pins["submodule"]}
     git.fetch_commit(upstreams.git_url("parent.git"), pin, str(tmp_path / "got"))
     assert os.listdir(checked_out(tmp_path / "got") / "greetings") == []
@@ -65,7 +65,7 @@ def test_an_altered_object_counts_as_none(upstreams: Upstreams, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("where", ["objects/ab/cdef", "objects/info/alternates"])
-def test_objects_from_elsewhere_than_the_packs_are_not_looked_at(
+def test_a_commit_with_objects_outside_the_packs_counts_as_absent(
     upstreams: Upstreams, tmp_path: Path, where: str
 ) -> None:
     commit, path = upstreams.pins["commit"], tmp_path / "got"
@@ -98,7 +98,7 @@ def test_what_somebody_put_into_the_cache_beside_the_objects_gets_into_no_build(
     assert not touched.exists()
 
 
-def test_a_checkout_of_an_older_release_of_the_lab_counts_as_none(upstreams: Upstreams, tmp_path: Path) -> None:
+def test_a_checkout_of_an_older_release_of_the_lab_counts_as_absent(upstreams: Upstreams, tmp_path: Path) -> None:
     path = tmp_path / "got"
     subprocess.run(["git", "clone", "-q", upstreams.git_url(), str(path)], check=True)
     assert not git.is_whole(str(path), upstreams.pins["commit"])
@@ -164,7 +164,7 @@ def test_a_bundle_without_the_commit_is_broken(upstreams: Upstreams, tmp_path: P
         git.fetch_commit(str(bundle), {"commit": ABSENT}, str(tmp_path / "got"))
 
 
-def test_the_users_git_configuration_does_not_get_in(
+def test_the_users_git_configuration_is_not_used(
     upstreams: Upstreams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".gitconfig").write_text(
@@ -181,7 +181,7 @@ def test_submodules_may_come_from_elsewhere_than_their_parent_says(upstreams: Up
     parent = tmp_path / "alone" / "parent.git"
     parent.parent.mkdir()
     subprocess.run(["git", "clone", "-q", "--bare", upstreams.git_url("parent.git"), str(parent)], check=True)
-    # Beside this copy of the parent there is no submodule.
+    # There is no repository of the submodule beside this copy of the parent.
     with pytest.raises(Unreachable, match="submodule greetings: "):
         git.fetch_commit(str(parent), pin, str(tmp_path / "got"))
     elsewhere = {"submodule_urls": {"greetings": upstreams.git_url("greetings.git")}}
@@ -201,7 +201,7 @@ def test_only_the_pinned_commit_of_a_submodule_is_fetched(upstreams: Upstreams, 
     assert len(commits) == 2 and pin["commit"] in commits
 
 
-def test_what_lacks_a_submodule_counts_as_none(upstreams: Upstreams, tmp_path: Path) -> None:
+def test_a_cached_commit_without_its_submodule_counts_as_absent(upstreams: Upstreams, tmp_path: Path) -> None:
     pin, got = {"commit": upstreams.pins["submodule"]}, tmp_path / "got"
     git.fetch_commit(upstreams.git_url("parent.git"), pin, str(got))
     assert git.is_whole(str(got), pin["commit"])

@@ -1,4 +1,4 @@
-"""What a host must be for a tree of foreign programs: the system, the machine, and how old its C library may be."""
+"""The host that a tree of foreign programs needs: the system, the machine, and the minimum version of its C library."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ WANTED = {"system": "Linux", "machine": "x86_64", "glibc": "2.31", "instead": "B
 
 @pytest.fixture(autouse=True)
 def this_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host that is as wanted."""
+    """A host that meets the requirements."""
     be(monkeypatch, "Linux", "x86_64", "glibc 2.36")
 
 
 def be(patch: pytest.MonkeyPatch, system: str, machine: str, libc: str | None) -> None:
-    """Let the host be another one."""
+    """Simulate another host."""
     patch.setattr(platform, "system", lambda: system)
     patch.setattr(platform, "machine", lambda: machine)
     patch.setattr(os, "confstr", lambda name: libc)
@@ -45,7 +45,7 @@ def test_a_later_c_library_will_do(monkeypatch: pytest.MonkeyPatch, libc: str) -
         ("Darwin", "arm64", None, "this host is Darwin on arm64"),
     ],
 )
-def test_another_host_is_told_what_it_is(
+def test_the_reason_describes_the_unsuitable_host(
     monkeypatch: pytest.MonkeyPatch, system: str, machine: str, libc: str | None, told: str
 ) -> None:
     be(monkeypatch, system, machine, libc)
@@ -54,7 +54,7 @@ def test_another_host_is_told_what_it_is(
     assert reason.endswith("Build in a container")
 
 
-def test_a_host_that_asks_has_no_such_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_whose_confstr_knows_no_glibc_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
     def confstr(name: str) -> str:
         raise ValueError("unrecognized configuration name")
 
@@ -62,12 +62,12 @@ def test_a_host_that_asks_has_no_such_answer(monkeypatch: pytest.MonkeyPatch) ->
     assert host.glibc() == ""
 
 
-def test_who_wants_nothing_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_requirements_any_host_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     be(monkeypatch, "Darwin", "arm64", None)
     assert host.mismatch({}) == ""
 
 
-def test_such_a_host_defers_and_asks_nobody(
+def test_on_a_host_that_is_too_old_the_component_is_deferred_without_a_request(
     upstreams: Upstreams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     be(monkeypatch, "Linux", "x86_64", "glibc 2.28")

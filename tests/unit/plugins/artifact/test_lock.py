@@ -1,4 +1,4 @@
-"""The lock of role artifact: the second waits, the holder is named, and who builds still holds it."""
+"""The lock of role artifact: a second run waits, the error names the holder, and a running build keeps the lock."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fixtures.upstream.support import ROOT, gone, until
 from plugins.module_utils.artifact.errors import Broken
 from plugins.module_utils.artifact.lock import Lock
 
-# Takes the lock, starts a builder that waits for its standard input to end, says so, and waits to be killed.
+# Takes the lock, starts a builder that waits for the end of its input, reports that, and waits to be killed.
 HOLDER = """
 import subprocess, sys, time
 sys.path.insert(0, sys.argv[1])
@@ -27,7 +27,7 @@ with Lock(sys.argv[2], 5, "providing hello"):
 """
 
 
-def test_a_free_lock_is_had_at_once_and_again(tmp_path: Path) -> None:
+def test_a_free_lock_can_be_taken_at_once_and_again(tmp_path: Path) -> None:
     for _ in range(2):
         with Lock(str(tmp_path / "lock"), 0, "providing hello") as lock:
             assert lock.waited < 1
@@ -51,7 +51,7 @@ def test_the_second_waits_for_the_first(tmp_path: Path) -> None:
     thread.join(5)
 
 
-def test_who_waits_too_long_is_told_who_holds_it(tmp_path: Path) -> None:
+def test_the_error_after_too_long_a_wait_names_the_holder(tmp_path: Path) -> None:
     path = str(tmp_path / "lock")
     with Lock(path, 0, "providing hello"), pytest.raises(Broken) as caught:
         Lock(path, 0.3, "other").__enter__()
@@ -59,13 +59,13 @@ def test_who_waits_too_long_is_told_who_holds_it(tmp_path: Path) -> None:
         assert part in str(caught.value)
 
 
-def test_a_file_without_sense_in_it_names_nobody(tmp_path: Path) -> None:
+def test_an_unreadable_lock_file_names_no_holder(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text("{")
     assert Lock(str(tmp_path / "lock"), 0, "x").holder() == "another process"
 
 
-def test_what_an_earlier_holder_left_behind_the_line_is_not_read(tmp_path: Path) -> None:
-    """As where the holder was killed between writing its line and cutting off what stood there."""
+def test_the_rest_of_an_earlier_holders_line_is_not_read(tmp_path: Path) -> None:
+    """As if the holder was killed after it wrote its line and before it truncated the file."""
     path = tmp_path / "lock"
     with Lock(str(path), 0, "providing hello") as lock:
         with path.open("a") as stream:

@@ -1,4 +1,4 @@
-"""Archives that want out of their directory, or to fill the disk; with this Python's filters and without any."""
+"""Archives that try to leave their directory or to fill the disk, with Python's tarfile filters and without them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LINK, HARD, FOLDER = tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE
 
 @pytest.fixture(params=["filters", "no filters"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory two levels deep, beside which a secret lies."""
+    """A directory two levels deep; a secret file is outside it."""
     if request.param == "no filters":
         for name in ("tar_filter", "data_filter", "fully_trusted_filter"):
             monkeypatch.delattr(tarfile, name, raising=False)
@@ -37,7 +37,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def tricks(top: Path) -> Iterator[tuple[tarfile.TarInfo, ...]]:
-    """Yield archives that would read, make or change something in `top`."""
+    """Yield archives that try to read, make or change a file in `top`."""
     secret, outside = str(top / "secret"), str(top / "outside")
     yield (member("../../outside/x"),)
     yield (member(f"{outside}/x"),)
@@ -80,7 +80,7 @@ def test_hard_links_within_the_archive_stay(place: Path) -> None:
     path = archive(place.parent / "a", member("top/one"), member("top/two", HARD, "top/one"))
     unpack_over(path, str(place))
     assert (place / "top/one").samefile(place / "top/two")
-    # Over what is there, too.
+    # Unpack a second time, over the existing files.
     unpack_over(path, str(place))
     assert (place / "top/one").samefile(place / "top/two")
 
@@ -93,7 +93,7 @@ def test_bits_that_give_rights_to_others_are_left_out(place: Path) -> None:
 
 
 def zeros(path: Path, mebibytes: int, kind: bytes = tarfile.REGTYPE) -> str:
-    """A small archive with a large file in it."""
+    """Write a small archive that contains a large file of zeros."""
     head = member("zeros", kind)
     head.size = mebibytes << 20
     with lzma.open(path, "wb", preset=0) as stream:
@@ -104,7 +104,7 @@ def zeros(path: Path, mebibytes: int, kind: bytes = tarfile.REGTYPE) -> str:
     return str(path)
 
 
-# Of a kind that there isn't, a member is unpacked as a file.
+# tarfile unpacks a member of an unknown type (here Q) as a file.
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.CONTTYPE, b"Q"])
 def test_an_archive_unpacks_to_no_more_than_is_declared(place: Path, kind: bytes) -> None:
     path = zeros(place.parent / "bomb.tar.xz", 4, kind)
@@ -115,7 +115,7 @@ def test_an_archive_unpacks_to_no_more_than_is_declared(place: Path, kind: bytes
         unpack(path, str(place))
 
 
-def test_the_parts_of_a_source_share_what_is_declared(place: Path) -> None:
+def test_the_parts_of_a_source_share_the_declared_size(place: Path) -> None:
     path = zeros(place.parent / "a.tar.xz", 2)
     with declared(3):
         unpack_over(path, str(place / "one"))
@@ -130,7 +130,7 @@ def test_many_empty_files_are_counted_too(place: Path) -> None:
     assert len(os.listdir(place)) == 256
 
 
-def test_no_limit_is_none() -> None:
+def test_without_a_declared_size_there_is_no_limit() -> None:
     Allowance(0).take(1 << 50, "x")
 
 

@@ -1,4 +1,4 @@
-"""Artefacts of role artifact that are built with others: by path, by stamp, and deferred along with them."""
+"""Artefacts that are built with other artefacts: their paths, their stamps, and deferral with the other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from plugins.module_utils.artifact import package as package_module
 
 pytest_plugins = ["fixtures.upstream.served"]
 
-# Takes what the other one's program prints for its own.
+# The recipe installs the output of the other artefact's program.
 BUILD = {
     "root": "user",
     "environment": {"TOOL": "@tool@/bin/hello"},
@@ -37,17 +37,17 @@ def user(prefix: Path, upstreams: Upstreams, **more: Any) -> dict[str, Any]:
     )
 
 
-def test_the_others_tree_is_at_hand_by_a_path_without_blanks(upstreams: Upstreams, tmp_path: Path) -> None:
+def test_the_other_tree_is_reached_by_a_path_without_blanks(upstreams: Upstreams, tmp_path: Path) -> None:
     prefix = tmp_path / "a lab"
     assert provide(tool(prefix, upstreams), opener)["state"] == "installed"
     answer = provide(user(prefix, upstreams), opener)
     assert answer["state"] == "installed", answer
     assert (prefix / "user/said").read_text() == "good morning\n"
-    # What took its path away with the work directory was a link.
+    # The link to the other tree was removed with the work directory, and the tree itself was not.
     assert (prefix / "tool/bin/hello").exists()
 
 
-def test_without_the_other_it_is_deferred_and_nobody_is_asked(upstreams: Upstreams, tmp_path: Path) -> None:
+def test_without_the_other_artefact_it_is_deferred_without_a_request(upstreams: Upstreams, tmp_path: Path) -> None:
     gone = {**upstreams.pin(), "urls": [upstreams.http.url("404/hello-1.0.tar")]}
     assert provide(tool(tmp_path, upstreams, source=gone), opener)["state"] == "deferred"
     before = len(upstreams.http.requests)
@@ -58,7 +58,7 @@ def test_without_the_other_it_is_deferred_and_nobody_is_asked(upstreams: Upstrea
     assert os.listdir(tmp_path / "work") == []
 
 
-def test_being_deferred_again_in_other_words_is_no_change(upstreams: Upstreams, tmp_path: Path) -> None:
+def test_a_deferral_with_another_reason_is_no_change(upstreams: Upstreams, tmp_path: Path) -> None:
     first = provide(user(tmp_path, upstreams, needs={}, blocked="no name resolution"), opener)
     second = provide(user(tmp_path, upstreams, needs={}, blocked="the name is unknown"), opener)
     assert (first["changed"], second["changed"]) == (True, False)
@@ -94,7 +94,7 @@ def test_the_stamp_is_another_one_with_another_tool(needs: dict[str, str]) -> No
 
 @pytest.fixture
 def package(upstreams: Upstreams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A substitute that can be had."""
+    """Make a substitute available."""
 
     def fetch(substitute: dict[str, str], directory: str) -> tuple[str, str, str]:
         os.makedirs(directory)
@@ -115,7 +115,7 @@ def test_what_the_upstream_alone_needs_does_not_hold_up_a_substitute(
     answer = provide(user(tmp_path, upstreams, **BOTH), opener)
     assert (answer["state"], answer["source"], answer["version"]) == ("installed", "substitute", "1.1"), answer
     assert "user 1.0 can't be built (it is built with tool, which can't be had" in answer["reason"]
-    # By its own recipe, and without asking for a source that couldn't be built.
+    # The substitute was built by its own recipe, and the upstream's source wasn't requested.
     assert os.access(tmp_path / "user/bin/hello", os.X_OK)
     assert len(upstreams.http.requests) == before
 
@@ -123,7 +123,7 @@ def test_what_the_upstream_alone_needs_does_not_hold_up_a_substitute(
 def test_with_what_it_needs_the_upstream_is_preferred(upstreams: Upstreams, tmp_path: Path, package: None) -> None:
     provide(user(tmp_path, upstreams, **BOTH), opener)
     provide(tool(tmp_path, upstreams), opener)
-    # What serves is left alone until somebody asks.
+    # An installed substitute stays until a run with retry.
     assert provide(user(tmp_path, upstreams, **BOTH), opener)["source"] == "substitute"
     answer = provide(user(tmp_path, upstreams, retry=True, **BOTH), opener)
     assert (answer["source"], answer["version"]) == ("upstream", "1.0"), answer
@@ -135,7 +135,7 @@ def test_a_strict_run_takes_no_substitute(upstreams: Upstreams, tmp_path: Path, 
     assert answer["failed"] and "built with tool" in answer["msg"]
 
 
-# Goes on using the other one, by a script and by a link.
+# The installed tree uses the other one, by a script and by a link.
 WRAPPER = """mkdir -p "$1/user/bin" && printf '#!/bin/sh\\nexec %s/bin/hello\\n' "$2" >"$1/user/bin/said" &&
 chmod 755 "$1/user/bin/said" && ln -s "$2/bin/hello" "$1/user/link"
 """
@@ -153,7 +153,7 @@ def says(path: Path) -> str:
     return subprocess.run([str(path)], capture_output=True, text=True, timeout=20, check=True).stdout
 
 
-def test_a_tree_goes_on_using_the_other_one_in_the_store(upstreams: Upstreams, tmp_path: Path) -> None:
+def test_an_installed_tree_uses_the_other_one_in_the_store(upstreams: Upstreams, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cache.mkdir(mode=0o755)
     kept = {"built_cache": str(cache), **KEEPS}
@@ -162,7 +162,8 @@ def test_a_tree_goes_on_using_the_other_one_in_the_store(upstreams: Upstreams, t
     provide(user(one, upstreams, **kept), opener)
     assert f"exec {compiler}/bin/hello" in (one / "user/bin/said").read_text()
     assert says(one / "user/bin/said") == says(one / "user/link") == "good morning\n"
-    # Out of the cache, below another prefix, it uses that one's; without it, it isn't taken.
+    # From the cache of built trees, below another prefix, it uses the tool there. Without that tool, the cached tree
+    # isn't used.
     nowhere = {**upstreams.pin(), "urls": [upstreams.http.url("404/hello-1.0.tar")]}
     taker = {**user(other, upstreams, **kept), "source": nowhere}
     deferred = provide(taker, opener)
@@ -173,7 +174,7 @@ def test_a_tree_goes_on_using_the_other_one_in_the_store(upstreams: Upstreams, t
     assert says(other / "user/bin/said") == says(other / "user/link") == "good morning\n"
 
 
-def test_the_other_one_is_kept_for_as_long_as_it_is_used(upstreams: Upstreams, tmp_path: Path) -> None:
+def test_the_other_tree_is_kept_while_it_is_used(upstreams: Upstreams, tmp_path: Path) -> None:
     used = provide(tool(tmp_path, upstreams), opener)["tree"]
     provide(user(tmp_path, upstreams, **KEEPS), opener)
     for digit in "123":

@@ -1,4 +1,4 @@
-"""What a killed run leaves of its build: the next run ends it, and nothing else."""
+"""Processes that a killed run left: the next run ends these, and no others."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from plugins.module_utils.artifact.lock import Lock, is_alive
 from plugins.module_utils.artifact.privilege import as_user
 
 pytest_plugins = ["fixtures.upstream.served"]
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="found by /proc")
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 
-# What a build may start: a child's child; one in a session of its own; one that let go of the lock; one that cleared
-# its environment. Each says its number, by way of a file.
+# Processes that a build may start: a grandchild; one in its own session; one that closed the lock's descriptor; one
+# with an empty environment. Each writes its pid to a file.
 BUILD = """
 cd "$0"
 sh -c 'echo $$ >plain; sleep 60; true' &
@@ -54,14 +54,14 @@ def number(path: Path) -> int:
 
 @pytest.fixture
 def lab(public: Path) -> Path:
-    """A prefix of the lab user's."""
+    """A prefix that belongs to the lab user."""
     (public / "lab").mkdir()
     os.chown(public / "lab", NOBODY.pw_uid, NOBODY.pw_gid)
     return public / "lab"
 
 
 def killed(prefix: Path) -> dict[str, int]:
-    """Start a run in processes of its own, kill all of Ansible's part of it, and return what is left running."""
+    """Start a run in its own session, kill Ansible's part of it, and return the pids of what still runs."""
     child = os.fork()
     if child == 0:
         os.setsid()
@@ -69,7 +69,7 @@ def killed(prefix: Path) -> dict[str, int]:
         os._exit(0)
     found = {kind: number(prefix / kind) for kind in KINDS}
     owner = json.loads((prefix / "var/lock/hello.lock").read_text())["pid"]
-    # Both at once, so that neither can clear up after the other.
+    # Kill both at once, so that neither can clean up after the other.
     os.kill(owner, signal.SIGSTOP)
     os.kill(child, signal.SIGKILL)
     os.kill(owner, signal.SIGKILL)
@@ -79,7 +79,7 @@ def killed(prefix: Path) -> dict[str, int]:
 
 
 @needs_root
-def test_the_next_run_ends_what_a_killed_one_left_and_has_the_lock_at_once(lab: Path) -> None:
+def test_the_next_run_ends_the_orphans_and_takes_the_lock_at_once(lab: Path) -> None:
     left = killed(lab)
     assert not gone(left["daemon"]) and not gone(left["closed"])
     answer = as_user("nobody", lambda: provide(wanted(lab, "mkdir @dest@/hello"), opener))
@@ -88,7 +88,7 @@ def test_the_next_run_ends_what_a_killed_one_left_and_has_the_lock_at_once(lab: 
 
 
 @needs_root
-def test_a_module_that_is_killed_alone_takes_its_build_along(lab: Path) -> None:
+def test_when_the_module_alone_is_killed_its_build_ends(lab: Path) -> None:
     child = os.fork()
     if child == 0:
         as_user("nobody", lambda: provide(wanted(lab), opener))
@@ -104,10 +104,10 @@ def test_a_module_that_is_killed_alone_takes_its_build_along(lab: Path) -> None:
 
 
 @needs_root
-def test_a_run_that_is_killed_as_soon_as_it_has_started_a_command_is_known_too(
+def test_the_orphan_of_a_run_that_is_killed_right_after_the_start_is_found_too(
     lab: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before it can note anything of the command itself."""
+    """The run is killed before it can record the command."""
     child = os.fork()
     if child == 0:
         os.setsid()
@@ -122,7 +122,7 @@ def test_a_run_that_is_killed_as_soon_as_it_has_started_a_command_is_known_too(
     until(lambda: gone(left), 5)
 
 
-# Holds the lock, waits for it, or builds in the directory: one of the three alone is no orphan.
+# Only holds the lock, only waits for it, or only works in the build's directory: none of these is an orphan.
 BYSTANDER = """
 import fcntl, os, sys, time
 if "lock" in sys.argv:
@@ -134,7 +134,7 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize("what", ["lock", "builds"])
-def test_who_only_holds_the_lock_or_only_builds_there_is_left_alone(tmp_path: Path, what: str) -> None:
+def test_a_process_that_only_holds_the_lock_or_only_works_there_is_left_alone(tmp_path: Path, what: str) -> None:
     path = tmp_path / "lock"
     dead = {"pid": 999_999_999, "purpose": "x", "since": "y", "session": 999_999_999, "session_started": "z"}
     path.write_text(json.dumps({**dead, "temporary": "/tmp/build"}))
@@ -151,7 +151,7 @@ def test_who_only_holds_the_lock_or_only_builds_there_is_left_alone(tmp_path: Pa
     bystander.stdout.close()
 
 
-def test_the_waiting_and_the_running_are_left_alone(tmp_path: Path) -> None:
+def test_waiting_and_running_runs_are_left_alone(tmp_path: Path) -> None:
     child = os.fork()
     if child == 0:
         with Lock(str(tmp_path / "lock"), 5, "first"):
@@ -163,7 +163,7 @@ def test_the_waiting_and_the_running_are_left_alone(tmp_path: Path) -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_a_number_that_another_process_has_got_since_is_not_the_owner() -> None:
+def test_another_process_with_a_reused_pid_is_not_the_owner() -> None:
     here = {"pid": os.getpid(), "started": processes.started(os.getpid())}
     assert is_alive(here)
     assert is_alive({"pid": os.getpid()})

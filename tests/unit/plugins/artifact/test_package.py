@@ -1,4 +1,4 @@
-"""Debian packages as sources of role artifact: unpacked by Python alone, found by the host's own apt, or not at all."""
+"""Debian packages as sources of role artifact: unpacked by Python alone, fetched from archives or by the host's apt."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def package(path: Path, data: bytes, suffix: str = ".xz", control: bytes = b"odd
 def test_a_package_is_unpacked_without_a_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, suffix: str
 ) -> None:
-    """No host needs ar, xz or dpkg: nothing is in PATH."""
+    """PATH is empty, since unpacking must not need ar, xz or dpkg."""
     monkeypatch.setenv("PATH", "")
     made = package(tmp_path / "a.deb", tar(mode, one=b"1", two=b"22"), suffix)
     unpack_over(str(made), str(tmp_path / "out"))
@@ -62,7 +62,7 @@ def test_a_package_is_unpacked_without_a_program(
     assert (tmp_path / "out/usr/two").read_bytes() == b"22"
 
 
-def test_packages_go_over_one_another(tmp_path: Path) -> None:
+def test_packages_are_unpacked_over_one_another(tmp_path: Path) -> None:
     for name in ("one", "two"):
         unpack_over(str(package(tmp_path / name, tar("w:xz", **{name: b"x"}))), str(tmp_path / "out"))
     assert sorted(os.listdir(tmp_path / "out/usr")) == ["one", "two"]
@@ -83,7 +83,7 @@ def test_zstd_is_named_where_python_cannot_read_it(tmp_path: Path, monkeypatch: 
         (lambda content: b"!<arch>\n", "this has none"),
     ],
 )
-def test_half_a_package_is_told(tmp_path: Path, change: Any, message: str) -> None:
+def test_a_truncated_package_is_refused(tmp_path: Path, change: Any, message: str) -> None:
     made = package(tmp_path / "a.deb", tar("w:xz", one=os.urandom(500)))
     made.write_bytes(change(made.read_bytes()))
     with pytest.raises(Broken, match=message):
@@ -118,7 +118,7 @@ needs_apt = pytest.mark.skipif(not os.path.exists(apt.HELPER), reason="no apt")
 @pytest.mark.parametrize(
     ("how", "message"), [("404", "404"), ("files/absent", "404"), ("page", "isn't a package"), ("502", "502")]
 )
-def test_whatever_apt_cannot_have_is_out_of_reach(upstreams: Upstreams, tmp_path: Path, how: str, message: str) -> None:
+def test_whatever_apt_cannot_fetch_is_unreachable(upstreams: Upstreams, tmp_path: Path, how: str, message: str) -> None:
     pin = {"sha256": "0" * 64, "size": 1000}
     with pytest.raises(Unreachable, match=message):
         fetch.fetch_url(f"apt:{upstreams.http.url(f'{how}/x.deb')}", pin, str(tmp_path / "x.deb"), opener, 5)
@@ -126,7 +126,7 @@ def test_whatever_apt_cannot_have_is_out_of_reach(upstreams: Upstreams, tmp_path
 
 
 @needs_apt
-def test_what_apt_brings_is_verified(upstreams: Upstreams, tmp_path: Path) -> None:
+def test_a_file_fetched_by_apt_is_verified(upstreams: Upstreams, tmp_path: Path) -> None:
     url = f"apt:{upstreams.http.url('files/hello-1.0.tar')}"
     good = upstreams.pin()["sha256"]
     fetch.fetch_url(url, {"sha256": good}, str(tmp_path / "x.tar"), opener, 5)

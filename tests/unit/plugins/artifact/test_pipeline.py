@@ -1,4 +1,4 @@
-"""The whole way of role artifact in one process, against real upstreams: candidates, cache, leftovers."""
+"""Role artifact from pin to tree in one process, with real upstreams: candidates, cache, temporary files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def hello(prefix: Path) -> str:
 
 
 def descriptor(prefix: Path) -> dict[str, Any]:
-    """Return what the runtime tool reads."""
+    """Return the descriptor, which the tool reads."""
     content: dict[str, Any] = json.loads((prefix / "etc/components.d/hello.json").read_text())
     return content
 
@@ -78,7 +78,7 @@ def test_a_git_mirror_without_the_bundle_defers(upstreams: Upstreams, tmp_path: 
         assert f"hello-{'1' * 40}.bundle" in answer["reason"]
 
 
-def test_what_is_in_the_cache_is_not_fetched_again_unless_it_rotted(upstreams: Upstreams, tmp_path: Path) -> None:
+def test_a_cached_source_is_not_fetched_again_unless_it_is_corrupted(upstreams: Upstreams, tmp_path: Path) -> None:
     assert provide(request(tmp_path, upstreams.pin()), opener)["state"] == "installed"
     before = len(upstreams.http.requests)
     again = request(tmp_path, upstreams.pin(), stamps={"upstream": OTHER, "substitute": ""})
@@ -91,13 +91,13 @@ def test_what_is_in_the_cache_is_not_fetched_again_unless_it_rotted(upstreams: U
 
 
 @pytest.mark.parametrize("name", ["he-llo", "../hello", "Hello", "", ".hello"])
-def test_a_name_that_could_be_taken_for_another_trees_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_name_that_could_be_another_trees_is_refused(tmp_path: Path, name: str) -> None:
     answer = provide(request(tmp_path / "prefix", {"urls": [], "sha256": ""}, name=name), opener)
     assert answer["failed"] and "a name is" in answer["msg"]
     assert not (tmp_path / "prefix").exists()
 
 
-def test_a_build_that_leaves_less_than_it_promised_fails(upstreams: Upstreams, tmp_path: Path) -> None:
+def test_a_build_without_its_declared_files_fails(upstreams: Upstreams, tmp_path: Path) -> None:
     answer = provide(request(tmp_path, upstreams.pin(), paths={"a": "bin/hello", "b": "bin/bye"}), opener)
     assert answer["failed"] and "left no bin/bye in the tree" in answer["msg"]
     assert os.listdir(tmp_path / "store") == [] and not (tmp_path / "hello").exists()
@@ -129,7 +129,7 @@ def test_an_older_tree_stays_in_use_while_the_newer_one_waits(upstreams: Upstrea
     assert provide(newer, opener)["changed"] is False
 
 
-def test_a_deferral_is_forgotten_when_what_is_in_use_is_wanted_again(upstreams: Upstreams, tmp_path: Path) -> None:
+def test_a_deferral_is_removed_when_the_tree_in_use_is_wanted_again(upstreams: Upstreams, tmp_path: Path) -> None:
     wanted = request(tmp_path, upstreams.pin())
     provide(wanted, opener)
     away = {**upstreams.pin(), "urls": [f"http://127.0.0.1:{closed_port()}/hello-2.0.tar"], "sha256": "0" * 64}
@@ -150,7 +150,7 @@ def test_a_deferral_says_what_was_asked_for_and_until_when_that_holds(upstreams:
     kept = descriptor(tmp_path)["deferral"]
     tried, until = (datetime.datetime.fromisoformat(kept[key]) for key in ("tried", "until"))
     assert (kept["request"], until - tried) == ("asked", datetime.timedelta(seconds=60))
-    # Being tried once more is no change, but is told.
+    # A new attempt isn't a change, but the descriptor records it.
     again = provide({**wanted, "request": "in other words"}, opener)
     assert (again["changed"], descriptor(tmp_path)["deferral"]["request"]) == (False, "in other words")
     assert provide(request(tmp_path, upstreams.pin()), opener)["state"] == "installed"
@@ -158,7 +158,7 @@ def test_a_deferral_says_what_was_asked_for_and_until_when_that_holds(upstreams:
 
 
 def git_pin(upstreams: Upstreams, port: int = 0) -> dict[str, Any]:
-    """Return the pin of the repository, served there or at a port that nobody listens on."""
+    """Return the pin of the repository, at the server or at `port`, where nobody listens."""
     url = f"git://127.0.0.1:{port}/hello.git" if port else upstreams.git_url()
     return {"git": url, "commit": upstreams.pins["commit"]}
 
@@ -172,7 +172,7 @@ def test_the_source_alone_is_brought_to_the_cache_and_built_from_there(upstreams
     again = provide({**wanted, "only": "source"}, opener)
     assert (again["state"], again["changed"]) == ("fetched", False)
     assert provide(wanted, opener)["state"] == "installed"
-    # Where it came from is known, though the build took it out of the cache.
+    # The origin is known, although the build used the cached source.
     assert (descriptor(tmp_path)["source"], descriptor(tmp_path)["origin"]) == ("upstream", upstreams.git_url())
     assert provide({**wanted, "only": "source"}, opener)["state"] == "installed"
 
@@ -184,13 +184,13 @@ def test_a_source_out_of_reach_defers_before_anything_else(upstreams: Upstreams,
     assert "rumplab_strict" in provide({**wanted, "strict": True}, opener)["msg"]
 
 
-def test_without_git_the_source_says_what_it_lacks(
+def test_without_git_a_git_source_is_reported_as_lacking_it(
     upstreams: Upstreams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(git, "installed", lambda: False)
     wanted = request(tmp_path, git_pin(upstreams), only="source")
     assert provide(wanted, opener)["state"] == "lacking"
-    # What will never be built needs no git, and neither does a release file.
+    # A blocked build and a release file need no git.
     assert provide({**wanted, "blocked": "no compiler"}, opener)["reason"] == "no compiler"
     assert provide({**wanted, "source": upstreams.pin()}, opener)["state"] == "fetched"
 
@@ -210,7 +210,7 @@ def part(upstreams: Upstreams, name: str, how: str = "files", **more: Any) -> di
 
 
 def copying() -> dict[str, Any]:
-    """Return a recipe that makes the source the tree."""
+    """Return a recipe that installs the source itself as the tree."""
     return {"root": "tree", "commands": [{"argv": ["cp", "-R", "@source@", "@dest@/tree"]}]}
 
 
@@ -231,7 +231,7 @@ def test_a_source_of_parts_is_unpacked_over_itself_and_beside(upstreams: Upstrea
     assert origin == ", ".join(upstreams.http.url(f"files/{name['urls'][0].split('/')[-1]}") for name in parts)
 
 
-def test_parts_that_are_at_hand_wait_in_the_cache_for_the_one_that_isnt(upstreams: Upstreams, tmp_path: Path) -> None:
+def test_fetched_parts_stay_in_the_cache_until_the_missing_one_arrives(upstreams: Upstreams, tmp_path: Path) -> None:
     parts = [part(upstreams, "hello-1.0.tar"), part(upstreams, "hello-1.1.tar", "404")]
     wanted = request(tmp_path, {"parts": parts}, build=copying(), paths={})
     answer = provide(wanted, opener)
@@ -252,9 +252,7 @@ def test_parts_that_are_at_hand_wait_in_the_cache_for_the_one_that_isnt(upstream
         ({"sha256": ""}, "nothing unpinned is fetched"),
     ],
 )
-def test_parts_that_cannot_be_are_refused(
-    upstreams: Upstreams, tmp_path: Path, change: dict[str, Any], said: str
-) -> None:
+def test_invalid_parts_are_refused(upstreams: Upstreams, tmp_path: Path, change: dict[str, Any], said: str) -> None:
     parts = [part(upstreams, "hello-1.0.tar"), part(upstreams, "hello-1.1.tar", **change)]
     answer = provide(request(tmp_path, {"parts": parts}, build=copying(), paths={}), opener)
     assert answer["failed"] and said in answer["msg"], answer

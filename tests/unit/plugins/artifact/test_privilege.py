@@ -25,7 +25,7 @@ def who() -> dict[str, Any]:
 
 
 @needs_root
-def test_all_of_root_is_given_up() -> None:
+def test_all_privileges_of_root_are_given_up() -> None:
     old = os.umask(0)
     try:
         answer = as_user("nobody", who)
@@ -38,12 +38,12 @@ def test_all_of_root_is_given_up() -> None:
 
 
 @needs_root
-def test_root_is_not_to_be_had_back() -> None:
-    def climb() -> dict[str, Any]:
+def test_root_cannot_be_regained() -> None:
+    def regain_root() -> dict[str, Any]:
         os.setuid(0)
         return {"ids": who()["ids"]}
 
-    answer = as_user("nobody", climb)
+    answer = as_user("nobody", regain_root)
     assert answer["failed"] and "PermissionError" in answer["exception"]
 
 
@@ -61,7 +61,7 @@ def test_an_account_that_is_not_there_is_named() -> None:
 
 
 @needs_root
-def test_a_worker_that_dies_is_a_failure_and_no_silence() -> None:
+def test_a_worker_that_dies_is_reported_as_a_failure() -> None:
     answer = as_user("nobody", lambda: os.kill(os.getpid(), signal.SIGKILL))  # type: ignore[arg-type,return-value]
     assert answer["failed"] and "wait status 9" in answer["msg"]
 
@@ -71,7 +71,7 @@ def test_a_large_answer_arrives_whole() -> None:
     assert as_user("nobody", lambda: {"text": "\u00fc" * 300_000}) == {"text": "\u00fc" * 300_000}
 
 
-def test_a_user_who_is_not_root_works_as_themselves() -> None:
+def test_a_user_who_is_not_root_keeps_their_own_account() -> None:
     if os.geteuid() == 0:
         answer = as_user("nobody", lambda: as_user("nobody", who))
         assert answer["ids"][0] == NOBODY.pw_uid

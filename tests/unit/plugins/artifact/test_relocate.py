@@ -1,4 +1,4 @@
-"""Trees of role artifact that know where they stand: built in one place, kept in another, used in a third."""
+"""Trees of role artifact that contain their own path: built in one directory, cached, and used in another."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def tree(tmp_path: Path) -> Path:
     return made
 
 
-def test_text_gets_the_place_where_the_tree_goes(tree: Path, tmp_path: Path) -> None:
+def test_text_files_get_the_path_of_the_installed_tree(tree: Path, tmp_path: Path) -> None:
     kept, used = relocate.detach(str(tree))
     assert (kept, used) == (["object"], [])
     final = tmp_path / "final"
@@ -49,7 +49,7 @@ def test_text_gets_the_place_where_the_tree_goes(tree: Path, tmp_path: Path) -> 
     assert os.readlink(final / "outside") == "/etc/hostname"
 
 
-def test_both_names_of_a_file_are_followed_when_a_copy_parts_them(tree: Path, tmp_path: Path) -> None:
+def test_both_hard_links_of_a_file_are_changed_after_a_copy_separates_them(tree: Path, tmp_path: Path) -> None:
     relocate.detach(str(tree))
     final = tmp_path / "final"
     shutil.copytree(tree, final, symlinks=True)
@@ -58,7 +58,7 @@ def test_both_names_of_a_file_are_followed_when_a_copy_parts_them(tree: Path, tm
         assert "/opt/there/share/answer" in (final / "bin" / name).read_text()
 
 
-def test_the_place_by_another_name_is_followed_too(tmp_path: Path) -> None:
+def test_the_path_by_a_symbolic_link_is_replaced_too(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     (tmp_path / "real/script").write_text(f"{tmp_path}/real/a {tmp_path}/link/b\n")
@@ -101,7 +101,7 @@ def test_a_built_tree_works_in_the_store_and_out_of_the_cache_in_another(upstrea
         assert answer["state"] == "installed", answer
         assert said(prefix) == "moved\n"
         assert f"{prefix}/store/hello-1.0-{STAMP[:12]}/answer" in (prefix / "hello/bin/hello").read_text()
-    # The second one was not built.
+    # The second tree came from the cache: nothing was built.
     assert not (prefixes[1] / "var/log/build/hello.log").exists()
 
 

@@ -1,4 +1,4 @@
-"""What module artifact is asked for: the options, the request that they make, and what that says of itself."""
+"""The options of module artifact, and the request that they make."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def test_every_option_is_documented_and_is_part_of_the_request_or_the_modules_ow
     assert {field.name for field in fields(Request)} == set(artifact.OPTIONS) - {"user", "credentials"}
 
 
-def test_a_request_stays_as_it_was_asked() -> None:
+def test_a_request_cannot_be_changed() -> None:
     with pytest.raises(FrozenInstanceError):
         asked().version = "2.0"  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("name", ["Hello", "hello-1", "", "1hello", "../x"])
-def test_a_name_that_a_tree_could_be_mistaken_for_is_refused(name: str) -> None:
+def test_an_ambiguous_name_of_a_tree_is_refused(name: str) -> None:
     asked().check()
     with pytest.raises(Broken, match="lower-case letters, digits and _"):
         replace(asked(), name=name).check()
@@ -48,7 +48,7 @@ def test_a_substitute_may_have_its_own_recipe_and_needs_and_has_its_own_stamp() 
     assert [one.stamp_for(kind) for kind in ("upstream", "mirror", "bundle", "substitute")] == [STAMP] * 3 + [OTHER]
 
 
-def test_a_substitute_will_do_where_there_is_one_and_it_is_allowed() -> None:
+def test_a_substitute_is_used_where_there_is_one_and_it_is_allowed() -> None:
     allowed = ["upstream", "substitute"]
     assert asked(substitute=SUBSTITUTE, candidates=allowed).kinds() == ["upstream", "substitute"]
     fewer: list[dict[str, Any]] = [{"strict": True}, {"substitute": {}}, {"candidates": ["upstream"]}]

@@ -1,4 +1,4 @@
-"""Stamps and bundles of role artifact: what makes a tree another one, and what doesn't."""
+"""Stamps and bundles of role artifact: which inputs change them and which don't."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def test_where_a_source_comes_from_is_no_part_of_it(one: dict[str, Any], other: 
 
 
 def test_stamps_are_those_of_earlier_versions() -> None:
-    """A stamp that changes for no reason builds every host's tools anew."""
+    """If a stamp changes without a reason, every host builds its tools again."""
     assert stamp() == "4f6e1270ea5a5cd38dfc4e8df5a2e9703e40df947a5222795ae5b7f0a2ebf477"
     assert stamp(pin=GIT) == "67d1ecdc90498fdd4b24e94a981136751110c36cd567babcf11f98164b7d7be0"
 
 
-def test_what_it_is_built_with_is_part_of_it_as_it_has_always_been() -> None:
+def test_the_stamps_of_needed_artefacts_are_part_of_it() -> None:
     used = artifact_stamp.artifact_stamp(RECIPE, PIN, ["go_bootstrap"], {"go_bootstrap": "1", "other": "2"})
     assert used == stamp({**RECIPE, "needs": {"go_bootstrap": "1"}}) != stamp()
     assert artifact_stamp.artifact_stamp(RECIPE, PIN, [], {"other": "2"}) == stamp()
@@ -145,7 +145,7 @@ def test_a_bundle_is_the_same_whoever_makes_it_and_whenever(source: Path, tmp_pa
     assert bundle(again) == bundle(source)
 
 
-def test_what_builds_and_editors_leave_is_no_part_of_a_bundle(source: Path) -> None:
+def test_files_of_builds_and_editors_are_no_part_of_a_bundle(source: Path) -> None:
     before = bundle(source)
     (source / "package/__pycache__").mkdir()
     (source / ".git").mkdir()

@@ -39,7 +39,7 @@ def adopt(store: Store, name: str, version: str, stamp: str) -> str:
 def use(store: Store, name: str, stamp: str) -> str:
     tree = store.find(name, stamp) or adopt(store, name, "1.0", stamp)
     store.switch(name, tree)
-    # The order of generations is that of time stamps.
+    # Generations are ordered by time stamp, so two must differ.
     time.sleep(0.01)
     return tree
 
@@ -64,7 +64,7 @@ def test_a_tree_of_the_same_first_digits_is_another(store: Store) -> None:
     assert store.find("hello", STAMPS[0][:12] + "0" * 52) is None
 
 
-def test_a_half_made_tree_does_not_count_and_is_replaced(store: Store) -> None:
+def test_an_incomplete_tree_does_not_count_and_is_replaced(store: Store) -> None:
     os.makedirs(store.tree("hello", "1.0", STAMPS[0]) + "/half")
     os.makedirs(os.path.join(store.trees, ".hello-1.0-" + "a" * 12 + ".part/half"))
     assert store.find("hello", STAMPS[0]) is None
@@ -89,7 +89,7 @@ def test_a_tree_is_adopted_from_another_file_system(store: Store) -> None:
     assert os.readlink(os.path.join(tree, "link")) == "file"
 
 
-def test_switching_is_relative_and_tells_whether_it_did_anything(store: Store) -> None:
+def test_the_link_is_relative_and_switching_returns_whether_it_changed(store: Store) -> None:
     tree = adopt(store, "hello", "1.0", STAMPS[0])
     assert store.current("hello") is None
     assert store.switch("hello", tree)
@@ -98,7 +98,7 @@ def test_switching_is_relative_and_tells_whether_it_did_anything(store: Store) -
     assert store.current("hello") == tree
 
 
-def test_switching_gets_over_what_a_killed_run_left(store: Store) -> None:
+def test_switching_works_over_the_files_of_a_killed_run(store: Store) -> None:
     tree = adopt(store, "hello", "1.0", STAMPS[0])
     os.symlink("nowhere", os.path.join(store.prefix, ".hello.link"))
     assert store.switch("hello", tree)
@@ -126,7 +126,7 @@ def test_the_tree_in_use_is_never_pruned(store: Store, keep: int) -> None:
     assert store.current("hello") == current and os.path.isdir(current)
 
 
-def test_pruning_removes_half_made_trees_of_this_name_only(store: Store) -> None:
+def test_pruning_removes_incomplete_trees_of_this_name_only(store: Store) -> None:
     use(store, "hello", STAMPS[0])
     half = [
         store.tree("hello", "1.0", STAMPS[1]),
@@ -169,7 +169,7 @@ def test_read_only_directories_can_be_removed(public: Path) -> None:
     assert (public / "outside").stat().st_mode & 0o777 == 0o555
 
 
-def test_a_prefix_that_make_cannot_cope_with_gets_its_work_directory_elsewhere(tmp_path: Path) -> None:
+def test_a_prefix_that_make_cannot_handle_has_its_work_directory_elsewhere(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "lab \u00fc x"))
     assert store.work == f"/var/tmp/rumplab-work-{os.geteuid()}"
     assert Store("/opt/rumplab").work == "/opt/rumplab/work"
@@ -184,7 +184,7 @@ def test_a_work_directory_that_is_a_link_is_refused(store: Store, tmp_path: Path
 
 
 @needs_root
-def test_a_directory_of_somebody_elses_in_a_tree_goes_with_it(public: Path) -> None:
+def test_another_users_directory_in_a_tree_is_removed_with_it(public: Path) -> None:
     (public / "tree/roots").mkdir(parents=True)
     os.chown(public / "tree", NOBODY.pw_uid, -1)
 

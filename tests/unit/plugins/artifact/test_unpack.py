@@ -1,4 +1,4 @@
-"""Unpacking of role artifact: what an archive may hold, and where its source begins."""
+"""Unpacking in role artifact: the members that an archive may have, and the top directory of its source."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_single_top_directory_is_the_source(tmp_path: Path, mode: str) -> None
 
 
 @pytest.mark.parametrize("names", [("one", "two"), ("only-a-file",), ("top/file", "beside")])
-def test_without_one_the_whole_is_the_source(tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_without_a_single_top_directory_the_whole_archive_is_the_source(tmp_path: Path, names: tuple[str, ...]) -> None:
     path = archive(tmp_path / "a", *map(member, names))
     assert unpack(path, str(tmp_path / "out")) == str(tmp_path / "out")
 
@@ -58,7 +58,7 @@ def test_links_within_the_source_stay_links(tmp_path: Path) -> None:
         (member("link", tarfile.SYMTYPE, ".."), member("link/escaped")),
     ],
 )
-def test_nothing_leaves_the_directory(tmp_path: Path, members: tuple[tarfile.TarInfo, ...]) -> None:
+def test_no_member_is_unpacked_outside_the_directory(tmp_path: Path, members: tuple[tarfile.TarInfo, ...]) -> None:
     path = archive(tmp_path / "a", *members)
     with pytest.raises(Broken, match="escaped"):
         unpack(path, str(tmp_path / "out"))
@@ -83,7 +83,7 @@ def garbled(content: bytes) -> bytes:
 
 
 def misdeflated(content: bytes) -> bytes:
-    """A gzip file whose second block is of a type that there isn't."""
+    """Return gzip data whose second block has an invalid type."""
     raw = gzip.decompress(content)
     packer = zlib.compressobj(wbits=31)
     return packer.compress(raw[: len(raw) // 2]) + packer.flush(zlib.Z_FULL_FLUSH) + b"\xff" * 100
@@ -108,14 +108,14 @@ def test_a_damaged_archive_is_named(tmp_path: Path, mode: str, damage: Callable[
         unpack(str(path), str(tmp_path / "out"))
 
 
-def test_what_is_no_archive_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_archive_is_named(tmp_path: Path) -> None:
     (tmp_path / "page.tar.gz").write_text("<html>sign in first</html>")
     with pytest.raises(Broken, match=r"page\.tar\.gz can't be unpacked"):
         unpack(str(tmp_path / "page.tar.gz"), str(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("filtered", [True, False])
-def test_an_archive_goes_over_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filtered: bool) -> None:
+def test_an_archive_is_unpacked_over_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filtered: bool) -> None:
     if not filtered:
         monkeypatch.delattr(tarfile, "tar_filter", raising=False)
     out = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""What role images writes: an image's labels, and what the lab is told."""
+"""The output of role images: an image's labels, and the image's state in the lab's files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_labels_survive_the_dockerfiles_quoting() -> None:
     components = json.loads(labels["rumplab.components"])
     assert [one["name"] for one in components] == ["gdb", "qemu"]
     assert components[0]["paths"] == GDB["paths"]
-    # A time would make another image of the same.
+    # With a time, each build would make a different image.
     assert "installed" not in components[0]
 
 

@@ -1,4 +1,4 @@
-"""The pins of a NetBSD release: lists of hashes, sources that disagree, and the names of files."""
+"""The pins of a NetBSD release: lists of hashes, contradicting sources, and file names."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def test_a_list_of_hashes_is_read(line: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "<!DOCTYPE html><title>Moved</title>", f"src.tgz {LONG}"])
-def test_what_is_no_list_is_told(text: str) -> None:
+def test_a_text_that_is_not_a_list_of_hashes_is_refused(text: str) -> None:
     with pytest.raises(AnsibleFilterError, match="list of hashes is a file without any line"):
         netbsd.netbsd_hash_list(text)
 
 
-def test_sources_of_hashes_add_up_and_the_longest_counts() -> None:
+def test_sources_of_hashes_are_merged_and_the_longest_hash_is_used() -> None:
     known = netbsd.netbsd_hashes([{"x": SHORT, "y": LONG}, {"x": LONG.upper(), "z": SHORT}, {"x": SHORT}])
     assert known == {"x": LONG, "y": LONG, "z": SHORT}
 
@@ -51,7 +51,7 @@ def test_sources_that_disagree_are_an_error() -> None:
 
 
 @pytest.mark.parametrize("digest", ["", "a" * 40, "a" * 127, "g" * 64])
-def test_what_is_no_hash_is_refused(digest: str) -> None:
+def test_an_invalid_hash_is_refused(digest: str) -> None:
     with pytest.raises(AnsibleFilterError, match="neither a sha512 nor a sha256"):
         netbsd.netbsd_hashes([{"x": digest}])
 
@@ -85,12 +85,12 @@ CDN, KEYED = PINS["netbsd"]["hosts"]
 @pytest.mark.parametrize(
     ("release", "hosts"), [("8.3", [KEYED, CDN]), ("9.4", [KEYED, CDN]), ("10.1", [CDN, KEYED]), ("11.0", [CDN, KEYED])]
 )
-def test_both_hosts_are_asked_the_likelier_one_first(release: str, hosts: list[str]) -> None:
+def test_both_servers_are_listed_the_likelier_one_first(release: str, hosts: list[str]) -> None:
     assert variable_of("netbsd_release", "netbsd_release_hosts", {"netbsd_release_version": release}) == hosts
 
 
 @pytest.mark.parametrize(("release", "heartbeat"), [("8.3", False), ("10.1", False), ("11.0", True), ("12.0", True)])
-def test_a_kernel_that_a_debugger_holds_has_no_heartbeat(release: str, heartbeat: bool) -> None:
+def test_a_kernel_for_a_debugger_has_no_heartbeat_from_netbsd_11_on(release: str, heartbeat: bool) -> None:
     lines = variable_of("netbsd_guest", "__netbsd_guest_kgdb_lines", {"netbsd_guest_release": release})
     assert lines[:3] == ["no options DDB", "options KGDB", 'options KGDB_DEVNAME="\\"com\\""']
     assert ("no options HEARTBEAT" in lines) is heartbeat
@@ -108,7 +108,7 @@ def test_a_compiler_is_refused_where_it_is_known_to_fail(release: str, newest: i
 
 
 def test_no_two_pins_share_a_name_in_the_cache() -> None:
-    """They would drive each other out of it, and no mirror could hold both."""
+    """Two such files would overwrite each other in the cache, and a mirror couldn't contain both."""
     names = [
         pin.get("file") or pin["urls"][0].rsplit("/", 1)[-1]
         for project in PINS.values()

@@ -1,4 +1,4 @@
-"""Changes to a host that can be taken back: files, and lines in the files of others."""
+"""Changes to a host that can be undone: files, and lines in existing files."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 
 from plugins.module_utils.host import entries
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to root, which only root can")
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives files to root")
 
 
 def apply(change: dict[str, Any], manifest: list[dict[str, Any]]) -> bool:
-    """Make a change as the module does; whether there was anything to do."""
+    """Make a change as the module does; return whether anything had to be done."""
     if entries.is_made(change, manifest):
         return False
     before = list(manifest)
@@ -39,7 +39,7 @@ def whole(path: Path, text: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("content", ["allow a\n", "allow a", "", "\n\n# x\r\nallow b\n", "allow a\nallow a\n"])
-def test_a_line_comes_and_goes_without_a_trace(tmp_path: Path, content: str) -> None:
+def test_a_line_is_added_and_removed_without_a_trace(tmp_path: Path, content: str) -> None:
     path = tmp_path / "bridge.conf"
     path.write_text(content, newline="")
     path.chmod(0o604)
@@ -72,7 +72,7 @@ def test_a_new_line_replaces_the_earlier_one(tmp_path: Path) -> None:
     assert path.read_text() == "allow theirs0\n"
 
 
-def test_a_file_made_for_a_line_goes_with_it(tmp_path: Path) -> None:
+def test_a_file_made_for_a_line_is_removed_with_it(tmp_path: Path) -> None:
     path = tmp_path / "bridge.conf"
     manifest: list[dict[str, Any]] = []
     apply(line(path, "allow old0"), manifest)
@@ -92,7 +92,7 @@ def test_a_file_made_for_a_line_stays_with_the_lines_of_others(tmp_path: Path) -
     assert path.read_text() == "allow theirs0\n"
 
 
-def test_a_file_is_ours_wholly(tmp_path: Path) -> None:
+def test_a_whole_file_is_made_and_removed(tmp_path: Path) -> None:
     path = tmp_path / "qemu-ifup"
     manifest: list[dict[str, Any]] = []
     assert apply(whole(path, "one\n"), manifest)

@@ -1,4 +1,4 @@
-"""Root at work in directories of the lab user's: what is followed, believed, given away, and swept."""
+"""Root works in directories of the lab user: which links it follows, which files it trusts, gives away and removes."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ DAEMON = 1
 
 
 @contextlib.contextmanager
-def somebody(work: Callable[[], None], uid: int = NOBODY.pw_uid) -> Iterator[int]:
-    """Does something over and over as another user, until the block ends."""
+def repeated_as(work: Callable[[], None], uid: int = NOBODY.pw_uid) -> Iterator[int]:
+    """Do `work` again and again as another user, until the block ends."""
     child = os.fork()
     if child == 0:
         try:
@@ -49,8 +49,8 @@ def somebody(work: Callable[[], None], uid: int = NOBODY.pw_uid) -> Iterator[int
         os.waitpid(child, 0)
 
 
-def once(work: Callable[[], None], uid: int = NOBODY.pw_uid) -> None:
-    """Does something as another user."""
+def once_as(work: Callable[[], None], uid: int = NOBODY.pw_uid) -> None:
+    """Do `work` once as another user."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -67,7 +67,7 @@ def once(work: Callable[[], None], uid: int = NOBODY.pw_uid) -> None:
 
 @pytest.fixture
 def lab(public: Path) -> Path:
-    """A prefix of the lab user's; beside it, a file and a directory of root's."""
+    """A prefix that belongs to the lab user; beside it, a file and a directory that belong to root."""
     os.chown(public, 0, 0)
     for name in ("lab", "lab/var", "lab/etc"):
         (public / name).mkdir()
@@ -104,7 +104,7 @@ def test_what_the_lab_user_exchanges_meanwhile_is_not_given_away(lab: Path, plac
     manifest = str(lab / "var/manifest.json")
     directories = [{"path": "", "mode": "0755"}, {"path": "/machines", "mode": "1777"}]
     end, rounds = time.monotonic() + 3, 0
-    with somebody(exchange):
+    with repeated_as(exchange):
         while time.monotonic() < end:
             rounds += 1
             with contextlib.suppress(OSError, ValueError):
@@ -123,7 +123,7 @@ def test_a_link_of_somebody_else_is_not_followed_and_roots_own_is(lab: Path, tmp
     (lab.parent / "mine").symlink_to("lab")
     os.close(files.open_directory(str(lab.parent / "mine/var")))
     (lab / "var").rmdir()
-    once(lambda: (lab / "var").symlink_to(lab.parent / "roots"))
+    once_as(lambda: (lab / "var").symlink_to(lab.parent / "roots"))
     for what in (lambda path: os.close(files.open_directory(path)), lambda path: files.write_text(path + "/x", "")):
         with pytest.raises(ValueError, match=r"'var' is a link in the hands of nobody.*remove it"):
             what(str(lab / "var"))
@@ -159,28 +159,28 @@ def test_any_umask_gives_the_same_modes(tmp_path: Path, umask: int) -> None:
     assert (tmp_path / "a/lab/var/manifest.lock").stat().st_mode & 0o7777 == 0o600
 
 
-def forged(path: Path) -> None:
-    """Put a manifest of one's own there, as the lab user."""
+def forge(path: Path) -> None:
+    """Write a forged manifest, as the lab user."""
     text = json.dumps({"schema": 1, "entries": [package("openssh-server")]})
 
     def put() -> None:
         path.unlink(missing_ok=True)
         path.write_text(text)
 
-    once(put)
+    once_as(put)
 
 
 @needs_root
 def test_a_manifest_of_the_lab_users_making_is_not_believed(lab: Path) -> None:
     path = str(lab / "var/manifest.json")
     record.record(path, [package("qemu")], USER)
-    forged(lab / "var/manifest.json")
+    forge(lab / "var/manifest.json")
     assert record.entries_of(path) == [package("qemu")]
     record.record(path, [package("gcc")], USER)
     assert json.loads(Path(path).read_text())["entries"] == [package("qemu"), package("gcc")]
     assert Path(path).stat().st_uid == 0
     for name in ("var", "etc"):
-        forged(lab / name / "manifest.json")
+        forge(lab / name / "manifest.json")
     with pytest.raises(ValueError, match=r"manifest.json belongs to nobody, and root would act on .* 'chown root "):
         record.record(path, [], USER)
 
@@ -194,14 +194,14 @@ def test_a_list_of_packages_of_the_lab_users_making_is_not_believed(lab: Path, m
     def put() -> None:
         (lab / "var/packages-before-x.json").write_text(text)
 
-    once(put)
+    once_as(put)
     assert record.settle_abandoned(str(lab / "var/manifest.json"), USER, older_than=0) == []
     assert not (lab / "var/packages-before-x.json").exists()
 
 
 @needs_root
-def test_what_the_one_who_called_sudo_wrote_is_believed(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    forged(lab / "var/manifest.json")
+def test_a_manifest_of_the_user_who_called_sudo_is_believed(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forge(lab / "var/manifest.json")
     monkeypatch.setenv("SUDO_UID", str(NOBODY.pw_uid))
     assert record.entries_of(str(lab / "var/manifest.json")) == [package("openssh-server")]
 
@@ -239,10 +239,10 @@ def test_nobody_but_root_and_the_lab_user_can_hold_the_lock(lab: Path) -> None:
         with (lab / "var/manifest.lock").open() as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    once(hold, NOBODY.pw_uid)
+    once_as(hold, NOBODY.pw_uid)
     with pytest.raises(AssertionError):
-        once(hold, DAEMON)
-    # The directory itself, which everybody can open, is no lock.
+        once_as(hold, DAEMON)
+    # A lock on the directory, which everybody can open, has no effect.
     handle = os.open(lab / "var", os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
     record.record(path, [package("qemu")], USER)
@@ -305,7 +305,7 @@ def test_an_error_names_the_whole_path() -> None:
         files.make_directory("/proc/rumplab")
 
 
-# Begins to write a file, says so, and waits to be killed.
+# Begins to write a file, reports that, and waits to be killed.
 WRITER = """
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
@@ -316,7 +316,7 @@ time.sleep(60)
 """
 
 
-def test_what_a_killed_run_was_writing_is_swept_and_what_a_live_one_writes_is_not(tmp_path: Path) -> None:
+def test_temporary_files_of_a_killed_run_are_removed_and_those_of_a_live_one_stay(tmp_path: Path) -> None:
     argv = [sys.executable, "-c", WRITER, str(ROOT), str(tmp_path)]
     writer = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None
@@ -335,23 +335,23 @@ def test_what_a_killed_run_was_writing_is_swept_and_what_a_live_one_writes_is_no
     [
         ({"boot": "b", "up": 90.0}, False),
         ({"boot": "b", "up": 40.0}, True),
-        # The host was started anew, or it has no name for that and less time has passed than then.
+        # The host was rebooted: the boot id differs or the uptime is shorter than recorded; or neither is recorded.
         ({"boot": "a", "up": 90.0}, True),
         ({"boot": "b", "up": 110.0}, True),
         ({"time": 1.0}, True),
     ],
 )
-def test_a_run_is_over_by_the_time_since_the_host_started(snapshot: dict[str, Any], abandoned: bool) -> None:
+def test_a_run_is_abandoned_by_boot_id_and_uptime(snapshot: dict[str, Any], abandoned: bool) -> None:
     assert record.is_abandoned(snapshot, {"boot": "b", "up": 100.0}, 50) is abandoned
 
 
-def test_setting_the_clock_changes_nothing_about_that(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setting_the_clock_makes_no_run_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
     before = record.moment()
     monkeypatch.setattr(time, "time", lambda: 0.0)
     assert record.is_abandoned(before, record.moment(), 7200) is False
 
 
-def test_a_descriptor_that_was_damaged_counts_as_none(tmp_path: Path) -> None:
+def test_a_damaged_descriptor_counts_as_absent(tmp_path: Path) -> None:
     path = tmp_path / "qemu.json"
     assert component.former(str(path)) == {}
     for text in ("", "{", "[]"):
@@ -391,7 +391,7 @@ def test_the_directories_are_made_once(tmp_path: Path) -> None:
     assert lab_directories.ensure(prefix, wanted, os.geteuid(), False) == [prefix + "/var/machines"]
 
 
-def test_a_link_is_replaced_without_a_moment_in_which_there_is_none(tmp_path: Path) -> None:
+def test_a_link_is_replaced_atomically(tmp_path: Path) -> None:
     link = tmp_path / "rumplab"
     link.symlink_to("/elsewhere/rumplab/bin/rumplab")
     seen: list[bool] = []
@@ -411,7 +411,7 @@ def test_a_link_is_replaced_without_a_moment_in_which_there_is_none(tmp_path: Pa
     assert all(seen) and os.readlink(link) == "/opt/199"
 
 
-def test_an_error_of_the_systems_is_told_with_its_place_and_what_to_do() -> None:
+def test_an_error_of_the_system_is_reported_with_path_and_remedy() -> None:
     full = files.told(OSError(28, "No space left on device", "/lab/var"))
     assert full == "/lab/var: No space left on device; make room there, or choose another rumplab_prefix"
     assert files.told(OSError(30, "Read-only file system", b"/lab")).startswith("/lab: Read-only file system; mount it")
@@ -431,7 +431,7 @@ def test_the_first_of_two_runs_that_make_a_file_once_has_made_it(tmp_path: Path)
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_an_empty_directory_in_a_files_place_makes_way_and_one_with_content_is_named(tmp_path: Path) -> None:
+def test_an_empty_directory_in_a_files_place_is_replaced_and_one_with_content_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.mkdir()
     files.write_text(str(path), "x")

@@ -1,4 +1,4 @@
-"""Locks on files: tried, waited for, and what is told of who holds one."""
+"""Locks on files: trying, waiting, and the record of the holder."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from plugins.module_utils.host import locks
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[tuple[int, int]]:
-    """One file, opened twice, as by two runs."""
+    """Open one file twice, as two runs do."""
     handles = [os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT) for _ in range(2)]
     yield handles[0], handles[1]
     for handle in handles:
         os.close(handle)
 
 
-def test_a_lock_is_one_runs_until_that_closes_its_file(pair: tuple[int, int], tmp_path: Path) -> None:
+def test_a_lock_is_held_until_its_file_is_closed(pair: tuple[int, int], tmp_path: Path) -> None:
     first, second = pair
     assert locks.take(first) and locks.take(first)
     assert not locks.take(second)
@@ -32,7 +32,7 @@ def test_a_lock_is_one_runs_until_that_closes_its_file(pair: tuple[int, int], tm
     assert locks.take(second)
 
 
-def test_a_wait_ends_in_time_and_does_meanwhile_what_it_is_told(pair: tuple[int, int]) -> None:
+def test_a_wait_ends_in_time_and_calls_the_given_function_meanwhile(pair: tuple[int, int]) -> None:
     first, second = pair
     locks.take(first)
     calls: list[int] = []
@@ -42,13 +42,13 @@ def test_a_wait_ends_in_time_and_does_meanwhile_what_it_is_told(pair: tuple[int,
     assert calls
     assert not locks.wait_for(second, 0)
 
-    def let_go() -> None:
+    def release() -> None:
         os.dup2(second, first)
 
-    assert locks.wait_for(second, 5, let_go)
+    assert locks.wait_for(second, 5, release)
 
 
-def test_the_holder_is_entered_whole(pair: tuple[int, int], tmp_path: Path) -> None:
+def test_the_holder_is_recorded_completely(pair: tuple[int, int], tmp_path: Path) -> None:
     locks.enter(pair[0], {"pid": 1, "purpose": "a long one"})
     locks.enter(pair[0], {"pid": 2})
     assert json.loads((tmp_path / "lock").read_text()) == {"pid": 2}

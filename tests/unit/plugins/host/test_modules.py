@@ -1,4 +1,4 @@
-"""The modules of role lab: packages, the manifest, links on the host, and the one look at everything."""
+"""The modules of role lab: packages, the manifest, links on the host, and lab_state, which inspects everything."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from plugins.modules import component, host_links, host_paths, lab_state
 USER = "nobody"
 
 
-def test_a_package_list_holds_what_is_installed_and_nothing_that_was() -> None:
+def test_a_package_list_has_installed_packages_and_no_removed_ones() -> None:
     text = "ii bash\nrc gone\nii libc6:amd64\nhi held\n"
     assert packages.parse_list("apt", text) == ["bash", "held", "libc6:amd64"]
     assert packages.parse_list("apt", "ii a\nrc b\n") == ["a"]
@@ -40,12 +40,12 @@ def test_an_unknown_package_manager_is_named() -> None:
         packages.installed("zypper")
 
 
-def test_the_simulation_tells_what_would_go() -> None:
+def test_the_simulation_lists_the_packages_that_would_be_removed() -> None:
     text = "Inst x\nRemv bc [1.07.1-3]\nPurg libgmp-dev [6.2] [nettle-dev:amd64 ]\nConf y\n"
     assert packages.parse_apt_simulation(text) == {"bc", "libgmp-dev"}
 
 
-def test_a_stranger_keeps_what_it_needs_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_of_the_users_own_keeps_its_dependencies_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     needs = {"nettle-dev": "libgmp-dev"}
     monkeypatch.setattr(packages, "present", lambda _: ["bc", "libgmp-dev", "nettle-dev"])
     monkeypatch.setattr(packages, "of_interpreter", lambda _: set())
@@ -107,7 +107,7 @@ def test_check_mode_tells_and_makes_nothing(tmp_path: Path) -> None:
 
 @pytest.fixture
 def host_now(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
-    """What the host holds; tests add to it as package managers and people do."""
+    """The packages, users and groups of the host; tests add to them as package managers and users do."""
     state = {"package": ["bash"], "user": ["root"], "group": ["root"]}
     monkeypatch.setattr(record, "host_state", lambda _: {kind: list(names) for kind, names in state.items()})
     monkeypatch.setattr(record, "installed", lambda _: list(state["package"]))
@@ -120,8 +120,8 @@ def package(name: str) -> dict[str, str]:
     return {"kind": "package", "manager": "apt", "name": name}
 
 
-def test_what_a_killed_run_brought_is_known_by_what_it_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """apt was killed before it noted which packages nobody had asked for."""
+def test_the_packages_of_a_killed_run_are_found_by_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """apt was killed before it marked the packages that it had installed automatically."""
     listed = "gcc\n  Depends: cpp\ncpp\nlibc6\n<libc-dev>\n  libc6-dev\nlibc6-dev\n"
     asked: list[list[str]] = []
 
@@ -138,7 +138,7 @@ def test_what_a_killed_run_brought_is_known_by_what_it_asked_for(monkeypatch: py
     assert packages.brought("pacman", came, ["gcc"]) == {"gcc"}
 
 
-def test_only_what_is_installed_whole_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_half_installed_package_counts_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     listed = "ii make\nii libc6-dev:amd64\nii zlib1g-dev:i386\niU gdb\niHRqemu-utils\nrc flex\nhi held\n"
     answers = {"dpkg-query": listed, "dpkg": "amd64\n", "pacman": "make\n"}
     monkeypatch.setattr(packages, "_output", lambda argv: answers[argv[0]])
@@ -147,7 +147,9 @@ def test_only_what_is_installed_whole_is_left_alone(monkeypatch: pytest.MonkeyPa
     assert packages.missing("pacman", ["make", "gcc"]) == ["gcc"]
 
 
-def test_what_came_while_packages_were_installed_is_entered(tmp_path: Path, host_now: dict[str, list[str]]) -> None:
+def test_packages_and_groups_that_an_installation_added_are_recorded(
+    tmp_path: Path, host_now: dict[str, list[str]]
+) -> None:
     path = str(tmp_path / "var" / "manifest.json")
     (tmp_path / "var").mkdir()
     name = record.remember_packages(path, "apt", ["qemu"], USER)
@@ -158,7 +160,7 @@ def test_what_came_while_packages_were_installed_is_entered(tmp_path: Path, host
     assert sorted(os.listdir(tmp_path / "var")) == ["manifest.json", "manifest.lock"]
 
 
-def test_two_runs_at_once_enter_what_each_brought(tmp_path: Path, host_now: dict[str, list[str]]) -> None:
+def test_two_runs_at_once_record_their_own_packages(tmp_path: Path, host_now: dict[str, list[str]]) -> None:
     path = str(tmp_path / "var" / "manifest.json")
     (tmp_path / "var").mkdir()
     first = record.remember_packages(path, "apt", ["gcc"], USER)
@@ -169,19 +171,19 @@ def test_two_runs_at_once_enter_what_each_brought(tmp_path: Path, host_now: dict
     assert record.settle_packages(path, second, USER) == [package("qemu")]
 
 
-def test_of_a_killed_run_only_what_it_asked_for_is_entered(tmp_path: Path, host_now: dict[str, list[str]]) -> None:
+def test_only_requested_packages_of_a_killed_run_are_recorded(tmp_path: Path, host_now: dict[str, list[str]]) -> None:
     path = str(tmp_path / "var" / "manifest.json")
     (tmp_path / "var").mkdir()
     record.remember_packages(path, "apt", ["qemu"], USER)
     host_now["package"] += ["python3-apt", "qemu", "libqemu"]
-    # The run is killed here. Later somebody installs something, and makes an account.
+    # The run is killed here. Later somebody installs a package and makes an account.
     host_now["package"].append("nginx")
     host_now["user"].append("alice")
-    # A run that goes on at this moment isn't disturbed.
+    # The record is too new, so it may belong to a run that still goes on.
     assert record.settle_abandoned(path, USER) == []
     assert record.settle_abandoned(path, USER, older_than=0) == [
         package("libqemu"),
-        # Ansible has brought it, for its own use.
+        # Ansible installs this package for its own use.
         package("python3-apt"),
         package("qemu"),
     ]
@@ -257,7 +259,7 @@ def test_a_components_programs_are_found_or_named(tmp_path: Path, monkeypatch: p
         component.version_of(["true"], {})
 
 
-def test_one_look_tells_which_programs_changed_and_which_trees_wait(tmp_path: Path) -> None:
+def test_lab_state_reports_changed_programs_and_deferred_trees(tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.write_text("1")
     described = {
@@ -308,7 +310,7 @@ def test_a_deferral_is_left_alone_until_its_time_or_until_what_it_awaits_has_com
     assert lab_state.is_left_alone(described, "2026-01-01T10:00:00Z")
     assert lab_state.is_left_alone(described, "2026-01-01T10:59:59Z")
     assert not lab_state.is_left_alone(described, "2026-01-01T11:00:00Z")
-    # A clock that was put back says nothing.
+    # The clock was set back, so the time of the deferral has no meaning.
     assert not lab_state.is_left_alone(described, "2026-01-01T09:59:59Z")
     unreadable: list[dict[str, Any]] = [{}, {"deferral": None}, {"deferral": {}}, {"deferral": {**told, "request": ""}}]
     for broken in unreadable:
@@ -317,7 +319,7 @@ def test_a_deferral_is_left_alone_until_its_time_or_until_what_it_awaits_has_com
     assert not lab_state.is_left_alone(described, "2026-01-01T10:30:00Z")
 
 
-def test_another_way_out_is_another_network() -> None:
+def test_another_route_resolver_or_proxy_is_another_network() -> None:
     routes = "Iface Destination Gateway Flags\neth0 00000000 0100A8C0 0003\neth0 0000A8C0 00000000 0001\n"
     resolver = "# made by x\nnameserver 192.168.0.1\n"
     here = lab_state.way_out(routes, resolver, {})
@@ -359,14 +361,14 @@ def test_files_of_the_lab_are_written_whole(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["x.json"]
 
 
-def test_every_state_of_dpkgs_but_not_installed_is_something_on_the_host() -> None:
+def test_every_dpkg_state_except_not_installed_counts_as_present() -> None:
     text = "ii bash\nun never\nrc gone\niU unpacked\niF failed\niHRbroken:amd64\nit awaited\npH purging\n"
     begun = ["awaited", "broken:amd64", "failed", "purging", "unpacked"]
     assert packages.parse_list("apt", text) == sorted(["bash", *begun])
     assert packages.parse_list("apt", text, packages.ABSENT) == sorted(["bash", "gone", *begun])
 
 
-def test_what_dpkg_was_killed_at_is_told_from_what_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_installed_packages_are_distinguished_from_installed_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packages, "_output", lambda _: "ii bash\nrc gone\niU unpacked\niHRbroken\n")
     asked: list[list[str]] = []
 
@@ -381,7 +383,7 @@ def test_what_dpkg_was_killed_at_is_told_from_what_is_whole(monkeypatch: pytest.
     assert packages.half_done("pacman") == [] and packages.take_back("pacman", ["bash"]) == []
 
 
-def test_dpkg_is_let_finish_only_where_it_has_something_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dpkg_is_configured_only_if_it_has_unfinished_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
     answers = ["dpkg: error: dpkg frontend lock was locked by another process with pid 7", ""]
 
@@ -397,14 +399,14 @@ def test_dpkg_is_let_finish_only_where_it_has_something_to(monkeypatch: pytest.M
     monkeypatch.setattr(packages, "_output", lambda _: "The following packages are only half configured…\n gcc\n")
     assert packages.finish("apt") is True
     assert asked == [packages.CONFIGURE] * 2
-    # An account tool's lock that nobody releases is no reason to wait: apt says what is wrong.
+    # The lock of an account tool may never be released, so don't wait for it: apt will report it.
     asked.clear()
     answers[0] = "groupadd: lock /etc/group.lock already used by PID 3177"
     assert packages.finish("apt") is True
     assert asked == [packages.CONFIGURE]
 
 
-def test_a_tree_counts_while_its_files_are_those_that_were_described(tmp_path: Path) -> None:
+def test_a_tree_is_sound_while_its_files_match_the_descriptor(tmp_path: Path) -> None:
     (tmp_path / "program").write_text("1")
     paths = {"program": str(tmp_path / "program"), "modules": str(tmp_path)}
     marks = files.fingerprints({"program": paths["program"]})
@@ -437,8 +439,8 @@ def test_a_description_that_names_nobody_is_damaged(tmp_path: Path) -> None:
         assert lab_state.recorded_user(str(path)) == user
 
 
-class Remembering:
-    """A lab with a component, a tree and a deferral, and module lab_state run on it as a play does."""
+class LabStateRuns:
+    """A lab with a component, a tree and a deferral; runs module lab_state on it as a play does."""
 
     def __init__(self, prefix: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self.prefix, self.monkeypatch, self.capsys = prefix, monkeypatch, capsys
@@ -472,44 +474,44 @@ class Remembering:
         return found
 
     def settle(self) -> None:
-        """A run of everything that finds nothing to do."""
+        """Make a full run that finds nothing to do, so that it is remembered."""
         assert "msg" not in self.look(settle=self.look()["state"])
         assert self.look()["settled"]
 
 
 @pytest.fixture
-def remembering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Remembering:
-    return Remembering(tmp_path, monkeypatch, capsys)
+def lab_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> LabStateRuns:
+    return LabStateRuns(tmp_path, monkeypatch, capsys)
 
 
-def test_a_run_that_found_nothing_to_do_is_remembered_for_what_it_was_decided_by(remembering: Remembering) -> None:
-    assert not remembering.look()["settled"]
-    remembering.settle()
-    assert remembering.look()["settled"]
-    assert not remembering.look(inputs="other")["settled"]
-    assert not remembering.look(inputs="")["settled"]
+def test_a_run_that_found_nothing_to_do_is_remembered_for_its_inputs(lab_runs: LabStateRuns) -> None:
+    assert not lab_runs.look()["settled"]
+    lab_runs.settle()
+    assert lab_runs.look()["settled"]
+    assert not lab_runs.look(inputs="other")["settled"]
+    assert not lab_runs.look(inputs="")["settled"]
 
 
-def test_a_run_that_changed_something_is_not_remembered(remembering: Remembering) -> None:
-    began = remembering.look()["state"]
-    remembering.write("var/manifest.json", {"entries": [{"kind": "package", "name": "gcc"}]})
-    assert not remembering.look(settle=began)["settled"]
-    assert not remembering.look()["settled"]
+def test_a_run_that_changed_something_is_not_remembered(lab_runs: LabStateRuns) -> None:
+    began = lab_runs.look()["state"]
+    lab_runs.write("var/manifest.json", {"entries": [{"kind": "package", "name": "gcc"}]})
+    assert not lab_runs.look(settle=began)["settled"]
+    assert not lab_runs.look()["settled"]
 
 
-def test_a_run_that_tried_for_what_is_deferred_is_not_remembered(remembering: Remembering) -> None:
-    """With a rumplab_retry_after of nothing, each run is to try."""
-    remembering.defer("2026-01-01T10:00:00Z", "2026-01-01T10:00:00Z")
-    began = remembering.look()["state"]
-    remembering.defer("2026-01-01T10:00:09Z", "2026-01-01T10:00:09Z")
-    assert not remembering.look(settle=began)["settled"]
+def test_a_run_that_tried_for_what_is_deferred_is_not_remembered(lab_runs: LabStateRuns) -> None:
+    """With rumplab_retry_after=0, each run must try again."""
+    lab_runs.defer("2026-01-01T10:00:00Z", "2026-01-01T10:00:00Z")
+    began = lab_runs.look()["state"]
+    lab_runs.defer("2026-01-01T10:00:09Z", "2026-01-01T10:00:09Z")
+    assert not lab_runs.look(settle=began)["settled"]
 
 
-def test_a_run_without_inputs_and_one_in_check_mode_leave_no_word(remembering: Remembering) -> None:
-    state = remembering.look()["state"]
-    remembering.look(inputs="", settle=state)
-    remembering.look(settle=state, _ansible_check_mode=True)
-    assert not (remembering.prefix / "var" / "settled.json").exists()
+def test_a_run_without_inputs_and_one_in_check_mode_write_no_record(lab_runs: LabStateRuns) -> None:
+    state = lab_runs.look()["state"]
+    lab_runs.look(inputs="", settle=state)
+    lab_runs.look(settle=state, _ansible_check_mode=True)
+    assert not (lab_runs.prefix / "var" / "settled.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -534,21 +536,21 @@ def test_a_run_without_inputs_and_one_in_check_mode_leave_no_word(remembering: R
         *("program changed", "stamp lost", "manifest lost", "manifest's copy lost", "another description"),
         *(
             "another deferral",
-            "another way out",
+            "another network",
             "time of the deferral over",
             "record damaged",
             "record of another kind",
         ),
     ],
 )
-def test_what_a_run_would_notice_ends_the_memory(
-    remembering: Remembering, change: Callable[[Remembering], Any]
+def test_a_change_that_a_run_would_notice_invalidates_the_record(
+    lab_runs: LabStateRuns, change: Callable[[LabStateRuns], Any]
 ) -> None:
-    remembering.settle()
-    change(remembering)
-    assert not remembering.look()["settled"]
+    lab_runs.settle()
+    change(lab_runs)
+    assert not lab_runs.look()["settled"]
 
 
-def test_a_record_that_is_no_plain_file_is_none(remembering: Remembering) -> None:
-    os.mkfifo(remembering.prefix / "var" / "settled.json")
-    assert not remembering.look()["settled"]
+def test_a_record_that_is_not_a_plain_file_is_ignored(lab_runs: LabStateRuns) -> None:
+    os.mkfifo(lab_runs.prefix / "var" / "settled.json")
+    assert not lab_runs.look()["settled"]

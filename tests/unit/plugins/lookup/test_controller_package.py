@@ -1,4 +1,4 @@
-"""The lookup that takes a Python package of the controller to a host."""
+"""The lookup that reads a Python package of the controller, to copy it to a host."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_what_it_finds_can_be_imported(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content, "utf-8")
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import yaml; print(yaml.safe_load('a: [1]'))"
-    # -S: no other PyYAML is in reach.
+    # -S: Python finds no other PyYAML.
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=20, check=False
     )

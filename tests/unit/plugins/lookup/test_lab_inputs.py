@@ -1,4 +1,4 @@
-"""What a remembered run of everything was decided by: the checkout, the variables and the facts."""
+"""The hash of a full run's inputs: the checkout, the variables and the facts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ask(checkout: Path) -> Ask:
-    """Ask the lookup, with variables as written in an inventory."""
+    """Call the lookup, with variables as in an inventory."""
 
     def answer(*more: Any, facts: dict[str, Any] = FACTS, **variables: Any) -> str:
         texts = {name: trust_as_template(each) if isinstance(each, str) else each for name, each in variables.items()}
@@ -60,7 +60,7 @@ def test_the_same_run_has_the_same_inputs(ask: Ask) -> None:
     ],
     ids=["its content", "its mode", "its name", "its being there", "a module's content"],
 )
-def test_a_file_that_roles_are_made_of_is_told_by(ask: Ask, checkout: Path, change: Callable[[Path], Any]) -> None:
+def test_a_change_to_a_roles_file_changes_the_hash_by(ask: Ask, checkout: Path, change: Callable[[Path], Any]) -> None:
     before = ask()
     change(checkout)
     assert ask() != before
@@ -101,7 +101,7 @@ def test_facts_that_roles_use_are_inputs_and_no_others(ask: Ask) -> None:
 def test_every_fact_that_a_role_uses_is_known_here() -> None:
     texts = [path.read_text("utf-8") for part in ("roles", "playbooks", "inventory") for path in yaml_files(part)]
     used = {name for text in texts for name in re.findall(r"ansible_facts\[['\"](\w+)['\"]\]", text)}
-    # The account is only asked for where the lab's description isn't as it should be.
+    # The roles read the account (getent) only where the lab's rumplab.json is missing or damaged.
     assert used - {"env", "getent_passwd"} == set(lab_inputs.FACTS)
     of_environment = {name for text in texts for name in re.findall(r"\['env'\]\['(\w+)'\]", text)}
     assert of_environment == {"SUDO_USER"}
@@ -111,7 +111,7 @@ def yaml_files(part: str) -> list[Path]:
     return [path for path in sorted((ROOT / part).rglob("*")) if path.suffix in (".yml", ".j2")]
 
 
-def test_a_template_is_told_by_its_value_too(ask: Ask) -> None:
+def test_the_value_of_a_template_is_an_input_too(ask: Ask) -> None:
     template = "/opt/{{ ansible_facts['date_time'] }}"
     before = ask(rumplab_prefix=template)
     assert before == ask(rumplab_prefix=template)
@@ -123,7 +123,7 @@ def test_where_a_template_cannot_be_evaluated_nothing_is_remembered(ask: Ask) ->
     assert ask(rumplab_mirror="{{ set_by_a_later_task }}") == ""
 
 
-def test_a_variable_that_reads_the_environment_or_a_file_is_told_by_what_it_read(
+def test_the_environment_or_file_that_a_variable_reads_is_an_input(
     ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = []
@@ -137,7 +137,7 @@ def test_a_variable_that_reads_the_environment_or_a_file_is_told_by_what_it_read
 
 
 def test_a_default_that_asks_for_its_old_name_is_remembered(ask: Ask) -> None:
-    # Its value is another variable's, which is an input itself; only a collection's own plugins can be named so.
+    # Its value comes from another variable, which is an input itself. Only this collection's lookup has that name.
     assert not lab_inputs.ELSEWHERE.search("{{ query('rumplab.lab.renamed', 'old', 'new', 'x')[0] }}")
     assert ask(old="y") != ask(old="z") != ""
 

@@ -1,4 +1,4 @@
-"""A variable's old name goes on working for a release, and says what the new one is."""
+"""A variable's old name works for one more release, with a warning that names the new one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ansible.template import Templar, trust_as_template
 from plugins.lookup import renamed
 
 ROOT = Path(__file__).resolve().parents[4]
-# Texts that are part of a stamp: a tree that was built with them isn't to be built again for a name.
+# These texts are part of a stamp: they keep the old names, so that no tree is built again.
 STAMPED = {
     ("roles/netbsd_release/vars/main.yml", "netbsd_guest_host_cc"),
     ("roles/netbsd_release/vars/main.yml", "netbsd_guest_host_cxx"),
@@ -37,7 +37,7 @@ def ask(default: Any, **variables: Any) -> Any:
 
 
 @pytest.mark.parametrize("default", ["x", "", 5, False, [], ["a", "b"], {"a": 1}])
-def test_without_the_old_name_it_is_the_default_and_nothing_is_said(default: Any, warnings: list[str]) -> None:
+def test_without_the_old_name_the_default_is_used_without_a_warning(default: Any, warnings: list[str]) -> None:
     assert ask(default) == default
     assert not warnings
 
@@ -65,7 +65,7 @@ def test_every_call_is_the_default_of_the_new_name() -> None:
         assert f"'{new}'" in yaml.safe_load(path.read_text("utf-8"))[new]
 
 
-def test_no_old_name_is_used_any_more_but_for_that() -> None:
+def test_no_old_name_is_used_except_in_these_lookups() -> None:
     old_names = [old for _, old, _ in calls()]
     assert len(old_names) == len(set(old_names))
     used = re.compile(rf"(?<![\w.])({'|'.join(old_names)})(?!\w)")
