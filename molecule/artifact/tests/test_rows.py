@@ -150,7 +150,7 @@ def test_is_deferred(run: Run, lab: Lab, name: str, reason: str) -> None:
     [
         (
             "wrong_hash",
-            [f"{HTTP}/altered/hello-1.1.tar is not the file that is pinned: sha256 ", ", expected "],
+            [f"{HTTP}/altered/hello-1.1.tar is not the pinned file: sha256 ", ", expected "],
         ),
         ("no_dependency", ["packages: no-such-package-of-any-archive"]),
         ("denied_403", ["HTTP 403"]),

@@ -80,7 +80,7 @@ def test_a_build_that_is_killed_half_way_leaves_nothing_to_trust(play: Play, lab
     assert lab.builders()
     lab.sh('kill -KILL "$1"', str(holder))
     ended = play.end(process, answer)
-    assert ended.status == 2 and "ended without an answer" in ended.rows[name]["msg"]
+    assert ended.status == 2 and "ended without a result" in ended.rows[name]["msg"]
     assert lab.hello(name) == "good morning"
     assert len(lab.trees(name)) == 1
     lab.sh(f"echo 0 >{DELAY}")

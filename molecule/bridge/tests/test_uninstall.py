@@ -33,7 +33,9 @@ def test_rules_of_others_are_refused_by_name(host: Host) -> None:
     said = re.sub(r"\s+", " ", run.stdout + run.stderr)
     assert run.returncode != 0
     # The lab's own line, of a bridge with the earlier name, isn't one of them.
-    assert "Rules of others there: allow elsewhere0. Not root's alone to write: /etc/qemu/bridge.conf." in said
+    assert (
+        "Rules of others there: allow elsewhere0. Files that others than root can write: /etc/qemu/bridge.conf." in said
+    )
     assert "bridge_keep_other_rules: true" in said
     assert network(host) == before
     assert settings(host)["bridge"] == "rumplab0"

@@ -20,7 +20,7 @@ def test_root_is_told_that_homebrew_refuses_it(host: Host) -> None:
     before = calls(host)
     run = play(SCENARIO / "converge.yml", user="root")
     assert run.returncode != 0
-    assert "Homebrew refuses to be run by root" in said(run)
+    assert "Homebrew refuses to run as root" in said(run)
     assert calls(host) == before
 
 

@@ -93,7 +93,7 @@ def test_a_package_that_is_not_the_one_that_is_pinned_is_an_error(lab: Lab, host
     run = row(name, gcc_source=source(host_template, HERE_TOO, libmpc3="0" * 64))
     assert run.returncode != 0
     text = said(run)
-    assert "libmpc3_1.2.0-1_amd64.deb is not the file that is pinned" in text
+    assert "libmpc3_1.2.0-1_amd64.deb is not the pinned file" in text
     assert "0" * 64 in text
     pinned = next(pin["sha256"] for path, pin in ROW["packages"].items() if "libmpc3" in path)
     assert pinned in text
@@ -108,7 +108,7 @@ def test_without_any_archive_it_is_deferred_and_nothing_is_installed(lab: Lab) -
     for part in ("127.0.0.1:1", "404"):
         assert part in described["reason"]
     # A line with the time stands between a task's name and its result where tasks are profiled.
-    asked = r"^TASK \[lab : Remember what is installed\].*\n(?:\w+day .*\n)?(?:ok|changed):"
+    asked = r"^TASK \[\S*host_packages : List what is installed\].*\n(?:\w+day .*\n)?(?:ok|changed):"
     assert re.search(asked, run.stdout, re.MULTILINE) is None
     assert "rumplab_strict" in said(row("offline", gcc_source=source(NOWHERE), rumplab_strict=True))
 

@@ -195,11 +195,11 @@ def test_what_cannot_be_reached_is_deferred_and_nothing_is_installed_for_it(lab:
     assert done.returncode == 0, done.stdout
     found = described("tools_amd64", f"{LABS}/down")
     assert found["state"] == "deferred"
-    assert f"{HTTP}/moved/source/sets/src.tgz: leads to a web page, {HTTP}/page/moved" in found["reason"]
+    assert f"{HTTP}/moved/source/sets/src.tgz: the server sends a web page, {HTTP}/page/moved" in found["reason"]
     assert "refused" in found["reason"]
     kernel = described("kernel_amd64", f"{LABS}/down")
     assert kernel["state"] == "deferred"
-    assert kernel["reason"].startswith("it is built with netbsd_tools_amd64, which can't be had: ")
+    assert kernel["reason"].startswith("it is built with netbsd_tools_amd64, which isn't installed: ")
     # Not as much as a look at the compilers. The sources, which come first, name no packages to install.
     assert done.stdout.count("TASK [Install the build dependencies]") == 1
 
@@ -209,11 +209,11 @@ SHARED = {"rumplab_prefix": f"{LABS}/kernels"}
 FAILURES: dict[str, tuple[dict[str, Any], str]] = {
     "no_key": (
         {"netbsd_release_hosts": [f"{HTTP}/keyed/NetBSD-@release@/@file@"]},
-        "HTTP 402 (Payment Required): it wants a key in the address",
+        "HTTP 402 (Payment Required): it requires a key in the URL",
     ),
     "wrong_hash": (
         {"netbsd_release_hosts": [f"{HTTP}/altered/NetBSD-@release@/@file@"]},
-        "is not the file that is pinned: sha512",
+        "is not the pinned file: sha512",
     ),
     "unknown_release": (
         {"netbsd_guest_release": "9.4", "netbsd_guest_hashes": {}},
@@ -241,7 +241,7 @@ FAILURES: dict[str, tuple[dict[str, Any], str]] = {
     "bad_name": ({"netbsd_guest_more_kernels": {"../x": []}}, "a name is lower-case letters and digits"),
     "name_of_another_role": (
         {"netbsd_guest_more_kernels": {"ipkdb": []}},
-        "isn't kgdb, which netbsd_guest_kernel_options is for, nor ipkdb, which role ipkdb builds",
+        "It can't be kgdb (use netbsd_guest_kernel_options for that kernel) or ipkdb (use role ipkdb)",
     ),
     "bad_line": ({**SHARED, "netbsd_guest_kernel_options": ["optoins DIAGNOSTIC"]}, "syntax error: optoins DIAGNOSTIC"),
     "small_disk": (
@@ -282,7 +282,7 @@ def test_a_release_that_is_not_pinned_comes_by_its_signed_list(
     name = "source/sets/src.tgz"
     wrong = lab("contradiction", **{**variables, "netbsd_guest_hashes": {name: hashes["10.9"][name]}})
     assert wrong.returncode == 2
-    assert f"{name}: {hashes['8.9'][name]} by one source and {hashes['10.9'][name]} by another" in said(wrong)
+    assert f"{name}: one source states the hash {hashes['8.9'][name]}, another {hashes['10.9'][name]}" in said(wrong)
 
 
 def options(kernel: dict[str, Any]) -> set[str]:

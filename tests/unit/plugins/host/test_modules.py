@@ -50,7 +50,9 @@ def test_a_stranger_keeps_what_it_needs_and_no_more(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(packages, "present", lambda _: ["bc", "libgmp-dev", "nettle-dev"])
     monkeypatch.setattr(packages, "of_interpreter", lambda _: set())
     monkeypatch.setattr(
-        packages, "_strangers", lambda names: {who for who, what in needs.items() if what in names and who not in names}
+        packages,
+        "_also_removed",
+        lambda names: {who for who, what in needs.items() if what in names and who not in names},
     )
     assert packages.removable("apt", ["bc", "libgmp-dev", "gone"]) == (["bc"], ["libgmp-dev"])
     assert packages.removable("apt", ["bc", "libgmp-dev", "nettle-dev"]) == (["bc", "libgmp-dev", "nettle-dev"], [])
@@ -132,10 +134,10 @@ def test_what_a_killed_run_brought_is_known_by_what_it_asked_for(monkeypatch: py
     monkeypatch.setattr(packages.subprocess, "run", run)
     monkeypatch.setattr(packages, "automatic", lambda _: {"distro-info-data"})
     came = ["cpp", "gcc", "libc6-dev:amd64", "distro-info-data", "nginx"]
-    assert packages.brought("apt", came, ["gcc"]) == {"cpp", "gcc", "libc6-dev:amd64", "distro-info-data"}
+    assert packages.installed_for("apt", came, ["gcc"]) == {"cpp", "gcc", "libc6-dev:amd64", "distro-info-data"}
     assert asked[0][0] == "apt-cache" and asked[0][-2:] == ["depends", "gcc"] and "--no-recommends" in asked[0]
     monkeypatch.setattr(packages, "automatic", lambda _: set())
-    assert packages.brought("pacman", came, ["gcc"]) == {"gcc"}
+    assert packages.installed_for("pacman", came, ["gcc"]) == {"gcc"}
 
 
 def test_only_what_is_installed_whole_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +193,7 @@ def test_of_a_killed_run_only_what_it_asked_for_is_entered(tmp_path: Path, host_
 def test_the_interpreter_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packages, "present", lambda _: ["bc", "python3-minimal"])
     monkeypatch.setattr(packages, "of_interpreter", lambda _: {"python3-minimal"})
-    monkeypatch.setattr(packages, "_strangers", lambda _: set())
+    monkeypatch.setattr(packages, "_also_removed", lambda _: set())
     assert packages.removable("apt", ["bc", "python3-minimal"]) == (["bc"], ["python3-minimal"])
 
 
@@ -243,7 +245,7 @@ def test_only_links_and_directories_that_get_empty_go(tmp_path: Path) -> None:
     (tmp_path / "shared/theirs").write_text("x")
     (tmp_path / "file").write_text("x")
     paths = [str(tmp_path / name) for name in ("ours/deep/link", "ours/deep", "ours", "shared", "file", "none")]
-    assert host_paths.sort_out(paths) == (paths[:3], paths[3:5])
+    assert host_paths.removable(paths) == (paths[:3], paths[3:5])
 
 
 def test_a_components_programs_are_found_or_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,7 +277,7 @@ def test_one_look_tells_which_programs_changed_and_which_trees_wait(tmp_path: Pa
     found = lab_state.descriptors(str(components))
     assert set(found) == {"qemu", "gdb"}
     assert lab_state.is_intact(found["qemu"]) and not lab_state.is_intact(found["gdb"])
-    assert lab_state.waits(found["gdb"]) and not lab_state.waits(found["qemu"])
+    assert lab_state.is_outdated(found["gdb"]) and not lab_state.is_outdated(found["qemu"])
     program.write_text("12")
     assert not lab_state.is_intact(found["qemu"])
     program.unlink()
@@ -317,16 +319,16 @@ def test_a_deferral_is_left_alone_until_its_time_or_until_what_it_awaits_has_com
     assert not lab_state.is_left_alone(described, "2026-01-01T10:30:00Z")
 
 
-def test_another_way_out_is_another_network() -> None:
+def test_another_route_or_proxy_is_another_network() -> None:
     routes = "Iface Destination Gateway Flags\neth0 00000000 0100A8C0 0003\neth0 0000A8C0 00000000 0001\n"
     resolver = "# made by x\nnameserver 192.168.0.1\n"
-    here = lab_state.way_out(routes, resolver, {})
-    assert here == lab_state.way_out(routes, "nameserver 192.168.0.1\n", {"PATH": "/bin"})
+    here = lab_state.network_hash(routes, resolver, {})
+    assert here == lab_state.network_hash(routes, "nameserver 192.168.0.1\n", {"PATH": "/bin"})
     others = [
-        lab_state.way_out(routes.replace("eth0", "wlan0"), resolver, {}),
-        lab_state.way_out("", resolver, {}),
-        lab_state.way_out(routes, "", {}),
-        lab_state.way_out(routes, resolver, {"https_proxy": "http://proxy.example"}),
+        lab_state.network_hash(routes.replace("eth0", "wlan0"), resolver, {}),
+        lab_state.network_hash("", resolver, {}),
+        lab_state.network_hash(routes, "", {}),
+        lab_state.network_hash(routes, resolver, {"https_proxy": "http://proxy.example"}),
     ]
     assert len({here, *others}) == 5
 

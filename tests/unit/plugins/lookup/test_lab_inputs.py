@@ -138,7 +138,7 @@ def test_a_variable_that_reads_the_environment_or_a_file_is_told_by_what_it_read
 
 def test_a_default_that_asks_for_its_old_name_is_remembered(ask: Ask) -> None:
     # Its value is another variable's, which is an input itself; only a collection's own plugins can be named so.
-    assert not lab_inputs.ELSEWHERE.search("{{ query('rumplab.lab.renamed', 'old', 'new', 'x')[0] }}")
+    assert not lab_inputs.OTHER_LOOKUP.search("{{ query('rumplab.lab.renamed', 'old', 'new', 'x')[0] }}")
     assert ask(old="y") != ask(old="z") != ""
 
 
