@@ -1,4 +1,4 @@
-"""Role go_builder on the miniature upstreams: from commits to a Go that builds, and what stops it on the way."""
+"""Role go_builder with the miniature upstreams: it makes a Go that builds programs; and its errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LABS = "/opt/labs"
 
 
 def row(name: str, **settings: Any) -> subprocess.CompletedProcess[str]:
-    """Run the role with these settings, at a prefix of the row's own unless one is among them."""
+    """Run the role with these settings, at the row's own prefix unless the settings have one."""
     variables = {"rumplab_prefix": f"{LABS}/{name}", **settings}
     inventory = os.environ["MOLECULE_INVENTORY_FILE"]
     argv = ["ansible-playbook", "-i", inventory, str(HERE / "row.yml"), "-e", json.dumps(variables)]
@@ -47,8 +47,8 @@ def trees(host: Host, prefix: str) -> list[str]:
 
 
 def looked_at_packages(run: subprocess.CompletedProcess[str]) -> bool:
-    """True when a run asked the host's package manager for build dependencies, and didn't pass over that."""
-    # A line with the time stands between a task's name and its result where tasks are profiled.
+    """Return whether a run listed the host's packages in order to install build dependencies."""
+    # If tasks are profiled, a line with the time is between a task's name and its result.
     asked = r"^TASK \[\S*host_packages : List what is installed\].*\n(?:\w+day .*\n)?(?:ok|changed):"
     return re.search(asked, run.stdout, re.MULTILINE) is not None
 
@@ -217,5 +217,5 @@ def test_an_unreachable_bootstrap_defers_both_and_asks_for_nothing_more(host: Ho
     assert trees(host, prefix) == []
     assert host.run(f"ls {prefix}/cache").stdout == ""
     assert not looked_at_packages(ran)
-    # Another compiler is another tree: this one's pin isn't the one that the lab's tree was built with.
+    # Another bootstrap compiler gives another stamp, so the lab's tree can't be reused.
     assert described["stamp"] != descriptor(host, "go_builder")["stamp"]
