@@ -1,6 +1,6 @@
 /*
- * One byte of memory read or written for a debugger, whatever is there. The trap's handler knows the two instructions
- * that may fault by their labels, and goes on at ipkdb_access_failed after a fault.
+ * Reads or writes one byte of memory for a debugger, also at an invalid address. The trap's handler recognizes the two
+ * instructions that may fault by their labels, and continues at ipkdb_access_failed after a fault.
  */
 	.text
 	.globl	ipkdb_load, ipkdb_load_at, ipkdb_store, ipkdb_store_at, ipkdb_access_failed

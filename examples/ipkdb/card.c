@@ -1,6 +1,6 @@
 /*
- * The kernel's own driver of the card that the debugger uses too: it receives what comes, and counts it. It shows that
- * a card that the debugger has borrowed comes back as it was, with the frames that were in it.
+ * The kernel's driver of the card that the debugger uses too. It receives and counts frames. It serves to check that
+ * the debugger restores the card's state, with the frames that were in it.
  */
 #include "ipkdb.h"
 #include "ne.h"
@@ -12,7 +12,7 @@ static uint16_t base;
 static uint8_t next;
 static uint8_t address[ETHER_ADDRESS];
 
-/* An empty ring, and a card that fills it. */
+/* Empties the ring and starts the card. */
 static void begin(void)
 {
 	static const uint8_t all[] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
@@ -63,7 +63,7 @@ void card_poll(void)
 			return;
 		ne_read(base, next * NE_PAGE_SIZE, &header, sizeof(header));
 		if (header.next < NE_KERNEL_RING || header.next >= NE_KERNEL_END) {
-			/* As after a visit of the debugger's in the middle of the copy above. */
+			/* This happens if the debugger was entered during the copy above. */
 			printf("ne0: the ring makes no sense, starting anew\n");
 			begin();
 			return;

@@ -1,14 +1,14 @@
 /*
- * The debugger: its session with the host, and the commands. docs/commands/ipkdb.md has the wire as a table.
+ * The debugger: its session with the host, and the commands. docs/commands/ipkdb.md has a table of the protocol.
  *
- * Nothing is ever sent twice by itself. Whatever comes from the host and isn't the request that is due has the last
- * reply sent again, so that all patience is the host's.
+ * The kernel never sends a reply again on its own. If the host sends anything but the expected request, the kernel
+ * sends the last reply again. So only the host needs time-outs.
  */
 #include "ipkdb.h"
 
 #define IPKDB_PORT 1138
 #define HEADER 6  /* number and length */
-#define LARGEST 512 /* of a request's data and of a reply's: NetBSD's buffers, which there nobody looks after */
+#define LARGEST 512 /* data of a request or reply, the size of NetBSD's buffers; NetBSD doesn't check the length */
 #define IDENTITY 4
 #define WORD 4
 
@@ -18,8 +18,8 @@ bool ipkdb_panicking;
 static struct {
 	bool connected;
 	struct peer host;
-	uint32_t identity; /* of the last opening; 0: none yet */
-	uint32_t sequence; /* of the request that is due */
+	uint32_t identity; /* of the last open request; 0: none yet */
+	uint32_t sequence; /* of the expected request */
 	uint8_t reply[HEADER + LARGEST + MAC_SIZE];
 	size_t length; /* of the last reply; 0: none yet */
 } session;
@@ -57,7 +57,7 @@ static void repeat(void)
 		inet_send(&interface, IPKDB_PORT, &session.host, session.reply, session.length);
 }
 
-/* Sends `length` bytes of data, which may be at session.reply + HEADER already. */
+/* Sends `length` bytes of data, which may already be at session.reply + HEADER. */
 static void reply(const void *data, size_t length)
 {
 	put32(session.reply, session.sequence++);
@@ -78,7 +78,7 @@ static void reply_text(const char *text)
 	reply(text, length);
 }
 
-/* The length of the data of a datagram that is whole and from somebody with the key; else 0. */
+/* The length of the data of a complete datagram with a correct MAC; else 0. */
 static size_t authentic(const uint8_t *datagram, size_t size)
 {
 	uint8_t expected[MAC_SIZE];
@@ -93,7 +93,7 @@ static size_t authentic(const uint8_t *datagram, size_t size)
 	return ipkdbcmp(expected, datagram + HEADER + length, MAC_SIZE) == 0 ? length : 0;
 }
 
-/* Whether the datagram opens a new session, which has begun then. */
+/* Begins a new session if the datagram asks for one; returns whether it does. */
 static bool opened(const uint8_t *datagram, size_t size, const struct peer *from)
 {
 	const uint8_t *data = datagram + HEADER;
@@ -102,7 +102,7 @@ static bool opened(const uint8_t *datagram, size_t size, const struct peer *from
 		return false;
 	size_t length = authentic(datagram, size);
 
-	/* The same identity again is a repetition, which the last reply answers. */
+	/* The same identity means that the host has repeated its request; the last reply is sent again. */
 	if (length < 1 + IDENTITY || get32(data + 1) == session.identity)
 		return false;
 	session.connected = true;
@@ -117,7 +117,7 @@ static bool opened(const uint8_t *datagram, size_t size, const struct peer *from
 	return true;
 }
 
-/* Waits for the request that is due. The length of its data, which is in `request`; 0: given up, after a panic. */
+/* Waits for the expected request, and puts its data into `request`. Returns their length; 0 if a key ended the wait. */
 static size_t next_request(void)
 {
 	const uint8_t *datagram;
@@ -169,7 +169,7 @@ static void set_memory(uint8_t *address, const uint8_t *data, size_t length)
 	reply_text("ok");
 }
 
-/* Does a request that the kernel stays stopped for. */
+/* Executes a request after which the kernel stays stopped. */
 static void carry_out(size_t length)
 {
 	const uint8_t *words = request + 1, *data = words + 2 * WORD;
@@ -205,7 +205,7 @@ static void carry_out(size_t length)
 	}
 }
 
-/* Serves the host until it lets the kernel go on; which way, is the result. */
+/* Serves the host until it continues the kernel. Returns how: an IPKDB_CMD_ value. */
 static int serve(void)
 {
 	reply_text("s");

@@ -1,4 +1,4 @@
-/* The machine's half of IPKDB: traps, registers, memory. */
+/* The machine-dependent part of IPKDB: traps, registers, memory. */
 #include "ipkdb.h"
 
 #define ESP 4
@@ -12,15 +12,15 @@ int ipkdb_store(uint8_t *address, int value);
 
 uint32_t ipkdbregs[IPKDB_REGISTERS];
 
-/* What the debugger said last. Nobody debugs before the first connection. */
+/* The last result of ipkdbcmds(). Before the first connection, traps aren't the debugger's. */
 static int mode = IPKDB_CMD_EXIT;
 
-/* There is nothing to set up: the traps are there, and text can be written. */
+/* Nothing to do: the start-up code has set up the traps and the console. */
 void ipkdbinit(void)
 {
 }
 
-/* Enters by the trace flag, at the instruction after the one that sets it. */
+/* Enters the debugger by the trace flag, after the instruction that follows popfl. */
 void ipkdb_trap(void)
 {
 	mode = IPKDB_CMD_STEP;
@@ -53,7 +53,7 @@ void ipkdbsbyte(uint8_t *address, int value)
 	(void)ipkdb_store(address, value);
 }
 
-/* bcopy(), bzero() and bcmp() under names in which nobody sets a breakpoint. */
+/* bcopy(), bzero() and bcmp() under other names, since a user may set breakpoints in those. */
 void ipkdbcopy(const void *source, void *target, size_t length)
 {
 	const uint8_t *from = source;
@@ -78,7 +78,7 @@ int ipkdbcmp(const void *left, const void *right, size_t length)
 	return 0;
 }
 
-/* Where the registers stand in a frame. The processor keeps no esp and ss of a trap that changes no privilege. */
+/* The places of the registers in a frame. Without a change of privilege, the processor saves no esp and ss. */
 static void places(struct trap_frame *frame, uint32_t *place[IPKDB_REGISTERS])
 {
 	uint32_t *const all[IPKDB_REGISTERS] = {
@@ -111,7 +111,7 @@ static void registers_back(struct trap_frame *frame)
 			*place[number] = ipkdbregs[number];
 }
 
-/* An access for the debugger has failed: it goes on where that is said. */
+/* If the debugger's access to memory has faulted, continue at ipkdb_access_failed. */
 static bool access_fault(struct trap_frame *frame)
 {
 	if (frame->vector != TRAP_PAGE_FAULT && frame->vector != GENERAL_PROTECTION)
@@ -128,7 +128,7 @@ bool ipkdb_trap_glue(struct trap_frame *frame)
 		return true;
 	if (mode == IPKDB_CMD_EXIT || (frame->vector != TRAP_DEBUG && frame->vector != TRAP_BREAKPOINT))
 		return false;
-	/* A trace trap that the debugger hasn't asked for is the kernel's own. */
+	/* A trace trap that the debugger hasn't requested belongs to the kernel. */
 	if (frame->vector == TRAP_DEBUG && mode != IPKDB_CMD_STEP)
 		return false;
 	frame->eflags &= ~SINGLE_STEP;

@@ -1,4 +1,4 @@
-/* HMAC (RFC 2104) over MD5. Both keyed beginnings are computed once; the key itself isn't kept. */
+/* HMAC (RFC 2104) over MD5. The states after both padded keys are computed once; the key itself isn't kept. */
 #include "ipkdb.h"
 
 static struct md5 inner, outer;

@@ -1,5 +1,5 @@
 /*
- * As much of the Internet as a debugger needs, polled: Ethernet II (RFC 894), ARP requests (RFC 826), IPv4 with
+ * The Internet protocols that a debugger needs, by polling: Ethernet II (RFC 894), ARP requests (RFC 826), IPv4 with
  * fragments (RFC 791), UDP (RFC 768), and BOOTP's request and reply (RFC 951).
  */
 #include "ipkdb.h"
@@ -26,22 +26,22 @@
 #define BOOTP_REQUEST 1
 #define BOOTP_REPLY 2
 #define BOOTP_NUMBER 0x12345678
-#define BOOTP_TRIES 500000 /* looks at the card before it is asked again */
+#define BOOTP_TRIES 500000 /* polls of the card before the next request */
 
-#define LONGEST 2048 /* of a datagram that comes in fragments, with UDP's header; a multiple of 64 */
+#define LONGEST 2048 /* bytes of a fragmented datagram, with UDP's header; a multiple of 64 */
 
-/* A frame, at such an address that what follows the Ethernet header is aligned. */
+/* Frames. They begin at an offset of 2, so that the data after the Ethernet header are aligned. */
 static uint8_t incoming_space[2 + ETHER_MOST + 6] __attribute__((aligned(4)));
 static uint8_t outgoing_space[2 + ETHER_MOST] __attribute__((aligned(4)));
 #define incoming (incoming_space + 2)
 #define outgoing (outgoing_space + 2)
 
-/* The datagram that is coming in fragments: one at a time, the latest. */
+/* The datagram of which fragments were received last. Only one is kept. */
 static struct {
 	uint8_t key[10]; /* source, target and number */
 	uint8_t data[LONGEST];
-	uint8_t there[LONGEST / IP_UNIT]; /* which units have come */
-	size_t length;			  /* 0 until the last fragment has come */
+	uint8_t there[LONGEST / IP_UNIT]; /* 1 for each received unit */
+	size_t length;			  /* 0 until the last fragment is received */
 } whole;
 
 static const uint8_t everybody[ETHER_ADDRESS] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
@@ -68,7 +68,7 @@ void put32(uint8_t *to, uint32_t value)
 	put16(to + 2, value);
 }
 
-/* Adds up big-endian words (RFC 1071); the last byte of an odd length counts as a word's first. */
+/* Adds big-endian words (RFC 1071); the last byte of an odd length is a word's high byte. */
 static uint32_t sum_of(uint32_t sum, const uint8_t *data, size_t length)
 {
 	for (; length > 1; length -= 2, data += 2)
@@ -83,7 +83,7 @@ static uint16_t folded(uint32_t sum)
 	return (uint16_t)sum;
 }
 
-/* The checksum's sum over UDP's pseudo header, header and data. `addresses` are source and target. */
+/* The sum for UDP's checksum over pseudo header, header and data. `addresses` are source and target. */
 static uint16_t udp_sum(const uint8_t *addresses, const uint8_t *udp, size_t length)
 {
 	return folded(sum_of(sum_of(IP_UDP + (uint32_t)length, addresses, 2 * INET_ADDRESS), udp, length));
@@ -110,7 +110,7 @@ static void answer_arp(struct ipkdb_if *kip, size_t length)
 	kip->send(kip, incoming, ETHER_LEAST);
 }
 
-/* Takes a fragment, *length bytes of data. Returns the datagram once it is whole, and its length in *length. */
+/* Adds a fragment of *length bytes. Returns the datagram when it is complete, with its length in *length; else NULL. */
 static const uint8_t *assemble(const uint8_t *ip, const uint8_t *data, size_t *length)
 {
 	unsigned int place = get16(ip + 6);
@@ -136,13 +136,13 @@ static const uint8_t *assemble(const uint8_t *ip, const uint8_t *data, size_t *l
 		if (!whole.there[at / IP_UNIT])
 			return NULL;
 	*length = whole.length;
-	/* The next datagram of the same number is another one. */
+	/* A later datagram with the same number is a new one. */
 	ipkdbzero(whole.there, sizeof(whole.there));
 	whole.length = 0;
 	return whole.data;
 }
 
-/* The datagram of a frame that carries one, or the last piece of one, from UDP's header on; its length in *length. */
+/* The UDP datagram, from its header on, that a frame contains or completes, with its length in *length; else NULL. */
 static const uint8_t *udp_of(const uint8_t *ip, size_t room, size_t *length)
 {
 	if (room < IP_HEADER || ip[0] >> 4 != 4)
@@ -166,7 +166,7 @@ static const uint8_t *udp_of(const uint8_t *ip, size_t room, size_t *length)
 	return udp;
 }
 
-/* The UDP datagram that came next, addressed to whomever, and where its IP header is; NULL if none did. */
+/* Receives a frame. Returns its UDP datagram, for any address, and sets *ip to its IP header; NULL if it has none. */
 static const uint8_t *look(struct ipkdb_if *kip, const uint8_t **ip, size_t *length, bool poll)
 {
 	size_t got = (size_t)kip->receive(kip, incoming, poll);
@@ -229,12 +229,12 @@ void inet_send(struct ipkdb_if *kip, uint16_t port, const struct peer *to, const
 	ipkdbcopy(data, udp + UDP_HEADER, length);
 	uint16_t sum = (uint16_t)~udp_sum(ip + 12, udp, UDP_HEADER + length);
 
-	/* One that comes out as 0 is sent as its other form, since 0 means none. */
+	/* A checksum of 0 is sent as 0xffff, since 0 means that there is none. */
 	put16(udp + 6, sum ? sum : 0xffff);
 	kip->send(kip, outgoing, (unsigned int)(frame < ETHER_LEAST ? ETHER_LEAST : frame));
 }
 
-/* Takes this card's address from a reply of BOOTP's. */
+/* Sets this card's address from a BOOTP reply. */
 static void take_address(struct ipkdb_if *kip, const uint8_t *udp, size_t length)
 {
 	const uint8_t *bootp = udp + UDP_HEADER;

@@ -1,9 +1,9 @@
 /*
- * IPKDB in a small kernel: the interface between its three parts, as NetBSD's guide to a port, sys/ipkdb/README.port,
- * and ipkdb(9) prescribe it. docs/roles/ipkdbdemo.md says which file does which duty.
+ * IPKDB in a small kernel: the interface of its three parts, as NetBSD's guide for ports, sys/ipkdb/README.port,
+ * and ipkdb(9) define it. docs/roles/ipkdbdemo.md describes the files.
  *
- * Once the debugger has been entered, nothing of this may call the rest of the kernel, in which a breakpoint may
- * stand. printf() is the exception, as it is in NetBSD: the console hears who debugs.
+ * While the debugger runs, this code must not call the rest of the kernel, where the user may have set breakpoints.
+ * printf() is the exception, as in NetBSD: it shows on the console who debugs the kernel.
  */
 #ifndef IPKDB_H
 #define IPKDB_H
@@ -16,52 +16,52 @@
 #define ETHER_LEAST 60	/* of a frame, without the checksum */
 #define ETHER_MOST 1514
 
-/* What a debugger can say that lets the kernel go on: the results of ipkdbcmds(). */
+/* The results of ipkdbcmds(): how the debugger continues the kernel. */
 #define IPKDB_CMD_RUN 0	 /* continue */
 #define IPKDB_CMD_STEP 1 /* one instruction, then come back */
-#define IPKDB_CMD_EXIT 2 /* continue, and leave later traps alone */
+#define IPKDB_CMD_EXIT 2 /* continue, and don't handle later traps */
 
 /* Flags of an interface. */
 #define IPKDB_MYHW 1 /* myenetaddr is known: there is a card */
-#define IPKDB_MYIP 2 /* myinetaddr is known: BOOTP needn't ask */
+#define IPKDB_MYIP 2 /* myinetaddr is known: no need for BOOTP */
 
-/* The card to debug with. A driver's probe fills it in. */
+/* The debugger's network card. ne_ipkdb_attach() sets these. */
 struct ipkdb_if {
 	uint8_t myenetaddr[ETHER_ADDRESS];
 	uint8_t myinetaddr[INET_ADDRESS];
 	unsigned int flags;
 	const char *name;
-	void *port;				 /* the driver's own */
-	void (*start)(struct ipkdb_if *);	 /* the debugger is entered: the card is its now */
-	void (*leave)(struct ipkdb_if *);	 /* it is left: the card is as it was before start */
+	void *port;				 /* the driver's private data */
+	void (*start)(struct ipkdb_if *);	 /* saves the card's state and sets it up for the debugger */
+	void (*leave)(struct ipkdb_if *);	 /* restores the state from before start */
 	/* Copies the next frame to the second argument, and returns its length; with poll, 0 if none is there. */
 	int (*receive)(struct ipkdb_if *, uint8_t *, bool poll);
 	void (*send)(struct ipkdb_if *, const uint8_t *, unsigned int length); /* at least ETHER_LEAST */
 };
 
 /* The debugger itself, which NetBSD has in sys/ipkdb: commands.c. */
-extern bool ipkdb_panicking; /* nobody may be there to debug: a key at the console ends the wait */
+extern bool ipkdb_panicking; /* after a panic, a key at the console ends the wait for a debugger */
 void ipkdb_init(const char *key, size_t length);
 void ipkdb_connect(void);
 void ipkdb_panic(void);
 int ipkdbcmds(void);
 
-/* The machine's half, which NetBSD has in sys/arch: glue.c. GDB's order of i386: eax to edi, eip, eflags, cs to gs. */
+/* The machine's part, in NetBSD in sys/arch: glue.c. Registers in GDB's order: eax to edi, eip, eflags, cs to gs. */
 #define IPKDB_REGISTERS 16
 extern uint32_t ipkdbregs[IPKDB_REGISTERS];
 void ipkdbinit(void);
 void ipkdb_trap(void);
 bool ipkdb_poll(void);
 int ipkdbif_init(struct ipkdb_if *kip);
-int ipkdbfbyte(const uint8_t *address);	       /* -1 where nothing can be read */
-void ipkdbsbyte(uint8_t *address, int value);  /* without effect where nothing can be written */
+int ipkdbfbyte(const uint8_t *address);	       /* -1 if the address can't be read */
+void ipkdbsbyte(uint8_t *address, int value);  /* no effect if the address can't be written */
 void ipkdbcopy(const void *source, void *target, size_t length);
 void ipkdbzero(void *target, size_t length);
 int ipkdbcmp(const void *left, const void *right, size_t length);
-/* Whether the exception was the debugger's. */
+/* Handles an exception for the debugger; false if it isn't one of the debugger's. */
 bool ipkdb_trap_glue(struct trap_frame *frame);
 
-/* The card's half, which NetBSD has in sys/dev: ne.c. 0, or -1 and *kip as it was. */
+/* The card's part, in NetBSD in sys/dev: ne.c. Returns 0, or -1 without a change of *kip. */
 int ne_ipkdb_attach(struct ipkdb_if *kip, unsigned int slot);
 
 /* inet.c: Ethernet, ARP, IP, UDP and BOOTP. Ports and numbers are in the processor's byte order. */
@@ -70,12 +70,12 @@ struct peer {
 	uint8_t inetaddr[INET_ADDRESS];
 	uint16_t port;
 };
-/* The length of the next UDP datagram for `port`, its data and its sender; with poll, 0 if none is there. */
+/* Returns the length of the next UDP datagram for `port`, and sets data and sender; with poll, 0 if there is none. */
 size_t inet_receive(struct ipkdb_if *kip, uint16_t port, const uint8_t **data, struct peer *from, bool poll);
 void inet_send(struct ipkdb_if *kip, uint16_t port, const struct peer *to, const uint8_t *data, size_t length);
-/* Asks for this card's address until there is one. False when a key at the console, after a panic, ended that. */
+/* Asks for this card's address until there is a reply. False if, after a panic, a key at the console ends that. */
 bool inet_bootp(struct ipkdb_if *kip);
-uint32_t get32(const uint8_t *from); /* big-endian, as all that goes over the wire */
+uint32_t get32(const uint8_t *from); /* big-endian, as everything in the protocols */
 uint16_t get16(const uint8_t *from);
 void put32(uint8_t *to, uint32_t value);
 void put16(uint8_t *to, unsigned int value);
@@ -97,9 +97,9 @@ void md5_init(struct md5 *context);
 void md5_update(struct md5 *context, const uint8_t *data, size_t length);
 void md5_final(struct md5 *context, uint8_t result[MAC_SIZE]);
 
-/* card.c: the kernel's own use of the same card. Values of registers that the chip doesn't give back. */
+/* card.c: the kernel's driver of the same card. The struct has the values of registers that the chip can't return. */
 struct ne_registers {
-	bool used; /* the rest holds */
+	bool used; /* the other members are valid */
 	uint8_t transmit_page, receive, transmit, data, interrupts;
 };
 extern struct ne_registers ne_kernel;
@@ -107,13 +107,13 @@ extern volatile unsigned long ne_frames; /* received by the kernel */
 void card_init(unsigned int slot);
 void card_poll(void);
 
-/* main.c: the workload. ticks counts the clock's interrupts, counter what counter_step() was given. */
+/* main.c: the workload. ticks counts the clock's interrupts; counter is the sum of counter_step()'s arguments. */
 extern volatile unsigned long ticks;
 extern unsigned long counter;
 unsigned long counter_step(unsigned long amount);
 extern unsigned int ipkdb_slot; /* of the card, on PCI bus 0 */
-extern uint8_t ipkdb_address[INET_ADDRESS]; /* of the kernel; 0.0.0.0: BOOTP is to ask for it */
+extern uint8_t ipkdb_address[INET_ADDRESS]; /* of the kernel; 0.0.0.0: use BOOTP */
 void panic(const char *why, uintptr_t pc) __attribute__((noreturn));
-int console_getc(void); /* what was typed; -1 if nothing was */
+int console_getc(void); /* the next character that was typed; -1 if there is none */
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * The kernel's start, its workload and its traps. Started with -d, it waits for a debugger on Ethernet first, as
- * NetBSD with IPKDB does when it is booted so. docs/roles/ipkdbdemo.md has the words of its command line.
+ * The kernel's start, workload and traps. With -d on the command line, it first waits for a debugger on Ethernet, as
+ * NetBSD with IPKDB does. docs/roles/ipkdbdemo.md lists the words of its command line.
  */
 #include "ipkdb.h"
 
@@ -8,7 +8,7 @@
 #define COM0_STATUS (COM0 + 5)
 #define COM0_TYPED 0x01
 
-/* Where the card is, unless the command line says otherwise. */
+/* The card's slot, unless the command line has another. */
 #ifdef IPKDB_NE_PCISLOT
 #define SLOT IPKDB_NE_PCISLOT
 #else
@@ -22,7 +22,7 @@ unsigned long counter;
 unsigned int ipkdb_slot = SLOT;
 uint8_t ipkdb_address[INET_ADDRESS];
 
-/* As NetBSD's kernels have it, whose options these are; without one, the loader has to bring the key. */
+/* The key from a compile option, as in NetBSD's kernels; without the option, the loader must supply the key. */
 #ifdef IPKDBKEY
 static char key[KEY_MOST] = IPKDBKEY;
 static size_t key_length = sizeof(IPKDBKEY) - 1;
@@ -36,7 +36,7 @@ int console_getc(void)
 	return in8(COM0_STATUS) & COM0_TYPED ? in8(COM0) : -1;
 }
 
-/* The decimal number at *at, and *at behind it. */
+/* Reads the decimal number at *at, and sets *at to the character after it. */
 static unsigned int number(const char **at)
 {
 	unsigned int value = 0;
@@ -52,7 +52,7 @@ static void take_address(const char *text)
 		ipkdb_address[at] = (uint8_t)number(&text);
 }
 
-/* Notes the key, which ends with a NUL, `end` or after `length`, and overwrites it where a debugger could read it. */
+/* Copies the key, which ends at a NUL, `end` or `length`, and overwrites it, so that a debugger can't read it. */
 static void take_key(char *from, size_t length, char end)
 {
 	while (key_length < length && key_length < KEY_MOST && from[key_length] && from[key_length] != end) {
@@ -61,7 +61,7 @@ static void take_key(char *from, size_t length, char end)
 	}
 }
 
-/* A module is the key. So is a word of the command line, which others see; that is for a test's key. */
+/* The key is a module, or a word of the command line; the latter, which others can see, is only for tests. */
 static void take_words(const struct multiboot_info *info)
 {
 	const char *line = info->flags & MULTIBOOT_HAS_COMMAND_LINE ? (const char *)(uintptr_t)info->command_line : "";
@@ -87,7 +87,7 @@ static void hardclock(void)
 	ticks++;
 }
 
-/* A place for a breakpoint that is passed once a tick, with something in its arguments. */
+/* A function for a breakpoint: it is called once for each tick, with a varying argument. */
 __attribute__((noinline, noclone)) unsigned long counter_step(unsigned long amount)
 {
 	counter += amount;
@@ -148,7 +148,7 @@ void main(const struct multiboot_info *info)
 
 	serial_init();
 	take_words(info);
-	/* What the loader left lies beyond the mapped memory from here on, maybe. */
+	/* From here on, the loader's data may be outside the mapped memory. */
 	memory_init();
 	printf("ipkdbdemo/" MACHINE "\n");
 	card_init(ipkdb_slot);

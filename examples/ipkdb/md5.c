@@ -1,7 +1,7 @@
-/* MD5 by the letter of RFC 1321, section 3. */
+/* MD5 as in RFC 1321, section 3. */
 #include "ipkdb.h"
 
-#define LENGTH_AT 56 /* where a last block has the length, in bits */
+#define LENGTH_AT 56 /* offset, in the last block, of the message's length in bits */
 
 /* T[i] of section 3.4: the integer part of 2^32 * abs(sin(i + 1)). */
 static const uint32_t sines[MD5_BLOCK] = {
@@ -27,7 +27,7 @@ static uint32_t rotated(uint32_t value, unsigned int count)
 	return value << count | value >> (32 - count);
 }
 
-/* Which of the auxiliary functions F, G, H and I a step takes. */
+/* The auxiliary functions F, G, H and I, one for each round. */
 static uint32_t mixed(unsigned int round, uint32_t x, uint32_t y, uint32_t z)
 {
 	switch (round) {
@@ -42,7 +42,7 @@ static uint32_t mixed(unsigned int round, uint32_t x, uint32_t y, uint32_t z)
 	}
 }
 
-/* The word of the block that a step takes. */
+/* The index of the word of the block that a step uses. */
 static unsigned int word_of(unsigned int round, unsigned int step)
 {
 	static const uint8_t factor[4] = {1, 5, 3, 7}, first[4] = {0, 1, 5, 0};

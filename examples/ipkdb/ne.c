@@ -1,20 +1,20 @@
 /*
- * The debugger's own way to an NE2000. It shares the card with the kernel's driver, card.c: start notes the card's
- * state, leave puts it back, and in between the card is the debugger's, with a ring of its own in the card's memory,
- * so that frames that the kernel hasn't read yet stay in the kernel's.
+ * The debugger's driver for an NE2000. It shares the card with the kernel's driver, card.c: start saves the card's
+ * state, and leave restores it. In between, the debugger uses its own ring in the card's memory, so that frames that
+ * the kernel hasn't read yet stay in the kernel's ring.
  */
 #include "ipkdb.h"
 #include "ne.h"
 
 #define MULTICAST 8
-#define LOOKS 64 /* turns of an empty loop between two looks at the card, each of which stops the emulator */
+#define LOOKS 64 /* iterations of an empty loop between two polls of the card: in an emulator, each poll is slow */
 
 static struct ne {
 	uint16_t base;
-	uint8_t next;	/* the page of the ring that is read next */
-	bool more;	/* there may be a frame, though the card doesn't say so again */
-	bool silent;	/* it doesn't say when it has stopped, so it needn't be waited for */
-	/* The kernel's state, as start found it. */
+	uint8_t next;	/* the page of the ring to read next */
+	bool more;	/* there may be another frame, which the status register doesn't show again */
+	bool silent;	/* the card doesn't report that it has stopped, so nothing waits for that */
+	/* The kernel's state, saved by start. */
 	struct {
 		uint8_t command, ring, end, boundary, current;
 		uint8_t address[ETHER_ADDRESS], multicast[MULTICAST];
@@ -26,8 +26,8 @@ static void note_state(struct ne *card)
 	uint16_t base = card->base;
 
 	card->kernel.command = in8(base + NE_COMMAND);
-	/* What the kernel is sending ends as usual. */
-	for (unsigned int tries = 0; tries < NE_PATIENCE && in8(base + NE_COMMAND) & NE_SEND; tries++)
+	/* Wait until the frame that the kernel is sending has been sent. */
+	for (unsigned int tries = 0; tries < NE_TRIES && in8(base + NE_COMMAND) & NE_SEND; tries++)
 		continue;
 	ne_select(base, NE_PAGE0);
 	card->kernel.boundary = in8(base + NE_BOUNDARY);
@@ -51,7 +51,7 @@ static void stop(const struct ne *card)
 		(void)ne_stop(card->base);
 }
 
-/* An empty ring, and a card that fills it. The card may never have been set up before. */
+/* Empties the ring and starts the card, which may never have been set up before. */
 static void begin(struct ipkdb_if *kip)
 {
 	static const uint8_t none[MULTICAST];
@@ -81,9 +81,9 @@ static void start(struct ipkdb_if *kip)
 }
 
 /*
- * What can be read back from the chip was; the rest its driver knows. Two things can't be put back, and a driver must
- * bear them: bits of the status register can't be set, so that the ring must be looked into whatever they say; and a
- * copy from the card's memory that was under way is lost, since the chip doesn't say how much of it is left.
+ * start has read the registers that the chip can return; ne_kernel has the others. Two things can't be restored, and a
+ * driver must cope: status bits can't be set, so the driver must check the ring whatever they say; and a
+ * copy from the card's memory that was interrupted is lost, since the chip doesn't return the remaining length.
  */
 static void leave(struct ipkdb_if *kip)
 {
@@ -103,7 +103,7 @@ static void leave(struct ipkdb_if *kip)
 		ne_select(base, NE_PAGE0);
 	out8(base + NE_TRANSMIT, ne_kernel.transmit);
 	out8(base + NE_RECEIVE, ne_kernel.receive);
-	/* The kernel may have been stopped between choosing a page of registers and using it. */
+	/* The kernel may have been stopped between the selection of a page of registers and its use. */
 	out8(base + NE_COMMAND, (uint8_t)((card->kernel.command & NE_PAGES) | NE_REMOTE_NONE |
 					  (card->kernel.command & (NE_START | NE_STOP))));
 }
@@ -120,7 +120,7 @@ static bool waiting(struct ipkdb_if *kip)
 	}
 	if (!card->more && !(status & (NE_RECEIVED | NE_RECEIVED_BADLY)))
 		return false;
-	/* Before the look into the ring: what comes in between says so again. */
+	/* Clear the bits before reading the ring: a frame that arrives in between sets them again. */
 	out8(card->base + NE_STATUS, NE_RECEIVED | NE_RECEIVED_BADLY);
 	ne_select(card->base, NE_PAGE1);
 	uint8_t current = in8(card->base + NE_CURRENT);
@@ -130,7 +130,7 @@ static bool waiting(struct ipkdb_if *kip)
 	return card->more;
 }
 
-/* Takes the frame at card->next; 0 for one that is no good. */
+/* Copies the frame at card->next, and returns its length; 0 for a bad frame. */
 static int take(struct ipkdb_if *kip, uint8_t *to)
 {
 	struct ne *card = kip->port;
@@ -141,7 +141,7 @@ static int take(struct ipkdb_if *kip, uint8_t *to)
 	unsigned int length = header.length - NE_CHECKSUM;
 
 	if (header.next < NE_DEBUGGER_RING || header.next >= NE_DEBUGGER_END || header.length < NE_CHECKSUM) {
-		/* The card and this have lost each other. */
+		/* The card and this driver disagree about the ring. */
 		begin(kip);
 		return 0;
 	}
@@ -181,7 +181,7 @@ static void send(struct ipkdb_if *kip, const uint8_t *frame, unsigned int length
 	out8(base + NE_TRANSMIT_LENGTH, (uint8_t)length);
 	out8(base + NE_TRANSMIT_LENGTH + 1, (uint8_t)(length >> 8));
 	out8(base + NE_COMMAND, NE_PAGE0 | NE_REMOTE_NONE | NE_START | NE_SEND);
-	for (unsigned int tries = 0; tries < NE_PATIENCE && in8(base + NE_COMMAND) & NE_SEND; tries++)
+	for (unsigned int tries = 0; tries < NE_TRIES && in8(base + NE_COMMAND) & NE_SEND; tries++)
 		continue;
 }
 
@@ -190,7 +190,7 @@ int ne_ipkdb_attach(struct ipkdb_if *kip, unsigned int slot)
 	ne.base = ne_find(slot);
 	if (ne.base == 0)
 		return -1;
-	/* The card's own address is in the memory at 0, a byte in each word; to read it takes a card that runs. */
+	/* The card's address is in its memory at 0, a byte in each word. Only a running card can be read. */
 	uint16_t words[ETHER_ADDRESS];
 
 	note_state(&ne);

@@ -1,6 +1,6 @@
 /*
- * The NE2000's registers, as of National Semiconductor's DP8390 with 16 KiB of memory beside it, and the RTL8029's
- * place on PCI. Inline, so that the kernel's own driver and the debugger's share no code in which a breakpoint could stand.
+ * The registers of the NE2000, a National Semiconductor DP8390 with 16 KiB of memory, and the RTL8029's PCI registers.
+ * The functions are inline, so that the kernel's driver and the debugger's share no code in which a breakpoint may be.
  */
 #ifndef NE_H
 #define NE_H
@@ -47,7 +47,7 @@
 #define NE_PAGE2 0x80
 #define NE_PAGES 0xc0
 
-/* The status register; a bit goes when it is written. */
+/* The status register; writing a bit clears it. */
 #define NE_RECEIVED 0x01
 #define NE_RECEIVED_BADLY 0x04
 #define NE_OVERFLOW 0x10
@@ -55,9 +55,9 @@
 #define NE_IS_RESET 0x80
 
 #define NE_WORDS 0x49		/* data: 16 bits at a time, a FIFO of 8 bytes */
-#define NE_BROADCAST 0x04	/* receive: what is for all, too */
-#define NE_MONITOR 0x20		/* receive: nothing */
-#define NE_LOOPBACK 0x02	/* transmit: to nobody */
+#define NE_BROADCAST 0x04	/* receive: broadcast frames too */
+#define NE_MONITOR 0x20		/* receive: no frames */
+#define NE_LOOPBACK 0x02	/* transmit: send no frames */
 
 #define NE_PAGE_SIZE 256u
 /*
@@ -71,27 +71,27 @@
 #define NE_DEBUGGER_RING 0x66
 #define NE_DEBUGGER_END 0x80
 
-/* What stands before a received frame. */
+/* The header before a received frame. */
 struct ne_header {
 	uint8_t status;
-	uint8_t next;	 /* the page of the next one */
-	uint16_t length; /* with the checksum's four bytes */
+	uint8_t next;	 /* the page of the next frame */
+	uint16_t length; /* includes the checksum's four bytes */
 };
 #define NE_GOOD 0x01 /* status */
 #define NE_CHECKSUM 4
 
-#define NE_PATIENCE 10000 /* looks at a register before a wait is given up */
+#define NE_TRIES 10000 /* reads of a register before a wait ends */
 
 static inline void ne_select(uint16_t base, uint8_t page)
 {
 	out8(base + NE_COMMAND, (uint8_t)(page | NE_REMOTE_NONE | NE_START));
 }
 
-/* Whether the card says that it has stopped, within a frame's time. QEMU's stops at once and says nothing. */
+/* Stops the card; whether it reports that within a frame's time. QEMU's stops at once and doesn't report it. */
 static inline bool ne_stop(uint16_t base)
 {
 	out8(base + NE_COMMAND, NE_PAGE0 | NE_REMOTE_NONE | NE_STOP);
-	for (unsigned int tries = 0; tries < NE_PATIENCE; tries++)
+	for (unsigned int tries = 0; tries < NE_TRIES; tries++)
 		if (in8(base + NE_STATUS) & NE_IS_RESET)
 			return true;
 	return false;
@@ -109,12 +109,12 @@ static inline void ne_remote(uint16_t base, unsigned int address, unsigned int l
 
 static inline void ne_remote_end(uint16_t base)
 {
-	for (unsigned int tries = 0; tries < NE_PATIENCE && !(in8(base + NE_STATUS) & NE_REMOTE_DONE); tries++)
+	for (unsigned int tries = 0; tries < NE_TRIES && !(in8(base + NE_STATUS) & NE_REMOTE_DONE); tries++)
 		continue;
 	out8(base + NE_STATUS, NE_REMOTE_DONE);
 }
 
-/* Copies from the card's memory; an odd length takes one byte more. */
+/* Copies from the card's memory; for an odd length, it copies one byte more. */
 static inline void ne_read(uint16_t base, unsigned int address, void *to, unsigned int length)
 {
 	unsigned int words = (length + 1) / 2;
@@ -124,7 +124,7 @@ static inline void ne_read(uint16_t base, unsigned int address, void *to, unsign
 	ne_remote_end(base);
 }
 
-/* Copies to the card's memory; an odd length takes one byte more. */
+/* Copies to the card's memory; for an odd length, it copies one byte more. */
 static inline void ne_write(uint16_t base, unsigned int address, const void *from, unsigned int length)
 {
 	unsigned int words = (length + 1) / 2;
@@ -134,7 +134,7 @@ static inline void ne_write(uint16_t base, unsigned int address, const void *fro
 	ne_remote_end(base);
 }
 
-/* Sets a stopped card's ring and addresses; it stays stopped. `address` and `multicast` have 6 and 8 bytes. */
+/* Sets a stopped card's ring and addresses. `address` and `multicast` have 6 and 8 bytes. */
 static inline void ne_set(uint16_t base, uint8_t ring, uint8_t end, uint8_t boundary, uint8_t current,
 			  const uint8_t *address, const uint8_t *multicast)
 {
@@ -150,7 +150,7 @@ static inline void ne_set(uint16_t base, uint8_t ring, uint8_t end, uint8_t boun
 	out8(base + NE_COMMAND, NE_PAGE0 | NE_REMOTE_NONE | NE_STOP);
 }
 
-/* The card's ports, where it is in that slot of PCI bus 0; else 0. */
+/* The card's I/O base if it is in this slot of PCI bus 0; else 0. */
 static inline uint16_t ne_find(unsigned int slot)
 {
 	return pci_read(0, slot, 0, PCI_ID) == NE_PCI_ID ? (uint16_t)(pci_read(0, slot, 0, NE_PCI_PORTS) & NE_PCI_MASK) : 0;

@@ -14,7 +14,7 @@ static struct cfdriver wm_cd = {.cd_name = "wm"};
 static struct cfdriver virtio_cd = {.cd_name = "virtio"};
 static struct cfdriver ahcisata_cd = {.cd_name = "ahcisata"};
 
-/* What the drivers claim. A product of 0xffff is any of the vendor's; no driver means a name alone. */
+/* The devices that the drivers support. Product 0xffff matches any; a device without a driver only has a name. */
 static const struct known {
 	uint16_t vendor, product;
 	struct cfdriver *driver;
@@ -134,7 +134,7 @@ static const struct device *claimed(unsigned int bus, unsigned int device, unsig
 	return NULL;
 }
 
-/* What pci_list() was asked for, as the walk takes no argument of its visitor's. */
+/* The arguments of pci_list(), since pci_walk() passes none to its visitor. */
 static struct {
 	unsigned int bus;
 	bool names, numeric;

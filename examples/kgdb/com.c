@@ -11,9 +11,9 @@
 #define DIVISOR_LATCH 0x80
 #define EIGHT_BITS 0x03
 #define FIFO_ON_AND_CLEAR 0x07
-#define RECEIVED 0x01	  /* interrupt enable: a character has come */
-#define LINE_CHANGED 0x04 /* interrupt enable: so has a BREAK */
-#define READY_AND_OUT2 0x0b /* OUT2 leads the interrupt to the 8259 */
+#define RECEIVED 0x01	  /* interrupt enable: a character was received */
+#define LINE_CHANGED 0x04 /* interrupt enable: a BREAK was received */
+#define READY_AND_OUT2 0x0b /* OUT2 connects the interrupt to the 8259 */
 #define DATA_READY 0x01
 #define BREAK_RECEIVED 0x10
 #define TRANSMITTER_EMPTY 0x20
@@ -40,13 +40,13 @@ void com_init(void)
 	}
 }
 
-/* The console's characters are kept; a BREAK on the debugger's line enters kgdb, all else there is dropped. */
+/* Keeps the console's characters. A BREAK on the debugger's line enters kgdb; other characters there are dropped. */
 void com_interrupt(unsigned int unit)
 {
 	uint16_t port = ports[unit];
 	uint8_t status;
 
-	/* Reading the status takes the BREAK out of it. */
+	/* Reading the status clears the BREAK in it. */
 	while ((status = in8(port + LINE_STATUS)) & DATA_READY) {
 		char character = (char)in8(port + DATA);
 

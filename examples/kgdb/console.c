@@ -1,6 +1,6 @@
 /*
- * The console: a login prompt, and a shell with a handful of commands, so that whoever drives a NetBSD guest by
- * its console has something to drive.
+ * The console: a login prompt, and a shell with a few commands, so that scripts for a NetBSD guest's console work
+ * with this kernel too.
  */
 #include "kernel.h"
 

@@ -1,15 +1,15 @@
 /*
- * A small kernel that behaves, on the outside, as a NetBSD kernel with options KGDB does: what the parts offer
- * to each other. docs/roles/kgdbdemo.md describes it.
+ * A small kernel that behaves, for a debugger and at the console, like a NetBSD kernel with options KGDB: the
+ * interfaces of its files. docs/roles/kgdbdemo.md describes it.
  *
- * Names of types, members and variables that a debugger's commands for NetBSD look for are NetBSD's.
+ * Types, members and variables that GDB commands for NetBSD use have NetBSD's names.
  */
 #ifndef KERNEL_H
 #define KERNEL_H
 
 #include "small.h"
 
-/* main.c: the workload. ticks counts the clock's interrupts, counter what counter_step() was given. */
+/* main.c: the workload. ticks counts the clock's interrupts; counter is the sum of counter_step()'s arguments. */
 extern volatile unsigned long ticks;
 extern unsigned long counter;
 void hardclock(void);
@@ -20,16 +20,16 @@ void panic(const char *why, uintptr_t pc) __attribute__((noreturn));
 void com_init(void);
 void com_interrupt(unsigned int unit);
 int console_getc(void); /* the next character that was typed; -1 if there is none */
-int kgdb_getc(void);	/* polls until there is one; interrupts must be off */
+int kgdb_getc(void);	/* polls until a character comes; interrupts must be off */
 void kgdb_putc(uint8_t character);
 
 /* kgdb.c: the debugger's stub. */
 void kgdb_connect(bool verbose);
 void kgdb_panic(void);
-/* Whether the exception was the debugger's business. */
+/* Handles an exception for the debugger; false if it isn't one of the debugger's. */
 bool kgdb_trap(struct trap_frame *frame);
 
-/* registers.c: the registers in the order and the sizes of a 'g' reply. */
+/* registers.c: the registers in the order and with the sizes of a 'g' reply. */
 #ifdef __x86_64__
 typedef uint64_t kgdb_reg_t;
 #define KGDB_NUMREGS 20
@@ -40,7 +40,7 @@ typedef uint32_t kgdb_reg_t;
 void kgdb_getregs(struct trap_frame *frame, kgdb_reg_t *registers);
 void kgdb_setregs(struct trap_frame *frame, const kgdb_reg_t *registers);
 
-/* proc.c: processes, of a sort. */
+/* proc.c: a list of processes as NetBSD has it; nothing runs in them. */
 #define MAXCOMLEN 16
 struct proc {
 	struct {
@@ -61,10 +61,10 @@ enum { SIDL = 1, SACTIVE = 2, SSTOP = 4, SZOMB = 5 };
 extern struct proclist allproc;
 void proc_init(void);
 void proc_print(void);
-/* Charges the clock's tick to whose turn it is, and returns that process. */
+/* Makes the next process the current one, counts a tick for it, and returns it. */
 struct proc *proc_tick(void);
 
-/* autoconf.c: devices. A PCI function is in the list once a driver has claimed it. */
+/* autoconf.c: devices. The list has the PCI functions for which there is a driver. */
 struct cfdriver {
 	const char *cd_name;
 	int cd_ndevs;
@@ -90,14 +90,14 @@ struct pci_softc {
 	int sc_bus;
 };
 void autoconf(void);
-/* What `pcictl pciUNIT list` prints; false if there is no such bus. */
+/* Prints the output of `pcictl pciUNIT list`; false if there is no such bus. */
 bool pci_list(unsigned int unit, bool names, bool numeric);
 
-/* console.c: what somebody at the console can do. */
+/* console.c: the login and the shell at the console. */
 void console_init(void);
 void console_poll(void);
 
-/* A string's comparison and length, which a freestanding compiler doesn't bring along. */
+/* Compares two strings; a freestanding compiler has no strcmp(). */
 static inline bool same(const char *left, const char *right)
 {
 	while (*left && *left == *right) {

@@ -1,6 +1,6 @@
 /*
- * The debugger's stub: GDB's remote serial protocol as NetBSD's kgdb(7) speaks it, with its limits. Knows
- * `? g G m M c s D k` and nothing else, takes packets of less than 512 bytes, sees seven bits of a character.
+ * The debugger's stub: GDB's remote serial protocol as in NetBSD's kgdb(7), with its limits. It supports only
+ * `? g G m M c s D k`, accepts packets of less than 512 bytes, and uses seven bits of each character.
  */
 #include "kernel.h"
 
@@ -9,10 +9,10 @@
 
 static uint8_t buffer[BUFFER_SIZE];
 static kgdb_reg_t gdb_regs[KGDB_NUMREGS];
-static bool kgdb_active; /* a debugger has been here, and hasn't detached */
-static bool kgdb_debug_panic; /* a panic may wait for one */
-static bool recovering;	 /* recover_context is valid: a fault is the debugger's, not the kernel's */
-static void *recover_context[5]; /* __builtin_setjmp's */
+static bool kgdb_active; /* a debugger is attached */
+static bool kgdb_debug_panic; /* a panic waits for a debugger */
+static bool recovering;	 /* recover_context is valid: the stub caused a fault, not the kernel */
+static void *recover_context[5]; /* for __builtin_setjmp() */
 
 static int digit_value(int character)
 {
@@ -42,7 +42,7 @@ static void to_hex(uint8_t *to, const uint8_t *from, size_t length)
 	*to = '\0';
 }
 
-/* Stops after at most length bytes. Returns the first character that isn't a digit, or NULL for half a byte. */
+/* Reads at most length bytes. Returns the first character that isn't a digit, or NULL for an odd number of digits. */
 static const uint8_t *from_hex(uint8_t *to, const uint8_t *from, size_t length)
 {
 	while (*from && length-- > 0) {
@@ -60,7 +60,7 @@ static const uint8_t *from_hex(uint8_t *to, const uint8_t *from, size_t length)
 	return from;
 }
 
-/* Reads digits at *at and leaves *at behind them. */
+/* Reads the digits at *at, and sets *at to the character after them. */
 static uintptr_t number(const uint8_t **at)
 {
 	uintptr_t value = 0;
@@ -83,7 +83,7 @@ static void send(const char *data)
 		kgdb_putc('#');
 		kgdb_putc((uint8_t)digit(sum >> 4));
 		kgdb_putc((uint8_t)digit(sum));
-		/* Whatever isn't a refusal counts as accepted. */
+		/* Any answer but '-' counts as accepted. */
 	} while ((kgdb_getc() & SEVEN_BITS) == '-');
 }
 
@@ -94,7 +94,7 @@ static void send_stopped(int signal)
 	send(text);
 }
 
-/* Fills the buffer with the data of the next good packet, and a NUL. */
+/* Puts the data of the next correct packet, and a NUL, into the buffer. */
 static void receive(void)
 {
 	for (;;) {
@@ -177,7 +177,7 @@ static void read_memory(void)
 	} else if (!memory_accessible(address, length)) {
 		send("E05");
 	} else {
-		/* One more than the half: the closing NUL of the largest reply. */
+		/* digits has one byte more for the NUL at the end of the largest reply. */
 		static uint8_t bytes[BUFFER_SIZE / 2];
 		static uint8_t digits[BUFFER_SIZE + 1];
 
@@ -212,7 +212,7 @@ static void write_memory(void)
 	}
 }
 
-/* Takes the address of a `c` or `s`, if one was given. False, and an error sent, if it isn't one. */
+/* Sets the PC to the address of a `c` or `s`, if it has one. False, and an error sent, if that is malformed. */
 static bool take_address(struct trap_frame *frame)
 {
 	const uint8_t *at = buffer + 1;
@@ -229,7 +229,7 @@ static bool take_address(struct trap_frame *frame)
 	return true;
 }
 
-/* Answers one packet. Returns true when the kernel is to go on. */
+/* Answers one packet. Returns true if the kernel continues. */
 static bool command(struct trap_frame *frame)
 {
 	switch (buffer[0]) {
@@ -281,10 +281,10 @@ static bool command(struct trap_frame *frame)
 	}
 }
 
-/* Apart from its callers' variables, which must not be expected to survive a fault. */
+/* A function of its own, since local variables may be lost when a fault returns to setjmp(). */
 static __attribute__((noinline)) void converse(struct trap_frame *frame)
 {
-	/* A fault on the debugger's behalf comes back here. */
+	/* After a fault that the stub has caused, kgdb_trap() jumps here. */
 	(void)__builtin_setjmp(recover_context);
 	recovering = true;
 	do {
@@ -305,8 +305,8 @@ bool kgdb_trap(struct trap_frame *frame)
 		if (frame->vector != TRAP_BREAKPOINT)
 			return false;
 		/*
-		 * The debugger isn't listening yet, and asks by itself. It wouldn't step over the breakpoint of
-		 * kgdb_connect(), but this processor has done so already.
+		 * No reply: the debugger isn't listening yet, and will ask with `?`. It needn't step over the int3
+		 * of kgdb_connect(), since the processor has already done so.
 		 */
 		kgdb_active = true;
 	} else {

@@ -1,6 +1,6 @@
 /*
- * The kernel's start, its workload and its traps. Started with -d, it waits for a debugger on the second serial
- * port first, as NetBSD does when it is booted so.
+ * The kernel's start, workload and traps. With -d on the command line, it first waits for a debugger on the second
+ * serial port, as NetBSD does.
  */
 #include "kernel.h"
 
@@ -15,7 +15,7 @@ void hardclock(void)
 	(void)proc_tick();
 }
 
-/* A place for a breakpoint that is passed once a tick, with something in its arguments. */
+/* A function for a breakpoint: it is called once for each tick, with a varying argument. */
 __attribute__((noinline, noclone)) unsigned long counter_step(unsigned long amount)
 {
 	counter += amount;
@@ -40,7 +40,7 @@ void trap(struct trap_frame *frame)
 		return;
 	}
 	vector -= TRAP_FIRST_INTERRUPT;
-	/* First of all, because a visit of the debugger's may take long. */
+	/* Before anything else, since the kernel may stop in the debugger for long. */
 	interrupt_end(vector);
 	if (vector == LINE_CLOCK)
 		hardclock();
@@ -67,7 +67,7 @@ void main(const struct multiboot_info *info)
 	if (info->flags & MULTIBOOT_HAS_COMMAND_LINE)
 		boothowto = boot_flags((const char *)(uintptr_t)info->command_line);
 	com_init();
-	/* What the loader left lies beyond the mapped memory from here on, maybe. */
+	/* From here on, the loader's data may be outside the mapped memory. */
 	memory_init();
 	printf("kgdbdemo/" MACHINE "\n");
 	if (boothowto & RB_KDB)

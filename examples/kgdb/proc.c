@@ -11,7 +11,7 @@ static struct proc procs[] = {
 struct proclist allproc;
 struct proc *curproc = &procs[0];
 
-/* As NetBSD does, each new process goes to the head of the list. */
+/* Each new process becomes the head of the list, as in NetBSD. */
 void proc_init(void)
 {
 	for (unsigned int index = 0; index < PROCS; index++) {

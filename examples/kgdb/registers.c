@@ -28,7 +28,7 @@ void kgdb_setregs(struct trap_frame *frame, const kgdb_reg_t *registers)
 #define ESP 4
 #define SS 11
 
-/* The order of GDB's own i386 registers. esp is computed, so that it can be read but not set. */
+/* The registers in GDB's order for i386. The frame has no esp: it is computed, so it can be read but not set. */
 static void place(struct trap_frame *frame, uint32_t *places[KGDB_NUMREGS])
 {
 	uint32_t *const all[KGDB_NUMREGS] = {

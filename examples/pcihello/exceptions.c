@@ -1,7 +1,7 @@
 #include "platform.h"
 #include "trap.h"
 
-/* The machine is left halted, so a debugger can still look at it. */
+/* Halts the machine, so that a debugger can still inspect it. */
 void trap(struct trap_frame *frame)
 {
 	console_string("exception ");

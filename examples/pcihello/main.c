@@ -1,6 +1,6 @@
 /*
- * The lab's demo unikernel: says how it was started and which PCI functions it sees, then ends.
- * What it prints is described in docs/roles/pcihello.md.
+ * The lab's example unikernel: prints its command line, its modules and the PCI functions, then ends.
+ * docs/roles/pcihello.md describes its output.
  */
 #include "multiboot.h"
 #include "platform.h"
@@ -43,13 +43,13 @@ static void print_modules(const struct multiboot_info *info)
 	}
 }
 
-/* A place for a breakpoint; does nothing. */
+/* A function for a breakpoint; it does nothing. */
 void pci_device_found(unsigned int bus, unsigned int device, unsigned int function, uint32_t id);
 
 __attribute__((noinline, noclone)) void pci_device_found(unsigned int bus, unsigned int device,
 							 unsigned int function, uint32_t id)
 {
-	/* The operands keep the arguments alive up to here, so that a debugger can name them. */
+	/* The operands keep the arguments live up to here, so that a debugger can print them. */
 	__asm__ volatile("" : : "r"(bus), "r"(device), "r"(function), "r"(id) : "memory");
 }
 

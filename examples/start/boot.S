@@ -1,9 +1,9 @@
 /*
- * From a Multiboot loader (32-bit protected mode, paging off, interrupts off) to C: in long mode, or, compiled
- * with -m32, in 32-bit protected mode without paging.
+ * Entered from a Multiboot loader (32-bit protected mode, paging off, interrupts off), this calls main() in long mode
+ * or, compiled with -m32, in 32-bit protected mode without paging.
  *
- * The header has the address fields, so a loader copies the file flat and never looks at the ELF headers:
- * that is how a loader that knows only 32-bit ELF (QEMU's -kernel) starts a 64-bit program.
+ * The header has the address fields, so a loader copies the file as it is and doesn't read the ELF headers.
+ * So a loader that knows only 32-bit ELF (QEMU's -kernel) can start a 64-bit program.
  */
 #include "multiboot.h"
 
@@ -31,8 +31,8 @@ multiboot_header:
 	.long	-(MULTIBOOT_HEADER_MAGIC + HEADER_FLAGS)
 	.long	multiboot_header	/* header_addr */
 	.long	image_start		/* load_addr */
-	.long	image_load_end		/* load_end_addr: what follows in the file is symbols */
-	.long	image_bss_end		/* bss_end_addr: the loader clears up to here */
+	.long	image_load_end		/* load_end_addr: after it, the file has symbols */
+	.long	image_bss_end		/* bss_end_addr: the loader clears memory up to here */
 	.long	_start			/* entry_addr */
 
 	.section .text.boot, "ax"
@@ -59,7 +59,7 @@ _start:
 	btl	$29, %edx
 	jnc	refuse
 
-	/* Map the first 4 GiB one to one with 2 MiB pages: every processor with long mode has those. */
+	/* Map the first 4 GiB one to one with 2 MiB pages, which every processor with long mode supports. */
 	movl	$page_directories, %edi
 	movl	$LARGE_PAGE, %eax
 	xorl	%edx, %edx
@@ -95,7 +95,7 @@ _start:
 	lgdt	descriptor_table_register
 	ljmp	$CODE_SELECTOR, $start_c
 
-	/* esi: the message. Says it on the serial port, which the firmware or the reset state left usable. */
+	/* esi: the message. Prints it on the serial port, which works in the state after reset or the firmware. */
 refuse:
 	movw	$COM1_LINE_STATUS, %dx
 	movl	$0x100000, %ecx
@@ -130,11 +130,11 @@ start_c:
 	call	traps_init
 #ifdef __x86_64__
 	movl	%ebp, %edi
-	xorl	%ebp, %ebp		/* ends a debugger's back trace */
+	xorl	%ebp, %ebp		/* a debugger's back trace ends here */
 #else
 	movl	%ebp, %eax
 	xorl	%ebp, %ebp
-	subl	$12, %esp		/* the call finds the stack on a multiple of 16 */
+	subl	$12, %esp		/* at the call, esp must be a multiple of 16 */
 	pushl	%eax
 #endif
 	call	main

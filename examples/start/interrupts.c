@@ -10,7 +10,7 @@
 #define CASCADE_LINE 2
 #define END_OF_INTERRUPT 0x20
 
-/* The 8254, which divides 1193182 Hz. */
+/* The 8254, whose clock has 1193182 Hz. */
 #define CLOCK_COUNTER 0x40
 #define CLOCK_COMMAND 0x43
 #define CLOCK_RATE_GENERATOR 0x34

@@ -93,7 +93,7 @@ void log_print(void)
 {
 	long at = msgbufp->msg_bufx;
 
-	/* Until the buffer has gone round once, what lies behind the end is zeros. */
+	/* Until the buffer has been full once, it has zeros from msg_bufx on. */
 	do {
 		if (msgbufp->msg_bufc[at])
 			serial_character(msgbufp->msg_bufc[at]);

@@ -52,14 +52,14 @@ void memory_init(void)
 
 bool memory_accessible(uintptr_t address, size_t length)
 {
-	/* The page that the last byte lies in isn't looked at when there is another: NetBSD doesn't either. */
+	/* As in NetBSD, the page with the last byte isn't checked, unless it is the only one. */
 	uintptr_t last = (address + length) & ~(uintptr_t)(PAGE_SIZE - 1);
 
 	address &= ~(uintptr_t)(PAGE_SIZE - 1);
 	do {
 		/*
-		 * Without a page table there is none to look into. NetBSD looks all the same and faults, as the
-		 * access itself is going to do here.
+		 * Beyond MAPPED there is no page table to check. NetBSD would fault here when it reads the table;
+		 * in this kernel, the access itself faults.
 		 */
 		if (address < MAPPED && !(*entry(address) & PRESENT))
 			return false;

@@ -1,6 +1,6 @@
 /*
- * Multiboot 1, as far as the examples need it. Sizes and meanings follow the Multiboot Specification 0.6.96:
- * every field is a little-endian 32-bit word unless said otherwise.
+ * The parts of Multiboot 1 that the examples need, by the Multiboot Specification 0.6.96. Every field is a
+ * little-endian 32-bit word unless a comment says otherwise.
  */
 #ifndef MULTIBOOT_H
 #define MULTIBOOT_H
@@ -13,14 +13,14 @@
 #define MULTIBOOT_MEMORY_INFO 0x00000002
 #define MULTIBOOT_ADDRESS_FIELDS 0x00010000
 
-/* Flags of struct multiboot_info: which fields the loader filled in. */
+/* Flags of struct multiboot_info: the fields that the loader has set. */
 #define MULTIBOOT_HAS_COMMAND_LINE 0x00000004
 #define MULTIBOOT_HAS_MODULES 0x00000008
 
 #ifndef __ASSEMBLER__
 #include <stdint.h>
 
-/* The start of the information structure; what follows it is not used here. */
+/* The beginning of the information structure; the examples don't use the rest. */
 struct multiboot_info {
 	uint32_t flags;
 	uint32_t mem_lower; /* KiB below 1 MiB */

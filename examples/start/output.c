@@ -1,6 +1,6 @@
 /*
- * Chooses as rumprun does: the BIOS's data area says whether there is a display and a serial port. Without a
- * display, and with a port, the console is the port; otherwise it is the display's text screen.
+ * Chooses the console as rumprun does: the BIOS's data area says whether there is a display and a serial port. If
+ * there is a port and no display, the console is the port; otherwise it is the display's text screen.
  */
 #include "platform.h"
 
@@ -11,7 +11,7 @@ static void (*console_put)(char character) = serial_character;
 
 static uint16_t bios_word(uintptr_t address)
 {
-	/* The compiler must not know that the address is a constant: it takes such an access for a null pointer's. */
+	/* Hide from the compiler that the address is a constant: it would warn of an access by a null pointer. */
 	__asm__("" : "+r"(address));
 	return *(const volatile uint16_t *)address;
 }

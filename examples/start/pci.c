@@ -22,7 +22,7 @@ static uint8_t header_type(unsigned int bus, unsigned int device, unsigned int f
 	return (uint8_t)(pci_read(bus, device, function, PCI_HEADER_TYPE) >> 16);
 }
 
-/* Returns how many functions were found: this one and those behind it. */
+/* Returns the number of functions found: this one, and those behind it if it is a bridge. */
 static unsigned int visit(unsigned int bus, unsigned int device, unsigned int function, pci_visitor *found)
 {
 	uint32_t id = pci_read(bus, device, function, PCI_ID);
@@ -35,7 +35,7 @@ static unsigned int visit(unsigned int bus, unsigned int device, unsigned int fu
 
 	unsigned int secondary = pci_read(bus, device, function, PCI_BUS_NUMBERS) >> 8 & 0xff;
 
-	/* Bus numbers grow on the way down. A bridge that nobody set up says 0, and would lead round in circles. */
+	/* A secondary bus has a higher number than its bridge's bus. A bridge that wasn't set up has 0: an endless loop. */
 	return 1 + (secondary > bus ? pci_walk(secondary, found) : 0);
 }
 
@@ -46,7 +46,7 @@ unsigned int pci_walk(unsigned int bus, pci_visitor *found)
 	for (unsigned int device = 0; device < DEVICES; device++) {
 		unsigned int functions = header_type(bus, device, 0) & MULTIFUNCTION ? FUNCTIONS : 1;
 
-		/* An absent device reads as ones, that is as one with several functions. */
+		/* An absent device reads as all ones, which looks like a device with several functions. */
 		if ((pci_read(bus, device, 0, PCI_ID) & 0xffff) == ABSENT)
 			continue;
 		for (unsigned int function = 0; function < functions; function++)

@@ -1,10 +1,10 @@
-/* What the start-up code and the drivers of the examples offer to each other and to main(). */
+/* The interfaces of the examples' start-up code and drivers. */
 #ifndef PLATFORM_H
 #define PLATFORM_H
 
 #include <stdint.h>
 
-/* The start of the machine's configuration space of one PCI function. */
+/* Offsets in the configuration space of a PCI function. */
 #define PCI_ID 0x00
 #define PCI_CLASS 0x08
 #define PCI_HEADER_TYPE 0x0c
@@ -36,17 +36,17 @@ static inline uint32_t in32(uint16_t port)
 	return value;
 }
 
-/* Interrupts off, for good. A debugger can still stop here and look. */
+/* Halts with interrupts off, for ever. A debugger can still stop the machine here. */
 static inline void __attribute__((noreturn)) halt(void)
 {
 	for (;;)
 		__asm__ volatile("cli; hlt");
 }
 
-/* traps.c: from here on every exception and interrupt comes to trap(), see trap.h. boot.S calls it. */
+/* traps.c: makes every exception and interrupt call trap(), see trap.h. boot.S calls it. */
 void traps_init(void);
 
-/* serial.c: the first serial port, 115200 8N1. A line feed goes out as carriage return and line feed. */
+/* serial.c: the first serial port, 115200 8N1. A line feed is sent as carriage return and line feed. */
 void serial_init(void);
 void serial_character(char character);
 void serial_string(const char *string);
@@ -55,7 +55,7 @@ void serial_string(const char *string);
 void vga_init(uint16_t display);
 void vga_character(char character);
 
-/* output.c: the serial port, or the screen where there is one. Before console_init() it is the serial port. */
+/* output.c: the console: the screen if there is one, else the serial port; before console_init(), the serial port. */
 void console_init(void);
 void console_character(char character);
 void console_string(const char *string);
@@ -64,20 +64,20 @@ void console_hex(uint64_t value, unsigned int digits);
 void console_decimal(unsigned long value);
 
 /*
- * pci.c: one 32-bit word of a function's configuration space; offset is in bytes, a multiple of 4.
+ * pci.c: reads a 32-bit word of a function's configuration space; offset is in bytes, a multiple of 4.
  * An absent function reads as 0xffffffff.
  */
 uint32_t pci_read(unsigned int bus, unsigned int device, unsigned int function, unsigned int offset);
 
 /*
- * One function that a walk finds. id is the first word of its configuration space, that is
+ * Called for a function that a walk finds. id is the first word of its configuration space, that is
  * device << 16 | vendor: 0x100e8086 is the 82540EM that QEMU calls e1000.
  */
 typedef void pci_visitor(unsigned int bus, unsigned int device, unsigned int function, uint32_t id);
 
 /*
- * Walks bus and, through bridges, every bus below it. Calls found for each function, a bridge before what is
- * behind it. Returns how many functions there are.
+ * Walks bus and, through bridges, every bus below it. Calls found for each function, and for a bridge before the
+ * functions behind it. Returns the number of functions.
  */
 unsigned int pci_walk(unsigned int bus, pci_visitor *found);
 

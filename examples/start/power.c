@@ -1,8 +1,8 @@
 #include "small.h"
 
 /*
- * ACPI's fixed registers, as two chip sets have them: QEMU's machine pc has the first, q35 the second. The
- * firmware has chosen where in the I/O space they lie.
+ * ACPI's fixed registers of two chip sets: QEMU's machine pc has the first, q35 the second. The firmware has set
+ * their base in the I/O space.
  */
 #define PIIX4_POWER 0x71138086
 #define ICH9_LPC 0x29188086
@@ -13,12 +13,12 @@
 #define ENABLE 2
 #define CONTROL 4
 #define POWER_BUTTON 0x100
-#define SOFT_OFF 0x2000 /* go to the sleep state whose type is 0, which is off */
+#define SOFT_OFF 0x2000 /* enter the sleep state of type 0, which is off */
 
 #define RESET_CONTROL 0xcf9
 #define RESET_HARD 0x06
 
-#define DELAY_PORT 0x80 /* nothing is behind it, and reading it takes its time */
+#define DELAY_PORT 0x80 /* no device uses it; reading it takes a short time */
 
 static uint16_t base; /* 0: none found */
 
@@ -35,7 +35,7 @@ static uint16_t in16(uint16_t port)
 	return value;
 }
 
-/* The machine takes a moment to go; the program must not go on meanwhile. */
+/* Waits until the machine turns off or resets, which takes a moment. */
 static void wait_for_it(void)
 {
 	for (unsigned int tries = 0; tries < 1000000; tries++)

@@ -1,9 +1,9 @@
-# How the examples are built, for their Makefiles: these set NAME, ARCH, OUT, OBJ and SOURCES (their own, and what
-# they take of this directory beyond the start), then include this file and get the program $(OUT). What is installed
-# of an example has this directory's files beside its own; a program made of a copy of it is built in the same way.
+# The rules that build the examples. A Makefile sets NAME, ARCH, OUT, OBJ and SOURCES (its own sources, and those that
+# it uses from this directory besides the start-up code), then includes this file, which builds the program $(OUT). An
+# installed example has this directory's files beside its own, so that a modified copy builds in the same way.
 #
-# The same sources and compiler give the same bytes, wherever they lie: no build id, no date, no path. All
-# sources are recorded as lying in /usr/src/$(NAME).
+# The same sources and compiler give the same bytes in any directory: there is no build id, date or path in them. The
+# debugging information names /usr/src/$(NAME) as the directory of all sources.
 
 CC = gcc
 START := $(patsubst %/,%,$(dir $(lastword $(MAKEFILE_LIST))))
@@ -32,7 +32,7 @@ $(OBJ)/traps_entry.o: $(START)/traps.S
 	@mkdir -p $(OBJ)
 	$(CC) $(ALL_CFLAGS) -c -o $@ $(START)/traps.S
 
-# Named, as the patterns below would find traps.S for it too.
+# An explicit rule, since traps.S would match the patterns below too.
 $(OBJ)/traps.o: $(START)/traps.c $(HEADERS)
 	@mkdir -p $(OBJ)
 	$(CC) $(ALL_CFLAGS) -c -o $@ $(START)/traps.c
@@ -41,7 +41,7 @@ $(OBJ)/boot.o: $(START)/boot.S $(HEADERS)
 	@mkdir -p $(OBJ)
 	$(CC) $(ALL_CFLAGS) -c -o $@ $(START)/boot.S
 
-# An example's own source goes before one of the start of the same name.
+# An example's own source is preferred to a file of the same name in this directory.
 $(OBJ)/%.o: %.c $(HEADERS)
 	@mkdir -p $(OBJ)
 	$(CC) $(ALL_CFLAGS) -c -o $@ $<

@@ -27,7 +27,7 @@ void serial_init(void)
 
 static void transmit(char character)
 {
-	/* Bounded: without a port the program still has to get to its end. */
+	/* Bounded, so that the program also ends on a machine without the port. */
 	for (unsigned int tries = 0; tries < 1000000; tries++)
 		if (in8(LINE_STATUS) & TRANSMITTER_EMPTY)
 			break;

@@ -1,6 +1,6 @@
 /*
- * What the small kernels have in common beyond the start: memory, the clock's interrupt, a console with a message
- * buffer, turning the machine off. Each is a file of its own, which a kernel names among its SOURCES.
+ * What the two example kernels share besides the start-up code: memory, the clock's interrupt, a console with a
+ * message buffer, turning the machine off. Each part is a file; a kernel's Makefile names it in SOURCES.
  */
 #ifndef SMALL_H
 #define SMALL_H
@@ -27,10 +27,10 @@
 
 #define PAGE_SIZE 4096u
 
-/* words.c: flags and settings on the command line, which stand in words of their own, as `-d slot=4`. */
+/* words.c: flags and settings on the command line, as separate words: `-d slot=4`. */
 #define RB_KDB 0x40 /* -d: wait for the debugger */
 int boot_flags(const char *command_line);
-/* What follows `name=`, up to a blank or the end; NULL if no word begins so. */
+/* The value after `name=`, which ends at a blank or the end of the line; NULL if no word begins with `name=`. */
 const char *word_value(const char *command_line, const char *name);
 
 /* interrupts.c: the two 8259s, lines 0 to 15 at vectors 32 to 47, and the clock on line 0. */
@@ -38,32 +38,32 @@ const char *word_value(const char *command_line, const char *name);
 #define LINE_COM1 3
 #define LINE_COM0 4
 #define CLOCK_HZ 100
-/* Lets those lines through whose bits are set; the first controller's only. */
+/* Enables the lines whose bits are set; only lines of the first controller. */
 void interrupts_init(unsigned int lines);
 void interrupt_end(unsigned int line);
 
 /*
- * memory.c: the first MAPPED bytes one to one in pages of 4 KiB, but for page 0 and memory_hole, which are not
- * present. Beyond there is no page table at all.
+ * memory.c: maps the first MAPPED bytes one to one in pages of 4 KiB, except page 0 and memory_hole, which are not
+ * present. There is no page table for addresses beyond MAPPED.
  */
 #define MAPPED (64u << 20)
 extern uint8_t memory_hole[PAGE_SIZE];
-extern uint8_t ramdisk[1u << 20]; /* byte n is n * 167 modulo 256; for measurements */
+extern uint8_t ramdisk[1u << 20]; /* byte n is n * 167 modulo 256; for benchmarks */
 void memory_init(void);
-/* Whether the pages of [address, address + length), but for the last, are present, as far as there are page tables. */
+/* Whether the pages of [address, address + length) except the last are present; beyond MAPPED they count as so. */
 bool memory_accessible(uintptr_t address, size_t length);
 
 /* log.c: the console and the message buffer. */
 struct kern_msgbuf {
 	long msg_magic;
-	long msg_bufx; /* where the next character goes */
-	long msg_bufr; /* where a reader is */
+	long msg_bufx; /* the index of the next character to write */
+	long msg_bufr; /* the index of the next character to read */
 	long msg_bufs; /* the size of msg_bufc */
 	char msg_bufc[2048];
 };
 #define MSG_MAGIC 0x063061
 extern struct kern_msgbuf *msgbufp;
-/* Knows %c, %s, %d, %u, %x, %lu, %lx, %p and widths with leading zeros. To the console and the message buffer. */
+/* Prints to console and message buffer. Supports %c, %s, %d, %u, %x, %lu, %lx, %p and widths with leading zeros. */
 void printf(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Copies the message buffer, oldest character first, to the console only. */
 void log_print(void);

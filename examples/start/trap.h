@@ -1,10 +1,10 @@
-/* What traps.S hands to trap(): the interrupted registers, which it loads again when trap() returns. */
+/* The argument of trap(): the interrupted registers, which traps.S restores from it when trap() returns. */
 #ifndef TRAP_H
 #define TRAP_H
 
 #include <stdint.h>
 
-#define TRAP_VECTORS 48 /* 32 exceptions, then 16 for interrupts, as a program likes to use them */
+#define TRAP_VECTORS 48 /* 32 exceptions, then 16 interrupts, which the program may assign */
 
 enum {
 	TRAP_DEBUG = 1,
@@ -22,7 +22,7 @@ struct trap_frame {
 	uint32_t gs, fs, es, ds, edi, esi, ebp, ebx, edx, ecx, eax;
 	uint32_t vector, error;
 	uint32_t eip, cs, eflags;
-	uint32_t above[]; /* where esp pointed: the processor doesn't save it while the privilege stays the same */
+	uint32_t above[]; /* its address is the former esp, which the processor doesn't save without a change of privilege */
 #endif
 };
 
@@ -34,7 +34,7 @@ static inline uintptr_t fault_address(void)
 	return address;
 }
 
-/* The program's own. Interrupts are off while it runs. */
+/* The program defines this. Interrupts are off while it runs. */
 void trap(struct trap_frame *frame);
 
 #endif

@@ -1,8 +1,8 @@
 /*
- * One entry point a vector. Each leaves the registers on the stack as a struct trap_frame and hands that to
- * trap() in C; when it returns, the processor goes on with what stands in the frame.
+ * An entry point for each vector. Each saves the registers on the stack as a struct trap_frame and passes that to
+ * trap() in C; when trap() returns, the registers are restored from the frame.
  *
- * The call frame information is for the debugger: it sees through an interrupt to what was interrupted.
+ * With the call frame information, a debugger's back trace continues in the interrupted function.
  */
 #define HAS_ERROR_CODE 0x60227d00	/* bit n: vector n pushes an error code */
 #define VECTORS 48
@@ -49,7 +49,7 @@ trap_common:
 	.cfi_adjust_cfa_offset -16
 	iretq
 #else
-	/* Without a change of privilege, the processor pushed eip, cs and eflags, and esp is what lies above. */
+	/* Without a change of privilege, the processor pushed eip, cs and eflags; the former esp is the address above. */
 	.cfi_def_cfa esp, 5 * 4
 	.cfi_offset eip, -3 * 4
 trap_common:
@@ -64,7 +64,7 @@ trap_common:
 	.endr
 	movl	%esp, %eax
 	cld
-	/* trap() finds its argument on a stack whose top is a multiple of 16. */
+	/* At the call of trap(), esp must be a multiple of 16. */
 	movl	%esp, %esi
 	andl	$-16, %esp
 	subl	$12, %esp

@@ -1,7 +1,7 @@
 #include "platform.h"
 #include "trap.h"
 
-#define ENTRY_SIZE 16 /* trap_entries are that far apart */
+#define ENTRY_SIZE 16 /* the distance of trap_entries in bytes */
 #define CODE_SELECTOR 0x08
 #define INTERRUPT_GATE 0x8e
 

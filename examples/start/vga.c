@@ -1,4 +1,4 @@
-/* The display's text screen, as the BIOS leaves it: 80 by 25 cells of a character and its colours at 0xb8000. */
+/* The display's text screen, as set by the BIOS: 80 by 25 cells, each a character and its colours, at 0xb8000. */
 #include "platform.h"
 
 #define SCREEN ((volatile uint16_t *)0xb8000)
@@ -58,7 +58,7 @@ void vga_character(char character)
 	} else if (character == '\r') {
 		column = 0;
 	} else {
-		/* Only now, so that a line as wide as the screen and its line feed make one row. */
+		/* Wrap only before the next character, so that a full line and its line feed take one row, not two. */
 		if (column >= COLUMNS)
 			next_row();
 		if (character == '\t')

@@ -1,6 +1,6 @@
 #include "small.h"
 
-/* A word begins at the line's start and behind a blank. QEMU puts the program's name before them, GRUB doesn't. */
+/* Words are separated by blanks. QEMU puts the program's name before the words, GRUB doesn't. */
 int boot_flags(const char *command_line)
 {
 	int flags = 0;

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Pythons as developers' machines have them, each in a directory that can stand first in PATH.
+# Make Pythons as developers' machines have them, each in a directory that a test can put first in PATH.
 set -eu
 mkdir -p /opt/pythons
 cd /opt/pythons
 
-# A shim of pyenv's without the version behind it.
+# A pyenv shim whose Python version isn't installed.
 mkdir -p shim
 cat >shim/python3 <<'SHIM'
 #!/bin/sh
@@ -14,7 +14,7 @@ SHIM
 for name in python python3.11 python3.13 python3.14 python3.15; do cp shim/python3 "shim/$name"; done
 chmod +x shim/*
 
-# An installation of its own, like pyenv's versions and conda: the system's, moved.
+# A separate installation, like those of pyenv and conda: a moved copy of the system's.
 own=$(readlink -f /usr/bin/python3)
 for prefix in pyenv/versions/3 conda; do
     mkdir -p "$prefix/bin" "$prefix/lib"

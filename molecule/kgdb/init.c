@@ -1,6 +1,6 @@
 /*
- * The whole user space of the Linux that the scenario debugs: a prompt on the console, which must be open for a BREAK
- * to be heard, and one command that is known.
+ * The whole user space of the Linux that the scenario debugs: a prompt on the console, and one command. The console must
+ * be open for the kernel to receive a BREAK.
  */
 #define SYS_READ 0
 #define SYS_WRITE 1

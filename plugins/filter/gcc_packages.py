@@ -1,4 +1,4 @@
-"""Filter: the pins of a Debian release's packages, as role artifact takes them."""
+"""Filter: return the pins of a Debian release's packages in the form that role artifact takes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any, Callable
 
 
 def gcc_parts(row: Mapping[str, Any], hosts: Sequence[str]) -> list[dict[str, Any]]:
-    """Return a file's pin for each of the row's packages.
+    """Return the pin of a file for each of the row's packages.
 
-    `row` has `packages` (size and sha256 by path in the archive) and `date`; `hosts` are URLs with @file@ and @date@
-    in them, for role artifact to try in order.
+    `row` has `packages` (size and sha256 by path in the archive) and `date`. `hosts` are URLs that contain @file@ and
+    @date@; role artifact tries them in order.
     """
     return [
         {"urls": [host.replace("@file@", path).replace("@date@", row["date"]) for host in hosts], **pin}

@@ -1,4 +1,4 @@
-"""Filters of role images: what an image's labels say, and what the lab is told of the images."""
+"""Filters of role images: the labels of an image, and the report of all images that the lab gets."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable
 
 Component = Mapping[str, Any]
-# What of a component's descriptor goes along with the image.
+# The keys of a component's descriptor that an image's labels hold.
 KEPT = ("name", "version", "source", "stamp", "licence", "paths")
 
 
 def image_labels(components: Sequence[Component], inputs: str, prefix: str) -> str:
-    """Return the Dockerfile instruction that labels an image; the first component is the one it is for.
+    """Return the Dockerfile instruction that labels an image; the image is made for the first component.
 
-    `prefix` is where the lab stands in it. A single-quoted word of that format holds anything but a single quote, so
-    one is written as JSON's escape.
+    `prefix` is the lab's prefix in the image. A single-quoted word of a Dockerfile can't contain a single quote, so
+    each one becomes a JSON escape.
     """
     said = [{key: component[key] for key in KEPT} for component in components]
     licences = sorted({str(component["licence"]) for component in components})
@@ -33,7 +33,7 @@ def image_labels(components: Sequence[Component], inputs: str, prefix: str) -> s
 
 
 def images_by_tag(answer: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return identity and labels of the images in docker's answer to ``image inspect``, by tag."""
+    """Return the id and labels of each image in the output of ``docker image inspect``, by tag."""
     return {
         tag: {"id": one["Id"], "labels": one["Config"].get("Labels") or {}}
         for one in answer
@@ -48,10 +48,11 @@ def image_report(
     found: Mapping[str, Mapping[str, Any]],
     unmade: Mapping[str, str],
 ) -> dict[str, dict[str, Any]]:
-    """Return what ``etc/images.json`` says of each image; docs/roles/images.md describes it.
+    """Return the entry of each image in ``etc/images.json``; docs/roles/images.md describes the file.
 
-    `repository` is what their names begin with, `hosts` are the variables of the hosts that stand for images, by host;
-    `found` is what the engine had before, by tag, `unmade` why a base can't be had, by base.
+    The images' names begin with `repository`. `hosts` has the variables of the inventory hosts that represent images,
+    by host; `found` has the images that the engine had before the run, by tag; `unmade` has the reason why a base image
+    couldn't be made, by base.
     """
     return {name: _one(f"{repository}/{name}:latest", hosts[f"image-{name}"], found, unmade) for name in names}
 
@@ -70,10 +71,10 @@ def _one(
     if waiting:
         reason = "; ".join(f"{one['name']}: {one['reason']}" for one in waiting)
     elif base in unmade:
-        reason = f"{base} can't be made: {' '.join(unmade[base].split())}"
+        reason = f"the base image {base} can't be made: {' '.join(unmade[base].split())}"
     else:
         reason = "the last run failed"
-    # An older image goes on serving, as an older tree does.
+    # An older image stays in use, as an older tree does.
     return {
         "image": tag,
         "state": "outdated" if labels else "deferred",
@@ -88,7 +89,7 @@ def _installed(tag: str, stamp: str, identity: str) -> dict[str, Any]:
 
 
 def image_lines(images: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return a line for each image: its name, its state, and why it isn't what was wanted."""
+    """Return a line for each image: its name, its state, and the reason if it isn't the wanted one."""
     return [": ".join(filter(None, (one["image"], one["state"], one["reason"]))) for one in images]
 
 

@@ -1,4 +1,4 @@
-"""Filters: the pins of a NetBSD release's files, out of what the lab and its user know of their hashes."""
+"""Filters: make the pins of a NetBSD release's files from the hashes that the lab and its user supply."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ def algorithm(digest: str) -> str:
 
 
 def within_release(path: str) -> str:
-    """Return a path without the release's directory, which may stand before it."""
+    """Return a path without the release's directory, if the path begins with it."""
     _, _, rest = path.partition("NetBSD-")
     release, _, inside = rest.partition("/")
     return inside if release and inside else path.removeprefix("./")
 
 
 def netbsd_hash_list(text: str) -> dict[str, str]:
-    """Return the hashes of a release's list, by path in the release; of a file with several, the sha512."""
+    """Return the hashes in a release's list, by path in the release; the sha512 of a file that has several."""
     found: dict[str, str] = {}
     for _, listed, digest in LINE.findall(text):
         path = within_release(listed)
         if len(digest) >= len(found.get(path, "")):
             found[path] = digest
     if not found:
-        raise AnsibleFilterError("the release's list of hashes is a file without any line 'SHA512 (PATH) = HASH'")
+        raise AnsibleFilterError("the release's list of hashes has no line of the form 'SHA512 (PATH) = HASH'")
     return found
 
 
 def netbsd_hashes(sources: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Return the hashes that several sources state, by path in the release; two that disagree are an error."""
+    """Return the hashes that several sources state, by path in the release; AnsibleFilterError if two differ."""
     known: dict[str, str] = {}
     for source in sources:
         for path, given in source.items():
             digest = str(given).lower()
             if algorithm(digest) == algorithm(known.get(path, digest)) and known.get(path, digest) != digest:
                 raise AnsibleFilterError(
-                    f"{path}: {known[path]} by one source and {digest} by another: find out which one is wrong"
+                    f"{path}: one source states the hash {known[path]}, another {digest}; find out which one is wrong"
                 )
             known[path] = max(digest, known.get(path, ""), key=len)
     return known
@@ -57,9 +57,10 @@ def netbsd_hashes(sources: Sequence[Mapping[str, str]]) -> dict[str, str]:
 def netbsd_part(
     path: str, release: str, hosts: Sequence[str], hashes: Mapping[str, str], **where: Any
 ) -> dict[str, Any]:
-    """Return the pin of a release's file, for role artifact; without a hash where none is known.
+    """Return the pin of a release's file for role artifact; without a hash if none is known.
 
-    `hosts` are URLs with @release@ and @file@ in them. The name in cache and mirror says which release it is of.
+    `hosts` are URLs that contain @release@ and @file@. The file's name in the cache and in a mirror contains the
+    release.
     """
     part: dict[str, Any] = {
         "urls": [host.replace("@release@", release).replace("@file@", path) for host in hosts],

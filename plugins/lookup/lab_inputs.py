@@ -1,17 +1,17 @@
-"""Lookup: what stands for all that a run of everything is decided by, but for the state of the host."""
+"""Lookup: return a hash of all inputs of a whole run, except the state of the host."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: lab_inputs
-short_description: A hash of the checkout, the variables and the facts that roles decide by
+short_description: Return a hash of the checkout, the variables and the facts that roles use
 description:
-  - Returns one SHA-256 in hex, which two runs have in common if the checkout's files, the variables (as they are
-    written, and those of them that are templates by their values too) and the facts that roles use are the same.
-  - Returns an empty string where nobody can tell that, since a variable has no value yet or looks something up other
-    than a variable of the environment or a file, and for a run that leaves out tasks (C(--step), C(--start-at-task)).
+  - Returns one SHA-256 in hex. Two runs have the same one if the checkout's files, the variables and the facts that
+    roles use are the same. A variable counts as it is written; a template also counts by its value.
+  - Returns an empty string if a variable has no value yet, if a variable looks up anything but an environment variable
+    or a file, and for a run that leaves out tasks (C(--step), C(--start-at-task)).
 options:
-  _terms: {description: "The root of the checkout; then values that decide too.", required: true}
+  _terms: {description: "The root of the checkout, then further values to hash.", required: true}
 author: rumplab
 """
 
@@ -27,11 +27,11 @@ from ansible import context
 from ansible.errors import AnsibleError
 from ansible.plugins.lookup import LookupBase
 
-# What roles are made of, and what they bring to hosts.
+# The parts of the checkout that roles consist of, or install on hosts.
 PARTS = ("site.yml", "playbooks", "roles", "plugins", "inventory", "src", "examples")
-# How Ansible goes about a run decides nothing of what the lab is to be; nor do passwords, which shall stand in no hash,
-# nor the packages that ./provision itself has brought, which are only recorded.
-PASSING = re.compile(
+# Variables that don't count: those that control how Ansible runs; passwords, which must not be part of a hash; and the
+# packages that ./provision has installed, which the run only records.
+IGNORED = re.compile(
     r"ansible_(facts|verbosity|diff_mode|forks|\w*role_names|\w*pass(word|phrase)?)|role_(names|uuid)|hostvars|vars|omit"
     r"|lab_bootstrap_packages"
 )
@@ -41,13 +41,13 @@ FACTS = (
     *("system", "user_id"),
 )
 TEMPLATE = re.compile(r"\{\{|\{%")
-# Lookups that may do more than read on the controller, ask somebody or take their time: not for a hash.
-HERE = r"((ansible\.builtin\.)?(env|file)|rumplab\.lab\.renamed)"
-ELSEWHERE = re.compile(rf"\b(lookup|query|q)\s*\((?!\s*['\"]{HERE}['\"])")
+# This lookup evaluates templates for the hash. Lookups other than these may change something, ask the user, or be slow.
+SAFE_LOOKUP = r"((ansible\.builtin\.)?(env|file)|rumplab\.lab\.renamed)"
+OTHER_LOOKUP = re.compile(rf"\b(lookup|query|q)\s*\((?!\s*['\"]{SAFE_LOOKUP}['\"])")
 
 
 def files(root: Path) -> Iterator[tuple[str, bytes]]:
-    """The files of the parts, sorted, by path and content; without what Python leaves."""
+    """Yield (path, content) of the files in PARTS, sorted, without compiled Python."""
     for part in PARTS:
         start = root / part
         found = [start] if start.is_file() else [path for path in start.rglob("*") if path.is_file()]
@@ -57,7 +57,7 @@ def files(root: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def digest_of_files(root: Path) -> str:
-    """One hash for all of them."""
+    """Return one hash of these files' paths, contents and executable bits."""
     whole = hashlib.sha256()
     for name, content in files(root):
         mode = "x" if os.access(root / name, os.X_OK) else "-"
@@ -67,25 +67,25 @@ def digest_of_files(root: Path) -> str:
 
 
 def deciding(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Those variables that may decide something; templates as they are written."""
-    found = {name: value for name, value in variables.items() if not PASSING.fullmatch(name)}
-    # Ansible gives them in any order.
+    """Return the variables that count, templates as they are written."""
+    found = {name: value for name, value in variables.items() if not IGNORED.fullmatch(name)}
+    # Ansible passes the tags in no fixed order.
     return {**found, "ansible_skip_tags": sorted(variables.get("ansible_skip_tags", ()))}
 
 
 def deciding_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Likewise of the facts."""
+    """Return the facts that count."""
     environment = facts.get("env") or {}
     return {**{name: facts.get(name) for name in FACTS}, "SUDO_USER": environment.get("SUDO_USER")}
 
 
 def written(value: Any) -> str:
-    """A value as text, the same for the same value."""
+    """Return a value as text; equal values give equal text."""
     return json.dumps(value, sort_keys=True, default=str)
 
 
 def templates(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of them that have to be evaluated; what begins with __ is the roles' own, out of the checkout's files."""
+    """Return the variables that must be evaluated. Those that begin with __ need not: roles set them, in PARTS."""
     return {name: each for name, each in variables.items() if name[:2] != "__" and TEMPLATE.search(written(each))}
 
 
@@ -93,12 +93,12 @@ class LookupModule(LookupBase):
     """The lookup."""
 
     def run(self, terms: list[str], variables: Any = None, **kwargs: Any) -> list[str]:
-        """Return the one hash, or an empty string."""
+        """Return a list with the hash or an empty string."""
         if not os.path.isdir(os.path.join(terms[0], "roles")):
-            raise AnsibleError(f"lab_inputs: {terms[0]} is not the root of a checkout: it has no roles")
+            raise AnsibleError(f"lab_inputs: {terms[0]} is not the root of a checkout; name the directory with roles/")
         own = deciding(variables)
         evaluated = templates(own)
-        if any(ELSEWHERE.search(written(value)) for value in evaluated.values()):
+        if any(OTHER_LOOKUP.search(written(value)) for value in evaluated.values()):
             return [""]
         if context.CLIARGS.get("step") or context.CLIARGS.get("start_at_task"):
             return [""]

@@ -1,16 +1,16 @@
-"""Lookup: a directory of this repository as a source for role artifact."""
+"""Lookup: return a directory of this repository as a source for role artifact."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: source_bundle
-short_description: A directory of the controller as a reproducible archive
+short_description: Return a directory of the controller as a reproducible archive
 description:
   - Returns, for each directory, a dictionary with C(bundle) (its name), C(sha256) and C(data), a base64 tar archive.
-    The same files give the same archive, whoever makes it and whenever.
+    The same files always give the same archive; owner and time don't count.
 options:
   _terms: {description: "Directories.", required: true}
-  data: {description: "Whether the archive is wanted, and not only its hash.", type: bool, default: true}
+  data: {description: "Whether to return the archive besides its hash.", type: bool, default: true}
 """
 
 import base64
@@ -25,12 +25,12 @@ from typing import Any
 from ansible.errors import AnsibleError
 from ansible.plugins.lookup import LookupBase
 
-# What a build or an editor leaves in a source directory.
+# Files that a build or an editor leaves in a source directory.
 LEFT_OUT = ("__pycache__", "*.pyc", "*.o", "*.bin", "*.elf", "*~", ".*")
 
 
 def source_files(directory: str) -> list[str]:
-    """Return the paths of the files below `directory`, relative to it and sorted, without what is left out."""
+    """Return the sorted paths of the files below `directory`, relative to it, without those that match LEFT_OUT."""
     found = []
     for here, directories, names in os.walk(directory):
         directories[:] = [d for d in directories if not any(fnmatch.fnmatch(d, pattern) for pattern in LEFT_OUT)]
@@ -41,9 +41,9 @@ def source_files(directory: str) -> list[str]:
 
 
 def make_bundle(directory: str, data: bool = True) -> dict[str, str]:
-    """Return the bundle of a directory: its base name, the sha256 of its tar archive, and that archive, xz, base64.
+    """Return the bundle of a directory: its base name, and its tar archive's sha256 and data (xz in base64).
 
-    Without `data` the archive itself is left out, which spares a no-op run its compression.
+    `data=False` leaves the data out, so that a run with nothing to do needn't compress it.
     """
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as archive:
@@ -68,7 +68,7 @@ class LookupModule(LookupBase):
     """The lookup."""
 
     def run(self, terms: list[str], variables: Any = None, **kwargs: Any) -> list[dict[str, str]]:
-        """Return one bundle a term."""
+        """Return a bundle for each directory."""
         for term in terms:
             if not os.path.isdir(term):
                 raise AnsibleError(f"source_bundle: {term} is not a directory")

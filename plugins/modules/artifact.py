@@ -1,51 +1,53 @@
 #!/usr/bin/python
-"""Ansible module: bring one pinned artefact from its pin to an installed tree."""
+"""Ansible module: fetch, build and install one pinned artefact."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: artifact
-short_description: Bring one pinned artefact from its pin to an installed tree
+short_description: Fetch, build and install one pinned artefact
 description:
-  - Fetches, verifies, unpacks, edits, builds and installs a source below a prefix, as an unprivileged user,
-    holding the artefact's lock all the while. Role C(artifact) documents and fills in the options.
+  - Fetches, verifies, unpacks, edits, builds and installs a source below a prefix, as an unprivileged user. The module
+    holds the artefact's lock from start to end. Role C(artifact) documents the options and sets them.
 options:
   name: {description: "The artefact's name.", type: str, required: true}
-  version: {description: "The version that is wanted.", type: str, required: true}
+  version: {description: "The wanted version.", type: str, required: true}
   licence: {description: "SPDX identifier.", type: str, required: true}
   prefix: {description: "The lab's prefix.", type: path, required: true}
   user: {description: "The account that fetches, builds and owns the tree.", type: str, required: true}
   source: {description: "The pin.", type: dict, required: true}
-  substitute: {description: "The declared substitute, or empty.", type: dict, default: {}}
+  substitute: {description: "The declared substitute; empty for none.", type: dict, default: {}}
   edits: {description: "Source edits.", type: list, elements: dict, default: []}
   build: {description: "The recipe.", type: dict, default: {}}
-  files: {description: "Files that are added to the tree.", type: list, elements: dict, default: []}
-  paths: {description: "Logical names of paths in the tree.", type: dict, default: {}}
+  files: {description: "Files to add to the tree.", type: list, elements: dict, default: []}
+  paths: {description: "Paths in the tree, by logical name.", type: dict, default: {}}
   needs: {description: "Stamps of other artefacts that the recipe uses, by name. A substitute may have its own C(build)
           and C(needs).", type: dict, default: {}}
-  stamps: {description: "The stamps of the upstream's tree and of the substitute's.", type: dict, required: true}
-  host: {description: "What the host must be: C(system), C(machine), C(glibc); C(instead) says what to do elsewhere.",
-         type: dict, default: {}}
-  space: {description: "MiB that must be free before a build starts, and to which its source may unpack.",
+  stamps: {description: "The stamps of the tree from upstream and of the tree from the substitute.", type: dict,
+           required: true}
+  host: {description: "Requirements on the host: C(system), C(machine), C(glibc); C(instead) tells the user of any
+         other host what to do.", type: dict, default: {}}
+  space: {description: "MiB that must be free before a build starts. The source may unpack to at most this size.",
           type: int, default: 16}
   mirror: {description: "A directory or URL that holds the same files.", type: str, default: ''}
-  candidates: {description: "What may be tried, in order.", type: list, elements: str, required: true}
-  strict: {description: "Neither a substitute nor a deferral will do.", type: bool, default: false}
-  retry: {description: "Try for the upstream again, though a substitute serves.", type: bool, default: false}
-  retry_after: {description: "Seconds for which a deferral is remembered.", type: int, default: 0}
-  request: {description: "What stands for all that a deferral depends on; recorded with one.", type: str, default: ''}
-  built_cache: {description: "A directory of built trees.", type: str, default: ''}
-  blocked: {description: "Why nothing can be built today (its build dependencies are out of reach), or empty.",
+  candidates: {description: "The kinds of source to try, in order.", type: list, elements: str, required: true}
+  strict: {description: "Fail instead of using a substitute or deferring.", type: bool, default: false}
+  retry: {description: "Try the upstream again although a substitute is installed.", type: bool, default: false}
+  retry_after: {description: "Seconds after a deferral during which later runs don't try again.", type: int, default: 0}
+  request: {description: "A hash of everything that a deferral depends on; the descriptor records it with a deferral.",
             type: str, default: ''}
-  only: {description: "C(source): bring the source to the cache and stop, so that build dependencies are installed for
-         a source that is at hand only.", type: str, default: '', choices: ['', source]}
-  generations: {description: "How many trees are kept.", type: int, default: 2}
-  jobs: {description: "How many jobs a build may run; 0 is the number of cores.", type: int, default: 0}
-  credentials: {description: "A file of the form of netrc(5) with the passwords of servers.", type: str, default: ''}
+  built_cache: {description: "A directory of built trees.", type: str, default: ''}
+  blocked: {description: "The reason why the host can't build now (it lacks build dependencies), or empty.",
+            type: str, default: ''}
+  only: {description: "C(source) fetches the source into the cache and stops. The role installs build dependencies only
+         after this has succeeded.", type: str, default: '', choices: ['', source]}
+  generations: {description: "The number of trees to keep.", type: int, default: 2}
+  jobs: {description: "The number of jobs that a build may run; 0 is the number of cores.", type: int, default: 0}
+  credentials: {description: "A file in netrc(5) format with the passwords of servers.", type: str, default: ''}
   lock_wait: {description: "Seconds to wait for another run.", type: float, default: 1800}
   fetch_timeout: {description: "Seconds without a byte after which a server counts as unreachable.",
                   type: float, default: 30}
-  build_timeout: {description: "Seconds after which a build is ended.", type: float, default: 7200}
+  build_timeout: {description: "Seconds after which the module ends a build.", type: float, default: 7200}
 author: rumplab
 """
 
@@ -57,10 +59,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-state: {description: "C(installed) or C(deferred); with O(only), also C(fetched), or C(lacking) what fetching takes.",
-        type: str, returned: success}
+state: {description: "C(installed) or C(deferred); with O(only), also C(fetched), or C(lacking) when the host lacks a
+        program that fetching needs.", type: str, returned: success}
 tree: {description: "The tree in use.", type: str, returned: when installed}
-reason: {description: "Why it is deferred, or served by a substitute.", type: str, returned: always}
+reason: {description: "Why the artefact is deferred, or why a substitute is installed.", type: str, returned: always}
 """
 
 from typing import Any
@@ -109,12 +111,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def open_with_ansible(url: str, timeout: float) -> Any:
-    """Open a URL the way Ansible does: proxies, netrc and certificates of the host, redirects followed.
+    """Open a URL as Ansible does: use the host's proxies, netrc and certificates, and follow redirects.
 
-    Not decompressed: a server that calls a .tar.gz gzip-encoded still sends the file that was pinned.
+    It doesn't decompress: a server may declare a .tar.gz as gzip-encoded, and the pinned hash is that of the .tar.gz.
     """
     clean, pair = credentials.split(url)
-    # Where a server sends us elsewhere, that place gets no password of this one.
+    # unredirected_headers: a redirect to another server must not send that server this one's password.
     more = (
         {"headers": {"Authorization": credentials.header(pair)}, "unredirected_headers": ["Authorization"]}
         if pair
@@ -130,7 +132,7 @@ def main() -> None:
         module.exit_json(changed=True, state="unknown", tree=None, reason=None)
     request = Request.of(module.params)
     try:
-        # By whoever runs this: the lab user, as whom upstreams' code runs, need not be able to read the file.
+        # Before the change of user: upstreams' code runs as the lab user, which must not read the passwords.
         credentials.load(module.params["credentials"])
     except Broken as error:
         module.fail_json(msg=f"{request.name}: {error}")

@@ -1,30 +1,32 @@
 #!/usr/bin/python
-"""Ansible module: a component that consists of programs of the host's own packages."""
+"""Ansible module: describe a component that consists of programs from the host's packages."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: component
-short_description: Describe a component that consists of the host's own programs
+short_description: Describe a component that consists of programs from the host's packages
 description:
-  - Looks for the commands and files and writes the component's descriptor; says what is missing.
+  - Looks for the commands and files, writes the component's descriptor, and returns what is missing.
 options:
   name: {description: "The component.", type: str, required: true}
   prefix: {description: "The lab's prefix.", type: path, required: true}
-  user: {description: "Whom the descriptor belongs to.", type: str, required: true}
-  request: {description: "What stands for the other options, so that others can tell whether they have changed.",
+  user: {description: "The descriptor's owner.", type: str, required: true}
+  request: {description: "A hash of the other options, by which a later run sees whether they have changed.",
             type: str, required: true}
   licence: {description: "SPDX identifier.", type: str, required: true}
-  packages: {description: "Where the programs come from.", type: list, elements: str, default: []}
-  commands: {description: "Programs that must be there.", type: list, elements: str, default: []}
-  files: {description: "Logical names, each with the places where a file or directory may stand.", type: dict,
+  packages: {description: "The packages that the programs come from.", type: list, elements: str, default: []}
+  commands: {description: "Programs that must exist.", type: list, elements: str, default: []}
+  files: {description: "For each logical name, the paths at which its file or directory may be.", type: dict,
           default: {}}
-  version_argv: {description: "A command whose first number is the version.", type: list, elements: str,
+  version_argv: {description: "A command; the first number in its output is the version.", type: list, elements: str,
                  required: true}
   require: {description: "Fail when something is missing.", type: bool, default: false}
-  deferred: {description: "Why it can't be installed today; describes it as deferred.", type: str, default: ''}
-  deferral: {description: "What stands for all that a deferral depends on; recorded with one.", type: str, default: ''}
-  retry_after: {description: "Seconds for which a deferral is remembered.", type: int, default: 0}
+  deferred: {description: "Why the packages can't be installed now. If something is missing, the module describes the
+             component as deferred for this reason.", type: str, default: ''}
+  deferral: {description: "A hash of everything that a deferral depends on; the descriptor records it with a deferral.",
+             type: str, default: ''}
+  retry_after: {description: "Seconds after a deferral during which later runs don't try again.", type: int, default: 0}
 author: rumplab
 """
 
@@ -41,7 +43,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-missing: {description: "What isn't there.", type: list, returned: success}
+missing: {description: "The commands and logical names that were not found.", type: list, returned: success}
 """
 
 import hashlib
@@ -55,11 +57,11 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.host.files import fingerprints, moment, program, read_json, told, write_json
+from ..module_utils.host.files import error_text, fingerprints, moment, program, read_json, write_json
 
 
 def locate(commands: list[str], files: Mapping[str, list[str]]) -> tuple[dict[str, str], list[str]]:
-    """Return (paths by logical name, names of what is missing)."""
+    """Return (paths by logical name, names without a path)."""
     found = {command: program(command) for command in commands}
     for name, places in files.items():
         found[name] = next((place for place in places if os.path.exists(place)), None)
@@ -67,7 +69,7 @@ def locate(commands: list[str], files: Mapping[str, list[str]]) -> tuple[dict[st
 
 
 def version_of(argv: list[str], paths: Mapping[str, str]) -> str:
-    """Return the first dotted number that the version command prints."""
+    """Return the first dotted number that the version command prints; ValueError when it prints none."""
     run = subprocess.run(
         [paths.get(argv[0], argv[0]), *argv[1:]],
         stdin=subprocess.DEVNULL,
@@ -84,7 +86,7 @@ def version_of(argv: list[str], paths: Mapping[str, str]) -> str:
 
 
 def described(params: Mapping[str, Any], paths: dict[str, str], version: str | None) -> dict[str, Any]:
-    """Return the descriptor, but for its time."""
+    """Return the descriptor without its times."""
     identity = json.dumps([params["name"], version, paths], sort_keys=True)
     deferred = params["deferred"]
     return {
@@ -106,7 +108,7 @@ def described(params: Mapping[str, Any], paths: dict[str, str], version: str | N
 
 
 def deferral(params: Mapping[str, Any], missing: list[str], now: float) -> dict[str, Any]:
-    """Return what a later run needs in order to tell whether to ask again; it does when one of `awaited` has come."""
+    """Return the descriptor's `deferral`; a later run tries again after `until`, or when a path in `awaited` exists."""
     places = [place for name in missing for place in params["files"].get(name, [name])]
     return {
         "request": params["deferral"],
@@ -117,7 +119,7 @@ def deferral(params: Mapping[str, Any], missing: list[str], now: float) -> dict[
 
 
 def former(path: str) -> dict[str, Any]:
-    """Return the descriptor that is there; a lost or damaged one is none, and gets written anew."""
+    """Return the existing descriptor, or {} when it is missing or damaged, so that it is written again."""
     try:
         found = read_json(path, {})
     except ValueError:
@@ -149,7 +151,8 @@ def main() -> None:
     paths, missing = locate(params["commands"], params["files"])
     if missing and params["require"]:
         module.fail_json(
-            msg=f"{params['name']}: {', '.join(params['packages'])} are installed, but there is no {', '.join(missing)}"
+            msg=f"{params['name']}: {', '.join(params['packages'])} are installed, but these are missing: "
+            f"{', '.join(missing)}; reinstall the packages"
         )
     if missing and not params["deferred"]:
         module.exit_json(changed=module.check_mode, missing=missing)
@@ -170,7 +173,7 @@ def main() -> None:
             )
             write_json(path, {**wanted, **times}, params["user"])
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        module.fail_json(msg=f"{params['name']}: {told(error)}")
+        module.fail_json(msg=f"{params['name']}: {error_text(error)}")
     module.exit_json(changed=changed, missing=missing)
 
 

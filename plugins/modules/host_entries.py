@@ -1,21 +1,22 @@
 #!/usr/bin/python
-"""Ansible module: changes to a host outside the prefix, recorded before they are made, and their undoing."""
+"""Ansible module: make changes to a host outside the prefix, or undo them; the manifest records each beforehand."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: host_entries
-short_description: Changes to a host that can be taken back
+short_description: Make changes to a host that can be undone
 description:
-  - Makes files, lines in files of others, groups, memberships and dpkg's permission overrides, and enters each into the
-    manifest first, so that a run which is killed in between leaves nothing that uninstall doesn't know.
-  - With C(state=absent), takes back everything of these kinds that the manifest lists, but for groups and for files
-    that somebody has changed since.
+  - Makes files, lines in files of other packages, groups, memberships and dpkg's permission overrides. Records each in
+    the manifest before making it, so that uninstalling also undoes the changes of a run that was killed.
+  - With C(state=absent), undoes every change of these kinds that the manifest lists, except groups and files that
+    somebody has changed since.
 options:
   manifest: {description: "The manifest.", type: path, required: true}
-  user: {description: "Whom the manifest belongs to.", type: str, required: true}
-  state: {description: "Make, or take back.", type: str, choices: [present, absent], default: present}
-  changes: {description: "What to make, each with C(kind), C(name) and what the kind needs.", type: list,
+  user: {description: "The manifest's owner.", type: str, required: true}
+  state: {description: "C(present) makes the changes, C(absent) undoes them.", type: str, choices: [present, absent],
+          default: present}
+  changes: {description: "The changes, each with C(kind), C(name) and the keys that its kind needs.", type: list,
             elements: dict, default: []}
 author: rumplab
 """
@@ -30,8 +31,8 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-done: {description: "What was made or taken back, as kind and name.", type: list, returned: success}
-kept: {description: "Files that somebody has changed since, which stay.", type: list, returned: success}
+done: {description: "The changes that were made or undone, as kind and name.", type: list, returned: success}
+kept: {description: "Files that were kept because somebody has changed them.", type: list, returned: success}
 """
 
 import subprocess
@@ -41,12 +42,12 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.host import entries
-from ..module_utils.host.files import make_directory, missing_parents, told
+from ..module_utils.host.files import error_text, make_directory, missing_parents
 from ..module_utils.host.record import Entry, entries_of, record
 
 
 def present(params: Mapping[str, Any], check: bool) -> list[Entry]:
-    """Make what isn't there yet; return it."""
+    """Make the changes that aren't made yet; return those."""
     done = []
     for change in params["changes"]:
         manifest = entries_of(params["manifest"])
@@ -65,11 +66,11 @@ def present(params: Mapping[str, Any], check: bool) -> list[Entry]:
 
 
 def absent(params: Mapping[str, Any], check: bool) -> tuple[list[Entry], list[str]]:
-    """Take back what is there still; return (that, what stays)."""
+    """Undo the changes that are still in place; return (undone changes, kept files)."""
     manifest = entries_of(params["manifest"])
     done = []
     for entry in entries.undoable(manifest):
-        # Undoing one may have undone another.
+        # Undoing an earlier entry (a whole file) may have undone this one (a line in it).
         if entries.is_there(entry, manifest):
             done.append(entry)
             if not check:
@@ -95,7 +96,7 @@ def main() -> None:
         else:
             done, kept = absent(module.params, module.check_mode)
     except (KeyError, OSError, ValueError, subprocess.SubprocessError) as error:
-        module.fail_json(msg=told(error))
+        module.fail_json(msg=error_text(error))
     module.exit_json(changed=bool(done), done=[f"{entry['kind']} {entry['name']}" for entry in done], kept=kept)
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Ansible module: links from the host's own directories into the lab, recorded before they are made."""
+"""Ansible module: make links from the host's directories into the lab; the manifest records each beforehand."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ DOCUMENTATION = r"""
 module: host_links
 short_description: Links from the host's directories into the lab
 description:
-  - Makes links and the directories they need, and enters what it makes into the manifest first, so that a run which is
-    killed in between leaves nothing that uninstall doesn't know.
+  - Makes links and the directories they need. Records each in the manifest before making it, so that uninstalling also
+    removes the links of a run that was killed.
 options:
   directory: {description: "The host's directory.", type: path, required: true}
   target: {description: "The directory the links lead into.", type: path, required: true}
   links: {description: "Path below C(directory) to path below C(target).", type: dict, required: true}
   manifest: {description: "The manifest.", type: path, required: true}
-  user: {description: "Whom the manifest belongs to.", type: str, required: true}
+  user: {description: "The manifest's owner.", type: str, required: true}
 author: rumplab
 """
 
@@ -29,7 +29,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-made: {description: "What was made.", type: list, returned: success}
+made: {description: "The links and directories that were made.", type: list, returned: success}
 """
 
 import os
@@ -37,14 +37,14 @@ from collections.abc import Mapping
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.host.files import make_directory, missing_parents, point, told
+from ..module_utils.host.files import error_text, make_directory, missing_parents, point
 from ..module_utils.host.record import record
 
 
 def plan(directory: str, target: str, links: Mapping[str, str]) -> tuple[list[tuple[str, str]], list[str]]:
-    """Return ([(link, what it should point at)] that aren't right yet, [directories they need]).
+    """Return ([(link, target)] to make or change, [directories to make for them]).
 
-    ValueError names a link's place that is taken by something that isn't a link into `target`.
+    ValueError when a link's path already exists and isn't a link into a lab.
     """
     wrong, parents = [], []
     for name, inside in links.items():
@@ -81,7 +81,7 @@ def main() -> None:
             for link, wanted in wrong:
                 point(link, wanted)
     except (OSError, ValueError) as error:
-        module.fail_json(msg=told(error))
+        module.fail_json(msg=error_text(error))
     module.exit_json(changed=bool(made), made=made)
 
 

@@ -1,38 +1,41 @@
 #!/usr/bin/python
-"""Ansible module: take away links, and directories that were made for them, where nobody else uses them."""
+"""Ansible module: remove links into the lab, and the directories made for them unless they hold other files."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: host_paths
-short_description: Take away links into the lab and the directories made for them
+short_description: Remove links into the lab and the directories made for them
 description:
-  - Removes symbolic links, and directories that are empty by then, in the order given. Anything else stays.
+  - Removes symbolic links, and directories that are empty by then, in the given order. Keeps everything else.
 options:
-  paths: {description: "What the manifest lists, the last made first.", type: list, elements: path, required: true}
+  paths: {description: "The paths from the manifest, the newest first.", type: list, elements: path, required: true}
 author: rumplab
 """
 
 EXAMPLES = r"""
-- name: Take the launcher away
+- name: Remove the launcher
   rumplab.lab.host_paths:
     paths: [/usr/local/bin/rumplab]
 """
 
 RETURN = r"""
-removed: {description: "What is gone.", type: list, returned: success}
-kept: {description: "What somebody else uses.", type: list, returned: success}
+removed: {description: "The paths that were removed.", type: list, returned: success}
+kept: {description: "The paths that were kept because they hold something else.", type: list, returned: success}
 """
 
 import os
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.host.files import parent_of, told
+from ..module_utils.host.files import error_text, parent_of
 
 
-def sort_out(paths: list[str]) -> tuple[list[str], list[str]]:
-    """Return (what can go, what stays) of those paths that exist; a directory goes when all in it goes before it."""
+def removable(paths: list[str]) -> tuple[list[str], list[str]]:
+    """Return (paths to remove, paths to keep), without those that don't exist.
+
+    A directory is to be removed when everything in it stands before it among the paths to remove.
+    """
     going: list[str] = []
     kept: list[str] = []
     for path in paths:
@@ -52,7 +55,7 @@ def main() -> None:
         argument_spec={"paths": {"type": "list", "elements": "path", "required": True}}, supports_check_mode=True
     )
     try:
-        going, kept = sort_out(module.params["paths"])
+        going, kept = removable(module.params["paths"])
         if not module.check_mode:
             for path in going:
                 with parent_of(path) as (parent, name):
@@ -61,7 +64,7 @@ def main() -> None:
                     else:
                         os.rmdir(name, dir_fd=parent)
     except (OSError, ValueError) as error:
-        module.fail_json(msg=told(error))
+        module.fail_json(msg=error_text(error))
     module.exit_json(changed=bool(going), removed=going, kept=kept)
 
 

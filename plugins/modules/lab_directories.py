@@ -1,19 +1,20 @@
 #!/usr/bin/python
-"""Ansible module: the prefix and the directories that root makes in it for the lab user."""
+"""Ansible module: make the prefix, and the directories in it that root makes for the lab user."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: lab_directories
-short_description: The prefix and its first directories
+short_description: Make the prefix and its first directories
 description:
-  - Makes the directories that the lab user gets from root, with exactly these modes whatever the umask. Unlike C(file),
-    it never works by name on what the lab user could exchange meanwhile, and follows no link below the prefix.
+  - Makes directories that root gives to the lab user, with exactly the given modes, whatever the umask. Unlike C(file),
+    it works on open descriptors, since the lab user could replace a name meanwhile, and follows no link below the
+    prefix.
 options:
   prefix: {description: "The lab's prefix.", type: path, required: true}
-  user: {description: "Whom the directories belong to.", type: str, required: true}
-  directories: {description: "Each with C(path) below the prefix (empty is the prefix itself) and C(mode), parents
-                first.", type: list, elements: dict, required: true}
+  user: {description: "The directories' owner.", type: str, required: true}
+  directories: {description: "The directories, parents first, each with C(path) below the prefix (empty for the prefix
+                itself) and C(mode).", type: list, elements: dict, required: true}
 author: rumplab
 """
 
@@ -28,7 +29,8 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-made: {description: "Those that were made, given to the user, or given their mode.", type: list, returned: success}
+made: {description: "The directories that were made, or whose owner or mode was changed.", type: list,
+       returned: success}
 """
 
 import os
@@ -37,25 +39,25 @@ from collections.abc import Sequence
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.host.files import DIRECTORY, account_of, make_directory, open_directory, told
+from ..module_utils.host.files import DIRECTORY, account_of, error_text, make_directory, open_directory
 
 
 def open_below(prefix: str, inside: str) -> int:
-    """Open a directory below the prefix, on the way to which there is no link; the caller closes it."""
+    """Open a directory below the prefix without following a link; the caller closes it. ValueError at a link."""
     here = open_directory(prefix)
     for name in filter(None, inside.split("/")):
         try:
             following = os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
         except NotADirectoryError as error:
-            raise ValueError(f"{prefix}{inside} is a link or a file: remove it, and run ./provision again") from error
+            raise ValueError(f"{prefix}{inside} is a link or a file; remove it, and run ./provision again") from error
         finally:
             os.close(here)
         here = following
     return here
 
 
-def settle(handle: int, uid: int, mode: int, check: bool) -> bool:
-    """Give an open directory to the user, with this mode; True where that changes something."""
+def set_owner_and_mode(handle: int, uid: int, mode: int, check: bool) -> bool:
+    """Give an open directory to the user, with this mode; True if that changes something."""
     status = os.fstat(handle)
     if status.st_uid == uid and stat.S_IMODE(status.st_mode) == mode:
         return False
@@ -67,7 +69,7 @@ def settle(handle: int, uid: int, mode: int, check: bool) -> bool:
 
 
 def ensure(prefix: str, directories: Sequence[dict[str, str]], uid: int, check: bool) -> list[str]:
-    """Make what isn't as it should be; return it."""
+    """Make or correct the directories; return the paths that were changed."""
     made = []
     for entry in directories:
         path, mode = prefix + entry["path"], int(entry["mode"], 8)
@@ -78,7 +80,7 @@ def ensure(prefix: str, directories: Sequence[dict[str, str]], uid: int, check: 
             make_directory(path, mode)
         handle = open_below(prefix, entry["path"])
         try:
-            if settle(handle, uid, mode, check) and path not in made:
+            if set_owner_and_mode(handle, uid, mode, check) and path not in made:
                 made.append(path)
         finally:
             os.close(handle)
@@ -98,12 +100,12 @@ def main() -> None:
     params = module.params
     account = account_of(params["user"])
     if account is None:
-        module.fail_json(msg=f"there is no account '{params['user']}': set rumplab_user")
+        module.fail_json(msg=f"there is no account '{params['user']}'; set rumplab_user")
         return
     try:
         made = ensure(params["prefix"], params["directories"], account.pw_uid, module.check_mode)
     except (OSError, ValueError) as error:
-        module.fail_json(msg=told(error))
+        module.fail_json(msg=error_text(error))
     module.exit_json(changed=bool(made), made=made)
 
 

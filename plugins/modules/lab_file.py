@@ -1,18 +1,18 @@
 #!/usr/bin/python
-"""Ansible module: a file in the lab, which belongs to the lab user though root may write it."""
+"""Ansible module: write a file in the lab, as root if need be, and give it to the lab user."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: lab_file
-short_description: A file in the lab
+short_description: Write a file in the lab
 description:
-  - Writes a file below the prefix, whole or not at all, and gives it to the lab user. Unlike C(copy), it never works by
-    name on what the lab user could exchange meanwhile.
+  - Writes a file below the prefix atomically and gives it to the lab user. Unlike C(copy), it works on open
+    descriptors, since the lab user could replace a name meanwhile.
 options:
-  path: {description: "The file; its directory is there.", type: path, required: true}
-  content: {description: "What it is to hold.", type: str, required: true}
-  user: {description: "Whom it belongs to.", type: str, required: true}
+  path: {description: "The file; its directory must exist.", type: path, required: true}
+  content: {description: "The file's content.", type: str, required: true}
+  user: {description: "The file's owner.", type: str, required: true}
 author: rumplab
 """
 
@@ -32,13 +32,13 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.host.files import owner_for, parent_of, read_text, told, write_text
+from ..module_utils.host.files import error_text, owner_for, parent_of, read_text, write_text
 
 MODE = 0o644
 
 
 def current(path: str) -> str:
-    """Return what the file holds; nothing where there is none, or something that isn't a file or isn't text."""
+    """Return the file's content, or "" if there is no such file, or it isn't a plain file of text."""
     try:
         return read_text(path) or ""
     except (FileNotFoundError, ValueError):
@@ -46,7 +46,7 @@ def current(path: str) -> str:
 
 
 def is_right(path: str, content: str, owner: tuple[int, int] | None) -> bool:
-    """Whether the file holds this and belongs to the owner, with the mode that it should have."""
+    """Return whether the file has this content, this owner and MODE."""
     try:
         with parent_of(path) as (directory, name):
             status = os.stat(name, dir_fd=directory, follow_symlinks=False)
@@ -75,7 +75,7 @@ def main() -> None:
         if changed and not module.check_mode:
             write_text(path, content, MODE, owner)
     except (OSError, ValueError) as error:
-        module.fail_json(msg=f"{path}: {told(error)}")
+        module.fail_json(msg=f"{path}: {error_text(error)}")
     module.exit_json(changed=changed, path=path, diff=diff if changed else {})
 
 

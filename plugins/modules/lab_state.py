@@ -1,20 +1,21 @@
 #!/usr/bin/python
-"""Ansible module: all that a run asks about a lab before it does anything, in one call."""
+"""Ansible module: return the state of a lab, everything that a run needs to know before its first change."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: lab_state
-short_description: What stands under a lab's prefix, in one call
+short_description: Return the state of a lab in one call
 description:
-  - A module call costs a fifth of a second, and a run with nothing to do would make one for every part of the lab.
+  - A module call takes a fifth of a second. One call for the whole lab is faster than one for each part, which a run
+    with nothing to do would otherwise make.
 options:
   prefix: {description: "The lab's prefix.", type: path, required: true}
-  link: {description: "A link on the host whose target is told.", type: path, required: true}
-  inputs: {description: "What stands for all that a run of everything is decided by, or empty.", type: str, default: ''}
-  settle: {description: "What C(state) was when a run of everything began. If it is the same now that the run has ended
-           well, that is recorded for these inputs.", type: str, default: ''}
-  user: {description: "Whom that record belongs to.", type: str, default: ''}
+  link: {description: "A link on the host; the module returns its target.", type: path, required: true}
+  inputs: {description: "The hash of a whole run's inputs (lookup C(lab_inputs)), or empty.", type: str, default: ''}
+  settle: {description: "The value of C(state) when a whole run began. If C(state) still has this value at the end of
+           the run, the module records the inputs and the state.", type: str, default: ''}
+  user: {description: "The owner of that record.", type: str, default: ''}
 author: rumplab
 """
 
@@ -28,24 +29,22 @@ EXAMPLES = r"""
 RETURN = r"""
 prefix: {description: "The prefix.", type: str, returned: always}
 description: {description: "SHA-1 of etc/rumplab.json, or empty.", type: str, returned: always}
-recorded: {description: "Whether the manifest and its copy are there, can be read, and are the same.", type: bool,
+recorded: {description: "Whether the manifest and its copy exist, can be read, and are the same.", type: bool,
            returned: always}
-user: {description: "The lab user by that description, or empty where it names nobody.", type: str, returned: always}
+user: {description: "The lab user that etc/rumplab.json names, or empty.", type: str, returned: always}
 link: {description: "The target of the link, or empty.", type: str, returned: always}
-trees: {description: "SHA-1 of NAME/.complete, by name, of every tree in use that waits for no other, of which no killed
-        run has left unfinished work, and whose files are those that were described, as far as a glance tells.",
+trees: {description: "SHA-1 of NAME/.complete, by name, of the trees in use. A tree is left out if its newer version is
+        deferred, if a killed run has left unfinished work on it, or if the size or time of a described file differs.",
         type: dict, returned: always}
-settled: {description: "Whether a run of everything, for these inputs, once found what is found now, ended well and
-          changed nothing of it.", type: bool, returned: always}
-inputs: {description: "The inputs, as given.", type: str, returned: always}
-state: {description: "Stands for all of the rest, and for what the descriptors and the manifest say.", type: str,
-        returned: always}
-deferred: {description: "What the deferrals were asked for, by component, of those that are to be left alone for a
-           while yet.", type: dict, returned: always}
-network: {description: "Stands for the host's way out: its default routes, name servers and proxies.", type: str,
-          returned: always}
-components: {description: "The requests that the host's own programs were described for, by component, where each
-             program is still the one that was described.", type: dict, returned: always}
+settled: {description: "Whether an earlier whole run with these inputs and this state ended well and changed nothing.",
+          type: bool, returned: always}
+inputs: {description: "The option C(inputs).", type: str, returned: always}
+state: {description: "A hash of the other values, the descriptors and the manifest.", type: str, returned: always}
+deferred: {description: "The C(request) of each deferral that isn't due yet, by component.", type: dict,
+           returned: always}
+network: {description: "A hash of the host's default routes, name servers and proxies.", type: str, returned: always}
+components: {description: "The C(request) of each component from the host's packages, by component, if its programs are
+             still those that were described.", type: dict, returned: always}
 """
 
 import hashlib
@@ -71,7 +70,7 @@ PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
 
 
 def checksum(path: str) -> str:
-    """Return the SHA-1 of a file's content, in hex, or nothing where there is no such file."""
+    """Return the SHA-1 of a file's content, in hex, or "" if there is no such file."""
     try:
         with open(path, "rb", opener=plain) as stream:
             return hashlib.sha1(stream.read()).hexdigest()
@@ -80,18 +79,18 @@ def checksum(path: str) -> str:
 
 
 def recorded_user(path: str) -> str:
-    """Return whom a lab's description names, or nothing where there is none to read."""
+    """Return the lab user that etc/rumplab.json names, or "" if it can't be read or names no account."""
     try:
         with open(path, encoding="utf-8", opener=plain) as stream:
             user = str(json.load(stream)["user"])
-        # A description that was damaged names nobody.
+        # A damaged description may name no account.
         return user if account_of(user) else ""
     except (OSError, *DAMAGED):
         return ""
 
 
 def names(path: str) -> list[str]:
-    """Return the sorted names in a directory, none where there is no such directory."""
+    """Return the sorted names in a directory, [] if there is no such directory."""
     try:
         return sorted(os.listdir(path))
     except OSError:
@@ -99,7 +98,7 @@ def names(path: str) -> list[str]:
 
 
 def descriptors(directory: str) -> dict[str, dict[str, Any]]:
-    """Return the descriptors by component. One that can't be read is left out, and gets written anew."""
+    """Return the descriptors by component, without those that can't be read; the run writes these again."""
     found = {}
     for name in names(directory):
         try:
@@ -112,20 +111,23 @@ def descriptors(directory: str) -> dict[str, dict[str, Any]]:
 
 
 def is_intact(described: dict[str, Any]) -> bool:
-    """True when a component of the host's own programs is described, and none of them has changed since."""
+    """Return whether a component from the host's packages is installed, with the programs that were described."""
     try:
         return described["state"] == "installed" and fingerprints(described["paths"]) == described["fingerprints"]
     except (OSError, *DAMAGED):
         return False
 
 
-def waits(described: dict[str, Any]) -> bool:
-    """True when a tree is in use only because the one that was wanted couldn't be had."""
+def is_outdated(described: dict[str, Any]) -> bool:
+    """Return whether an older tree is in use because the wanted one is deferred."""
     return str(described.get("reason")).startswith("deferred:")
 
 
 def is_left_alone(described: dict[str, Any], now: str) -> bool:
-    """True while a component's deferral is remembered: not before it was tried, nor once what it awaits has come."""
+    """Return whether a component's deferral isn't due yet.
+
+    It is due after `until`, when a path or program in `awaited` exists, and when the clock was set back before `tried`.
+    """
     try:
         deferral = described["deferral"]
         come = [place for place in deferral.get("awaited", []) if os.path.exists(place) or program(place)]
@@ -135,13 +137,13 @@ def is_left_alone(described: dict[str, Any], now: str) -> bool:
 
 
 def unfinished(prefix: str) -> list[str]:
-    """Return what killed runs, or such as are at work, have in hand: names of artefacts, and of half-made trees."""
+    """Return the names of the artefacts and partial trees that a killed run left, or that another run works on."""
     work = names(os.path.join(prefix, "work")) + names(f"/var/tmp/rumplab-work-{os.stat(prefix).st_uid}")
     return work + [tree[1:] for tree in names(os.path.join(prefix, "store")) if tree.startswith(".")]
 
 
 def is_finished(name: str, left: list[str]) -> bool:
-    """True when nothing is left of an earlier run at this artefact."""
+    """Return whether no unfinished work on this artefact is in `left`."""
     return not any(one == name or one.startswith(f"{name}-") for one in left)
 
 
@@ -151,8 +153,11 @@ def default_routes(routes: str) -> list[str]:
     return sorted(f"{line[0]} {line[2]}" for line in lines if len(line) > 2 and line[1] == "00000000")
 
 
-def way_out(routes: str, resolver: str, environment: Mapping[str, str]) -> str:
-    """Return what stands for the host's way out: whoever has plugged in a network doesn't wait for a deferral's end."""
+def network_hash(routes: str, resolver: str, environment: Mapping[str, str]) -> str:
+    """Return a hash of the host's default routes, name servers and proxies.
+
+    A deferral depends on it: a run on another network tries again at once.
+    """
     servers = [line.split()[1:] for line in resolver.splitlines() if line.startswith("nameserver")]
     proxies = [environment.get(name) or environment.get(name.upper()) or "" for name in PROXIES]
     text = json.dumps([default_routes(routes), servers, proxies])
@@ -160,7 +165,7 @@ def way_out(routes: str, resolver: str, environment: Mapping[str, str]) -> str:
 
 
 def content(path: str) -> str:
-    """Return a text file's content, or nothing where there is no such file."""
+    """Return a text file's content, or "" if there is no such file."""
     try:
         with open(path, encoding="utf-8", errors="replace") as stream:
             return stream.read()
@@ -169,18 +174,19 @@ def content(path: str) -> str:
 
 
 def is_sound(described: dict[str, Any]) -> bool:
-    """True when a tree is described, is the one that is wanted, and its files are still those that were described."""
+    """Return whether the wanted tree is installed, with the files that were described."""
     try:
         marks = described["fingerprints"]
         files = {name: described["paths"][name] for name in marks}
         there = all(os.path.exists(path) for path in described["paths"].values())
-        return described["state"] == "installed" and not waits(described) and there and fingerprints(files) == marks
+        whole = there and fingerprints(files) == marks
+        return described["state"] == "installed" and not is_outdated(described) and whole
     except (OSError, *DAMAGED):
         return False
 
 
 def is_recorded(prefix: str) -> bool:
-    """True when the manifest and its copy are whole and the same."""
+    """Return whether the manifest and its copy can be read and are the same."""
     texts = []
     for directory in ("var", "etc"):
         try:
@@ -194,14 +200,14 @@ def is_recorded(prefix: str) -> bool:
 
 
 def found(prefix: str, link: str) -> dict[str, Any]:
-    """Return what stands under the prefix."""
+    """Return the module's values for the lab at `prefix`."""
     described = descriptors(os.path.join(prefix, "etc", "components.d"))
     trees = {name: checksum(os.path.join(prefix, name, ".complete")) for name in names(prefix)}
     left = unfinished(prefix) if trees else []
     now = moment(time.time())
     return {
         "deferred": {name: one["deferral"]["request"] for name, one in described.items() if is_left_alone(one, now)},
-        "network": way_out(content("/proc/net/route"), content("/etc/resolv.conf"), os.environ),
+        "network": network_hash(content("/proc/net/route"), content("/etc/resolv.conf"), os.environ),
         "prefix": prefix,
         "description": checksum(os.path.join(prefix, "etc", "rumplab.json")),
         "user": recorded_user(os.path.join(prefix, "etc", "rumplab.json")),
@@ -218,17 +224,17 @@ def found(prefix: str, link: str) -> dict[str, Any]:
     }
 
 
-def state_of(prefix: str, told: Mapping[str, Any]) -> str:
-    """Return what stands for that, and for the files of the lab that a run of everything may write."""
+def state_of(prefix: str, values: Mapping[str, Any]) -> str:
+    """Return a hash of the module's values, the descriptors and the manifest."""
     directory = os.path.join(prefix, "etc", "components.d")
     paths = [os.path.join(directory, name) for name in names(directory)]
     paths.append(os.path.join(prefix, "var", "manifest.json"))
-    text = json.dumps([told, {path: checksum(path) for path in paths}], sort_keys=True)
+    text = json.dumps([values, {path: checksum(path) for path in paths}], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def is_settled(path: str, record: Mapping[str, str]) -> bool:
-    """True when a run has left that record."""
+    """Return whether the file at `path` holds this record."""
     try:
         return bool(read_json(path, None) == record)
     except (OSError, *DAMAGED):
@@ -248,16 +254,16 @@ def main() -> None:
         supports_check_mode=True,
     )
     prefix, inputs = module.params["prefix"], module.params["inputs"]
-    told = found(prefix, module.params["link"])
-    record = {"inputs": inputs, "state": state_of(prefix, told)}
+    values = found(prefix, module.params["link"])
+    record = {"inputs": inputs, "state": state_of(prefix, values)}
     path = os.path.join(prefix, "var", "settled.json")
-    # What a run of everything began with and left as it was, the next one would leave so too.
+    # This run has left the state as it was: the next run with the same inputs would change nothing either.
     if inputs and module.params["settle"] == record["state"] and not module.check_mode:
         try:
             write_json(path, record, module.params["user"])
         except (OSError, ValueError) as error:
             module.fail_json(msg=f"lab_state: {error}")
-    module.exit_json(changed=False, settled=bool(inputs) and is_settled(path, record), **record, **told)
+    module.exit_json(changed=False, settled=bool(inputs) and is_settled(path, record), **record, **values)
 
 
 if __name__ == "__main__":

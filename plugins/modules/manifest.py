@@ -1,24 +1,25 @@
 #!/usr/bin/python
-"""Ansible module: the record of what was created outside the prefix."""
+"""Ansible module: add to the manifest, the record of what was created outside the prefix."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: manifest
-short_description: The record of what rumplab created on a host outside its prefix
+short_description: Record what rumplab creates on a host outside its prefix
 description:
-  - Adds entries to C(var/manifest.json) and its copy in C(etc). Uninstall takes away what is in it and nothing else.
-  - What root acts on has to be what root wrote. So a manifest of somebody else's doesn't count, and where its copy
-    doesn't either, the module fails. Where one of the two is lost or damaged, it is written again.
+  - Adds entries to C(var/manifest.json) and its copy in C(etc). Uninstalling removes what the manifest lists, and
+    nothing else.
+  - Root acts on the manifest, so root must have written it. The module ignores a manifest or a copy that another user
+    owns, and fails if it can use neither. If one of the two is lost or damaged, it writes both again.
 options:
   path: {description: "The manifest.", type: path, required: true}
-  user: {description: "Whom it belongs to.", type: str, required: true}
-  entries: {description: "What was created, each with C(kind) and C(name).", type: list, elements: dict, default: []}
-  packages: {description: "C(remember) what is installed before C(wanted) is, unless it all is; C(settle) what has
-             come since; settle what every run left that was killed (C(abandoned)).", type: str,
-             choices: [remember, settle, abandoned]}
-  wanted: {description: "What is going to be installed.", type: list, elements: str, default: []}
-  list: {description: "What C(remember) returned.", type: str}
+  user: {description: "The lab user.", type: str, required: true}
+  entries: {description: "The new entries, each with C(kind) and C(name).", type: list, elements: dict, default: []}
+  packages: {description: "C(remember) lists the installed packages and accounts before C(wanted) is installed, unless
+             all of it is; C(settle) compares with that list and adds what is new; C(abandoned) does the same for the
+             lists of runs that were killed.", type: str, choices: [remember, settle, abandoned]}
+  wanted: {description: "The packages that the caller is going to install.", type: list, elements: str, default: []}
+  list: {description: "The name that C(remember) returned.", type: str}
   manager: {description: "The package manager, as in the fact pkg_mgr.", type: str}
 author: rumplab
 """
@@ -32,17 +33,18 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-added: {description: "The entries that are new.", type: list, returned: success}
-listed: {description: "All entries there are.", type: list, returned: success}
-list: {description: "The name of what was remembered, empty where all is installed.", type: str, returned: success}
-missing: {description: "Those of C(wanted) that aren't installed.", type: list, returned: success}
+added: {description: "The new entries.", type: list, returned: success}
+listed: {description: "All entries.", type: list, returned: success}
+list: {description: "The name of the list that C(remember) wrote; empty if C(wanted) is installed.", type: str,
+       returned: success}
+missing: {description: "The packages of C(wanted) that aren't installed.", type: list, returned: success}
 """
 
 import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.host.files import told
+from ..module_utils.host.files import error_text
 from ..module_utils.host.packages import missing
 from ..module_utils.host.record import (
     entries_of,
@@ -83,7 +85,7 @@ def main() -> None:
         added += record(path, module.params["entries"], user, check=module.check_mode)
         listed = entries_of(path)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        module.fail_json(msg=f"manifest: {told(error)}")
+        module.fail_json(msg=f"manifest: {error_text(error)}")
     module.exit_json(changed=bool(added), added=added, listed=listed, list=name, missing=lacking)
 
 

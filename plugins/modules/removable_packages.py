@@ -1,36 +1,36 @@
 #!/usr/bin/python
-"""Ansible module: which of our packages can go without taking somebody else's along."""
+"""Ansible module: find the packages that can be removed without removing any other package."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: removable_packages
-short_description: Which packages can be removed without taking others along
+short_description: Find the packages that can be removed without removing any other
 description:
-  - Of a list of packages, tells those that can go from those that another package on the host has come to need.
+  - Splits a list of packages into those that can be removed and those that another package on the host needs.
 options:
   manager: {description: "The host's package manager, as in the fact pkg_mgr.", type: str, required: true}
-  names: {description: "Packages that are to be removed.", type: list, elements: str, required: true}
+  names: {description: "The packages to remove.", type: list, elements: str, required: true}
 author: rumplab
 """
 
 EXAMPLES = r"""
-- name: See what can go
+- name: Find the packages that can be removed
   rumplab.lab.removable_packages:
     manager: apt
     names: [qemu-system-x86]
 """
 
 RETURN = r"""
-removable: {description: "What can go.", type: list, returned: success}
-kept: {description: "What others have come to need.", type: list, returned: success}
+removable: {description: "The packages that can be removed.", type: list, returned: success}
+kept: {description: "The packages that others need.", type: list, returned: success}
 """
 
 import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.host.files import told
+from ..module_utils.host.files import error_text
 from ..module_utils.host.packages import removable
 
 
@@ -47,7 +47,7 @@ def main() -> None:
     try:
         going, kept = removable(manager, module.params["names"])
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        module.fail_json(msg=f"{manager}: {told(error)}")
+        module.fail_json(msg=f"{manager}: {error_text(error)}")
     module.exit_json(changed=False, removable=going, kept=kept)
 
 

@@ -389,7 +389,7 @@ def relocation(data: bytes, place: Path) -> object:
     written(place, "outside", b"@RUMPLAB_TREE@")
     written(place, f"reloc/{relocate.LIST}", data)
     try:
-        relocate.settle(str(place / "reloc"), "/opt/x")
+        relocate.fill_in(str(place / "reloc"), "/opt/x")
     finally:
         assert (place / "outside").read_bytes() == b"@RUMPLAB_TREE@", "a file outside of the tree was changed"
     return None

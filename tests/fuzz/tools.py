@@ -108,7 +108,7 @@ def host_tools(data: bytes, place: Path) -> object:
         packages.parse_apt_simulation(said),
         packages.parse_brew_deps(said),
         apt.archives(said),
-        lab_state.way_out(said, said, {}),
+        lab_state.network_hash(said, said, {}),
         host.as_numbers(said[:200]),
     ]
 

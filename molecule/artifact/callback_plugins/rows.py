@@ -1,11 +1,11 @@
-"""Callback: which modules ran on the host, and what the rows' results are."""
+"""Callback: record which modules ran on the host, and the rows' results."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: rows
 type: aggregate
-short_description: What the scenario's tests look at
+short_description: Record what the scenario's tests check
 description:
   - Writes C(calls), the actions that ran a module on the host, and C(rows), the results, to the file that the
     environment variable ROWS_ANSWER names.
@@ -17,7 +17,7 @@ from typing import Any  # noqa: E402
 
 from ansible.plugins.callback import CallbackBase  # noqa: E402
 
-# What runs in the controller only.
+# Actions that run only on the controller.
 CONTROLLER = {"debug", "fail", "include_role", "include_tasks", "set_fact", "validate_argument_spec"}
 
 
@@ -34,7 +34,7 @@ class CallbackModule(CallbackBase):
         self.answer: dict[str, Any] = {"calls": [], "rows": {}}
 
     def note(self, result: Any) -> None:
-        """Enter a task's result."""
+        """Record a task's result."""
         action = result.task.action.rpartition(".")[2]
         if action not in CONTROLLER:
             self.answer["calls"].append(action)
@@ -50,7 +50,7 @@ class CallbackModule(CallbackBase):
         self.note(result)
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
-        """Write the answer."""
+        """Write the file."""
         path = os.environ.get("ROWS_ANSWER")
         if path:
             with open(path, "w", encoding="utf-8") as stream:

@@ -12,7 +12,7 @@ from fixtures.upstream.driving import Lab, Play, Rows, container, docker, in_con
 
 @pytest.fixture(scope="session")
 def play(tmp_path_factory: pytest.TempPathFactory) -> Play:
-    """Runs the playbook."""
+    """Return a function that runs the playbook."""
     return Play(tmp_path_factory.mktemp("rows"))
 
 
@@ -24,14 +24,14 @@ def lab(host: Any) -> Lab:
 
 @pytest.fixture(scope="session")
 def upstream() -> dict[str, Any]:
-    """Hashes and commits of the fixture, as the container has them."""
+    """Return the hashes and commits of the fixture in the container."""
     found: dict[str, Any] = json.loads(in_container("cat", "/srv/upstream/pins.json"))
     return found
 
 
 @pytest.fixture
 def no_network() -> Iterator[None]:
-    """The container without a network but its loopback interface."""
+    """Disconnect the container from every network except its loopback interface."""
     networks = docker("inspect", "-f", "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}} {{end}}", container())
     for network in networks.split():
         docker("network", "disconnect", network, container())

@@ -1,4 +1,4 @@
-"""Role artifact out of the collection, built from this checkout and installed elsewhere."""
+"""Role artifact from the collection that is built from this checkout and installed elsewhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_the_roles_run_from_the_installed_collection(tmp_path: Path, lab: Lab, r
     used = re.findall(r"Using module file (\S+/artifact\.py)", first.output)
     place = collection.place(installed)
     assert set(used) == {f"{place}/plugins/modules/artifact.py"}
-    # Packages are role host_packages' business, which role artifact finds beside it.
+    # Role host_packages installs packages; role artifact finds it in the same collection.
     assert f"included: {place}/roles/artifact/tasks/build.yml" in first.output
     assert f"task path: {place}/roles/host_packages/tasks/main.yml:" in first.output
     assert "changed=0 " in play(row).output

@@ -1,4 +1,4 @@
-"""One row each of what can happen between a pin and an installed tree, all driven in one run."""
+"""A row for each case between a pin and an installed tree; one run provides all rows."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def all_rows(rows: Rows) -> list[dict[str, Any]]:
         rows("flaky", source=rows.pin("flaky")),
         rows("second_url", source={**rows.pin(), "urls": [*rows.pin("404")["urls"], *rows.pin()["urls"]]}),
         rows("git_good", source=rows.git()),
-        # What only another day can mend.
+        # Failures that a later run may not have.
         rows("truncated", source=rows.pin("truncated", "noise.bin")),
         rows("stall", source=rows.pin("stall", "noise.bin")),
         rows("down", source=rows.pin(server=DOWN)),
         rows("missing_404", source=rows.pin("404")),
         rows("error_500", source=rows.pin("500")),
         rows("git_down", source=rows.git(server=f"{GIT}:1")),
-        # What no day will.
+        # Failures that every run has.
         rows("no_dependency", packages=["no-such-package-of-any-archive"]),
         rows("wrong_hash", source=rows.pin("altered", "hello-1.1.tar")),
         rows("denied_403", source=rows.pin("403")),
@@ -40,7 +40,7 @@ def all_rows(rows: Rows) -> list[dict[str, Any]]:
         rows("build_endless", build=rows.build("slow"), build_timeout=2),
         rows("build_by_root", user="root"),
         rows("path_missing", paths={"hello": "bin/hello", "bye": "bin/bye"}),
-        # The lab's own places.
+        # Sources of the lab: a mirror, and this repository.
         rows(
             "mirror_directory",
             candidates=["mirror"],
@@ -48,7 +48,7 @@ def all_rows(rows: Rows) -> list[dict[str, Any]]:
             source=rows.pin(server=DOWN),
         ),
         rows("mirror_url", candidates=["mirror"], mirror=f"{HTTP}/mirror", source=rows.pin(server=DOWN)),
-        # Bundles have the artefact's name, and so has this row.
+        # The bundle has the artefact's name, so the row has it too.
         rows(
             "hello",
             key="mirror_git",
@@ -59,19 +59,19 @@ def all_rows(rows: Rows) -> list[dict[str, Any]]:
         ),
         rows("mirror_without", candidates=["mirror"], mirror="/srv/upstream/apt", source=rows.pin(server=DOWN)),
         rows("mirror_only", candidates=["mirror"]),
-        # Substitutes, and labs that want none.
+        # Substitutes, and runs that refuse them.
         rows("substitute", source=rows.pin(server=DOWN), substitute=SUBSTITUTE),
         rows("substitute", key="substitute_again", source=rows.pin(server=DOWN), substitute=SUBSTITUTE),
         rows("substitute", key="substitute_retried", substitute=SUBSTITUTE, retry=True),
         rows("strict_deferral", strict=True, source=rows.pin(server=DOWN)),
         rows("strict_substitute", strict=True, source=rows.pin(server=DOWN), substitute=SUBSTITUTE),
         rows("strict_good", strict=True, substitute=SUBSTITUTE),
-        # Where the prefix is.
+        # Various prefixes.
         rows("disk_full", prefix="/mnt/small", build=rows.build("large")),
         rows("disk_small", prefix="/mnt/small", space=100),
         rows("read_only", prefix="/mnt/readonly"),
         rows("odd_prefix", prefix=ODD),
-        # Built trees that are there already.
+        # The cache of built trees.
         rows("built", **built),
         rows("built", key="built_restored", **built, prefix=OTHER, source=rows.pin(server=DOWN)),
     ]
@@ -87,7 +87,7 @@ def run(play: Play, rows: Rows) -> Run:
 
 
 def is_not_there(lab: Lab, name: str) -> None:
-    """Assert that no run left anything of this artefact where a later one would trust it."""
+    """Assert that no run left a part of this artefact that a later run would use."""
     assert lab.trees(name) == []
     assert lab.link(name) == ""
     assert lab.leftovers(of(name)) == []
@@ -150,7 +150,7 @@ def test_is_deferred(run: Run, lab: Lab, name: str, reason: str) -> None:
     [
         (
             "wrong_hash",
-            [f"{HTTP}/altered/hello-1.1.tar is not the file that is pinned: sha256 ", ", expected "],
+            [f"{HTTP}/altered/hello-1.1.tar is not the pinned file: sha256 ", ", expected "],
         ),
         ("no_dependency", ["packages: no-such-package-of-any-archive"]),
         ("denied_403", ["HTTP 403"]),

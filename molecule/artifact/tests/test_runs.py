@@ -1,4 +1,4 @@
-"""What takes more than one run: nothing to do, generations, kills, two at once, no network."""
+"""Cases with more than one run: nothing to do, generations, kills, two at once, no network."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_run_with_nothing_to_do_asks_for_one_stat_a_tree(play: Play, rows: Row
     assert first.calls.count("artifact") == 2
     second = play(*wanted)
     assert second.status == 0
-    # The facts come out of the first run's cache.
+    # The facts come from the first run's cache.
     assert second.calls == ["stat", "stat"]
     assert "changed=0 " in second.output
 
@@ -42,7 +42,7 @@ def test_a_changed_edit_makes_a_new_tree_and_undoing_it_switches_back(play: Play
     assert lab.hello(name) == "fine morning"
     assert len(lab.trees(name)) == 2
     built = lab.sh(f"stat -c %y {of(name)}/var/log/build/{name}.log {of(name)}/store/{name}-*/bin/hello")
-    # A server that nobody could ask: what is in the store needs none.
+    # The server can't be reached; a tree in the store doesn't need it.
     back = play({**plain, "source": {**plain["source"], "urls": ["http://127.0.0.1:1/hello-1.0.tar"]}})
     assert (back.rows[name]["tree"], back.rows[name]["switched"]) == (first[name]["tree"], True)
     assert lab.hello(name) == "good morning"
@@ -80,11 +80,11 @@ def test_a_build_that_is_killed_half_way_leaves_nothing_to_trust(play: Play, lab
     assert lab.builders()
     lab.sh('kill -KILL "$1"', str(holder))
     ended = play.end(process, answer)
-    assert ended.status == 2 and "ended without an answer" in ended.rows[name]["msg"]
+    assert ended.status == 2 and "ended without a result" in ended.rows[name]["msg"]
     assert lab.hello(name) == "good morning"
     assert len(lab.trees(name)) == 1
     lab.sh(f"echo 0 >{DELAY}")
-    # What the build had started may live on, for 20 s. The next run ends it, and doesn't wait for that.
+    # The build's child may run on for 20 s. The next run ends it instead of waiting.
     again = play(new)
     assert again.status == 0 and again.rows[name]["switched"], again.output
     assert lab.builders() == []
@@ -96,7 +96,7 @@ def test_a_build_that_is_killed_half_way_leaves_nothing_to_trust(play: Play, lab
 def test_the_second_of_two_runs_waits_or_says_who_holds_the_lock(play: Play, lab: Lab, rows: Rows) -> None:
     name = "twice"
     wanted = rows(name, build=rows.build("slow"))
-    # However slow the host is, the first is still building when the others ask.
+    # Even on a slow host, the first run still builds when the others start.
     lab.sh(f"echo 240 >{DELAY}")
     first = play.start(wanted)
     lab.until(lambda: "waiting" in lab.log(name))
@@ -117,7 +117,7 @@ def test_without_a_network_the_mirror_serves_and_all_else_is_deferred(play: Play
     far = {"urls": [f"http://{host}/hello-1.0.tar" for host in ("upstream.invalid", "192.0.2.1")]}
     wanted = rows("far", source={**rows.pin(), **far})
     near = rows("near", source={**rows.pin(), **far}, mirror="/srv/upstream/mirror")
-    # A package that Debian has, and this container hasn't.
+    # A package that Debian has and this container lacks.
     needs = rows("needs", packages=["hello"], prefix=PREFIX)
     ended = play(wanted, near, needs)
     assert ended.status == 0, ended.output

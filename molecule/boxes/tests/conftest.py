@@ -1,4 +1,4 @@
-"""Which tests run where: on Debian testing only whether it starts; the whole of site.yml with ./test --all."""
+"""Select the tests of a run: on Debian testing only whether it starts; the whole of site.yml only with --all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what isn't for this run. It isn't skipped: another run of the suite has it."""
+    """Deselect the tests of other runs. They aren't reported as skipped, since another run of the suite has them."""
     left = {"stable"} if os.environ.get("RUMPLAB_DEBIAN") == "testing" else set()
     left |= set() if os.environ.get("RUMPLAB_TEST_ALL") else {"whole"}
     out = [item for item in items if left & set(item.keywords)]
@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="module")
 def box(host: Host) -> Box:
-    """The container, with a copy of this checkout as somebody has it who has just cloned it."""
+    """Return the container, with a copy of this checkout as after git clone."""
     name = host.backend.get_hostname()
     left = [f"--exclude=./{name}" for name in (".venv", "build", ".cache", ".ansible", ".git")]
     packed = subprocess.run(

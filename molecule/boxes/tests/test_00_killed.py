@@ -1,4 +1,4 @@
-"""A box on which many runs were killed: the next one repairs it, and uninstalling leaves nothing."""
+"""A host on which many runs were killed: the next run repairs it, and uninstalling leaves nothing."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from support.box import CHECKOUT, Box, outcome
 
 KILLS = 20
 RUNS = 80
-# Seconds into a run. One that isn't disturbed takes about 40.
+# The times of the kills, in seconds after a run's start. A whole run takes about 40.
 LATEST = 30.0
 PROVISION = "./provision $RUMPLAB_CACHE"
 UNINSTALL = ".venv/bin/ansible-playbook playbooks/uninstall.yml"
-# Everything in the container but its first process and this shell ends at once, as when a host loses its power.
+# Kills every process in the container except the first one and this shell at once, as a power cut does.
 END_ALL = "kill -KILL -1"
 
 
 def killed(box: Box, command: str, moment: float) -> bool:
-    """Whether the command was still going on after so many seconds, and so was killed; it may not have failed before.
+    """Run the command and kill it after `moment` seconds; return whether it was still running then.
 
-    Nothing but the kill may end it: what a killed run leaves is no reason for the next one to fail.
+    It must not fail before: a run must cope with what killed runs have left.
     """
     log = "/tmp/run.log"
     ended = f"sleep {moment:.2f}; if kill -0 $run 2>/dev/null; then echo killed; else wait $run; fi"
@@ -45,7 +45,7 @@ def test_uninstalling_after_many_kills_leaves_nothing(box: Box) -> None:
     seed = int(os.environ.get("RUMPLAB_SEED", time.time_ns() % 1_000_000))
     print(f"RUMPLAB_SEED={seed}")
     chance = random.Random(seed)
-    # A run that came to its end is undone by the next ones, so that there always is something to kill.
+    # If a run ends before its kill, the lab is uninstalled, so that the next run has something to do.
     commands, kills = itertools.cycle((PROVISION, UNINSTALL)), 0
     command = next(commands)
     for _ in range(RUNS):
@@ -64,7 +64,7 @@ def test_uninstalling_after_many_kills_leaves_nothing(box: Box) -> None:
     works = box.run("rumplab doctor --verify")
     assert works.returncode == 0, works.stdout
 
-    # One more is killed, so that what that leaves is there when uninstalling begins.
+    # Kill one more run, so that uninstalling begins with what it leaves.
     box.run("rm -rf /opt/rumplab/store/gdb-* /opt/rumplab/store/pcihello-*")
     killed(box, PROVISION, chance.uniform(3, 12))
     gone = box.run(UNINSTALL)

@@ -1,4 +1,4 @@
-"""The main command on machines as people have them. Each run but the first must find nothing to do."""
+"""./provision on machines as users have them. Each run except the first must find nothing to do."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import re
 import pytest
 from support.box import Box, outcome
 
-# The cheap part: the foundation, and one component of packages.
+# The fast part: the foundation, and one component that consists of packages.
 ARGUMENTS = "$RUMPLAB_CACHE --tags lab,rump_stager,verify"
 BAD = "/opt/pythons/broken:/opt/pythons/hangs:/opt/pythons/noisy:/opt/pythons/shim"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def test_a_check_run_goes_by_the_systems_own_python_and_promises_no_more(box: Box) -> None:
-    """As the first run on a machine; on Debian testing that is Python 3.14, under the Ansible that fits it."""
+    """This is the first run on the machine; Debian testing has Python 3.14, which needs its own version of Ansible."""
     done = box.run("./provision --check $RUMPLAB_CACHE")
     assert outcome(done).endswith("failed=0")
     own = box.run("/usr/bin/python3 -c 'import sys; print(*sys.version_info[:2])'").stdout.split()
@@ -76,8 +76,8 @@ def test_nothing_is_left_to_do(box: Box, circumstances: str) -> None:
 
 @pytest.mark.stable
 def test_nothing_is_left_to_do_for_another_ansible(box: Box) -> None:
-    """As pipx makes it: an environment elsewhere, with ansible-core and the collections that requirements.yml names."""
-    # Galaxy isn't to be had in most places where this runs: the same collections come out of the package's archive.
+    """An environment as pipx makes it, with ansible-core and the collections that requirements.yml names."""
+    # Galaxy often can't be reached here, so the same collections are copied from the ansible package.
     made = box.run("""
         version=$(.venv/bin/python -c 'import ansible.release as r; print(r.__version__)')
         python3 -m venv /opt/pipx
@@ -99,7 +99,7 @@ for each in yaml.safe_load(open("requirements.yml"))["collections"]:
 def listing(box: Box, prefix: str) -> list[str]:
     done = box.run(f"cd {prefix}; find . -printf '%P %y %m %u\\n' | sort")
     assert done.returncode == 0, done.stdout
-    # The names of trees have stamps in them, which are of the prefix too.
+    # The names of trees contain stamps, which also depend on the prefix.
     return sorted({re.sub(r"-[0-9a-f]{12}(?=[/ ])", "-STAMP", line) for line in done.stdout.splitlines()})
 
 

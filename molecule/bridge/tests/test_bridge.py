@@ -1,4 +1,4 @@
-"""Guests on the lab's bridge, in a network namespace of the scenario's own, started by an unprivileged user."""
+"""Guests on the lab's bridge, in the scenario's own network namespace, started by an unprivileged user."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ ASK = (
     "import sys, pathlib; from rumplab.machine import qmp; question = {'command-line': 'info network'};"
     " print(qmp.execute(pathlib.Path(sys.argv[1]), 'human-monitor-command', arguments=question))"
 )
-# Beyond the lab's bridge, and of no host: TEST-NET-2.
+# A network beyond the lab's bridge that no host has: TEST-NET-2.
 BEYOND = "198.51.100.1"
 
 
 @pytest.fixture(scope="module")
 def before(host: Host) -> dict[str, str]:
-    """The network as the scenario found it."""
+    """Return the state of the network before the tests."""
     return network(host)
 
 
 @pytest.fixture
 def bridge(host: Host, before: dict[str, str]) -> Iterator[Host]:
-    """The bridge, up; afterwards everything is as it was before."""
+    """Bring the bridge up; check afterwards that taking it down restores the network."""
     host.check_output("rumplab net up")
     yield host
     host.check_output("rumplab net down --force")
@@ -52,7 +52,7 @@ def bridge(host: Host, before: dict[str, str]) -> Iterator[Host]:
 
 @pytest.fixture
 def guests() -> Iterator[list[Machine]]:
-    """The guests of a test, ended with it."""
+    """Yield a list for a test's guests; end them after the test."""
     started: list[Machine] = []
     yield started
     for guest in started:
@@ -61,7 +61,7 @@ def guests() -> Iterator[list[Machine]]:
 
 @contextmanager
 def outside(host: Host) -> Iterator[Machine]:
-    """A guest on a network of its own, which listens, and knows no way beyond that network."""
+    """Start a guest on a separate network that listens and has no route beyond that network."""
     host.check_output(f"ip tuntap add dev out0 mode tap && ip addr add {BEYOND}/24 dev out0 && ip link set out0 up")
     # Option 3 is the router: with none, it can only answer to an address of its own network.
     host.check_output(
@@ -81,14 +81,14 @@ def outside(host: Host) -> Iterator[Machine]:
 
 
 def run_guest(host: Host, name: str, net: str, **variables: Any) -> None:
-    """The guest as alice's machine, by `rumplab run` with these options for its network."""
+    """Start the guest as alice's machine by `rumplab run` with these network options."""
     append = " ".join(["console=ttyS0 quiet", *(f"{key}={value}" for key, value in variables.items())])
     tail = f"-kernel {GUEST}/vmlinuz -initrd {GUEST}/initrd -append '{append}'"
     host.check_output(f"{ALICE} rumplab run {GUEST}/blank.img --name {name} --memory 256M {net} --detach -- {tail}")
 
 
 def logged(host: Host, name: str, text: str) -> str:
-    """What alice's machine has said, once it has said `text`."""
+    """Wait until the output of alice's machine has `text`, and return that output."""
     deadline = time.monotonic() + BOOT_SECONDS
     while text not in (said := host.check_output(f"{ALICE} rumplab logs {name}")):
         assert time.monotonic() < deadline, said
@@ -143,7 +143,7 @@ def test_up_and_down_can_be_repeated(bridge: Host, before: dict[str, str]) -> No
 
 
 def test_a_run_behind_the_pci_bridge_gets_the_address_and_mac_it_was_given(host: Host) -> None:
-    """User networking, by `rumplab run`: a real driver behind the PCI bridge."""
+    """User networking by `rumplab run`, with a real driver for a card behind the PCI bridge."""
     try:
         run_guest(host, "user", "--net user")
         said = logged(host, "user", "netguest: done")
@@ -173,7 +173,7 @@ def test_two_guests_of_a_user_without_root(bridge: Host, guests: list[Machine]) 
 
 
 def test_a_run_on_the_bridge_and_no_down_while_it_is_attached(bridge: Host) -> None:
-    """`rumplab run` by way of the helper, as provisioned."""
+    """`rumplab run` with the provisioned helper."""
     try:
         run_guest(bridge, "held", "--net bridge --mac 52:54:00:00:00:03", stay=1)
         said = logged(bridge, "held", "netguest: lease")
@@ -192,7 +192,7 @@ def test_a_run_on_the_bridge_and_no_down_while_it_is_attached(bridge: Host) -> N
 
 
 def test_a_guest_on_the_bridge_has_its_tap_until_it_stops(bridge: Host) -> None:
-    """What `rumplab guest` starts is on the bridge as what `rumplab run` starts is."""
+    """`rumplab guest` attaches to the bridge as `rumplab run` does."""
     kernel = "/tmp/halts.bin"
     bridge.check_output(f"echo {base64.b64encode(HALTS).decode()} | base64 -d >{kernel} && chmod 644 {kernel}")
     words = f"--arch i386 --kernel {kernel} --net bridge --mac 52:54:00:00:00:04"
@@ -205,7 +205,7 @@ def test_a_guest_on_the_bridge_has_its_tap_until_it_stops(bridge: Host) -> None:
         control = f"{machine['directory']}/qmp.sock"
         cards = bridge.check_output(f"{ALICE} {PREFIX}/rumplab/bin/python3 -I -c %s {control}", ASK)
         assert "model=e1000,macaddr=52:54:00:00:00:04" in cards
-        # The helper had opened it, so that QEMU runs nobody in its sandbox.
+        # rumplab had the helper open it, so that QEMU needs to start no program in its sandbox.
         assert "type=tap,fd=" in cards
         shown = bridge.file(f"/proc/{machine['pid']}/status").content_string
         assert "-sandbox" not in machine["argv"] or "Seccomp:\t2" in shown
@@ -227,18 +227,18 @@ def test_a_run_by_a_user_outside_the_group_is_refused(bridge: Host) -> None:
 
 
 def counted(host: Host, chain: str) -> int:
-    """Packets that the counter of a chain of the test's own table has seen."""
+    """Return the number of packets that a chain of the test's own table has counted."""
     return int(host.check_output("nft list chain inet watch %s", chain).split("counter packets ")[1].split()[0])
 
 
 def test_without_nat_no_packet_leaves(bridge: Host, guests: list[Machine]) -> None:
-    """The host routes, the address beyond is there, and still nothing gets past the lab's rules."""
+    """The host forwards packets and the outer address exists, but the lab's rules drop every packet."""
     assert bridge.check_output("cat /proc/sys/net/ipv4/ip_forward") == "1"
     assert bridge.check_output("nft list tables") == "table inet rumplab"
     from_guests = "iifname rumplab0 oifname != rumplab0 counter"
     rules = (
         "add table inet watch",
-        # The lab's own chain has priority 0: what the first sees and the second doesn't, the lab has dropped.
+        # The lab's chain has priority 0. It has dropped what the first of these chains counts and the second doesn't.
         "add chain inet watch before { type filter hook forward priority -10 ; }",
         "add chain inet watch after { type filter hook forward priority 10 ; }",
         "add chain inet watch out { type filter hook postrouting priority 300 ; }",
@@ -302,7 +302,7 @@ def test_a_full_range_is_named(host: Host, before: dict[str, str], guests: list[
 
 
 def test_a_tap_with_the_scripts(bridge: Host, guests: list[Machine]) -> None:
-    """What root does with -netdev tap."""
+    """Root uses -netdev tap with the scripts."""
     scripts = "/usr/local/libexec/rumplab"
     netdev = f"tap,id=n,script={scripts}/qemu-ifup,downscript={scripts}/qemu-ifdown"
     guest = Machine(bridge, "tap", 8, netdev=netdev, user="root", stay=1)

@@ -1,4 +1,4 @@
-"""What role bridge refuses, and that uninstalling leaves the host as it was. Runs last."""
+"""Settings that role bridge refuses; and uninstalling, which restores the host's state. Runs last."""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ def test_rules_of_others_are_refused_by_name(host: Host) -> None:
         host.check_output("chmod g-w /etc/qemu/bridge.conf")
     said = re.sub(r"\s+", " ", run.stdout + run.stderr)
     assert run.returncode != 0
-    # The lab's own line, of a bridge with the earlier name, isn't one of them.
-    assert "Rules of others there: allow elsewhere0. Not root's alone to write: /etc/qemu/bridge.conf." in said
+    # The lab's own line, for a bridge with the former name, isn't one of them.
+    assert (
+        "Rules of others there: allow elsewhere0. Files that others than root can write: /etc/qemu/bridge.conf." in said
+    )
     assert "bridge_keep_other_rules: true" in said
     assert network(host) == before
     assert settings(host)["bridge"] == "rumplab0"
@@ -61,7 +63,7 @@ def test_uninstall_leaves_the_host_as_it_was(host: Host) -> None:
     assert host.run("cmp /etc/group /opt/before/group").rc == 0
     assert not host.file(HELPER).exists
     assert host.run(f"dpkg-statoverride --list {HELPER}").rc != 0
-    # The tools to look with went with the packages: what the kernel shows as files serves.
+    # Uninstalling has removed ip and nft with their packages, so read the kernel's files.
     assert host.check_output("ls /sys/class/net") == host.check_output("cat /opt/before/interfaces")
     assert host.check_output("cat /proc/net/route") == host.check_output("cat /opt/before/route")
 
@@ -71,7 +73,7 @@ def test_uninstall_with_the_bridge_down_and_its_programs_gone(host: Host) -> Non
     assert run.returncode == 0, run.stdout
     for name in ("bridge.json", "components.d/bridge.json"):
         host.check_output(f"cp /opt/before/etc/{name} {PREFIX}/etc/{name}")
-    # What uninstall would meet if it asked.
+    # The error that uninstalling would get if it ran the command.
     assert host.run("rumplab net down").rc == 3
     run = play(ROOT / "playbooks" / "uninstall.yml")
     assert run.returncode == 0, run.stdout

@@ -1,4 +1,4 @@
-"""What a play on a host that Ansible takes for a Mac has done, and what the tool says there."""
+"""The result of a play on a host with a Mac's facts, and the runtime tool there."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from unit.image.test_multiboot import header, placed
 
 @pytest.fixture
 def program(host: Host) -> str:
-    """What `run` takes for a program that boots."""
+    """Return a file that `rumplab run` accepts as a bootable program."""
     path = "/tmp/hello ü.bin"
     host.check_output("printf %s | base64 -d >%s", base64.b64encode(placed(header(), 64)).decode(), path)
     return path
 
 
 def test_homebrew_was_asked_for_the_formulae_and_nothing_else(host: Host) -> None:
-    # Two converges and the check mode before them: each formula once, by the role that needs it.
+    # After a run in check mode and two converges, each formula was installed once, by the role that needs it.
     assert installs(host) == [formulae("qemu"), formulae("rump_stager")]
 
 

@@ -1,4 +1,4 @@
-"""What role lab refuses on a Mac, and that uninstalling takes away what came. Runs last."""
+"""What role lab refuses on a Mac; and uninstalling, which removes what was installed. Runs last."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_root_is_told_that_homebrew_refuses_it(host: Host) -> None:
     before = calls(host)
     run = play(SCENARIO / "converge.yml", user="root")
     assert run.returncode != 0
-    assert "Homebrew refuses to be run by root" in said(run)
+    assert "Homebrew refuses to run as root" in said(run)
     assert calls(host) == before
 
 
@@ -36,7 +36,7 @@ def test_a_mac_without_homebrew_is_told_to_install_it(host: Host) -> None:
 
 
 def test_uninstall_takes_exactly_the_formulae_that_came(host: Host) -> None:
-    # Somebody installs a formula that needs two of them: those stay, and Homebrew never has to refuse.
+    # The user installs a formula that needs two of the lab's: these stay, so Homebrew never refuses the removal.
     host.check_output(f"sudo -n -u alice -- {BREW} install gtk")
     host.check_output(f"truncate -s 0 {CALLS}")
     run = play(ROOT / "playbooks" / "uninstall.yml")

@@ -1,4 +1,4 @@
-"""The lab as site.yml leaves it."""
+"""The lab after a run of site.yml."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_component_out_of_reach_says_so_and_keeps_nobody_from_working(
     host: Host, status: dict[str, Any], name: str
 ) -> None:
     (component,) = [row for row in status["components"] if row["name"] == name]
-    # Upstreams are out of reach in most places where this runs; where they aren't, there is a tree.
+    # Here, upstreams can't be reached in most test environments; otherwise there is a tree.
     assert component["state"] == "installed" or component["reason"]
     assert host.file(f"{PREFIX}/{name}").exists == (component["state"] == "installed")
 
@@ -59,7 +59,7 @@ def test_the_session_at_the_end_has_passed(status: dict[str, Any]) -> None:
 def test_the_prefix_belongs_to_the_lab_user_and_the_undo_record_to_root(host: Host) -> None:
     others = host.run(f"find {PREFIX} -not -user rumplab")
     assert others.rc == 0
-    # Root undoes what these list.
+    # Root undoes the changes that these list, so only root may write them.
     undo = [f"{PREFIX}/etc/manifest.json", f"{PREFIX}/var/manifest.json", f"{PREFIX}/var/manifest.lock"]
     assert sorted(others.stdout.split()) == undo
 

@@ -1,4 +1,4 @@
-"""A run of everything after one that found nothing to do: it leaves early, unless anything is another."""
+"""A whole run after one that found nothing to do: it skips the roles, unless its inputs or the state differ."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from testinfra.host import Host
 SITE = Path(__file__).resolve().parents[3] / "site.yml"
 RECORD = "/opt/rumplab/var/settled.json"
 DESCRIPTOR = "/opt/rumplab/etc/components.d/qemu.json"
-# What stands in the output once the roles that provide components are entered.
+# Text in the output of a run that doesn't skip the roles.
 LOOKS = "TASK [qemu : "
 pytestmark = pytest.mark.skipif(
     os.environ.get("RUMPLAB_DEBIAN", "12") != "12" and os.environ.get("RUMPLAB_TEST_ALL") != "1",
@@ -29,8 +29,8 @@ def site(*options: str) -> subprocess.CompletedProcess[str]:
 
 
 def settle() -> None:
-    """See to it that a run like that has just left early, having found nothing to do."""
-    # The first may have something to do, the second finds that there is nothing, and the third has been told so.
+    """Run site.yml until a run skips the roles because nothing is left to do."""
+    # The first run may have something to do, the second finds and records that there is nothing, the third skips.
     for _ in range(3):
         run = site()
         assert run.returncode == 0, run.stdout + run.stderr
@@ -63,7 +63,7 @@ def test_a_run_that_is_another_looks_at_everything(options: list[str]) -> None:
     settle()
     run = site(*options)
     assert LOOKS in run.stdout
-    # Where upstreams are out of reach, that is an error to a strict one.
+    # If upstreams can't be reached, a strict run fails.
     assert run.returncode == 0 or "rumplab_strict" in run.stdout + run.stderr
 
 

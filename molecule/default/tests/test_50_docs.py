@@ -1,4 +1,4 @@
-"""Every example of the documentation that needs a provisioned lab, run in this one as the lab user."""
+"""Run every example of the documentation that needs a provisioned lab, as the lab user."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ for example in all_examples(ROOT):
 
 @pytest.fixture(scope="module")
 def place(host: Host) -> Iterator[str]:
-    """A directory of the lab user's, which goes with all that the examples leave in it."""
+    """Make a directory for the lab user, and remove it with the examples' files afterwards."""
     path = host.check_output("runuser -u rumplab -- mktemp -d")
     yield path
     host.check_output("rm -r %s", path)
@@ -43,6 +43,6 @@ def test_the_examples_of_a_page_do_what_it_says(host: Host, place: str, page: st
         )
         return done.stdout
 
-    # A page's examples follow one another, as its reader does.
+    # A page's examples run in the order of the page.
     faults = [fault for example in PAGES[page] for fault in check(example, run)]
     assert not faults, "\n".join(faults)

@@ -1,4 +1,4 @@
-"""Uninstalling takes away exactly what was created; runs last, since nothing is left after it."""
+"""Uninstalling removes exactly what was created. Runs last."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def after(host: Host) -> dict[str, Any]:
     for wanted in ("changed=[1-9]", "changed=0"):
         run = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
         assert run.returncode == 0, run.stdout + run.stderr
-        # The second time there is nothing left to do.
+        # The second run has nothing to do.
         assert re.search(wanted, run.stdout), run.stdout
     return leftovers.listed(host.backend.get_hostname())
 

@@ -1,4 +1,4 @@
-"""Role ipkdbdemo: the kernel, and the lab's own GDB, QEMU and bridge on it, by a user who is nobody."""
+"""The example kernel with IPKDB, debugged with the lab's GDB, QEMU and bridge by an unprivileged user."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def component(host: Host, name: str) -> dict[str, Any]:
 
 @pytest.fixture
 def machine(host: Host) -> Iterator[str]:
-    """A kernel that waits for its debugger; its name."""
+    """Start a kernel that waits for its debugger; yield the machine's name."""
     kernel = component(host, "ipkdbdemo")["paths"]["kernel"]
     host.check_output(f"{USER} sh -c 'umask 077; echo a key of the laboratory > {KEY}'")
     network = "--nic ne2k_pci --no-pci-bridge --forward udp:1138:1138"
@@ -37,7 +37,7 @@ def machine(host: Host) -> Iterator[str]:
 
 
 def debugged(host: Host, *commands: str) -> str:
-    """What the lab's GDB says, on the lab's bridge."""
+    """Return the output of the lab's GDB for these commands, over the lab's bridge."""
     demo, gdb = component(host, "ipkdbdemo")["paths"], component(host, "gdb")["paths"]["gdb"]
     words = [f"file {demo['kernel']}", f"set substitute-path /usr/src/ipkdb {demo['source']}"]
     words += [f"target remote | {DEBUGGED} --stdio", *commands]
@@ -73,7 +73,7 @@ def test_gdb_breaks_steps_and_changes_and_comes_again(host: Host, machine: str) 
     assert re.search(r"^#2 .* main \(.*\) at .*main\.c:", said, re.MULTILINE)
     assert re.search(r"^eip +0x\w+ +0x\w+ <counter_step\+\d+>", said, re.MULTILINE)
     assert "$1 = 2" in said and "$2 = 77 " in said and "$3 = 99" in said
-    # It runs on, into the instruction that no processor has: a panic, which waits for a debugger.
+    # It continues, reaches the invalid instruction and panics; the panic waits for a debugger.
     again = debugged(host, "bt 4", "print ramdisk[1]", "detach")
     assert re.search(r"^#1 .* ipkdb_panic \(\)", again, re.MULTILINE), again
     assert "$1 = 77 " in again

@@ -1,4 +1,4 @@
-"""Role kgdbdemo: kernels for both architectures, and the lab's own GDB and QEMU on them."""
+"""The example kernels with kgdb for both architectures, with the lab's GDB and QEMU."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def component(host: Host, name: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module", params=["amd64", "i386"])
 def session(request: pytest.FixtureRequest, host: Host) -> dict[str, str]:
-    """What drive.py reports of one architecture."""
+    """Return the report of drive.py for one architecture."""
     demo = component(host, "kgdbdemo")["paths"]
     gdb = component(host, "gdb")["paths"]["gdb"]
     qemu = component(host, "qemu")["paths"]["qemu-system-x86_64"]

@@ -1,4 +1,4 @@
-"""Role pcihello: the demo's program, its sources, and that it is what a debugger and a boot loader need."""
+"""The example unikernel: its program and sources, and that a debugger and a boot loader can use it."""
 
 from __future__ import annotations
 

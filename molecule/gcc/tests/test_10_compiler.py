@@ -1,4 +1,4 @@
-"""The lab's GCC 9 as converge leaves it, fetched from the archive of the host's own apt: what it compiles runs."""
+"""The lab's GCC 9, which converge has fetched from the archive of the host's apt: its programs run."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ int main() {
     std::cout << s << std::endl;
 }
 """
-# By file: the compiler, its options, the text. Each prints "fine".
+# By file: the compiler, its options, the source. Each program prints "fine".
 PROGRAMS = {
     "plain.c": ("gcc-9", "-O2", PLAIN),
-    # Implicit int, and a function that nobody declared.
+    # Implicit int, and a function without a declaration.
     "old.c": ("gcc-9", "-std=gnu89", 'main() { puts("fine"); return 0; }\n'),
     "common.c": ("gcc-9", "-O -fcommon", PLAIN + "int twice; int twice;\n"),
     "math.c": ("gcc-9", "-lm", MATH),
@@ -74,7 +74,7 @@ def work(lab: Lab) -> Iterator[str]:
 
 
 def compiled(lab: Lab, work: str, name: str, directory: str = BIN) -> str:
-    """Compile one of the programs, and return what it prints; the compiler is the only one there."""
+    """Compile one of the programs, and return what it prints; no other compiler is on PATH."""
     tool, options, text = PROGRAMS[name]
     script = f'cd "$1"; printf %s "$2" >{name}; "$3/{tool}" -o program {name} {options}; ./program'
     return lab.sh(script, work, text, directory)
@@ -120,7 +120,7 @@ def test_a_shared_library_throws_and_is_caught(lab: Lab, work: str) -> None:
 
 
 def test_its_library_path_reaches_neither_the_linker_nor_what_a_build_runs(lab: Lab, work: str) -> None:
-    """The compiler proper runs with it; the assembler, which is looked for in PATH, says what it got."""
+    """cc1 runs with the library path; the assembler, a script found on PATH, prints the path that it gets."""
     script = (
         'cd "$1"; mkdir bin; real=$(command -v as); '
         'printf \'#!/bin/sh\\necho "path=$LD_LIBRARY_PATH" >>"%s/said"\\nexec %s "$@"\\n\' "$1" "$real" >bin/as; '

@@ -1,4 +1,4 @@
-"""rumplab build on a host whose archive has newer compilers only: nothing was installed by hand, no container runs."""
+"""rumplab build on a host whose archive has only newer compilers, without manual installation or a container."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from fixtures.upstream.driving import PREFIX, Lab
 
 USER = "runuser -u rumplab --"
-# By its own path: the rows of other tests, in prefixes of their own, take the name in PATH over.
+# By its full path, since rows of other tests, in their own prefixes, change the link in PATH.
 RUMPLAB = f"{PREFIX}/rumplab/bin/rumplab"
 C = '#include <stdio.h>\nint main(void) { puts("hello by " __VERSION__); return 0; }\n'
 GO = 'package main\n\nfunc main() {\n\tprintln("hello from Go")\n}\n'

@@ -1,4 +1,4 @@
-"""Where its packages may come from, and what else can be different: each row in a prefix of its own."""
+"""Other origins of the packages, and other settings and hosts: each row in its own prefix."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOWHERE = "http://127.0.0.1:1/@file@"
 HERE_TOO = f"{HTTP}/files/debian/@file@"
 ABSENT = f"{HTTP}/404/@file@"
 CACHE = {"artifact_built_cache": ""}
-# What they try is the role's, and the same on each release.
+# These tests concern only the role, so one release of Debian suffices.
 pytestmark = pytest.mark.skipif(
     os.environ.get("RUMPLAB_DEBIAN", "12") != "12" and os.environ.get("RUMPLAB_TEST_ALL") != "1",
     reason="the same on Debian 12; for ./test --all",
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def lab(host: Any) -> Lab:
-    """The container, with the packages that converge fetched served as an archive has them."""
+    """Return the container; it serves the packages that converge has fetched by the paths of an archive."""
     found = Lab(host)
     for path in ROW["packages"]:
         place = f"/srv/upstream/gorump/files/debian/{path}"
@@ -38,7 +38,7 @@ def lab(host: Any) -> Lab:
 
 
 def source(*hosts: str, **changed: str) -> dict[str, Any]:
-    """Return the pin with other hosts; `changed` has another sha256 for a package, by the beginning of its name."""
+    """Return the pin with other hosts; `changed` has a new sha256 by the beginning of a package's name."""
     parts = []
     for path, pin in ROW["packages"].items():
         name = os.path.basename(path)
@@ -93,7 +93,7 @@ def test_a_package_that_is_not_the_one_that_is_pinned_is_an_error(lab: Lab, host
     run = row(name, gcc_source=source(host_template, HERE_TOO, libmpc3="0" * 64))
     assert run.returncode != 0
     text = said(run)
-    assert "libmpc3_1.2.0-1_amd64.deb is not the file that is pinned" in text
+    assert "libmpc3_1.2.0-1_amd64.deb is not the pinned file" in text
     assert "0" * 64 in text
     pinned = next(pin["sha256"] for path, pin in ROW["packages"].items() if "libmpc3" in path)
     assert pinned in text
@@ -107,14 +107,14 @@ def test_without_any_archive_it_is_deferred_and_nothing_is_installed(lab: Lab) -
     assert described["state"] == "deferred"
     for part in ("127.0.0.1:1", "404"):
         assert part in described["reason"]
-    # A line with the time stands between a task's name and its result where tasks are profiled.
-    asked = r"^TASK \[lab : Remember what is installed\].*\n(?:\w+day .*\n)?(?:ok|changed):"
+    # If tasks are profiled, a line with the time is between a task's name and its result.
+    asked = r"^TASK \[\S*host_packages : List what is installed\].*\n(?:\w+day .*\n)?(?:ok|changed):"
     assert re.search(asked, run.stdout, re.MULTILINE) is None
     assert "rumplab_strict" in said(row("offline", gcc_source=source(NOWHERE), rumplab_strict=True))
 
 
 def test_an_older_c_library_defers_it(lab: Lab) -> None:
-    """As on a host with glibc 2.28 that would need 2.31: this one is told to be too old, too."""
+    """Like a host with glibc 2.28 that needs 2.31; here, the required version is raised instead."""
     host = {"system": "Linux", "machine": "x86_64", "glibc": "99.1", "instead": "Build in a container"}
     run = row("old", gcc_source=source(HERE_TOO), __gcc_host=host)
     assert run.returncode == 0, said(run)
@@ -122,7 +122,7 @@ def test_an_older_c_library_defers_it(lab: Lab) -> None:
     assert described["state"] == "deferred"
     assert "glibc 99.1 or later, and this host is Linux on x86_64 with glibc 2." in described["reason"]
     assert "container" in described["reason"]
-    # Nobody was asked.
+    # No server was asked.
     assert lab.sh(f"ls {of('old')}/cache") == ""
 
 
@@ -133,11 +133,11 @@ def test_a_host_whose_archive_has_that_compiler_needs_none(lab: Lab) -> None:
 
 
 def test_start_files_elsewhere_are_found(lab: Lab) -> None:
-    """A host that isn't multiarch, as Fedora: libc's files for linking are in /usr/lib64, its headers together."""
+    """A host without multiarch directories, such as Fedora: libc's files for linking are in /usr/lib64."""
     there, multi = "/usr/lib64", "/usr/lib/x86_64-linux-gnu"
     objects = "crt1.o crti.o crtn.o Scrt1.o gcrt1.o rcrt1.o grcrt1.o Mcrt1.o"
     archives = "libc.so libm.so libc.a libm.a libpthread.a libc_nonshared.a libmvec.a libdl.a"
-    # libc.so is a script with paths in it.
+    # libc.so is a linker script that contains paths.
     move = (
         f"mkdir -p {there}; "
         f"for f in {objects} {archives}; do test ! -e {multi}/$f || mv {multi}/$f {there}/; done; "
@@ -150,7 +150,7 @@ def test_start_files_elsewhere_are_found(lab: Lab) -> None:
     )
     lab.sh(move)
     try:
-        # The packages are there: nothing puts the files back where they were.
+        # Restore the files: the packages count as installed, so apt wouldn't do it.
         run = row("elsewhere", gcc_source=source(HERE_TOO))
         assert run.returncode == 0, said(run)
         assert works(lab, "elsewhere")

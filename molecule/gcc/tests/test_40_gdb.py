@@ -1,4 +1,4 @@
-"""Real GDBs by the compilers that they are known to build with, attached to QEMU: minutes each, so for --all only."""
+"""Real GDBs, built with the compilers known to work, attached to QEMU. Each takes minutes, so only with --all."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ HERE = Path(__file__).resolve().parents[1]
 SOCKET = "/tmp/gdb-of-gcc"
 pytestmark = pytest.mark.skipif(os.environ.get("RUMPLAB_TEST_ALL") != "1", reason="builds GDB twice; for ./test --all")
 
-# Debian's packages of the releases' sources, by path in the archive, as its signed indexes have them: 10.1 is that of
-# Debian 11; 18.1 is today's, and goes from the archive one day. The third host keeps them all.
+# Debian's source packages of the releases, by path in the archive, with the hashes of its signed indexes. 10.1 is that
+# of Debian 11; 18.1 is the current one, which the archive will remove one day. The third host keeps all of them.
 SOURCES: dict[str, dict[str, Any]] = {
     "10.1": {
         "path": "pool/main/g/gdb/gdb-source_10.1-1.7_all.deb",
@@ -42,7 +42,7 @@ def lab(host: Any) -> Lab:
 
 @contextlib.contextmanager
 def machine(lab: Lab) -> Iterator[str]:
-    """Run a machine that waits at its reset vector; it goes by itself after two minutes. Yields GDB's command."""
+    """Start a machine that waits at its reset vector and ends after two minutes; yield GDB's command to attach."""
     stub = f"-chardev socket,path={SOCKET},server=on,wait=off,id=stub -gdb chardev:stub"
     lab.sh(
         f"timeout 120 qemu-system-x86_64 -accel tcg -S -display none -serial none -monitor none {stub} "

@@ -16,7 +16,7 @@ STOCK = "/usr/bin/gdb"
 LAB = "/opt/rumplab/gdb/bin/x86_64-elf-gdb"
 PORT = 21234
 TOO_LONG = "Remote 'g' packet reply is too long"
-# What QEMU's x86_64 stub sends; GDB expects 308 bytes for an i386.
+# The size of the 'g' reply of QEMU's x86_64 stub; for an i386, GDB expects 308 bytes.
 LONG = 608
 SHT_SYMTAB, SHT_DYNSYM = 2, 11
 ATTACH = ["set remote target-features-packet off", "set architecture i386", f"target remote 127.0.0.1:{PORT}"]
@@ -24,7 +24,7 @@ ATTACH = ["set remote target-features-packet off", "set architecture i386", f"ta
 
 @pytest.fixture
 def qemu(host: Any) -> Iterator[None]:
-    """A machine that waits at its reset vector; it goes by itself after two minutes."""
+    """Start a machine that waits at its reset vector and ends after two minutes."""
     arguments = f"-accel tcg -S -display none -serial none -monitor none -gdb tcp:127.0.0.1:{PORT}"
     started = host.run(f"timeout 120 qemu-system-x86_64 {arguments} -daemonize -pidfile /tmp/machine.pid")
     assert started.rc == 0, started.stderr
@@ -33,7 +33,7 @@ def qemu(host: Any) -> Iterator[None]:
 
 
 def debug(host: Any, gdb: str, commands: list[str]) -> str:
-    """Run GDB's commands in batch and return all that it said."""
+    """Run GDB's commands in batch mode and return its output."""
     options = " ".join(f"-ex {shlex.quote(command)}" for command in commands)
     return str(host.run(f"timeout 60 {gdb} -nx -batch {options} 2>&1 < /dev/null").stdout)
 
@@ -49,7 +49,7 @@ def play(host: Any, gdb: str, stops: list[dict[str, Any]], commands: list[str]) 
 
 
 def stop(size: int, number: int, **more: str) -> dict[str, Any]:
-    """Return a stop whose registers tell its number, and are each other than at the stop before."""
+    """Return a stop whose register values contain its number, so that all differ from those of the former stop."""
     values = {"eax": 0x11110000 + number, "eip": 0x1000 * number, "mxcsr": 0x1F80 + number}
     singly = {str(i386.NUMBERS[name]): value for name, value in more.items()}
     return {"g": i386.reply(size, values), "p": singly}
@@ -157,7 +157,7 @@ def test_its_own_gdbinit_is_read_from_wherever_the_tree_stands(host: Any) -> Non
 
 
 def test_target_descriptions_are_understood(host: Any, qemu: None) -> None:
-    """Expat is on: QEMU's description alone makes GDB take the processor for an x86-64."""
+    """GDB has Expat: it recognizes an x86-64 processor from QEMU's target description alone."""
     said = debug(host, LAB, [f"target remote 127.0.0.1:{PORT}", "p/x $rip", "show architecture"])
     assert "$1 = 0xfff0" in said
     assert "i386:x86-64" in said

@@ -1,4 +1,4 @@
-"""Role go_builder on the miniature upstreams: from commits to a Go that builds, and what stops it on the way."""
+"""Role go_builder with the miniature upstreams: it makes a Go that builds programs; and its errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LABS = "/opt/labs"
 
 
 def row(name: str, **settings: Any) -> subprocess.CompletedProcess[str]:
-    """Run the role with these settings, at a prefix of the row's own unless one is among them."""
+    """Run the role with these settings, at the row's own prefix unless the settings have one."""
     variables = {"rumplab_prefix": f"{LABS}/{name}", **settings}
     inventory = os.environ["MOLECULE_INVENTORY_FILE"]
     argv = ["ansible-playbook", "-i", inventory, str(HERE / "row.yml"), "-e", json.dumps(variables)]
@@ -47,9 +47,9 @@ def trees(host: Host, prefix: str) -> list[str]:
 
 
 def looked_at_packages(run: subprocess.CompletedProcess[str]) -> bool:
-    """True when a run asked the host's package manager for build dependencies, and didn't pass over that."""
-    # A line with the time stands between a task's name and its result where tasks are profiled.
-    asked = r"^TASK \[lab : Remember what is installed\].*\n(?:\w+day .*\n)?(?:ok|changed):"
+    """Return whether a run listed the host's packages in order to install build dependencies."""
+    # If tasks are profiled, a line with the time is between a task's name and its result.
+    asked = r"^TASK \[\S*host_packages : List what is installed\].*\n(?:\w+day .*\n)?(?:ok|changed):"
     return re.search(asked, run.stdout, re.MULTILINE) is not None
 
 
@@ -169,17 +169,17 @@ def test_the_other_tree_and_a_larger_heap(host: Host) -> None:
         ),
         (
             {"go_builder_bootstrap_version": "altered"},
-            ["go1.6.3.linux-amd64.tar.gz is not the file that is pinned: sha256 ", f", expected {'0' * 64}"],
+            ["go1.6.3.linux-amd64.tar.gz is not the pinned file: sha256 ", f", expected {'0' * 64}"],
             [],
         ),
         (
             {"go_builder_bootstrap_version": "unreachable", "rumplab_strict": True},
-            ["go_bootstrap unreachable can't be had, and rumplab_strict allows neither"],
+            ["go_bootstrap unreachable can't be provided, and rumplab_strict allows neither"],
             [],
         ),
         ({"go_builder_version": "1.8"}, ["go_builder_version 1.8 isn't pinned. Choose one of 1.5, 1.7,"], []),
         ({"go_builder_bootstrap_version": "1.9"}, ["go_builder_bootstrap_version 1.9 isn't pinned"], []),
-        ({"go_builder_heap_bits": 64}, ["go_builder_heap_bits 64: give a power of two from 20"], []),
+        ({"go_builder_heap_bits": 64}, ["go_builder_heap_bits is 64; set an exponent of two from 20"], []),
         ({"go_builder_edits": ["findnul"]}, ["value of go_builder_edits must be one or more of: findnull"], []),
     ],
     ids=["commit", "anchor", "hash", "strict", "version", "bootstrap", "heap", "edit"],
@@ -213,9 +213,9 @@ def test_an_unreachable_bootstrap_defers_both_and_asks_for_nothing_more(host: Ho
     assert descriptor(host, "go_bootstrap", prefix)["state"] == "deferred"
     described = descriptor(host, "go_builder", prefix)
     assert described["state"] == "deferred"
-    assert described["reason"].startswith("it is built with go_bootstrap, which can't be had: ")
+    assert described["reason"].startswith("it is built with go_bootstrap, which isn't installed: ")
     assert trees(host, prefix) == []
     assert host.run(f"ls {prefix}/cache").stdout == ""
     assert not looked_at_packages(ran)
-    # Another compiler is another tree: this one's pin isn't the one that the lab's tree was built with.
+    # Another bootstrap compiler gives another stamp, so the lab's tree can't be reused.
     assert described["stamp"] != descriptor(host, "go_builder")["stamp"]

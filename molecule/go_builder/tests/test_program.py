@@ -1,4 +1,4 @@
-"""A Go program on its whole way, with the miniature toolchains: build, stage, run, debug."""
+"""Build, stage, run and debug a Go program with the miniature toolchains."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def rumplab(host: Host, command: str, seconds: int = 120) -> Any:
 
 @pytest.fixture(scope="module")
 def program(host: Host) -> str:
-    """The unikernel of a program that imports a package of the user's."""
+    """Build a unikernel from a program that imports a user's package; return its path."""
     assert host.run(f"install -d -o rumplab {HOME}").rc == 0
     put(host, f"{HOME}/app/main.go", MAIN)
     put(host, f"{HOME}/go/src/greet/greet.go", GREET)

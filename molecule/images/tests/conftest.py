@@ -1,4 +1,4 @@
-"""What the tests of the builder images share."""
+"""Fixtures for the tests of the builder images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Play = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="session")
 def play() -> Play:
-    """Runs a playbook on the scenario's inventory, with extra variables."""
+    """Return a function that runs a playbook on the scenario's inventory, with extra variables."""
 
     def run(playbook: Path, **variables: Any) -> subprocess.CompletedProcess[str]:
         argv = ["ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"], str(playbook)]
@@ -31,7 +31,7 @@ def play() -> Play:
 
 @pytest.fixture(scope="session")
 def described() -> Callable[[Host], dict[str, dict[str, Any]]]:
-    """Reads what the lab knows of its images."""
+    """Return a function that reads the lab's etc/images.json."""
 
     def read(host: Host) -> dict[str, dict[str, Any]]:
         content = host.file("/var/tmp/rumplab-images/lab/etc/images.json").content_string

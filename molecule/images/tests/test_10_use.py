@@ -1,4 +1,4 @@
-"""The images at work: staging and debugging in them, for an unprivileged user of the engine."""
+"""Stage and debug in the images, as an unprivileged user of the engine."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from testinfra.host import Host
 
 PREFIX = "/var/tmp/rumplab-images/lab"
 PROGRAM = f"{PREFIX}/pcihello/pcihello.bin"
-# A debug stub is a socket, and the engine, the host's, gives a container only files where that finds them.
+# The debug stub's socket must be at a path that the engine on the host can mount into a container.
 ALICE = "runuser -u alice -- env HOME=/home/alice XDG_STATE_HOME=/var/tmp/rumplab-images/alice"
-# Starts rumplab with these words, waits for a container of its, sends a signal, and prints the exit status and how many
-# seconds that took.
+# Starts rumplab with the given arguments, waits for its container, sends a signal, and prints the exit status and the
+# seconds until the exit.
 INTERRUPT = """
 import signal, subprocess, sys, time
 number, name, words = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
@@ -34,7 +34,7 @@ print(process.wait(60), round(time.monotonic() - started, 1))
 
 @pytest.fixture
 def directory(host: Host) -> Iterator[str]:
-    """A directory of alice's with a name that docker and a shell would take apart."""
+    """Make a directory for alice whose name needs quoting for docker and a shell."""
     path = host.check_output("mktemp -d %s", '/var/tmp/rumplab-images/alice/a b,"c:d.XXXXXX')
     host.check_output("chown alice: %s", path)
     yield path
@@ -46,7 +46,7 @@ def leftovers(host: Host, verb: str) -> str:
 
 
 def rumplab(host: Host, directory: str, words: str) -> Any:
-    """Runs the tool as alice in `directory`."""
+    """Run the tool as alice in `directory`."""
     return host.run(f"cd {shlex.quote(directory)} && {ALICE} rumplab {words}")
 
 
@@ -118,7 +118,7 @@ def test_the_image_boots_and_is_debugged_from_the_gdb_image(host: Host, director
         said = debugged.stdout + debugged.stderr
         assert debugged.rc == 0, said
         assert "$1 = 0x100e8086" in said
-        # The program and its sources, which the lab keeps, are seen from the container.
+        # The container can read the program and its sources in the lab.
         assert "at main.c:" in said
         deadline = time.monotonic() + 60
         while "pcihello: done" not in (said := rumplab(host, directory, "logs demo").stdout):
@@ -160,7 +160,7 @@ def test_a_signal_stops_the_container(host: Host, directory: str, number: int) -
 def test_what_a_container_cannot_have_is_refused(host: Host) -> None:
     done = rumplab(host, "/", f"stage {PROGRAM} -o /etc/a.img --container --dry-run")
     assert done.rc == 1
-    # As root, to whom /etc is writable: what the image has there must stay.
+    # As root, who can write to /etc: the image's files there must not change.
     done = host.run(f"rumplab stage {PROGRAM} -o /etc/a.img --container --dry-run")
     assert done.rc == 1
     assert "/etc can't be given to a container, which needs its own /etc; use a directory of your own" in done.stderr

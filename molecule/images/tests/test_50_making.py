@@ -1,6 +1,6 @@
-"""When an image is made again, and that uninstalling takes the images along. Runs last.
+"""When an image is made again; and uninstalling, which removes the images. Runs last.
 
-That a run with nothing to do makes none is what step idempotence shows.
+The scenario's idempotence step checks that a run with nothing to do makes no image.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ GDB = "rumplab-test/gdb:latest"
 
 
 def identity(host: Host, image: str) -> str:
-    """The image's identity, or nothing where there is none."""
+    """Return the image's id, or "" if there is no such image."""
     return str(host.run("docker image inspect --format {{.Id}} %s", image).stdout.strip())
 
 
@@ -34,7 +34,7 @@ def test_an_image_of_other_settings_is_made_anew(host: Host, play: Any, describe
     assert run.returncode == 0, run.stdout
     assert identity(host, GDB) not in ("", before)
     assert described(host)["gdb"]["id"] == identity(host, GDB)
-    # The one before is gone, and what wasn't asked for is as it was.
+    # The former image is removed, and the other images are unchanged.
     assert identity(host, before) == ""
     assert described(host)["stager"] == other
 
@@ -77,6 +77,6 @@ def test_uninstalling_takes_the_images_away(host: Host, play: Any) -> None:
     run = play(SCENARIO.parents[1] / "playbooks" / "uninstall.yml")
     assert run.returncode == 0, run.stdout
     assert host.check_output("docker images --quiet rumplab-test/*") == ""
-    # It was there before.
+    # This image existed before the lab.
     assert identity(host, "rumplab/debian:12") == base
     assert not host.file("/var/tmp/rumplab-images/lab").exists

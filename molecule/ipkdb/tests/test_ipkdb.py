@@ -1,4 +1,4 @@
-"""Role ipkdb on a miniature release, and its kernel on the lab's bridge: BOOTP, GDB by one command, and the key."""
+"""Role ipkdb with a miniature release, and its kernel on the lab's bridge: BOOTP, GDB by one command, and the key."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def key(host: Host) -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def facts(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What Ansible learns of the host is learnt once."""
+    """Make Ansible cache the host's facts."""
     os.environ["ANSIBLE_GATHERING"] = "smart"
     os.environ["ANSIBLE_CACHE_PLUGIN"] = "jsonfile"
     os.environ["ANSIBLE_CACHE_PLUGIN_CONNECTION"] = str(tmp_path_factory.mktemp("facts"))
 
 
 def row(host: Host, *options: str, **variables: Any) -> subprocess.CompletedProcess[str]:
-    """Runs the role alone, as the scenario does but for these."""
+    """Run the role alone with these options and variables, otherwise as the scenario does."""
     hashes = json.loads(host.check_output("cat /srv/upstream/netbsd.json"))["8.9"]
     given = {
         "rumplab_built_cache": "",
@@ -94,8 +94,8 @@ def test_the_key_is_the_lab_users_alone_and_so_is_the_kernel_that_has_it(host: H
         kernel = host.file(paths[name])
         assert (kernel.user, kernel.mode) == ("rumplab", 0o600)
         assert host.run("grep -qF %s %s", key(host), paths[name]).rc == 0
-    # Neither in the configuration that is kept, nor anywhere else that others can read: nor in the build's log, though
-    # the fixture's config(1) speaks of every option.
+    # The key is neither in the installed configuration, nor in any other file that others can read. It isn't in the
+    # build's log, though the fixture's config(1) prints every option.
     log = host.file(f"{PREFIX}/var/log/build/{COMPONENTS[0]}.log").content_string
     assert "takes `options IPKDB_NE_PCI'" in log
     assert "(a line with the secret in it)" in log
@@ -110,7 +110,7 @@ def test_the_key_is_the_lab_users_alone_and_so_is_the_kernel_that_has_it(host: H
 
 @pytest.fixture(scope="module", autouse=True)
 def home(host: Host) -> None:
-    """Where the lab user's guests are, who has no home."""
+    """Make a home for the lab user's guests, since that user has none."""
     host.check_output("install -d -m 700 -o rumplab /home/rumplab")
 
 
@@ -136,7 +136,7 @@ def test_what_is_refused(host: Host, name: str) -> None:
 
 @pytest.fixture
 def bridge(host: Host) -> Iterator[Host]:
-    """The lab's bridge, up, and a guest on it; both are gone afterwards."""
+    """Bring the lab's bridge up and start a guest on it; remove both afterwards."""
     host.check_output("rumplab net up")
     host.check_output(f"{GUEST} create nb8 --config ipkdb --net bridge")
     yield host
@@ -146,7 +146,7 @@ def bridge(host: Host) -> Iterator[Host]:
 
 
 def waiting(host: Host) -> dict[str, Any]:
-    """The guest, once it waits in IPKDB with an address."""
+    """Wait until the guest waits in IPKDB and has an address; return its record."""
     deadline = time.monotonic() + SECONDS
     while True:
         (guest,) = json.loads(host.check_output(f"{GUEST} list --json"))
@@ -173,14 +173,14 @@ def test_its_address_comes_by_bootp_and_a_porters_list_passes(bridge: Host) -> N
     assert {item["result"] for item in rows} <= {"ok", "skipped"}
     assert len(rows) > 10
     assert machine["name"] == "nb8"
-    # The list has tried wrong keys too, so that the exit status says that something is wrong.
+    # The checks include wrong keys, so the exit status reports an error.
     decoded = bridge.run(f"{IPKDB} decode /tmp/session.pcap")
     assert decoded.rc == 1
     assert "O open, id" in decoded.stdout
     answers = [line for line in decoded.stdout.splitlines() if f" {place} > " in line]
     assert any("s stopped" in line for line in answers)
     assert all("[HMAC good]" in line for line in answers)
-    # The key of a kernel that runs is of no use to others.
+    # Another user can't use the key of a running kernel.
     other = bridge.run(f"{ALICE} rumplab ipkdb connect --target {place} --timeout 1 --stdio </dev/null")
     assert other.rc != 0
     assert key(bridge) not in other.stderr
@@ -197,7 +197,7 @@ def test_the_labs_gdb_by_one_command(bridge: Host) -> None:
     assert session.rc == 0, session.stdout
     text = session.stdout
     assert re.search(r"Breakpoint 1, counter_step \(amount=.*\) at .*main\.c:\d+\n", text), text
-    # The sources are those that the lab has of this release.
+    # GDB finds the lab's sources of this release.
     assert re.search(r"^\d+\t\s*counter \+= amount;$", text, re.MULTILINE), text
     assert re.search(r"^eip .*<counter_step", text, re.MULTILINE), text
     assert "= 41" in text
@@ -223,7 +223,7 @@ def test_another_key_makes_another_kernel_and_nothing_tells_either(host: Host) -
     assert second["stamp"] != first["stamp"]
     assert described(host, COMPONENTS[1]) == tools
     assert host.run("grep -qF %s %s", another, second["paths"]["kernel"]).rc == 0
-    # A cache of built trees is read by many, and this kernel isn't put there.
+    # Other users can read the cache of built trees, so this kernel isn't in it.
     assert host.run("ls /opt/cache").stdout == ""
     assert not [one for one in (before, another) if one in changed.stdout + changed.stderr]
     assert host.run("grep -rF %s %s/var %s/etc/components.d", another, PREFIX, PREFIX).rc == 1

@@ -1,4 +1,4 @@
-"""Kernels debugged by their own debuggers, with the lab's GDB, by a user who is nobody."""
+"""Debug kernels with their built-in debuggers and the lab's GDB, as an unprivileged user."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 PREFIX = "/opt/rumplab"
 LINUX = f"{PREFIX}/linux"
 DEMO = f"{PREFIX}/kgdbdemo"
-# Guests outlive a session, so that they need a home.
+# Definitions of guests are kept in the user's home directory.
 HOME = "/var/tmp/nobody"
 USER = (
     f"setpriv --reuid nobody --regid nogroup --clear-groups --no-new-privs --inh-caps=-all env HOME={HOME} timeout 120"
@@ -32,7 +32,7 @@ def home(host: Any) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_guest_left(host: Any) -> Iterator[None]:
-    """Every test ends its guests and forgets them."""
+    """Check that every test stops and removes its guests."""
     yield
     host.check_output(f"{GUEST} stop --all --now")
     for guest in guests(host):
@@ -60,7 +60,7 @@ def wait_for(host: Any, name: str, text: str, seconds: float = 60) -> None:
 
 @pytest.fixture
 def linux(host: Any) -> str:
-    """A Linux that waits in its kgdb."""
+    """Start a Linux that waits in its kgdb; return its name."""
     host.check_output(f"{GUEST} create lx --linux {LINUX}/vmlinux --initrd {LINUX}/initrd.cpio")
     said: str = host.check_output(f"{GUEST} start lx --kgdb")
     assert said.endswith("debug it with: rumplab guest debug lx")
@@ -71,13 +71,13 @@ def test_linux_from_its_first_stop_to_its_end(host: Any, linux: str) -> None:
     said = debug(host, "lx --batch --ex bt --ex 'print linux_banner'")
     assert INITIAL in said
     assert re.search(r'= .*"Linux version 6\.1', said)
-    # It goes on when GDB leaves.
+    # The kernel continues when GDB detaches.
     wait_for(host, linux, "# ")
     assert [guest["state"] for guest in guests(host)] == ["running"]
     refused = host.run(f"{GUEST} debug lx --batch --ex bt")
     assert refused.rc == 1
     assert "lx runs; stop it in its debugger first" in refused.stderr
-    # By a BREAK and a key on its console it comes back, and again.
+    # A BREAK and a key on its console enter kgdb again, any number of times.
     assert host.check_output(f"{GUEST} break lx").startswith("lx is in its debugger;")
     assert BY_KEY in debug(host, "lx --batch --ex bt")
     assert BY_KEY in debug(host, "lx --break --batch --ex bt")
@@ -112,7 +112,7 @@ def test_a_linux_that_has_booted_is_stepped_with_its_text_protected(host: Any) -
     host.check_output(f"{GUEST} create lx --linux {LINUX}/vmlinux --initrd {LINUX}/initrd.cpio")
     host.check_output(f"{GUEST} start lx")
     wait_for(host, "lx", "# ")
-    # The shell reads again when it has been given a line.
+    # After a line of input, the shell reads again.
     typed = f"(sleep 8; printf 'uname\\n' | {GUEST} console lx >/dev/null 2>&1) &"
     steps = "--ex delete --ex 'print $pc' --ex stepi --ex 'print $pc' --ex 'stepi 20'"
     ran = host.run(f"{typed} {GUEST} debug lx ksys_read --break --batch {steps} 2>&1 </dev/null; wait")
@@ -121,7 +121,7 @@ def test_a_linux_that_has_booted_is_stepped_with_its_text_protected(host: Any) -
 
 
 def test_ctrl_c_reaches_linux_too(host: Any, linux: str) -> None:
-    """GDB's interrupt, for which a kernel on a serial line has no ear, is a BREAK and a key."""
+    """A kernel doesn't recognize GDB's interrupt on a serial line, so it is sent as a BREAK and a key."""
     interrupted = GUEST.replace("timeout 120", "timeout --foreground -s INT -k 60 12")
     ran = host.run(f"{interrupted} debug lx --batch --ex continue --ex bt 2>&1 </dev/null")
     assert BY_KEY in ran.stdout, ran.stdout

@@ -1,4 +1,4 @@
-"""The runtime tool reads YAML with a PyYAML of its own. First, since test_lab.py ends by uninstalling."""
+"""The runtime tool reads YAML with its own PyYAML. Runs first, since test_lab.py ends by uninstalling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Role lab: what it leaves, what it refuses, and that it can be taken away."""
+"""Role lab: its result, the settings that it refuses, and uninstalling."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_settings_that_cannot_work_are_refused_by_name(variables: dict[str, str]
 
 
 def test_python_3_8_is_refused_with_the_remedy(host: Host) -> None:
-    """The host's interpreter is made to say that it is 3.8; everything else about it is real."""
+    """The host's interpreter reports version 3.8; apart from that, it is the real one."""
     host.run_test("mkdir -p /opt/old")
     host.run_test(
         "printf '%s\\n' '#!/bin/sh' 'PYTHONPATH=/opt/old exec /usr/bin/python3 \"$@\"' >/opt/old/python3.8"
@@ -140,7 +140,7 @@ def test_uninstall_keeps_what_others_need_and_takes_the_rest(host: Host) -> None
     assert play(HERE / "packages.yml", **variables).returncode == 0
     recorded = json.loads(host.file(f"{PREFIX}/var/manifest.json").content.decode())["entries"]
     assert {"kind": "package", "manager": "apt", "name": "bc"} in recorded
-    # Somebody installs a package that needs one of ours.
+    # The user installs a package that needs one of the lab's packages.
     assert host.run("apt-get install -y --no-install-recommends nettle-dev").rc == 0
     run = play(PLAYBOOKS / "uninstall.yml", **variables)
     assert run.returncode == 0, run.stdout

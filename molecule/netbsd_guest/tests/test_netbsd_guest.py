@@ -1,4 +1,4 @@
-"""Role netbsd_guest on a miniature release: what it leaves, what a second kernel costs, and what can go wrong."""
+"""Role netbsd_guest with a miniature release: its result, the cost of a second kernel, and its errors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def hashes() -> dict[str, dict[str, str]]:
 
 
 class Lab:
-    """Runs the role in prefixes of their own; each begins with all that the fixture needs of a user."""
+    """Runs the role in separate prefixes, with the variables that the fixture needs."""
 
     def __init__(self, directory: Path, hashes: dict[str, dict[str, str]]) -> None:
         self.directory, self.hashes = directory, hashes
@@ -81,7 +81,7 @@ class Lab:
 
 
 def said(done: subprocess.CompletedProcess[str]) -> str:
-    """Return what a run said, with one blank where it broke a line."""
+    """Return a run's output, with line breaks replaced by one blank."""
     return " ".join((done.stdout + done.stderr).split())
 
 
@@ -142,7 +142,7 @@ def test_the_build_was_told_what_netbsds_needs() -> None:
     assert "===> update yes, left out: MKDOC MKHTML MKINFO" in said
     kernel = sh('cat "$1/var/log/build/netbsd_kernel_amd64.log"', PREFIX)
     assert "Bootstrapping nbmake" in said and "Bootstrapping nbmake" not in kernel
-    # The tools' tree stays as it was installed: the wrapper of their make is written elsewhere.
+    # The tools' tree isn't changed: the wrapper of make is written into the build directory.
     newer = sh('find "$1/" -newer "$1/.complete" -type f', f"{PREFIX}/netbsd_tools_amd64")
     assert newer == ""
 
@@ -150,7 +150,7 @@ def test_the_build_was_told_what_netbsds_needs() -> None:
 def test_the_disk_belongs_to_root_though_the_lab_user_made_it() -> None:
     disk = described("disk_amd64")["paths"]["disk"]
     assert sh('stat -c "%U %s" "$1"', disk) == f"rumplab {(16 << 20) + (1 << 20)}"
-    # Sparse: what no file fills takes no room.
+    # The disk is sparse: unused blocks take no space.
     assert int(sh('stat -c %b "$1"', disk)) * 512 < 8 << 20
     assert sh('grep -a -c "ROOT.a  /         ffs     rw " "$1"', disk) == "1"
     assert sh('grep -a -c "ssh-ed25519 AAAA somebody" "$1"', disk) == "1"
@@ -184,7 +184,7 @@ def test_another_kernel_costs_only_itself(lab: Lab) -> None:
     assert sorted(sh('ls "$1"', plain["tree"]).split()) == ["PLAIN", "netbsd", "netbsd.gdb"]
     third = lab(name, **more)
     assert "changed=0" in third.stdout and third.returncode == 0, third.stdout
-    # Back to the first one, which is still in the store.
+    # Switch back to the first kernel, which is still in the store.
     assert lab(name).returncode == 0
     assert described("kernel_amd64", prefix)["tree"] == kernel["tree"]
 
@@ -195,31 +195,31 @@ def test_what_cannot_be_reached_is_deferred_and_nothing_is_installed_for_it(lab:
     assert done.returncode == 0, done.stdout
     found = described("tools_amd64", f"{LABS}/down")
     assert found["state"] == "deferred"
-    assert f"{HTTP}/moved/source/sets/src.tgz: leads to a web page, {HTTP}/page/moved" in found["reason"]
+    assert f"{HTTP}/moved/source/sets/src.tgz: the server sends a web page, {HTTP}/page/moved" in found["reason"]
     assert "refused" in found["reason"]
     kernel = described("kernel_amd64", f"{LABS}/down")
     assert kernel["state"] == "deferred"
-    assert kernel["reason"].startswith("it is built with netbsd_tools_amd64, which can't be had: ")
-    # Not as much as a look at the compilers. The sources, which come first, name no packages to install.
+    assert kernel["reason"].startswith("it is built with netbsd_tools_amd64, which isn't installed: ")
+    # Not even the installed packages were listed. (The sources, which are fetched first, need no packages.)
     assert done.stdout.count("TASK [Install the build dependencies]") == 1
 
 
-# A failure leaves what is installed as it was, so these may share a prefix, and what is built in it.
+# A failure doesn't change what is installed, so these rows can share a prefix and its trees.
 SHARED = {"rumplab_prefix": f"{LABS}/kernels"}
 FAILURES: dict[str, tuple[dict[str, Any], str]] = {
     "no_key": (
         {"netbsd_release_hosts": [f"{HTTP}/keyed/NetBSD-@release@/@file@"]},
-        "HTTP 402 (Payment Required): it wants a key in the address",
+        "HTTP 402 (Payment Required): it requires a key in the URL",
     ),
     "wrong_hash": (
         {"netbsd_release_hosts": [f"{HTTP}/altered/NetBSD-@release@/@file@"]},
-        "is not the file that is pinned: sha512",
+        "is not the pinned file: sha512",
     ),
     "unknown_release": (
         {"netbsd_guest_release": "9.4", "netbsd_guest_hashes": {}},
         "pub/NetBSD/security/hashes/NetBSD-9.4_hashes.asc",
     ),
-    # Released, and its hashes are stated by one project only.
+    # This release exists, but only one project states its hashes.
     "unconfirmed_release": (
         {"netbsd_guest_release": "11.0", "netbsd_guest_hashes": {}},
         "pub/NetBSD/security/hashes/NetBSD-11.0_hashes.asc",
@@ -241,7 +241,7 @@ FAILURES: dict[str, tuple[dict[str, Any], str]] = {
     "bad_name": ({"netbsd_guest_more_kernels": {"../x": []}}, "a name is lower-case letters and digits"),
     "name_of_another_role": (
         {"netbsd_guest_more_kernels": {"ipkdb": []}},
-        "isn't kgdb, which netbsd_guest_kernel_options is for, nor ipkdb, which role ipkdb builds",
+        "It can't be kgdb (use netbsd_guest_kernel_options for that kernel) or ipkdb (use role ipkdb)",
     ),
     "bad_line": ({**SHARED, "netbsd_guest_kernel_options": ["optoins DIAGNOSTIC"]}, "syntax error: optoins DIAGNOSTIC"),
     "small_disk": (
@@ -282,7 +282,7 @@ def test_a_release_that_is_not_pinned_comes_by_its_signed_list(
     name = "source/sets/src.tgz"
     wrong = lab("contradiction", **{**variables, "netbsd_guest_hashes": {name: hashes["10.9"][name]}})
     assert wrong.returncode == 2
-    assert f"{name}: {hashes['8.9'][name]} by one source and {hashes['10.9'][name]} by another" in said(wrong)
+    assert f"{name}: one source states the hash {hashes['8.9'][name]}, another {hashes['10.9'][name]}" in said(wrong)
 
 
 def options(kernel: dict[str, Any]) -> set[str]:
@@ -295,14 +295,14 @@ def test_from_11_on_a_kernel_with_kgdb_has_no_heartbeat_that_a_debugger_would_st
     lab: Lab, hashes: dict[str, dict[str, str]]
 ) -> None:
     release = {"netbsd_guest_release": "11.9", "netbsd_guest_hashes": hashes["11.9"]}
-    # A compiler that says it is the one that 10.1's tools break with: of 11's, nobody reports that.
+    # A compiler that reports the version with which 10.1's tools fail; there is no such report for 11's tools.
     sh('printf "%s\\n" "$2" >"$1"; chmod 755 "$1"', COMPILER, GCC_15)
     done = lab("eleven", **release, netbsd_guest_more_kernels={"plain": []}, netbsd_release_host_cc=COMPILER)
     assert done.returncode == 0, done.stdout
     kernel, plain = (described(f"kernel_amd64{name}", f"{LABS}/eleven") for name in ("", "_plain"))
     assert "HEARTBEAT" in options(plain) and "KGDB" not in options(plain)
     assert "HEARTBEAT" not in options(kernel) and "KGDB" in options(kernel)
-    # Before, there is none to take out, and no line that would want to.
+    # Before 11, GENERIC has no HEARTBEAT, so the configuration has no line to remove it.
     assert "HEARTBEAT" not in sh('cat "$1"', described("kernel_amd64")["paths"]["config"])
 
 

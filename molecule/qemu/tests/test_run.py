@@ -25,14 +25,14 @@ E1000 = "01:01.0 8086:100e class 020000"
 
 
 def blank_disk(host: Any) -> None:
-    """Make /tmp/blank.img, which has nothing but the mark of a disk that boots."""
+    """Make /tmp/blank.img, an empty disk with only a boot signature."""
     host.check_output("install -m 666 /dev/null /tmp/blank.img && truncate -s 1M /tmp/blank.img")
     host.check_output("printf '\\125\\252' | dd of=/tmp/blank.img bs=1 seek=510 conv=notrunc status=none")
 
 
 @pytest.fixture(autouse=True)
 def no_machine_left(host: Any) -> Iterator[None]:
-    """Every test ends its machines, and finds that this leaves none."""
+    """Stop all machines after every test, and check that none is left."""
     yield
     host.check_output(f"{RUMPLAB} stop --all")
     assert machines(host) == []
@@ -64,7 +64,7 @@ def test_the_printed_command_is_the_machine_and_boots(host: Any) -> None:
     assert "pci-bridge,chassis_nr=2,id=pci.1,bus=pci.0,addr=3" in words
     assert "user,id=net0,net=192.168.76.0/24,dhcpstart=192.168.76.9,restrict=on" in words
     assert "e1000,netdev=net0,mac=54:54:00:55:55:55,bus=pci.1,addr=1" in words
-    # A socket in the directory that it is pasted in.
+    # The command makes its socket in the directory in which it is pasted.
     assert words[words.index("-gdb") + 1] == "chardev:gdb"
     ran = host.run(f"cd /tmp && {USER} {line} </dev/null")
     assert ran.rc == EXIT_STATUS, ran.stderr
@@ -100,7 +100,7 @@ def test_cards_of_ones_choice(host: Any) -> None:
 
 
 def test_every_controller_is_in_this_qemu(host: Any) -> None:
-    """An empty disk: each machine comes up with its controller, whatever there is to boot."""
+    """With an empty disk: each machine starts with its controller, though there is nothing to boot."""
     blank_disk(host)
     for disk in ("virtio", "ide", "lsi", "mpt", "virtio-scsi", "nvme"):
         host.check_output(f"{RUMPLAB} run /tmp/blank.img --disk {disk} --detach --wait --name {disk}")
@@ -125,13 +125,13 @@ def test_without_the_bridge_component_the_command_is_named(host: Any) -> None:
 
 
 def alive(host: Any, machine: dict[str, Any]) -> bool:
-    """Whether the process is there, and not just because the container's first process hasn't reaped it."""
+    """Return whether the process runs; a zombie that the container's first process hasn't reaped doesn't count."""
     stat: str = host.run(f"cat /proc/{machine['pid']}/stat").stdout
     return stat != "" and stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
 def test_records_are_the_users_own(host: Any) -> None:
-    """Of one who has no home, too."""
+    """This also holds for a user without a home directory."""
     ran = host.run(f"{RUMPLAB} run {PROGRAM} --detach --wait")
     assert ran.rc == 0, ran.stderr
     assert re.search(r"/nonexistent/\.local/state/rumplab-\w+ can't be made \(.*is used instead", ran.stderr)
@@ -185,7 +185,7 @@ def test_the_probe_is_bounded_and_takes_tcg(host: Any) -> None:
 
 
 def test_a_kvm_that_hangs_is_not_taken(host: Any) -> None:
-    """A QEMU that never comes back with KVM, behind a device node that looks right."""
+    """QEMU hangs with KVM, although the device node looks right."""
     lab = "/tmp/hung"
     emulator = host.check_output("command -v qemu-system-x86_64")
     host.check_output(f"mkdir -p {lab}/etc/components.d")

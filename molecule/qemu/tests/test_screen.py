@@ -1,4 +1,4 @@
-"""Programs that nobody here wrote, on a screen: run, looked at, typed on and debugged by an unprivileged user."""
+"""Programs of other projects on a screen: an unprivileged user runs them, reads the screen, types and debugs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 GUESTS = "/opt/guests"
-# What a Multiboot program's header begins with, and what a loader leaves in eax.
+# The magic numbers at the beginning of a Multiboot header, and in eax when the loader starts the program.
 HEADER, LOADER = 0x1BADB002, "0x2badb002"
 ADDRESS_FIELDS = 0x10000
 BOOT_SECTOR = "0x7c00"
@@ -38,7 +38,7 @@ def no_machine_left(host: Any) -> Iterator[None]:
 
 
 def until(host: Any, name: str, shows: Callable[[str], Any], seconds: float = 90) -> str:
-    """The screen of `name` as soon as it shows that."""
+    """Wait until `shows` is true for the screen of `name`, and return the screen."""
     deadline = time.monotonic() + seconds
     while True:
         looked = host.run(f"{RUMPLAB} screen {name}")
@@ -50,13 +50,13 @@ def until(host: Any, name: str, shows: Callable[[str], Any], seconds: float = 90
 
 
 def debugged(host: Any, name: str, place: str, expression: str) -> str:
-    """What the debugger says `expression` is when the machine comes to `place`."""
+    """Run the machine to `place`, and return the debugger's value of `expression`."""
     said = host.check_output(f"{RUMPLAB} debug {name} '*{place}' --batch --ex 'output/x {expression}' --ex 'echo \\n'")
     return str(said.splitlines()[-2])
 
 
 def entry(host: Any, program: str) -> str:
-    """Where a loader starts the program: where its Multiboot header says, if it does, else where ELF's does."""
+    """Return the program's entry address: that of its Multiboot header if it has one, else that of its ELF header."""
     content: bytes = host.file(program).content
     header = content.index(HEADER.to_bytes(4, "little"))
     (flags,) = struct.unpack_from("<I", content, header + 4)
@@ -71,7 +71,7 @@ def started(host: Any, words: str) -> None:
 
 
 def test_ipxe_finds_the_machine_of_the_notes(host: Any) -> None:
-    # Without the host's loopback its DHCP server names no gateway.
+    # If the guest can't reach the host's loopback interface, QEMU's DHCP server sends no gateway.
     started(host, f"{GUESTS}/ipxe.iso --wait --host-loopback")
     assert debugged(host, "ipxe", BOOT_SECTOR, "$pc") == BOOT_SECTOR
     said = until(host, "ipxe", lambda screen: "192.168.76.9" in screen)
@@ -92,7 +92,7 @@ def test_xen_starts_under_the_debugger_and_sets_a_graphics_mode(host: Any) -> No
         time.sleep(0.3)
     data = json.loads(host.check_output(f"{RUMPLAB} screen xen --json --png /tmp/xen.png"))
     assert (data["mode"], data["width"], data["height"], data["rows"]) == ("graphics", 800, 600, None)
-    # The size stands in the header, after the signature and the chunk's length and name.
+    # The PNG header has the size after the signature and the chunk's length and name.
     size = bytes.fromhex(host.check_output("od -An -tx1 -j16 -N8 /tmp/xen.png"))
     assert size == (800 << 32 | 600).to_bytes(8, "big")
 
@@ -113,7 +113,7 @@ def test_invaders_are_shot_at(host: Any) -> None:
 
     started(host, f"{GUESTS}/invaders.exec --console vga --wait")
     assert debugged(host, "invaders", entry(host, f"{GUESTS}/invaders.exec"), "$eax") == LOADER
-    # A game that a busy host hardly runs misses keys, and the invaders don't wait: one that is lost is played again.
+    # On a busy host, the game may miss keys and be lost; then it is played again.
     seen: list[int] = []
     deadline = time.monotonic() + 300
     while len(set(seen)) < 2:

@@ -24,7 +24,7 @@ def directory(host: Any) -> Iterator[str]:
 
 
 def staged(host: Any, image: str, arguments: str = "") -> dict[str, Any]:
-    """Stage the demo as the unprivileged user and return the report."""
+    """Stage the example program as the unprivileged user, and return the report."""
     ran = host.run(f"{STAGE} {PROGRAM} -o '{image}' --json {arguments}")
     assert ran.rc == 0, ran.stderr
     report: dict[str, Any] = json.loads(ran.stdout)
@@ -40,7 +40,7 @@ def test_components(host: Any) -> None:
 
 
 def test_the_user_has_no_privilege(host: Any) -> None:
-    """Or the tests below would prove nothing."""
+    """Otherwise the tests below would prove nothing."""
     status = host.run(f"{USER} cat /proc/self/status").stdout
     assert "CapEff:\t0000000000000000" in status and "NoNewPrivs:\t1" in status
     assert not host.file("/dev/loop0").exists

@@ -14,7 +14,7 @@ GIT = "git://127.0.0.1"
 
 @pytest.fixture(scope="session")
 def play(tmp_path_factory: pytest.TempPathFactory) -> Play:
-    """Runs the playbook of rows."""
+    """Return a function that runs the playbook of rows."""
     return Play(tmp_path_factory.mktemp("rows"), SCENARIO)
 
 
@@ -33,7 +33,7 @@ def commits() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def pin(commits: dict[str, str]) -> dict[str, Any]:
-    """The pin that fits."""
+    """Return the miniature's pin."""
     elsewhere = {name: f"{GIT}/{name}.git" for name in ("buildrump.sh", "src-netbsd")}
     return {
         "git": f"{GIT}/rumprun.git",

@@ -1,4 +1,4 @@
-"""The toolchain as converge leaves it, and what its tools make: from a C program to a debugged unikernel."""
+"""The toolchain that converge has made; its tools build a unikernel from a C program, which is run and debugged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAME = "rump_toolchain"
 BIN = f"{PREFIX}/{NAME}/bin"
 LIBRARIES = f"{PREFIX}/{NAME}/rumprun-x86_64/lib/rumprun-hw"
 USER = "runuser -u rumplab --"
-# What the linker said was missing, step by step, when mpt(4) was first tried; the role's page tells the story.
+# The symbols that the linker missed, one after the other, when mpt(4) was first tried; the role's page has details.
 ONCE_UNDEFINED = (
     *("mpt_intr", "mpt_disable_ints", "mpt_dma_mem_alloc", "mpt_init", "mpt_scsipi_attach"),
     *("mpt_print_db", "mpt_print_reply", "mpt_ioc_diag", "mpt_req_state", "mpt_print_scsi_io_request"),
@@ -57,7 +57,7 @@ def test_build_rr_was_called_as_it_asks_to_be(lab: Lab, host: Any) -> None:
         "argument: CPPFLAGS=-Wimplicit-fallthrough=0",
         "argument: -F",
         "argument: CPPFLAGS=-Wno-error",
-        # Debian's compiler makes position-independent programs unless it is told not to.
+        # Debian's compiler makes position-independent programs by default.
         "pie: 0",
     ]
     log = lab.log(NAME, PREFIX)
@@ -124,7 +124,7 @@ def test_a_program_that_needs_what_there_is_not_does_not_link(host: Any, work: s
     host.check_output(f"{USER} sh -c %s", f"echo '{source}' >{work}/absent.c")
     ran = build(host, work, "absent.c -o absent.bin")
     assert ran.rc == 1 and "undefined reference to `absent'" in ran.stderr
-    # That is how a Go program is linked, whose missing parts the baker adds.
+    # A Go program is linked so; rumprun-bake adds the missing parts.
     gcc = f"{USER} {BIN}/x86_64-rumprun-netbsd-gcc -o {work}/absent {work}/absent.c"
     assert host.run(f"RUMPRUN_STUBLINK=succeed {gcc}").rc == 0
 
@@ -141,7 +141,7 @@ def test_the_program_is_staged_and_boots(host: Any, work: str, program: str) -> 
     assert "hello from /boot/program.bin the disk, 42" in ran.stdout, ran.stdout + ran.stderr
     for line in ("rumprun: main() returned 0", "rumprun: has ppb", "rumprun: has mpt"):
         assert line in ran.stdout
-    # Its kernel has nodes for more than one disk, and each leads to its own.
+    # The kernel has nodes for several disks, each for its own disk.
     assert "sd1: opened partition a" in ran.stdout and "/dev/sd1a: 3" in ran.stdout
 
 
@@ -157,7 +157,7 @@ def test_the_program_is_debugged_with_its_source(host: Any, work: str, program: 
     assert said.rc == 0, said.stderr
     assert "Breakpoint 1, greet (whom=" in said.stdout, said.stdout
     assert "$1 = 42" in said.stdout and "the lab" in said.stdout
-    # The program's frame, and the one of the start-up code that called it.
+    # The program's frame, and that of the start-up code that called it.
     assert re.search(r"#1 .* in main \(.* at .*hello\.c:\d+\n#2 .* in main \(.* at start\.c:", said.stdout), said.stdout
 
 

@@ -1,4 +1,4 @@
-"""What can be different: components, mirrors, prefixes; and upstreams out of reach, or not what was meant."""
+"""Other components, mirrors and prefixes; and upstreams that can't be reached or have wrong content."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_component_off_and_on_again(play: Play, lab: Lab, pin: dict[str, Any])
     assert "librumpdev_pci_scsi.a" not in lab.sh(has).split()
     assert "pci_scsi" not in lab.sh(f"cat {of(name)}/{NAME}/etc/rumprun-bake.conf")
     log = lab.sh(f"stat -c %y {of(name)}/var/log/build/{NAME}.log")
-    # Nobody could be asked: what is in the store needs no upstream. The order of components doesn't matter.
+    # No upstream can be reached; a tree in the store needs none. The order of components doesn't matter.
     nowhere = {**pin, "git": "git://127.0.0.1:1/rumprun.git"}
     back = play(row(name, nowhere, components=["pci_scsi", "ppb"])).rows[name]
     assert (back["tree"], back["switched"]) == (first[name]["tree"], True)
@@ -83,7 +83,7 @@ def test_an_upstream_out_of_reach_defers_and_installs_nothing(play: Play, lab: L
 
 def test_a_submodule_out_of_reach_defers(play: Play, lab: Lab, pin: dict[str, Any]) -> None:
     name = "submodule_unreachable"
-    # Without help, .gitmodules sends us to a host that isn't there.
+    # Without submodule_urls, .gitmodules names an unreachable host.
     run = play(row(name, {key: value for key, value in pin.items() if key != "submodule_urls"}))
     assert run.status == 0, run.output
     reason = described(lab, name)["reason"]
@@ -121,14 +121,14 @@ KNOWN = "GCC 5, 6, 7, 8, 9"
 def test_without_a_compiler_that_is_known_to_do_the_labs_is_waited_for(
     play: Play, lab: Lab, pin: dict[str, Any]
 ) -> None:
-    """Debian 12 has none of those; the lab's GCC 9 isn't in this mirror, and nobody else may be asked."""
+    """Debian 12 has none of those; this mirror lacks the lab's GCC 9, and no other candidate is allowed."""
     name = "too_new"
     wanted = row(name, pin, compiler="", any_compiler=False, mirror="/srv/upstream/mirror", candidates=["mirror"])
     run = play(wanted)
     assert run.status == 0, run.output
     assert lab.descriptor("gcc", of(name))["state"] == described(lab, name)["state"] == "deferred"
     assert "gcc" in described(lab, name)["reason"]
-    # Neither the source nor a package for a build that won't be.
+    # Nothing can be built, so neither the source was fetched nor a package installed.
     assert lab.sh(f"ls {of(name)}/cache") == ""
     assert "package" not in run.calls and "apt" not in run.calls
     assert "rumplab_strict" in play({**wanted, "strict": True}).rows[name]["msg"]
@@ -138,6 +138,6 @@ def test_a_compiler_that_nobody_is_known_to_have_used_is_refused(play: Play, lab
     run = play(row("named", pin, any_compiler=False), row("unnumbered", pin, any_compiler=False, compiler="gcc"))
     assert run.status != 0
     assert KNOWN in run.rows["named"]["msg"] and "gcc-12" in run.rows["named"]["msg"]
-    # By this name, only the build can tell.
+    # This name has no version, so only the build finds out.
     assert "gcc is GCC 12" in run.rows["unnumbered"]["msg"] and "GCC 5 6 7 8 9" in run.rows["unnumbered"]["msg"]
     assert lab.trees(NAME, of("unnumbered")) == []

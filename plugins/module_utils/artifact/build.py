@@ -1,4 +1,4 @@
-"""Building a source with a recipe: commands as data, an environment of its own, a log, a time limit."""
+"""Build a source with a recipe: run its commands in a clean environment, with a log and a time limit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def fill(argument: str, places: Mapping[str, str]) -> str:
 
 
 def build_environment(recipe: Mapping[str, Any], places: Mapping[str, str], cache: str) -> dict[str, str]:
-    """Return the whole environment of a build: nothing of the caller's but PATH gets in."""
+    """Return the whole environment of a build; of the caller's environment it has only PATH."""
     path = os.environ.get("PATH", "/usr/local/bin:/usr/bin:/bin")
     if os.path.isdir(CCACHE_WRAPPERS):
         path = f"{CCACHE_WRAPPERS}:{path}"
@@ -42,13 +42,13 @@ def build_environment(recipe: Mapping[str, Any], places: Mapping[str, str], cach
 
 
 def shown(argv: Sequence[str]) -> str:
-    """Return a command as messages show it: a script that is handed to a shell goes by the name that it is given."""
+    """Return a command as messages show it. For `sh -c SCRIPT NAME …`, NAME and its arguments replace the script."""
     script = len(argv) > 3 and argv[1] == "-c"
     return " ".join([argv[0], *argv[3:]] if script else argv)
 
 
 def log_tail(path: str, lines: int = TAIL_LINES) -> str:
-    """Return the last lines of a log, whatever bytes are in it."""
+    """Return the last lines of a log; bytes that aren't UTF-8 are replaced."""
     with open(path, "rb") as stream:
         stream.seek(max(os.path.getsize(path) - 8192, 0))
         return "\n".join(stream.read().decode("utf-8", "replace").splitlines()[-lines:])
@@ -59,16 +59,16 @@ def require_space(directory: str, mebibytes: int) -> None:
     free = shutil.disk_usage(directory).free >> 20
     if free < mebibytes:
         raise Broken(
-            f"no space left: the build needs about {mebibytes} MiB in {directory}, which has {free} MiB free. "
-            "Make room, or choose another rumplab_prefix."
+            f"no space left: the build needs about {mebibytes} MiB in {directory}, which has {free} MiB free; "
+            "make room, or choose another rumplab_prefix"
         )
 
 
 def run_recipe(recipe: Mapping[str, Any], places: Mapping[str, str], cache: str, log_path: str, timeout: float) -> None:
-    """Run the recipe's commands in order; Broken names the command, the log and the log's last lines.
+    """Run the recipe's commands in order; if one fails, Broken has the command, the log's path and its last lines.
 
-    `places` has `source`, `build`, `dest`, `tmp` (directories), `jobs`, and needed trees by name. A command is
-    `{argv: […], in: source | build}`; `timeout` in seconds bounds all of them together.
+    `places` has `source`, `build`, `dest`, `tmp` (directories), `jobs`, and the needed trees by name. A command is
+    `{argv: […], in: source | build}`; `timeout` is the limit for all commands together, in seconds.
     """
     environment = build_environment(recipe, places, cache)
     deadline = time.monotonic() + timeout
@@ -84,14 +84,14 @@ def run_recipe(recipe: Mapping[str, Any], places: Mapping[str, str], cache: str,
             except subprocess.TimeoutExpired:
                 raise Broken(f"the build took longer than {timeout:.0f} s and was ended: {argv[0]}", log_path) from None
             except FileNotFoundError as error:
-                raise Broken(f"the build needs '{argv[0]}', which this host lacks", log_path) from error
+                raise Broken(f"the build needs '{argv[0]}', which this host lacks; install it", log_path) from error
             if status:
                 log.flush()
                 said = log_tail(log_path)
-                # Whoever says so may have had no room left in the log either.
+                # On a full disk, the log may lack the message, so the free space counts too.
                 full = "No space left on device" in said or shutil.disk_usage(places["build"]).free < 1 << 20
                 raise Broken(
                     ("no space left on the device while building. " if full else "")
-                    + f"'{shown(argv)}' ended with status {status}; the log is {log_path}, and ends:\n{said}",
+                    + f"'{shown(argv)}' failed with status {status}; the log is {log_path}, and ends:\n{said}",
                     log_path,
                 )

@@ -1,4 +1,4 @@
-"""Running one command of a build: bounded, logged, and never left behind."""
+"""Run one command of a build with a time limit and a log, and end it when the run ends."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(sig: int = signal.SIGTERM) -> None:
-    """Ask the kernel to signal this process when its parent dies (Linux); a killed run leaves no builder behind."""
+    """Ask the kernel to signal this process when its parent dies (Linux), so that a killed run ends its build."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, sig, 0, 0, 0)
 
 
 def start_of_build(parent: int, temporary: str) -> None:
-    """What a command of a build does before it becomes its program."""
+    """Prepare a build's command between fork and exec."""
     die_with_parent()
     if os.getppid() != parent:
-        # It died before the kernel was asked.
+        # The parent died before prctl: no signal will come.
         os._exit(1)
     enter_build(temporary)
 
 
 def run_logged(argv: Sequence[str], cwd: str, environment: Mapping[str, str], log: IO[bytes], timeout: float) -> int:
-    """Run `argv`, its output going to `log`; return its exit status, or raise subprocess.TimeoutExpired.
+    """Run `argv` with its output in `log`; return its exit status, or raise subprocess.TimeoutExpired.
 
-    The command leads a process group of its own, which is ended whole when the time is up.
+    The command leads its own process group; at the time limit, the whole group is killed.
     """
     parent, temporary = os.getpid(), environment.get("TMPDIR", "")
     process = subprocess.Popen(
@@ -46,7 +46,7 @@ def run_logged(argv: Sequence[str], cwd: str, environment: Mapping[str, str], lo
         stderr=subprocess.STDOUT,
         start_new_session=True,
         preexec_fn=lambda: start_of_build(parent, temporary),
-        # The lock's descriptor goes along on purpose: who builds still holds the lock when we are killed.
+        # The command inherits the lock's descriptor on purpose: if this process is killed, the build keeps the lock.
         close_fds=False,
     )
     try:
@@ -61,7 +61,7 @@ def run_logged(argv: Sequence[str], cwd: str, environment: Mapping[str, str], lo
 def run_quiet(
     argv: Sequence[str], cwd: str | None = None, environment: Mapping[str, str] | None = None, timeout: float = 120
 ) -> subprocess.CompletedProcess[str]:
-    """Run a short command and return its result with text output; a time-out counts as exit status 124."""
+    """Run a short command and return its result with output as text; the exit status is 124 after a time-out."""
     try:
         return subprocess.run(
             list(argv),

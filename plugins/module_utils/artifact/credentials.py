@@ -1,4 +1,4 @@
-"""Names and passwords for servers: out of a file of the form of netrc(5), and never written or shown with a URL."""
+"""User names and passwords for servers: read them from a netrc(5) file, and remove them from URLs in any output."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any
 
 from .errors import Broken
 
-# What a URL may say between its scheme and its host, and the values of its query.
+# A URL may have credentials before its host and in the values of its query.
 URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>[^\s'\"<>]+)")
 PAIR = re.compile(r"(?P<key>[^&;=]+=)?[^&;]+")
-# Name and password by host, for the requests that this process makes.
+# (Name, password) by host, for this process's requests.
 _known: dict[str, tuple[str, str]] = {}
 
 
 def _shown(match: re.Match[str]) -> str:
     rest = match["rest"]
-    # A sentence goes on after its URL.
+    # Punctuation after a URL belongs to the sentence.
     address = rest.rstrip(".,:;)")
     place, mark, query = address.partition("?")
     host, slash, path = place.partition("/")
@@ -31,12 +31,12 @@ def _shown(match: re.Match[str]) -> str:
 
 
 def hide(text: str) -> str:
-    """Return `text` with no name, password or key in any URL in it."""
+    """Return `text` without the user names, passwords and query values of the URLs in it."""
     return URL.sub(_shown, text)
 
 
 def hidden(content: Any) -> Any:
-    """Return a JSON-able object with no credentials in any URL in it."""
+    """Return a JSON value without the credentials of the URLs in its strings."""
     if isinstance(content, str):
         return hide(content)
     if isinstance(content, Mapping):
@@ -47,7 +47,7 @@ def hidden(content: Any) -> Any:
 
 
 def load(path: str) -> None:
-    """Read the file of names and passwords; Broken where others could, or where it isn't of that form."""
+    """Read the netrc(5) file; Broken if other users could read or change it, or if its format is wrong."""
     _known.clear()
     if not path:
         return
@@ -56,18 +56,18 @@ def load(path: str) -> None:
         with open(handle, encoding="utf-8"):
             status = os.fstat(handle)
             if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o077:
-                raise Broken(f"{path} holds passwords, and others may read or change it: chmod 600 {path}")
-            # By its descriptor: what has been looked at is what gets read.
+                raise Broken(f"{path} holds passwords, and others may read or change it; run: chmod 600 {path}")
+            # By descriptor, so that nobody can replace the file after the check.
             hosts = netrc.netrc(f"/dev/fd/{handle}").hosts
     except OSError as error:
         raise Broken(f"{path}, which rumplab_credentials names, can't be read: {error.strerror}") from error
     except (netrc.NetrcParseError, UnicodeDecodeError) as error:
-        raise Broken(f"{path} isn't of the form 'machine HOST login NAME password WORD': {error}") from error
+        raise Broken(f"{path} must have lines 'machine HOST login NAME password WORD': {error}") from error
     _known.update({host: (login, password or "") for host, (login, _, password) in hosts.items()})
 
 
 def split(url: str) -> tuple[str, tuple[str, str] | None]:
-    """Return a URL without name and password, and those: the URL's own, else those of its host."""
+    """Return (the URL without credentials, (name, password) from the URL, else from the netrc file, else None)."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.netloc:
         return url, None

@@ -1,4 +1,4 @@
-"""Files that are on the disk, whole, by the time that something else relies on them."""
+"""Sync files to disk before other steps rely on them, so that they survive a power cut."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .credentials import hidden
 
 
 def sync(path: str) -> None:
-    """Return when the file at `path`, or a directory's entries, are on the disk."""
+    """Sync the file at `path`, or a directory's entries, to disk."""
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fsync(handle)
@@ -22,7 +22,7 @@ def sync(path: str) -> None:
 
 
 def _sync_file_system(directory: str) -> bool:
-    """Write out the whole file system that a directory is on; False where the C library has no such call."""
+    """Sync the whole file system of a directory; False if the C library has no syncfs."""
     library = ctypes.CDLL(None, use_errno=True)
     if not hasattr(library, "syncfs"):
         return False
@@ -45,17 +45,17 @@ def _sync_each(tree: str) -> None:
 
 
 def sync_tree(tree: str) -> None:
-    """Return when all files and directories of a tree are on the disk.
+    """Sync all files and directories of a tree to disk.
 
-    One call for the file system costs as much as there is to write; one for each file costs a journal entry each.
+    Prefer one syncfs: it takes as long as there is data to write, while each fsync also costs a journal entry.
     """
     if not _sync_file_system(tree):
         _sync_each(tree)
 
 
 def sweep(directory: str) -> None:
-    """Remove what killed runs were writing into a directory."""
-    handle = files.open_as_it_stands(directory)
+    """Remove the temporary files of killed runs from a directory."""
+    handle = files.open_unchecked(directory)
     try:
         files.sweep(handle)
     finally:
@@ -63,5 +63,5 @@ def sweep(directory: str) -> None:
 
 
 def write_json(path: str, content: Mapping[str, Any]) -> None:
-    """Write JSON that all may read, whole or not at all, and without the credentials of any URL in it."""
-    files.write_json(path, hidden(content), opened=files.open_as_it_stands, errors="surrogateescape")
+    """Write JSON that all users may read, atomically, and without the credentials of the URLs in it."""
+    files.write_json(path, hidden(content), opened=files.open_unchecked, errors="surrogateescape")

@@ -1,4 +1,4 @@
-"""Source edits: data that says what to change in a pristine upstream file, to add to one, or to add as one."""
+"""Source edits: data that says what to replace in an upstream's file, append to it, or create as a new file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from .errors import Broken
 
-# What an edit does; each has exactly one of these.
+# The key that says what an edit does; each edit has exactly one of these.
 KINDS = ("replacement", "append", "create")
 
 
@@ -48,43 +48,43 @@ def edit_text(text: str, edit: Mapping[str, str], where: str) -> str:
 def append_text(text: str, edit: Mapping[str, str], where: str) -> str:
     """Return `text` with the edit's `append` after its last line.
 
-    Broken where the regular expression `absent`, if the edit has one, matches: upstream has got it by now.
+    An edit may have a regular expression `absent`. Broken if it matches: upstream has then made the change itself.
     """
     found = _matches(edit, "absent", text) if edit.get("absent") else []
     if found:
         raise Broken(
-            f"edit '{edit['name']}' is to add to {where} what it already has ({_lines(found, text)}): "
+            f"edit '{edit['name']}' appends to {where} what it already has ({_lines(found, text)}): "
             f"nothing in it may match {edit['absent']}"
         )
     return text + ("" if not text or text.endswith("\n") else "\n") + edit["append"]
 
 
 def edited(text: str | None, edit: Mapping[str, str], where: str) -> str:
-    """Return what the edit makes of the file `where`, whose text is `text`, or None where the source has no such file.
+    """Return the new text of the file `where`; `text` is its present text, None if the source has no such file.
 
-    An edit has `anchor` and `replacement`, or `append`, or `create`, the text of a file that must not be there yet.
+    An edit has `anchor` and `replacement`, or `append`, or `create`, the text of a file that must not exist yet.
     """
     kinds = [kind for kind in KINDS if edit.get(kind) is not None]
     if len(kinds) != 1:
-        raise Broken(f"edit '{edit['name']}' must have one of {', '.join(KINDS)}, and has {', '.join(kinds) or 'none'}")
+        raise Broken(f"edit '{edit['name']}' must have one of {', '.join(KINDS)}; it has {', '.join(kinds) or 'none'}")
     if kinds == ["create"]:
         if text is not None:
-            raise Broken(f"edit '{edit['name']}' is to create {where}, which this source already has")
+            raise Broken(f"edit '{edit['name']}' creates {where}, which this source already has")
         return edit["create"]
     if text is None:
-        raise Broken(f"edit '{edit['name']}' wants to change {where}, which this source doesn't have")
+        raise Broken(f"edit '{edit['name']}' changes {where}, which this source doesn't have")
     return append_text(text, edit, where) if kinds == ["append"] else edit_text(text, edit, where)
 
 
 def apply_edits(source: str, edits: Sequence[Mapping[str, Any]]) -> None:
-    """Apply the edits, in order, to the files below the directory `source`; bytes that no edit names stay."""
+    """Apply the edits, in order, to the files below the directory `source`; all other bytes stay as they are."""
     root = os.path.realpath(source)
     for edit in edits:
         path = os.path.realpath(os.path.join(root, edit["file"]))
         if not path.startswith(root + os.sep):
             raise Broken(f"edit '{edit['name']}' names a file outside the source: {edit['file']}")
         try:
-            # Upstream files hold Latin-1 and worse; surrogateescape gives back every byte as it was.
+            # Upstreams' files aren't all UTF-8; surrogateescape preserves every byte.
             with open(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
                 text: str | None = stream.read()
         except FileNotFoundError:

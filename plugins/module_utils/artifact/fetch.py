@@ -1,4 +1,4 @@
-"""Fetching one pinned file over HTTP(S) or from a directory, and checking it."""
+"""Fetch one pinned file over HTTP(S), by apt or from a directory, and check its hash."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ from .errors import Broken, Unreachable
 PAGES = ("text/html", "application/xhtml+xml")
 HASHES = ("sha512", "sha256", "sha1")
 CHUNK = 1 << 20
-# Bytes a second; less than that is as good as nothing.
+# The lowest speed in bytes per second; a slower server counts as timed out.
 SLOWEST = 100
-# Opens a URL: (url, timeout in seconds) -> a response with read1(), close() and headers. The module passes Ansible's.
+# Opens a URL: (url, timeout in seconds) -> a response with read1(), close() and headers. The module passes a function
+# that calls Ansible's open_url.
 Opener = Callable[[str, float], Any]
 
 
 def wanted_hash(pin: Mapping[str, Any]) -> tuple[str, str]:
-    """Return (algorithm, hex digest) of the strongest hash that the pin gives."""
+    """Return (algorithm, hex digest) of the strongest hash in the pin; Broken if it has none, or a malformed one."""
     for algorithm in HASHES:
         digest = str(pin.get(algorithm) or "").lower()
         if digest:
             if len(digest) != hashlib.new(algorithm).digest_size * 2 or set(digest) - set("0123456789abcdef"):
-                raise Broken(f"the pin's {algorithm} isn't one: '{digest}'")
+                raise Broken(f"the pin's {algorithm} is malformed: '{digest}'")
             return algorithm, digest
-    raise Broken("nothing unpinned is fetched: the pin has none of " + ", ".join(HASHES))
+    raise Broken("the pin has no hash, so nothing is fetched; add one of " + ", ".join(HASHES))
 
 
 def file_hash(path: str, algorithm: str) -> str:
@@ -55,14 +56,14 @@ def check(path: str, pin: Mapping[str, Any], origin: str) -> None:
     found = file_hash(path, algorithm)
     if found != wanted:
         raise Broken(
-            f"{origin} is not the file that is pinned: {algorithm} {found}, expected {wanted}. "
+            f"{origin} is not the pinned file: {algorithm} {found}, expected {wanted}. "
             "Nothing was installed. Either the pin or the server is wrong; don't change the pin "
             "unless a second source confirms the new hash."
         )
 
 
 def is_cached(path: str, pin: Mapping[str, Any]) -> bool:
-    """True when the cache holds the pinned file; a file that rotted in the cache is taken away."""
+    """Return whether the cache has the pinned file; remove a file with another hash."""
     if not os.path.lexists(path):
         return False
     algorithm, wanted = wanted_hash(pin)
@@ -76,10 +77,10 @@ def is_cached(path: str, pin: Mapping[str, Any]) -> bool:
 
 
 def _receive(response: Any, stream: IO[bytes], timeout: float) -> int:
-    """Copy the body to `stream` and return its size; TimeoutError for a server that only trickles."""
+    """Copy the body to `stream` and return its size; TimeoutError for a server slower than SLOWEST."""
     received = due = 0
     start = time.monotonic()
-    # read1 returns with what there is; read would wait for a whole piece, however slowly it comes.
+    # read1 returns the bytes that have arrived; read would wait for a whole piece, however slow the server is.
     while piece := response.read1(CHUNK):
         stream.write(piece)
         received += len(piece)
@@ -91,10 +92,10 @@ def _receive(response: Any, stream: IO[bytes], timeout: float) -> int:
 
 
 def refuse_page(url: str, response: Any) -> None:
-    """Raise Unreachable where a web page comes instead of a file, as from a server that has moved it elsewhere."""
+    """Raise Unreachable if the server sends a web page instead of the file, as some do after moving it."""
     page = response.headers.get("Content-Type", "").partition(";")[0].strip().lower() in PAGES
     if page and not urllib.parse.urlsplit(url).path.endswith((".html", ".htm")):
-        raise Unreachable(f"{url}: leads to a web page, {response.geturl()}, and not to the file")
+        raise Unreachable(f"{url}: the server sends a web page, {response.geturl()}, instead of the file")
 
 
 def _download(url: str, partial: str, opener: Opener, timeout: float) -> None:
@@ -106,7 +107,7 @@ def _download(url: str, partial: str, opener: Opener, timeout: float) -> None:
     except urllib.error.HTTPError as error:
         if error.code == 404 or error.code >= 500 or error.code in (408, 410, 429):
             raise Unreachable(f"{url}: HTTP {error.code}") from error
-        keyed = ": it wants a key in the address (?key=…), and the pin has none, or not the one of today"
+        keyed = ": it requires a key in the URL (?key=…), and the pin has none or an expired one"
         raise Broken(
             f"{url}: the server answers HTTP {error.code} ({error.reason}){keyed if error.code == 402 else ''}"
         ) from error
@@ -119,18 +120,21 @@ def _download(url: str, partial: str, opener: Opener, timeout: float) -> None:
             raise Broken(f"{url}: TLS: {error.reason}") from error
         raise Unreachable(f"{url}: {error.reason}") from error
     except (socket.timeout, TimeoutError) as error:
-        raise Unreachable(f"{url}: timed out: nothing, or next to nothing, came within {timeout:.0f} s") from error
+        raise Unreachable(f"{url}: timed out: the server sent almost nothing within {timeout:.0f} s") from error
     except (ValueError, OverflowError) as error:
-        raise Unreachable(f"{url}: the server answers in no form of HTTP: {error}") from error
+        raise Unreachable(f"{url}: the server's answer isn't HTTP: {error}") from error
     except (ConnectionError, socket.gaierror, http.client.HTTPException) as error:
         raise Unreachable(f"{url}: {error or type(error).__name__}") from error
-    # A body that is shorter than announced is a cut connection, which is the line's fault and not the file's.
+    # A body shorter than its Content-Length is a network error, not a wrong file, so it isn't Broken.
     if length is not None and re.fullmatch("[0-9]{1,18}", length) and received < int(length):
         raise Unreachable(f"{url}: the connection was cut off after {received} of {length} bytes")
 
 
 def download(url: str, path: str, opener: Opener, timeout: float, tries: int = 2) -> None:
-    """Bring what is at `url` to `path`, unchecked; once more when the connection is cut off. Unreachable or Broken."""
+    """Download `url` to `path` without checking its hash; try again if the connection is cut off.
+
+    Raises Unreachable or Broken.
+    """
     for left in reversed(range(tries)):
         try:
             _download(url, path, opener, timeout)
@@ -141,7 +145,7 @@ def download(url: str, path: str, opener: Opener, timeout: float, tries: int = 2
 
 
 def fetch_url(url: str, pin: Mapping[str, Any], path: str, opener: Opener, timeout: float = 30.0) -> None:
-    """Bring the pinned file at `url` to `path`, by way of `path`.part; Unreachable or Broken otherwise."""
+    """Download the pinned file at `url` to `path`.part, check it, and rename it to `path`; Unreachable or Broken."""
     partial = path + ".part"
     try:
         if url.startswith(apt.SCHEME):
@@ -156,7 +160,7 @@ def fetch_url(url: str, pin: Mapping[str, Any], path: str, opener: Opener, timeo
 
 
 def fetch_copy(origin: str, pin: Mapping[str, Any], path: str) -> None:
-    """Bring the pinned file from the mirror directory's `origin` to `path`."""
+    """Copy the pinned file `origin` of a mirror directory to `path`; Unreachable or Broken."""
     if not os.path.isfile(origin):
         raise Unreachable(f"{origin}: no such file in the mirror")
     partial = path + ".part"

@@ -1,7 +1,7 @@
-"""Fetching one pinned commit with git, its submodules included, and checking it out afresh for each build.
+"""Fetch one pinned commit with git, with its submodules, and check it out again for each build.
 
-What is kept are packs of objects alone, each named by the hash of its content: no checkout that somebody could alter,
-and no settings, hooks or references of a repository that would count.
+The cache keeps only git's packs, whose objects are named by the hashes of their contents. It keeps no checkout, which
+somebody could change, and no configuration, hooks or refs of a repository.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from .command import run_quiet
 from .durable import write_json
 from .errors import Broken, Unreachable
 
-# Where a mirror holds a commit: (commit id) -> path of a bundle, or Unreachable.
+# Finds a commit in a mirror: (commit id) -> path of a bundle, or raises Unreachable.
 Bundles = Callable[[str], str]
 
-# In what is kept of a commit: which one it is, and whether its submodules are there.
+# The file beside the packs that names the commit and says whether its submodules are included.
 PINNED = "pinned.json"
-# Keep what comes as the pack that it is, and do nothing else to it.
+# git fetch keeps the received pack as it is, and starts no garbage collection.
 FETCHING = ("-c", "fetch.unpackLimit=1", "-c", "gc.auto=0", "-c", "maintenance.auto=false")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 LINK = re.compile(r"160000 commit (?P<commit>[0-9a-f]{40,64})\t(?P<path>.+)", re.DOTALL)
-# What git says when the other side has the repository but not the commit: a wrong pin, not a bad line.
+# git's messages if the server has the repository but not the commit: the pin is wrong, the network isn't.
 NO_SUCH_COMMIT = re.compile(
     r"not our ref|couldn't find remote ref|no such remote ref|unadvertised object|did not contain", re.I
 )
 
 
 def environment() -> dict[str, str]:
-    """Return git's environment: no prompt, no user configuration, and a slow line given up after 30 s."""
+    """Return git's environment: no prompt, no user configuration, and a limit of 30 s for a slow connection."""
     kept = {key: value for key, value in os.environ.items() if key.lower().endswith("_proxy") or "SSL" in key}
     return {
         **kept,
@@ -45,7 +45,7 @@ def environment() -> dict[str, str]:
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_ATTR_NOSYSTEM": "1",
-        # What .gitmodules names comes from outside, and some of git's transports run commands.
+        # .gitmodules comes from upstream, and some other transports of git run commands.
         "GIT_ALLOW_PROTOCOL": "file:git:http:https:ssh",
         "GIT_HTTP_LOW_SPEED_LIMIT": "1000",
         "GIT_HTTP_LOW_SPEED_TIME": "30",
@@ -53,7 +53,10 @@ def environment() -> dict[str, str]:
 
 
 def authorized(url: str) -> tuple[str, dict[str, str]]:
-    """Return a URL without name and password, and what hands those to git: its command line is for all to see."""
+    """Return (the URL without credentials, environment variables that pass them to git).
+
+    Other users can see git's command line, but not its environment.
+    """
     clean, pair = credentials.split(url)
     if pair is None:
         return clean, {}
@@ -64,7 +67,7 @@ def authorized(url: str) -> tuple[str, dict[str, str]]:
 def _git(
     directory: str, *arguments: str, timeout: float = 600, more: Mapping[str, str] | None = None, verb: str = ""
 ) -> str:
-    """Run git in a directory and return what it prints; Unreachable says what it said of an error."""
+    """Run git in a directory and return its output; if it fails, Unreachable has the last line of its error output."""
     result = run_quiet(
         ["git", *arguments], cwd=directory, environment={**environment(), **(more or {})}, timeout=timeout
     )
@@ -75,58 +78,58 @@ def _git(
 
 
 def installed() -> bool:
-    """True when there is a git to fetch with."""
+    """Return whether git is installed."""
     return shutil.which("git") is not None
 
 
 def resolve(origin: str, url: str) -> str:
-    """Return a submodule's URL, which may be relative (./ or ../) to its parent's `origin`; gitmodules(5).
+    """Return a submodule's URL, which may be relative (./ or ../) to its parent's `origin`; see gitmodules(5).
 
-    Broken where it leads further up than there is.
+    Broken if it has more ../ than `origin` has parts.
     """
     if not url.startswith(("./", "../")):
         return url
     base, separator = origin.rstrip("/"), "/"
     while url.startswith(("./", "../")):
         if url.startswith("../"):
-            # HOST:PATH of ssh has a colon where the path begins.
+            # In ssh's HOST:PATH, a colon separates the path.
             place = max(base.rfind("/"), base.rfind(":"))
             if place < 0:
-                raise Broken(f"{origin} has no parent that {url} could lead to")
+                raise Broken(f"the submodule's URL {url} has more ../ than {origin} has parts")
             base, separator = base[:place], base[place]
         url = url.split("/", 1)[1]
     return f"{base}{separator}{url}"
 
 
 def submodules(repository: str, commit: str, more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the commit of every submodule of a commit, by path; the parent's commit names them."""
+    """Return the commits of a commit's submodules, by path."""
     return links_in(_git(repository, "ls-tree", "-r", "-z", commit, more=more))
 
 
 def links_in(tree: str) -> dict[str, str]:
-    """Return the submodules' commits, by path, in what `git ls-tree -r -z` prints."""
+    """Return the submodules' commits, by path, from the output of `git ls-tree -r -z`."""
     links = {}
     for entry in tree.split("\0"):
         if entry.startswith("160000 "):
             link = LINK.fullmatch(entry)
             if link is None:
-                raise Broken(f"git lists a submodule in a form that isn't known: {entry[:200]!r}")
+                raise Broken(f"git lists a submodule in an unknown format: {entry[:200]!r}")
             links[link["path"]] = link["commit"]
     return links
 
 
 def _named_urls(repository: str, commit: str) -> dict[str, str]:
-    """Return what .gitmodules says: URL by path."""
+    """Return the URLs in .gitmodules, by path."""
     patterns = [rf"^submodule\..*\.{key}$" for key in ("path", "url")]
     blob = ("config", "-z", "--blob", f"{commit}:.gitmodules", "--get-regexp")
     return urls_in("\0".join(_git(repository, *blob, pattern) for pattern in patterns))
 
 
 def urls_in(printed: str) -> dict[str, str]:
-    """Return URL by path in what `git config -z --get-regexp` prints of .gitmodules."""
+    """Return the URLs, by path, from the output of `git config -z --get-regexp` for .gitmodules."""
     said: dict[str, dict[str, str]] = {}
     for entry in filter(None, printed.split("\0")):
-        # A key may stand there without a value.
+        # A key may have no value.
         name, _, value = entry.partition("\n")
         module, _, key = name.rpartition(".")
         said.setdefault(module, {})[key] = value
@@ -134,7 +137,7 @@ def urls_in(printed: str) -> dict[str, str]:
 
 
 def _packs_only(path: str) -> bool:
-    """Whether there is nothing to find an object in but packs."""
+    """Return whether all objects are in packs: no loose objects, no alternates."""
     objects = os.path.join(path, "objects")
     info = os.path.join(objects, "info")
     loose = set(os.listdir(objects)) - {"pack", "info"}
@@ -142,7 +145,7 @@ def _packs_only(path: str) -> bool:
 
 
 def is_whole(path: str, commit: str, recursive: bool = False) -> bool:
-    """True when what is kept at `path` holds `commit`, unaltered; `recursive`: and its submodules' commits."""
+    """Return whether the cache at `path` has `commit`, unchanged; with `recursive`, its submodules' commits too."""
     try:
         said = read_json(os.path.join(path, PINNED))
         if said["commit"] != commit or (recursive and not said["submodules"]) or not _packs_only(path):
@@ -150,7 +153,7 @@ def is_whole(path: str, commit: str, recursive: bool = False) -> bool:
         packs = os.path.join(path, "objects", "pack")
         indexes = sorted(name for name in os.listdir(packs) if name.endswith(".idx"))
         if indexes:
-            # Each object is hashed anew.
+            # verify-pack computes the hash of each object again.
             _git(packs, "verify-pack", "--", *indexes, timeout=1800)
         with _repository(path) as (repository, more):
             _connected(repository, more, commit, recursive)
@@ -168,7 +171,7 @@ def _connected(repository: str, more: Mapping[str, str], commit: str, recursive:
 
 @contextlib.contextmanager
 def _repository(path: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Give a new, empty repository that finds objects in what is kept at `path`, and the environment for that."""
+    """Yield (a new, empty repository that uses the objects in the cache at `path`, git's environment for it)."""
     made = f"{path}.reading-{os.getpid()}"
     shutil.rmtree(made, ignore_errors=True)
     os.makedirs(made)
@@ -182,7 +185,7 @@ def _repository(path: str) -> Iterator[tuple[str, dict[str, str]]]:
 def _write_out(repository: str, more: Mapping[str, str], commit: str, top: str, inside: str, recursive: bool) -> None:
     place = os.path.join(top, inside)
     if os.path.realpath(place) != os.path.normpath(os.path.join(os.path.realpath(top), inside)):
-        raise Broken(f"submodule {inside}: a link of its parent's leads elsewhere")
+        raise Broken(f"submodule {inside}: a symbolic link in its path leads outside the checkout")
     os.makedirs(place, exist_ok=True)
     more = {**more, "GIT_WORK_TREE": place, "GIT_INDEX_FILE": os.path.join(repository, "index-of-checkout")}
     _git(place, "read-tree", commit, more=more)
@@ -192,20 +195,20 @@ def _write_out(repository: str, more: Mapping[str, str], commit: str, top: str, 
 
 
 def check_out(path: str, directory: str) -> None:
-    """Write the files of the commit that is kept at `path` into `directory`, its submodules' in their places."""
+    """Write the files of the commit in the cache at `path`, and those of its submodules, into `directory`."""
     said = read_json(os.path.join(path, PINNED))
     try:
         with _repository(path) as (repository, more):
             _write_out(repository, more, said["commit"], directory, "", bool(said["submodules"]))
     except Unreachable as error:
-        raise Broken(f"{path} can't be checked out: {error}. Remove it, and it is fetched anew.") from error
+        raise Broken(f"{path} can't be checked out: {error}; remove it, and the next run fetches it again") from error
 
 
 def _fetch(repository: str, origin: str, commit: str) -> None:
-    # A bundle offers its refs only, a server any commit.
+    # git can fetch only refs from a bundle, but any commit from a server.
     refspec = "+refs/*:refs/bundle/*" if os.path.isfile(origin) else commit
     if origin.startswith("-"):
-        raise Broken(f"this is no place to fetch from: {origin}")
+        raise Broken(f"{origin} is no URL or path of a git repository; correct the pin")
     url, more = authorized(origin)
     arguments = ("fetch", "--quiet", "--no-tags", "--depth", "1", url, refspec)
     try:
@@ -223,7 +226,7 @@ def _fetch(repository: str, origin: str, commit: str) -> None:
 def _fetch_submodules(
     repository: str, origin: str, commit: str, bundles: Bundles | None, urls: Mapping[str, str], above: str = ""
 ) -> None:
-    """Fetch of every submodule the commit that its parent names: just that commit, so these are pinned as well."""
+    """Fetch the submodules' commits. The parent's commit names them, so its pin pins them as well."""
     links = submodules(repository, commit)
     named = _named_urls(repository, commit) if links and not bundles else {}
     for path, link in links.items():
@@ -236,7 +239,7 @@ def _fetch_submodules(
             elif path in named:
                 where = resolve(origin, named[path])
             else:
-                raise Broken(".gitmodules doesn't say where it is")
+                raise Broken(".gitmodules has no URL for it")
             _fetch(repository, where, link)
         except Unreachable as error:
             raise Unreachable(f"submodule {whole}: {error}") from error
@@ -246,14 +249,14 @@ def _fetch_submodules(
 
 
 def fetch_commit(origin: str, pin: Mapping[str, Any], path: str, bundles: Bundles | None = None) -> None:
-    """Bring the objects of `pin['commit']` from the repository or bundle `origin` to the directory `path`.
+    """Fetch the objects of `pin['commit']` from the repository or bundle `origin` into the directory `path`.
 
-    With `pin['submodules']` its submodules come along, each at the commit that the parent names: out of `bundles`
-    where those are given, else from `pin['submodule_urls']` (by path), else from where .gitmodules says.
+    With `pin['submodules']`, fetch its submodules too, each at the commit that the parent names: from `bundles` if they
+    are given, else from `pin['submodule_urls']` (by path), else from the URL in .gitmodules.
     """
     commit = str(pin.get("commit") or "")
     if not COMMIT.fullmatch(commit):
-        raise Broken(f"nothing unpinned is fetched: '{commit}' is not a full commit id (40 hex digits)")
+        raise Broken(f"the pin's commit '{commit}' is not a full commit id (40 hex digits), so nothing is fetched")
     if not installed():
         raise Broken("git isn't installed, and the pin names a git repository: install git")
     partial = path + ".part"
@@ -264,7 +267,7 @@ def fetch_commit(origin: str, pin: Mapping[str, Any], path: str, bundles: Bundle
         _fetch(partial, origin, commit)
         if pin.get("submodules"):
             _fetch_submodules(partial, origin, commit, bundles, pin.get("submodule_urls") or {})
-        # Among what goes is a file that names the place it came from, with all that its URL says.
+        # Keep only the objects. (FETCH_HEAD, among the other files, has the URL with its credentials.)
         for name in os.listdir(partial):
             if name != "objects":
                 shutil.rmtree(os.path.join(partial, name), ignore_errors=True)

@@ -1,7 +1,7 @@
-"""What a tree held when it was installed, so that a later look can tell whether it still does.
+"""List the files of a tree when it is installed, so that a later run can find changes.
 
-Each path is listed with its kind and mode, and a file with the SHA-256 of its content. The list notices accidents: who
-may change the tree may change the list as well.
+The list has each path with its kind and mode, and the SHA-256 of each file's content. It finds accidental changes only:
+a user who can change the tree can change the list as well.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from ..host.plain import plain, read_json
 
 NAME = ".files.json"
-# Written after the list; and what Python compiles of modules in the tree as it runs.
+# These files are written after the list. COMPILED: Python writes it when it runs modules in the tree.
 UNLISTED = (NAME, ".complete")
 COMPILED = "__pycache__"
 PIECE = 1 << 20
@@ -30,7 +30,7 @@ def _digest(path: str) -> str:
 
 
 def describe(path: str) -> str:
-    """Return what a list says of one path: `directory MODE`, `link TARGET`, or `file MODE SHA-256`."""
+    """Return the list's value for a path: `directory MODE`, `link TARGET`, `file MODE SHA-256`, or `other MODE`."""
     status = os.lstat(path)
     mode = f"{stat.S_IMODE(status.st_mode):04o}"
     if stat.S_ISLNK(status.st_mode):
@@ -41,7 +41,7 @@ def describe(path: str) -> str:
 
 
 def names(tree: str) -> Iterator[str]:
-    """Yield all paths in the tree that a list is about, sorted."""
+    """Yield the paths in the tree that the list has, sorted."""
     for here, directories, files in os.walk(tree):
         directories.sort()
         for name in sorted(directories + files):
@@ -51,7 +51,7 @@ def names(tree: str) -> Iterator[str]:
 
 
 def write(tree: str) -> None:
-    """List all that is in the tree."""
+    """Write the list of the tree's files into the tree."""
     listed = {name: describe(os.path.join(tree, name)) for name in names(tree)}
     with open(os.path.join(tree, NAME), "w", encoding="utf-8") as stream:
         json.dump({"schema": 1, "files": listed}, stream, indent=0)
@@ -59,7 +59,7 @@ def write(tree: str) -> None:
 
 
 def read(tree: str) -> dict[str, str]:
-    """Return what is listed; OSError or ValueError where there is no list that can be read."""
+    """Return the list, {path: value of `describe`}; OSError or ValueError if it can't be read."""
     found = read_json(os.path.join(tree, NAME))
     if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
         raise ValueError(f"{tree}/{NAME} is no list of files")
@@ -67,7 +67,7 @@ def read(tree: str) -> dict[str, str]:
 
 
 def differences(tree: str) -> list[str]:
-    """Return the paths that are lost, altered or new since the tree was installed; the list itself may be one."""
+    """Return the paths that are missing, changed or new since the tree was installed; [NAME] for a damaged list."""
     try:
         listed = read(tree)
     except (OSError, ValueError):
@@ -80,5 +80,5 @@ def _is_as_listed(path: str, what: str) -> bool:
     try:
         return describe(path) == what
     except (OSError, ValueError):
-        # ValueError is of a name that none can have.
+        # ValueError: the damaged list has a name with a NUL character.
         return False

@@ -1,4 +1,4 @@
-"""One lock an artefact: a second run waits for the first, says for whom, and ends what a killed one left."""
+"""A lock for each artefact. A second run waits for the first, and ends the processes that a killed run has left."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from ..host.plain import DAMAGED
 from . import processes
 from .errors import Broken
 
-# The lock that this process holds, so that what it starts can be entered into the lock's file.
+# The locks that this process holds; enter_build writes the processes that it starts into the locks' files.
 _held: list[Lock] = []
 
 
 def is_alive(owner: dict[str, Any]) -> bool:
-    """True when the process that entered itself as the owner still runs; its number alone may be another's by now."""
+    """Return whether the owner that the file names still runs. Its start time counts, since pids are reused."""
     started = processes.started(int(owner["pid"]))
     return started is not None and owner.get("started", started) == started
 
 
 def enter_build(temporary: str) -> None:
-    """Enter this process, which leads a session of its own, into the lock's file, so that a later run can end it.
+    """Write this process, a session leader, into the lock's file, so that a later run can end its session.
 
-    A command does so itself before it becomes its program: its parent may be killed as soon as it has started it.
+    The child calls this itself before exec, since its parent may be killed right after the fork.
     """
     for lock in _held:
         lock.enter(session=os.getpid(), session_started=processes.started(os.getpid()), temporary=temporary)
 
 
 class Lock:
-    """An flock(2) on `path`, which only its owner can open; the file names its holder.
+    """An flock(2) on `path`, a file that only its owner can open and that names the lock's holder.
 
-    Commands that are run under it inherit it. When the run is killed they hold it on, until a later run ends them.
+    Commands that the run starts inherit the lock. If the run is killed, they hold it until a later run ends them.
     """
 
     def __init__(self, path: str, wait: float, purpose: str) -> None:
@@ -46,7 +46,7 @@ class Lock:
         self.entered: dict[str, Any] = {}
 
     def owner(self) -> dict[str, Any] | None:
-        """Return what the file says of the holder, or None where it says nothing that makes sense."""
+        """Return the holder that the file names, or None if the file names none."""
         try:
             said = locks.entered(self.path)
             return {**said, "pid": int(said["pid"]), **({"session": int(said["session"])} if "session" in said else {})}
@@ -54,15 +54,15 @@ class Lock:
             return None
 
     def holder(self) -> str:
-        """Return who holds the lock, in words."""
+        """Return the lock's holder in words, for messages."""
         owner = self.owner()
         if owner is None:
             return "another process"
         who = f"process {owner['pid']} ({owner.get('purpose')}, since {owner.get('since')})"
-        return who if is_alive(owner) else f"what {who} left behind when it was killed"
+        return who if is_alive(owner) else f"a process that {who} left when it was killed"
 
     def enter(self, **more: Any) -> None:
-        """Write down who holds the lock, and for what."""
+        """Add values to what the lock's file says about its holder."""
         self.entered.update(more)
         locks.enter(self.descriptor, self.entered)
 
@@ -70,13 +70,13 @@ class Lock:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(self.path, flags, 0o600)
         status = os.fstat(descriptor)
-        # Whoever can open it can hold it: one of an older run may be open to all.
+        # Any user who can open the file can lock it, and older versions made it readable for all.
         if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) != 0o600:
             os.fchmod(descriptor, 0o600)
         return descriptor
 
     def _end_orphans(self) -> None:
-        """End what a killed run left running, if it is a killed run that the lock is held for."""
+        """End the processes of the run that the file names, if that run was killed."""
         owner = self.owner()
         if owner and not is_alive(owner):
             processes.end_orphans(self.descriptor, owner)
@@ -87,7 +87,7 @@ class Lock:
         if not locks.wait_for(self.descriptor, self.wait, self._end_orphans):
             os.close(self.descriptor)
             raise Broken(locks.refusal(self.holder(), self.path, self.wait))
-        # A build that let go of the lock may be at work still, in the directory that is about to be made anew.
+        # A process of a killed run may have closed the lock's descriptor and still write to the work directory.
         self._end_orphans()
         self.waited = time.monotonic() - start
         self.enter(
@@ -104,7 +104,7 @@ class Lock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         _held.remove(self)
-        # Whatever way a build ended, what it left in the background would hold the lock on.
+        # A background process that a build has left would keep the lock.
         processes.end_orphans(self.descriptor, self.owner() or self.entered)
         with contextlib.suppress(OSError):
             os.ftruncate(self.descriptor, 0)

@@ -1,4 +1,4 @@
-"""What an archive may put where: nothing outside of its directory, and no more than was declared."""
+"""Check an archive's members: nothing may go outside the directory or exceed the declared size."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from typing import IO
 from .errors import Broken
 
 MEBIBYTE = 1 << 20
-# What a file takes on a disk at least.
+# The least space, in bytes, that a file takes on disk.
 BLOCK = 4096
-# The longest piece that an archive's reader needs at once is a header; contents come in small pieces.
+# The longest read of an archive, in bytes: a header. tarfile reads contents in smaller pieces.
 LONGEST_READ = 64 * MEBIBYTE
 
 
 class Allowance:
-    """How many MiB archives may unpack to, all together; 0 is as many as there is room for."""
+    """The total size, in MiB, to which archives may unpack; 0 is no limit."""
 
     def __init__(self, mebibytes: int = 0) -> None:
         self.mebibytes, self.left = mebibytes, mebibytes * MEBIBYTE
 
     def take(self, size: int, name: str) -> None:
-        """Count a file; Broken when it is one too many."""
+        """Subtract a file's size; Broken if the total exceeds the limit."""
         if not self.mebibytes:
             return
         self.left -= -(-size // BLOCK) * BLOCK or BLOCK
         if self.left < 0:
             raise Broken(
-                f"the archive unpacks to more than the {self.mebibytes} MiB that are declared for it (artifact_space), "
-                f"the last being {name}: either it isn't the one that is meant, or more has to be declared"
+                f"the archive unpacks to more than the {self.mebibytes} MiB that artifact_space declares for it (at "
+                f"{name}); check that it is the right archive, or declare more"
             )
 
 
-# What the request that this process works on declares.
+# The limits of the requests that this process works on; the last one applies.
 _declared = [Allowance()]
 
 
 @contextlib.contextmanager
 def declared(mebibytes: int) -> Iterator[None]:
-    """Hold all archives of a request, while it is worked on, to what it declares."""
+    """Apply a request's size limit to the archives that the block unpacks."""
     _declared.append(Allowance(mebibytes))
     try:
         yield
@@ -51,28 +51,28 @@ def declared(mebibytes: int) -> Iterator[None]:
 
 
 def allowance() -> Allowance:
-    """Return what archives may unpack to."""
+    """Return the limit that applies now."""
     return _declared[-1]
 
 
 class Bounded:
-    """A stream from which nobody reads more at once than there can be in a header; tarfile believes any length."""
+    """A stream that refuses to read more than LONGEST_READ at once: tarfile trusts the lengths in headers."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.stream = stream
 
     def read(self, size: int = -1) -> bytes:
-        """Read up to `size` bytes."""
+        """Read up to `size` bytes; tarfile.ReadError if that is too many."""
         if size < 0 or size > LONGEST_READ:
-            raise tarfile.ReadError(f"a header of {size} bytes")
+            raise tarfile.ReadError(f"it has a header of {size} bytes")
         return self.stream.read(size)
 
     def seek(self, place: int, whence: int = 0) -> int:
-        """Go to a place."""
+        """Set the position."""
         return self.stream.seek(place, whence)
 
     def tell(self) -> int:
-        """Return where we are."""
+        """Return the position."""
         return self.stream.tell()
 
 
@@ -81,50 +81,50 @@ def _within(root: str, path: str) -> bool:
 
 
 def _check_place(member: tarfile.TarInfo, root: str) -> None:
-    """Raise Broken where the member, by its name or by a link that an earlier one made, goes elsewhere."""
+    """Raise Broken if the member would go outside `root`, by its name or by a link that an earlier member made."""
     place = os.path.join(root, member.name)
-    # The last part may be a link that is in the way: that one is removed, not followed.
+    # Only the parent is resolved: if the last part is a link, _remove_existing removes it.
     parent = os.path.realpath(os.path.dirname(place.rstrip("/")))
     if os.path.isabs(member.name) or not _within(root, os.path.normpath(place)) or not _within(root, parent):
         raise Broken(f"the archive has a member outside its directory: {member.name}")
 
 
 def _check_source(member: tarfile.TarInfo, root: str) -> None:
-    """Raise Broken where a hard link would give a file outside of the directory another name in it."""
+    """Raise Broken if a hard link would link to a file outside `root`, or to none."""
     source = os.path.join(root, member.linkname)
     inside = not os.path.isabs(member.linkname) and _within(root, os.path.normpath(source))
     if not inside or not _within(root, os.path.realpath(source)):
         raise Broken(f"the archive links {member.name} to a file outside its directory: {member.linkname}")
-    # tarfile would unpack the file's content once more, uncounted.
+    # For a missing source, tarfile would unpack the content again, without the size limit.
     if not os.path.exists(source):
-        raise Broken(f"the archive links {member.name} to a file that isn't there: {member.linkname}")
+        raise Broken(f"the archive links {member.name} to a missing file: {member.linkname}")
 
 
-def _make_way(member: tarfile.TarInfo, root: str) -> None:
-    """Remove what stands where the member goes, be it a link or a file that can't be written, but no directory."""
+def _remove_existing(member: tarfile.TarInfo, root: str) -> None:
+    """Remove a link or file (which may be read-only) at the member's path; keep a directory."""
     place = os.path.join(root, member.name)
     if os.path.islink(place) or os.path.isfile(place):
         os.unlink(place)
 
 
 def checked(archive: tarfile.TarFile, directory: str, allowed: Allowance) -> Iterator[tarfile.TarInfo]:
-    """Yield the archive's members, each when those before it are unpacked and just before it is; Broken for a bad one.
+    """Yield the archive's members; the caller must unpack each before it takes the next. Broken for a bad member.
 
-    Set-user-ID bits, and permission for others to write, are left out.
+    The modes of the members lose the set-user-ID and set-group-ID bits and write permission for group and others.
     """
     root = os.path.realpath(directory)
     for member in archive:
         if member.isdev():
-            raise Broken(f"the archive has a device in it: {member.name}")
+            raise Broken(f"the archive contains a device: {member.name}")
         _check_place(member, root)
         if member.islnk():
             _check_source(member, root)
-            # Unpacked over itself, it would be gone by then.
+            # A link to itself: _remove_existing would delete the file.
             if os.path.normpath(member.linkname) == os.path.normpath(member.name):
                 continue
-        # What is of a kind that nobody knows is unpacked as a file.
+        # tarfile unpacks a member of unknown type as a file.
         has_content = member.isreg() or member.type not in tarfile.SUPPORTED_TYPES
         allowed.take(member.size if has_content else 0, member.name)
-        _make_way(member, root)
+        _remove_existing(member, root)
         member.mode = stat.S_IMODE(member.mode) & 0o755
         yield member

@@ -1,4 +1,4 @@
-"""The declared substitute: an upstream's source out of the distribution's own signed package archive."""
+"""Fetch a declared substitute: an upstream's source from the distribution's signed package archive."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ def upstream_version(version: str) -> str:
 
 
 def fetch_apt_source(substitute: Substitute, directory: str) -> tuple[str, str, str]:
-    """Download the package into `directory`, unpacked and not installed; no root, nothing changes on the host.
+    """Download the package and unpack it into `directory`, without root and without installing it.
 
-    Returns (path of the tarball, upstream version, origin for people). apt checks the archive's signature.
+    Returns (path of the tarball, upstream version, origin for messages). apt checks the archive's signature. Raises
+    Unreachable if apt can't download it, Broken if the package isn't as declared.
     """
     name = substitute["apt_source"]
     if shutil.which("apt-get") is None:
@@ -31,13 +32,13 @@ def fetch_apt_source(substitute: Substitute, directory: str) -> tuple[str, str, 
     packages = glob.glob(os.path.join(glob.escape(directory), "*.deb"))
     if got.returncode or len(packages) != 1:
         said = (got.stderr or got.stdout).strip().splitlines()
-        raise Unreachable(f"package {name}: {said[-1] if said else 'apt-get download gave nothing'}")
+        raise Unreachable(f"package {name}: {said[-1] if said else 'apt-get downloaded nothing'}")
     unpacked = os.path.join(directory, "unpacked")
     opened = run_quiet(["dpkg-deb", "-x", packages[0], unpacked], timeout=300)
     if opened.returncode:
         raise Broken(f"package {name}: {opened.stderr.strip()}")
     members = glob.glob(os.path.join(glob.escape(unpacked), substitute["member"]))
     if len(members) != 1:
-        raise Broken(f"package {name}: {substitute['member']} names {len(members)} files in it, expected one")
+        raise Broken(f"package {name}: {substitute['member']} matches {len(members)} files in it, expected one")
     version = run_quiet(["dpkg-deb", "-f", packages[0], "Version"]).stdout.strip()
     return members[0], upstream_version(version), f"package {name} {version}"

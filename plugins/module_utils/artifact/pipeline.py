@@ -1,7 +1,7 @@
-"""From a pin to an installed tree: the steps, in order.
+"""Turn a `Request` into an installed tree.
 
-They are: is the tree in the store? else is it in the cache of built trees? else candidate after candidate until there
-is a source (`sources`); edit, build, install (`trees`); switch. What is asked for is a `Request`.
+The steps, in order: look for the tree in the store; look in the cache of built trees; fetch the source, candidate after
+candidate (`sources`); edit, build and install it (`trees`); switch the link to the tree.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ def _provenance(request: Request, source: Source, lacking: str) -> Answer:
 
 
 def _use(request: Request, store: Store, tree: str) -> Answer:
-    """Describe the tree, make it the one in use, and prune what is older than the previous one."""
+    """Write the tree's descriptor, switch the link to it, and remove trees older than the kept generations."""
     name = request.name
     provenance = store.provenance_of(tree)
-    # A path may be the tree itself, ".".
+    # normpath, because the path "." names the tree itself.
     paths = {key: os.path.normpath(os.path.join(store.prefix, name, path)) for key, path in request.paths.items()}
     stamp = store.stamp_of(tree)
     inside = {key: os.path.join(tree, path) for key, path in request.paths.items()}
-    # No-op runs look at these; a directory's time of change says nothing of what is below it.
+    # Later runs compare these. Only files: a directory's time doesn't change when a file below it does.
     marks = fingerprints({key: path for key, path in inside.items() if os.path.isfile(path)})
     descriptor = _descriptor(
         request, state="installed", stamp=stamp, tree=tree, paths=paths, fingerprints=marks, **provenance
@@ -79,29 +79,29 @@ def _use(request: Request, store: Store, tree: str) -> Answer:
 
 
 def _deferral(request: Request) -> Answer:
-    """Return what a later run needs in order to tell whether to ask again: what was asked for, when, and until when."""
+    """Return the descriptor's `deferral`: a later run with the same request doesn't try again before `until`."""
     now = time.time()
     return {"request": request.request, "tried": moment(now), "until": moment(now + request.retry_after)}
 
 
 def _defer(request: Request, store: Store, reason: str) -> Answer:
     name = request.name
-    reason = hide("; ".join([*store.losses(), reason]))
+    reason = hide("; ".join([*store.damage(), reason]))
     if request.strict:
         raise Broken(
-            f"{name} {request.version} can't be had, and rumplab_strict allows neither a substitute nor a "
+            f"{name} {request.version} can't be provided, and rumplab_strict allows neither a substitute nor a "
             f"deferral: {reason}"
         )
     current = store.current(name)
     installed = store.descriptor(name)
     if current and store.stamp_of(current) and installed and installed.get("state") == "installed":
-        # An older tree is better than none: it stays in use, and says what it waits for.
+        # An older tree stays in use, with the reason why the wanted one is deferred.
         descriptor = {**installed, "wanted": request.version, "reason": f"deferred: {reason}"}
     else:
         descriptor = _descriptor(request, state="deferred", stamp=request.stamps["upstream"], reason=reason)
     descriptor["deferral"] = _deferral(request)
     changed = store.describe(name, descriptor)
-    # From one try to the next a host out of reach is so in other words: that by itself is no change.
+    # The message about an unreachable server may differ from try to try; that alone doesn't count as a change.
     if installed and installed.get("reason"):
         passing = {key: descriptor[key] for key in ("reason", "deferral")}
         changed = {**installed, **passing} != descriptor
@@ -137,9 +137,9 @@ def _build(request: Request, store: Store, work: str, opener: fetch.Opener) -> A
 
 
 def _source_at_hand(request: Request, store: Store, opener: fetch.Opener) -> Answer:
-    """Bring the source to the cache, and say whether a build may begin: `fetched`, `deferred`, or `lacking` its tools.
+    """Fetch the source into the cache. The state is `fetched`, `deferred`, or `lacking`: fetching needs git.
 
-    Asked before build dependencies are installed, which a source out of reach would have no use for.
+    The role calls this before it installs build dependencies, which an unreachable source wouldn't need.
     """
     if built.has(request.built_cache, request.name, request.stamps["upstream"]):
         return {"changed": False, "state": "fetched"}
@@ -147,7 +147,7 @@ def _source_at_hand(request: Request, store: Store, opener: fetch.Opener) -> Ans
     if blocked:
         return _defer(request, store, blocked)
     if lacking:
-        # The substitute is fetched when it is built.
+        # Only the substitute can be built, and the build fetches it.
         return {"changed": False, "state": "fetched"}
     missing = [pin for pin in request.pieces() if not sources.cached(request, store, pin)]
     if not missing:
@@ -169,7 +169,7 @@ def _provide_locked(request: Request, store: Store, opener: fetch.Opener) -> Ans
     for kind in kinds if not request.retry else kinds[:1]:
         tree = store.find(name, request.stamps[kind])
         if tree and store.examine(tree, request.paths):
-            # A run that was killed at its end left its work.
+            # A run that was killed after installing the tree left its work directory.
             store.clean(name)
             return _use(request, store, tree)
     if request.only == "source":
@@ -184,7 +184,7 @@ def _provide_locked(request: Request, store: Store, opener: fetch.Opener) -> Ans
 
 
 def provide(request: Request, opener: fetch.Opener) -> Answer:
-    """Do what the request asks for; the answer is a module's result, a failure included."""
+    """Provide the requested tree; return the module's result, also for a failure. Expected errors aren't raised."""
     store = Store(request.prefix)
     try:
         request.check()

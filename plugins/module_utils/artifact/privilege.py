@@ -1,4 +1,4 @@
-"""Giving up root: the whole of an artefact's way is gone by the lab user."""
+"""Drop root's privileges: everything from fetching to installing runs as the lab user."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ def _become(account: pwd.struct_passwd) -> None:
     os.setuid(account.pw_uid)
 
 
-def _give_up(number: int, frame: object) -> None:
-    """End as by an error, so that what was begun is ended and cleared away, too."""
+def _exit_on_signal(number: int, frame: object) -> None:
+    """Exit by an exception, so that the running command is killed and the work directory removed."""
     raise SystemExit(128 + number)
 
 
 def as_user(user: str, function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Call `function` in a child process that belongs to `user`, and return what it returned.
+    """Call `function` in a child process of `user`, and return its result, a JSON object.
 
-    The child is a fork, since who gave up root can't clean up what root's part of the module made. `function`
-    returns a JSON-able object. A child that dies without a word gives `{"failed": True, "msg": …}`.
+    It needs a child process because the module, after dropping root, couldn't remove the files that root's part of it
+    made. If the child dies without a result, this returns `{"failed": True, "msg": …}`.
     """
     try:
         account = pwd.getpwnam(user)
     except KeyError:
-        return {"failed": True, "msg": f"there is no account '{user}': set rumplab_user, or include role lab first"}
+        return {"failed": True, "msg": f"there is no account '{user}'; set rumplab_user, or include role lab first"}
     if account.pw_uid == 0:
-        return {"failed": True, "msg": "the lab user is root: builds don't run as root; set rumplab_user"}
+        return {"failed": True, "msg": "the lab user is root, and builds don't run as root; set rumplab_user"}
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -45,8 +45,8 @@ def as_user(user: str, function: Callable[[], dict[str, Any]]) -> dict[str, Any]
             if os.geteuid() == 0:
                 _become(account)
             os.umask(0o022)
-            signal.signal(signal.SIGTERM, _give_up)
-            # After the change of user, which clears the setting.
+            signal.signal(signal.SIGTERM, _exit_on_signal)
+            # After setuid, which clears the parent death signal.
             die_with_parent(signal.SIGTERM)
             try:
                 answer = function()
@@ -63,6 +63,6 @@ def as_user(user: str, function: Callable[[], dict[str, Any]]) -> dict[str, Any]
         said = stream.read()
     _, code = os.waitpid(child, 0)
     if not said:
-        return {"failed": True, "msg": f"the build's process ended without an answer (wait status {code})"}
+        return {"failed": True, "msg": f"the build's process ended without a result (wait status {code})"}
     answer = json.loads(said)
-    return answer if isinstance(answer, dict) else {"failed": True, "msg": f"unexpected answer: {answer!r}"}
+    return answer if isinstance(answer, dict) else {"failed": True, "msg": f"unexpected result: {answer!r}"}

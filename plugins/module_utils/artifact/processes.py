@@ -1,4 +1,4 @@
-"""The processes that a killed run left, found by what they hold and never by name (Linux; elsewhere none is found)."""
+"""Find and end the processes that a killed run has left: by lock, session and directory, never by name (Linux only)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 PROC = "/proc"
-# Seconds after which no more rounds are made: a process in the kernel's hands dies when it comes back.
-PATIENCE = 2.0
+# Seconds after which end_orphans stops: a process in uninterruptible sleep dies when its system call returns.
+KILL_TIMEOUT = 2.0
 FLOCK = re.compile(r"^lock:\s.*\bFLOCK\b", re.MULTILINE)
 
 
 def _stat(pid: int) -> list[str] | None:
-    """Return the fields of /proc/PID/stat from the state on, or None where there is no such process."""
+    """Return the fields of /proc/PID/stat, beginning with the state, or None if there is no such process."""
     try:
         with open(f"{PROC}/{pid}/stat", encoding="utf-8", errors="replace") as stream:
             return stream.read().rpartition(")")[2].split()
@@ -27,15 +27,16 @@ def _stat(pid: int) -> list[str] | None:
 
 
 def started(pid: int) -> str | None:
-    """Return when a living process started, in the host's own count and with that boot's name; None for a dead one."""
+    """Return a text that identifies a live process besides its pid: boot id and start time; None for a dead one."""
     fields = _stat(pid)
     if fields is None:
-        # A system without /proc: the number has to do.
-        return _answers(pid) if not os.path.exists(f"{PROC}/self/stat") else None
+        # Without /proc, only the pid identifies a process.
+        return _exists(pid) if not os.path.exists(f"{PROC}/self/stat") else None
     return None if fields[0] in "ZX" else f"{boot()} {fields[19]}"
 
 
-def _answers(pid: int) -> str | None:
+def _exists(pid: int) -> str | None:
+    """Return "?" if there is a process with this pid, else None."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -46,7 +47,7 @@ def _answers(pid: int) -> str | None:
 
 
 def boot() -> str:
-    """Return which start of the host this is."""
+    """Return the kernel's boot id, "" if it has none."""
     try:
         with open(f"{PROC}/sys/kernel/random/boot_id", encoding="utf-8") as stream:
             return stream.read().strip()
@@ -61,7 +62,7 @@ def _pids() -> Iterator[int]:
 
 
 def _holds(pid: int, lock: os.stat_result) -> bool:
-    """Whether a process has the lock by a descriptor that it inherited; one that only waits for it hasn't."""
+    """Return whether a process holds the lock by a descriptor; a process that waits for the lock doesn't."""
     with contextlib.suppress(OSError):
         for number in os.listdir(f"{PROC}/{pid}/fd"):
             with contextlib.suppress(OSError):
@@ -75,18 +76,18 @@ def _holds(pid: int, lock: os.stat_result) -> bool:
 
 
 def _builds_in(pid: int, temporary: str) -> bool:
-    """Whether a process was started with a build's directory for temporary files."""
-    # ValueError is of a name that no directory has.
+    """Return whether a process was started with TMPDIR set to this build's directory."""
+    # ValueError: the damaged file has a name with a NUL character.
     with contextlib.suppress(OSError, ValueError), open(f"{PROC}/{pid}/environ", "rb") as stream:
         return os.fsencode(f"TMPDIR={temporary}") in stream.read().split(b"\0")
     return False
 
 
 def _is_orphan(pid: int, lock: os.stat_result, owner: Mapping[str, Any]) -> bool:
-    """Whether a process belongs to the build that is entered in the lock's file.
+    """Return whether a process belongs to the build that the lock's file names.
 
-    Two of three have to fit: it holds the lock, it is of the build's session, it builds in the build's directory. A
-    run that has just taken the lock and hasn't said so yet fits one.
+    At least two of three must be true: it is in the build's session; its TMPDIR is the build's; it holds the lock. Only
+    the last is true for a new run that has just taken the lock and hasn't written itself into the file yet.
     """
     try:
         if os.stat(f"{PROC}/{pid}").st_uid != os.geteuid():
@@ -102,14 +103,14 @@ def _is_orphan(pid: int, lock: os.stat_result, owner: Mapping[str, Any]) -> bool
 
 
 def _is_session(owner: Mapping[str, Any]) -> bool:
-    """Whether the session that is entered is still that one: its number is free again once nobody is in it."""
+    """Return whether the session that the file names can still exist; its number may be reused when it is empty."""
     entered = str(owner.get("session_started"))
     leader = started(int(owner["session"]))
     return entered.startswith(boot() + " ") and leader in (None, entered)
 
 
 def _end(pid: int, still: str | None) -> None:
-    """Kill the process that `still` is the start of, and no other that has got its number since."""
+    """Kill a process if `started` still returns `still` for it: its pid may be another process's by now."""
     if not hasattr(os, "pidfd_open"):
         if started(pid) == still:
             os.kill(pid, signal.SIGKILL)
@@ -123,13 +124,14 @@ def _end(pid: int, still: str | None) -> None:
 
 
 def end_orphans(lock: int, owner: Mapping[str, Any]) -> int:
-    """End what is left of the build that `owner` says was run under the lock; return how many processes that were.
+    """Kill the remaining processes of the build that `owner` describes; return their number.
 
-    `owner` is dead, or this process itself. Several rounds are made, since what is being ended may start others.
+    `owner`, from the lock's file, is a dead process or this process itself. It searches repeatedly, since a process may
+    start others before it is killed.
     """
     if not sys.platform.startswith("linux") or "session" not in owner:
         return 0
-    status, ended, end = os.fstat(lock), 0, time.monotonic() + PATIENCE
+    status, ended, end = os.fstat(lock), 0, time.monotonic() + KILL_TIMEOUT
     while time.monotonic() < end:
         found = [(pid, started(pid)) for pid in _pids() if _is_orphan(pid, status, owner)]
         if not found:

@@ -1,9 +1,10 @@
-"""Trees that know where they stand: text files with their own absolute path in them, which is filled in when installed.
+"""Relocate trees whose text files contain the tree's absolute path.
 
-A tree is built in a work directory, kept in a cache of built trees for hosts with other prefixes, and used in the
-store. Between the first and the last, a placeholder stands for its path, and a list in the tree names the files that
-have it. Only text files are followed; a path in a program or an object file (debugging information) stays as it was.
-A tree that goes on using another one, as a toolchain does its compiler, names that one likewise.
+A tree is built in a work directory, may be kept in a cache of built trees for hosts with other prefixes, and is
+installed in the store. After the build, `detach` replaces the path in text files by a placeholder and lists these files
+in the tree. On installation, `fill_in` replaces the placeholder by the final path. A path in a binary file (debugging
+information) stays as it is. A tree that uses another tree, as a toolchain uses its compiler, has a placeholder for that
+tree's path too.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from ..host.plain import read_json
 from .errors import Broken
 
 PLACEHOLDER = b"@RUMPLAB_TREE@"
-# Of the directory in which this tree and those that it was built with stand side by side.
+# The placeholder for the directory that holds this tree and the trees that it was built with.
 STORE = b"@RUMPLAB_STORE@"
 LIST = ".relocate.json"
-# Scripts don't quote the path that was built into them.
+# The characters that a path may have: upstreams' scripts don't quote it.
 PLAIN = re.compile(r"[A-Za-z0-9/._+-]+")
 
 
 def require_plain(path: str) -> None:
-    """Raise Broken where a tree with its path built in could not work at `path`."""
+    """Raise Broken if a tree that contains its own path couldn't work at `path`."""
     if not PLAIN.fullmatch(path):
         raise Broken(
-            f"its own path is built into this tree, and {path} has blanks or stranger things in it: choose "
+            f"this tree contains its own path, and {path} has blanks or other special characters in it; choose "
             "another rumplab_prefix"
         )
 
@@ -51,13 +52,13 @@ def _links(tree: str) -> Iterator[str]:
 
 
 def _is_own(tree: str, name: str) -> bool:
-    """Whether `name` is a file of the tree, by no way round."""
+    """Return whether `name` is a file in the tree, without links or .. in its path."""
     path, direct = os.path.join(tree, name), os.path.join(os.path.realpath(tree), name)
     return not os.path.isabs(name) and os.path.isfile(path) and os.path.realpath(path) == direct
 
 
 def _rewrite(path: str, content: bytes) -> None:
-    # In place: another name of the same file must not be parted from it.
+    # In place, so that hard links still name the same file.
     mode = stat.S_IMODE(os.stat(path).st_mode)
     os.chmod(path, mode | stat.S_IWUSR)
     with open(path, "wb") as stream:
@@ -70,9 +71,9 @@ def _spellings(path: str) -> set[str]:
 
 
 def _relative(link: str, target: str, places: Mapping[str, str]) -> str | None:
-    """Return the target of an absolute link into one of `places`, relative to the link; None for any other target.
+    """Return a relative target for an absolute link into one of `places`; None for any other target.
 
-    `places` has, by each spelling of a path, where that stands when the tree is in the store.
+    `places` maps each spelling of a tree's path to its path when both trees are in the store.
     """
     for spelling, place in places.items():
         if target == spelling or target.startswith(spelling + os.sep):
@@ -81,11 +82,11 @@ def _relative(link: str, target: str, places: Mapping[str, str]) -> str | None:
 
 
 def detach(tree: str, others: Iterable[str] = ()) -> tuple[list[str], list[str]]:
-    """Put a placeholder where text files below `tree` name it or one of `others`, and write the list of those files.
+    """Replace the paths of `tree` and of `others` in text files below `tree` by placeholders, and list these files.
 
-    `others` are links to trees of the store, beside which this one is going to stand. Symbolic links to places in any
-    of them become relative. Returns the paths, in the tree, of files that name one and aren't text: those keep the
-    path; and the names, in the store, of the others that are named.
+    `others` are links to trees in the store, where this tree will be installed too. Symbolic links into any of the
+    trees become relative. Returns (paths, in the tree, of binary files that contain such a path and keep it; names, in
+    the store, of the others whose paths the text files contain).
     """
     places = dict.fromkeys(_spellings(tree), tree)
     marks = dict.fromkeys(_spellings(tree), PLACEHOLDER)
@@ -111,7 +112,7 @@ def detach(tree: str, others: Iterable[str] = ()) -> tuple[list[str], list[str]]
         changed = named.sub(mark, content)
         if changed != content:
             _rewrite(path, changed)
-        # The second name of a file finds the placeholder there already.
+        # A hard link to a file that was rewritten before already has the placeholder.
         if PLACEHOLDER in changed or STORE in changed:
             listed.append(name)
             used.update(re.findall(re.escape(STORE) + rb"/([\w.+-]+)", changed))
@@ -126,10 +127,10 @@ def detach(tree: str, others: Iterable[str] = ()) -> tuple[list[str], list[str]]
     return kept, sorted(map(os.fsdecode, used))
 
 
-def settle(tree: str, final: str) -> None:
-    """Fill in `final`, the path at which `tree` is going to stand, where `detach` left the placeholder.
+def fill_in(tree: str, final: str) -> None:
+    """Replace the placeholders in `tree` by `final`, the path at which it will be installed, and by its directory.
 
-    A tree without a list has nothing to be filled in.
+    Does nothing to a tree without a list. Broken if the list is damaged.
     """
     try:
         listed = read_json(os.path.join(tree, LIST))
@@ -139,10 +140,10 @@ def settle(tree: str, final: str) -> None:
         raise Broken(f"{os.path.join(tree, LIST)} is not JSON: {error}") from error
     require_plain(final)
     if not isinstance(listed, list) or not all(isinstance(name, str) and _is_own(tree, name) for name in listed):
-        raise Broken(f"{os.path.join(tree, LIST)} lists what are no files of that tree")
+        raise Broken(f"{os.path.join(tree, LIST)} lists paths that aren't files of that tree")
     for name in listed:
         path = os.path.join(tree, name)
         with open(path, "rb") as stream:
             content = stream.read()
-        settled = content.replace(PLACEHOLDER, os.fsencode(final)).replace(STORE, os.fsencode(os.path.dirname(final)))
-        _rewrite(path, settled)
+        filled = content.replace(PLACEHOLDER, os.fsencode(final)).replace(STORE, os.fsencode(os.path.dirname(final)))
+        _rewrite(path, filled)

@@ -1,4 +1,4 @@
-"""What the module is asked for: its options as a type, and what of them decides together."""
+"""The module's options as a type, and the values that follow from several of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 
 from .errors import Broken
 
-# Without a hyphen, so that no artefact's trees can be taken for another's.
+# No hyphen: it separates the name from the version in a tree's name, so that no name is a prefix of another's trees.
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -23,16 +23,16 @@ class Pin(TypedDict, total=False):
     sha256: str
     sha1: str
     size: int
-    # The name in cache and mirror, where that isn't the URL's last part.
+    # The name in cache and mirror; by default the URL's last part.
     file: str
-    # A glob: the archive in the file that is the source.
+    # A glob that matches one archive in the file; that archive is the source.
     member: str
     git: str
     commit: str
     submodules: bool
     submodule_urls: dict[str, str]
     parts: list[Pin]
-    # Of a part: where it goes, and whether it is unpacked there.
+    # For a part: the directory that it goes into, and whether to unpack it there.
     into: str
     unpack: bool
     bundle: str
@@ -40,7 +40,7 @@ class Pin(TypedDict, total=False):
 
 
 class Recipe(TypedDict, total=False):
-    """How a source becomes a tree."""
+    """The commands that make a tree from a source."""
 
     root: str
     environment: dict[str, str]
@@ -49,7 +49,7 @@ class Recipe(TypedDict, total=False):
 
 
 class Substitute(TypedDict, total=False):
-    """The host's own package of the source, which may be built by another recipe."""
+    """The host's package with the source, which may need another recipe."""
 
     apt_source: str
     member: str
@@ -58,7 +58,7 @@ class Substitute(TypedDict, total=False):
 
 
 class AddedFile(TypedDict, total=False):
-    """A file that is added to the tree."""
+    """A file to add to the tree."""
 
     path: str
     content: str
@@ -100,44 +100,44 @@ class Request:
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> Request:
-        """Return the request that a module's parameters make; those that it has besides are the module's own."""
+        """Return the request with a module's parameters, without those that aren't fields of it."""
         return cls(**{field.name: parameters[field.name] for field in fields(cls)})
 
     def check(self) -> None:
-        """Raise Broken for a name that could be taken for another artefact's."""
+        """Raise Broken for a name that could be confused with another artefact's tree."""
         if not NAME.fullmatch(self.name):
-            raise Broken("a name is lower-case letters, digits and _: a tree's name ends in -VERSION-STAMP")
+            raise Broken("an artefact's name may have only lower-case letters, digits and _; choose another name")
 
     def pieces(self) -> Sequence[Pin]:
-        """Return the pins that make up the source: its parts, or the one that it is."""
+        """Return the pins of the source: those of its parts, or its only one."""
         parts = self.source.get("parts") or []
         if not all(part.get("urls") for part in parts):
-            raise Broken("each of a source's parts is a file: it has urls and a hash")
+            raise Broken("each part of a source must be a file, with urls and a hash")
         return parts or [self.source]
 
     def kinds(self) -> list[str]:
-        """Return the kinds of stamp that will do, the preferred first."""
+        """Return the acceptable kinds of stamp, the preferred one first."""
         if self.strict or not self.substitute or "substitute" not in self.candidates:
             return ["upstream"]
         return ["upstream", "substitute"]
 
     def recipe_for(self, kind: str) -> tuple[Recipe, Mapping[str, str]]:
-        """Return the recipe and the needs of a kind of source: a substitute may have its own."""
+        """Return (recipe, needs) for a kind of source; a substitute may have its own."""
         if kind != "substitute":
             return self.build, self.needs
         return self.substitute.get("build", self.build), self.substitute.get("needs", self.needs)
 
     def stamp_for(self, kind: str) -> str:
-        """Return the stamp of the tree that a kind of source makes: the mirror's files are the upstream's."""
+        """Return the stamp of the tree from a kind of source; a mirror has the upstream's files, so the same stamp."""
         return self.stamps["substitute" if kind == "substitute" else "upstream"]
 
     def file_name(self, pin: Pin) -> str:
-        """Return the name under which cache and mirror hold a pin's file (or checkout, or git bundle)."""
+        """Return the name of a pin's file (or git objects, or git bundle) in the cache and in a mirror."""
         if pin.get("git"):
             return f"{self.name}-{pin['commit']}"
         return str(pin.get("file") or os.path.basename(urllib.parse.urlsplit(pin["urls"][0]).path))
 
     def mirror_origin(self, pin: Pin) -> str:
-        """Return where the mirror, a directory or URL, holds the pin's file."""
+        """Return the path or URL of the pin's file in the mirror, which is a directory or a URL."""
         wanted = self.file_name(pin) + (".bundle" if pin.get("git") else "")
         return self.mirror.rstrip("/") + "/" + (urllib.parse.quote(wanted) if "://" in self.mirror else wanted)

@@ -1,4 +1,4 @@
-"""From a pin to a pristine source: candidate after candidate, into the cache, and unpacked in the work directory."""
+"""Turn a pin into a pristine source: fetch it into the cache, candidate after candidate, and unpack it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .request import Pin, Request
 from .store import Store, remove_tree, write_json
 from .unpack import unpack, unpack_over
 
-# Which candidate what is cached of a commit, or a cached file, came from, and where that was.
+# The note, inside a cached commit's directory, that says from which candidate and origin it came.
 ORIGIN = ("rumplab.json",)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A pristine source: its directory, what it is, and where it came from.
+    """A pristine source: its directory, kind of candidate, version and origin.
 
-    `tree` is the tree that was made of it before; then nothing was fetched, and there is no directory.
+    `tree` is a tree that was built from it before; then nothing was fetched, and `directory` is empty.
     """
 
     directory: str
@@ -35,14 +35,14 @@ class Source:
 
 
 def _note_of_origin(path: str) -> str:
-    """Return the path of the note about what stands in the cache at `path`."""
+    """Return the path of the note about the file or commit in the cache at `path`."""
     if os.path.isdir(path):
         return os.path.join(path, *ORIGIN)
     return os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.json")
 
 
 def _fetch_bundles(request: Request, path: str, opener: fetch.Opener) -> None:
-    """Check a commit out of the mirror's git bundles, its submodules' included, at `path`."""
+    """Fetch a commit and its submodules from the mirror's git bundles into `path`."""
     fetched = path + ".bundles.part"
 
     def bundle(commit: str) -> str:
@@ -51,7 +51,7 @@ def _fetch_bundles(request: Request, path: str, opener: fetch.Opener) -> None:
             if not os.path.isfile(origin):
                 raise Unreachable(f"{origin}: no such file in the mirror")
             return origin
-        # git reads bundles from files only. What is in one needs no hash: the commit id is one.
+        # git reads a bundle only from a file. The bundle needs no hash of its own: the commit id is one.
         local = os.path.join(fetched, f"{commit}.bundle")
         fetch.download(origin, local, opener, request.fetch_timeout)
         return local
@@ -65,7 +65,7 @@ def _fetch_bundles(request: Request, path: str, opener: fetch.Opener) -> None:
 
 
 def _fetched(request: Request, store: Store, pin: Pin, kind: str, origin: str, opener: fetch.Opener) -> str:
-    """Bring a pin's file or commit to the cache from one candidate; its path there."""
+    """Fetch a pin's file or commit from one candidate into the cache; return its path there."""
     path = os.path.join(store.cache, request.file_name(pin))
     if pin.get("git"):
         if kind == "mirror":
@@ -81,7 +81,7 @@ def _fetched(request: Request, store: Store, pin: Pin, kind: str, origin: str, o
 
 
 def cached(request: Request, store: Store, pin: Pin) -> str | None:
-    """Return the path of what the cache has of a pin, whole, or nothing."""
+    """Return the path of the pin's file or commit in the cache, or None if it is missing or incomplete."""
     path = os.path.join(store.cache, request.file_name(pin))
     if pin.get("git"):
         return path if git.is_whole(path, pin["commit"], bool(pin.get("submodules"))) else None
@@ -89,7 +89,7 @@ def cached(request: Request, store: Store, pin: Pin) -> str | None:
 
 
 def came_from(path: str) -> tuple[str, str]:
-    """Return (kind, origin) of what stands in the cache at `path`."""
+    """Return (kind, origin) of the file or commit in the cache at `path`."""
     try:
         said = read_json(_note_of_origin(path))
         return str(said["kind"]), str(said["origin"])
@@ -98,7 +98,7 @@ def came_from(path: str) -> tuple[str, str]:
 
 
 def _origins(request: Request, pin: Pin) -> Iterator[tuple[str, str]]:
-    """Yield (kind, origin) of each candidate for the pin, in the order that the lab's policy gives."""
+    """Yield (kind, origin) of each candidate for the pin, in the order of `request.candidates`."""
     mirror = request.mirror
     for kind in request.candidates:
         if kind == "upstream":
@@ -115,23 +115,23 @@ def _unpack_bundle(request: Request, work: str) -> Source:
     archive = os.path.join(work, "bundle.tar")
     with open(archive, "wb") as stream:
         stream.write(base64.b64decode(request.source["data"]))
-    # A bundle's entries are the source, also where there is only one.
+    # The unpacked directory itself is the source, even if it has a single entry.
     directory = os.path.join(work, "source")
     unpack(archive, directory)
     return Source(directory, "bundle", request.version, request.source["bundle"])
 
 
 def _member(path: str, pattern: str, directory: str) -> str:
-    """Unpack the archive at `path` into `directory` and return the one file in it that the pattern names."""
+    """Unpack the archive at `path` into `directory` and return the one file in it that matches the pattern."""
     unpack_over(path, directory)
     found = glob.glob(os.path.join(glob.escape(directory), pattern))
     if len(found) != 1:
-        raise Broken(f"{os.path.basename(path)}: {pattern} names {len(found)} files in it, expected one")
+        raise Broken(f"{os.path.basename(path)}: {pattern} matches {len(found)} files in it, expected one")
     return found[0]
 
 
 def _open(work: str, path: str, member: str = "") -> str:
-    """Make a pristine source of a checkout, an archive, or the archive that is the `member` of one."""
+    """Unpack a cached commit, an archive, or the archive that is the `member` of one; return the source's directory."""
     directory = os.path.join(work, "source")
     if os.path.isdir(path):
         git.check_out(path, directory)
@@ -145,14 +145,14 @@ def _open(work: str, path: str, member: str = "") -> str:
 
 
 def _none_reached(reasons: Sequence[str]) -> str:
-    """Return why no candidate could be had, one reason a candidate."""
-    return "; ".join(reasons) or "no candidate is allowed: see rumplab_candidates and rumplab_mirror"
+    """Return why no candidate was reached, with one reason for each."""
+    return "; ".join(reasons) or "no candidate is allowed; set rumplab_candidates and rumplab_mirror"
 
 
 def bring(request: Request, store: Store, pin: Pin, opener: fetch.Opener) -> str:
-    """Bring a pin's file or commit to the cache from the first candidate that can be had; its path there.
+    """Fetch a pin's file or commit from the first reachable candidate into the cache; return its path there.
 
-    The path is empty where that candidate is the substitute, which is fetched when it is built.
+    The path is empty if that candidate is the substitute, which the build fetches. Unreachable has each one's reason.
     """
     reasons = []
     for kind, origin in _origins(request, pin):
@@ -164,16 +164,16 @@ def bring(request: Request, store: Store, pin: Pin, opener: fetch.Opener) -> str
 
 
 def _obtain_part(request: Request, store: Store, part: Pin, opener: fetch.Opener) -> tuple[str, str, str]:
-    """Return the path of a part's file in the cache, the kind of candidate that gave it, and where it came from."""
+    """Return (the path of a part's file in the cache, its kind of candidate, its origin)."""
     path = cached(request, store, part) or bring(request, store, part, opener)
     return (path, *came_from(path))
 
 
 def _place_part(request: Request, part: Pin, path: str, directory: str) -> None:
-    """Put a part where the pin says: unpacked over the parts before it, or as the file that it is."""
+    """Unpack a part into the pin's directory, over the parts before it, or copy its file there."""
     place = os.path.normpath(os.path.join(directory, part.get("into") or "."))
     if os.path.commonpath([directory, place]) != directory:
-        raise Broken(f"a part of the source is to go outside of it: {part['into']}")
+        raise Broken(f"a part of the source would go outside it: {part['into']}")
     if part.get("unpack", True):
         unpack_over(path, place)
     else:
@@ -182,7 +182,7 @@ def _place_part(request: Request, part: Pin, path: str, directory: str) -> None:
 
 
 def _assemble(request: Request, store: Store, work: str, opener: fetch.Opener) -> Source:
-    """Return a source of several files. None is unpacked before all are at hand."""
+    """Return a source of several files. All are fetched before the first is unpacked."""
     directory = os.path.join(work, "source")
     parts = request.pieces()
     obtained = [_obtain_part(request, store, part, opener) for part in parts]
@@ -193,7 +193,7 @@ def _assemble(request: Request, store: Store, work: str, opener: fetch.Opener) -
 
 
 def _obtain_substitute(request: Request, store: Store, work: str, reasons: Sequence[str] = ()) -> Source:
-    """Return the declared substitute's source; Unreachable says, after `reasons`, why it can't be had."""
+    """Return the declared substitute's source; Unreachable has `reasons` and why the substitute can't be fetched."""
     tree = store.find(request.name, request.stamps["substitute"])
     tree = tree or trees.restored(request, store, work, "substitute")
     if tree:
@@ -209,9 +209,10 @@ def _obtain_substitute(request: Request, store: Store, work: str, reasons: Seque
 
 
 def obtain(request: Request, store: Store, work: str, opener: fetch.Opener, lacking: str = "") -> Source:
-    """Return the source out of the first candidate that can be had; Unreachable says what each one answered.
+    """Return the source from the first reachable candidate; Unreachable has each one's reason.
 
-    `lacking` says which tree the recipe for the upstream's source lacks: only a substitute will do then.
+    `lacking` is the reason why the upstream's source can't be built, or empty; with a reason, only the substitute is
+    tried.
     """
     pin = request.source
     if lacking:

@@ -1,4 +1,4 @@
-"""The store: installed trees by stamp, the links that choose among them, and the descriptors."""
+"""The store: the installed trees by stamp, the links to the trees in use, and the components' descriptors."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from .durable import write_json
 from .errors import Broken
 
 COMPLETE = ".complete"
-# Where a tree came from goes along with it: into a cache of built trees, and back when an older one is switched to.
+# The file in a tree that says where the tree came from, so that this isn't lost in a cache of built trees, or when the
+# link is switched back to an older tree.
 PROVENANCE = ".provenance.json"
-# The trees of other artefacts that one refers to, by their names in the store.
+# The file in a tree that lists the other artefacts' trees to which it refers, by their names in the store.
 USES = ".uses.json"
 
 
 class Store:
-    """What stands under a prefix; docs/development/architecture.md has the picture."""
+    """The directories under a prefix; docs/development/architecture.md lists them."""
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
@@ -35,32 +36,31 @@ class Store:
         self.logs = os.path.join(prefix, "var", "log", "build")
         self.locks = os.path.join(prefix, "var", "lock")
         self.components = os.path.join(prefix, "etc", "components.d")
-        # Autoconf and make can't cope with a path that has spaces or stranger things in it.
+        # Autoconf and make don't work in a path with spaces or other special characters.
         plain = relocate.PLAIN.fullmatch(prefix) is not None
         self.work = os.path.join(prefix, "work") if plain else f"/var/tmp/rumplab-work-{os.geteuid()}"
-        # Trees that have changed since they were installed, and what of them: none of them is found.
+        # The changed paths of trees that have changed since they were installed, by tree; `find` skips these trees.
         self.damaged: dict[str, list[str]] = {}
 
     def ready(self) -> None:
-        """Make the directories that a virgin prefix lacks."""
+        """Make the directories that are missing, and remove the temporary files of killed runs."""
         for directory in (self.trees, self.cache, self.logs, self.locks, self.components):
             os.makedirs(directory, exist_ok=True)
         os.makedirs(self.work, mode=0o755, exist_ok=True)
         status = os.lstat(self.work)
         if status.st_uid != os.geteuid() or not stat.S_ISDIR(status.st_mode):
-            raise Broken(f"{self.work} belongs to somebody else: remove it, or choose a rumplab_prefix without blanks")
-        # Whether or not this run writes there: what a killed one was writing goes.
+            raise Broken(f"{self.work} belongs to another user; remove it, or choose a rumplab_prefix without blanks")
         for directory in (self.cache, self.components):
             durable.sweep(directory)
 
     def clean(self, name: str) -> None:
-        """Remove an artefact's work directory, and with it the one outside the prefix when nothing else is in it."""
+        """Remove an artefact's work directory, and the work directory outside the prefix if it is empty then."""
         try:
             remove_tree(os.path.join(self.work, name))
             if not self.work.startswith(self.prefix + os.sep):
                 os.rmdir(self.work)
         except OSError:
-            # The next run begins with it; what ended this one is the better thing to tell.
+            # The next run removes it. An error here would hide the one that ended this run.
             pass
 
     def tree(self, name: str, version: str, stamp: str) -> str:
@@ -68,7 +68,7 @@ class Store:
         return os.path.join(self.trees, f"{name}-{version}-{stamp[:12]}")
 
     def find(self, name: str, stamp: str) -> str | None:
-        """Return the complete tree of this name and stamp, whatever its version, or None."""
+        """Return the complete tree with this name and stamp, of any version, or None."""
         suffix = f"-{stamp[:12]}"
         for entry in sorted(os.listdir(self.trees)) if os.path.isdir(self.trees) else []:
             if entry.startswith(f"{name}-") and entry.endswith(suffix):
@@ -78,22 +78,22 @@ class Store:
         return None
 
     def examine(self, tree: str, paths: Mapping[str, str]) -> bool:
-        """Compare a tree with its list of files; where it differs, it isn't found any more. True for a sound one."""
+        """Return whether a tree still has the files in its list and `paths`; if not, `find` skips it from now on."""
         lost = [path for path in paths.values() if not os.path.exists(os.path.join(tree, path))]
         differing = sorted({*inventory.differences(tree), *lost})
         if differing:
             self.damaged[tree] = differing
         return not differing
 
-    def losses(self) -> list[str]:
-        """Return, in words, what of which trees was lost or altered since they were installed."""
+    def damage(self) -> list[str]:
+        """Return a sentence for each damaged tree, with the paths that were lost or changed."""
         return [
             f"{tree} has changed since it was installed ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
             for tree, names in self.damaged.items()
         ]
 
     def stamp_of(self, tree: str) -> str | None:
-        """Return the stamp in a tree's .complete, or None for a tree that isn't whole, or doesn't say what it is."""
+        """Return the stamp in a tree's .complete, or None if the tree is incomplete or lacks its provenance."""
         try:
             self.provenance_of(tree)
             with open(os.path.join(tree, COMPLETE), encoding="utf-8", opener=plain) as stream:
@@ -114,19 +114,19 @@ class Store:
         return os.path.join(self.prefix, os.readlink(link)) if os.path.islink(link) else None
 
     def adopt(self, made: str, tree: str, stamp: str) -> None:
-        """Move the finished directory `made` into the store as `tree`; it counts from the last rename on.
+        """Move the finished directory `made` into the store as `tree`.
 
-        All of it is on the disk before `.complete` is, and that before its final name: after a power cut, what has the
-        name is whole.
+        Everything is synced before `.complete` is written, and that before the final rename. So a tree with its final
+        name is complete, even after a power cut.
         """
         partial = os.path.join(self.trees, "." + os.path.basename(tree) + ".part")
         remove_tree(partial)
         try:
             os.rename(made, partial)
         except OSError:
-            # Another file system: the work directory may stand outside the prefix.
+            # The work directory may be outside the prefix, on another file system.
             shutil.copytree(made, partial, symlinks=True)
-        relocate.settle(partial, tree)
+        relocate.fill_in(partial, tree)
         inventory.write(partial)
         durable.sync_tree(partial)
         with open(os.path.join(partial, COMPLETE), "w", encoding="utf-8") as stream:
@@ -135,7 +135,7 @@ class Store:
             os.fsync(stream.fileno())
         durable.sync(partial)
         if os.path.lexists(tree):
-            # Out of the way at once, so that the link leads nowhere for a moment only.
+            # Rename the damaged tree instead of removing it, so that the link dangles only for a moment.
             former = os.path.join(self.trees, "." + os.path.basename(tree) + ".former.part")
             remove_tree(former)
             os.rename(tree, former)
@@ -144,19 +144,19 @@ class Store:
         self.damaged.pop(tree, None)
 
     def switch(self, name: str, tree: str) -> bool:
-        """Point the prefix's link at the tree, atomically; True when it pointed elsewhere."""
+        """Point the prefix's link at the tree, atomically; True if it pointed elsewhere."""
         link = os.path.join(self.prefix, name)
         target = os.path.relpath(tree, self.prefix)
         if os.path.islink(link) and os.readlink(link) == target:
             return False
-        # The time of a switch decides which generation is the previous one, and a clock may be set back.
+        # prune sorts the trees by the time of their switch. The clock may have been set back since the last one.
         now = max([time.time_ns(), *(moment + 10**9 for moment in self._switches(name))])
         os.utime(os.path.join(tree, COMPLETE), ns=(now, now))
-        files.point(link, target, files.open_as_it_stands)
+        files.point(link, target, files.open_unchecked)
         return True
 
     def _switches(self, name: str) -> list[int]:
-        """Return when the trees of this name were switched to."""
+        """Return the times of the switches to the trees of this name, in ns since the epoch."""
         pattern = re.compile(re.escape(name) + r"-.+-[0-9a-f]{12}")
         whole = [tree for tree in os.listdir(self.trees) if pattern.fullmatch(tree)]
         marks = [os.path.join(self.trees, tree, COMPLETE) for tree in whole]
@@ -170,17 +170,17 @@ class Store:
         except FileNotFoundError:
             return []
         except DAMAGED as error:
-            # What it refers to must not go for that.
-            raise Broken(f"{path} can't be read ({error}): remove {tree}, and it is built anew") from error
+            # An empty list would let prune remove the trees to which this one refers.
+            raise Broken(f"{path} can't be read ({error}); remove {tree}, and the next run builds it again") from error
 
     def used(self) -> set[str]:
-        """Return the names of the trees that others refer to: a toolchain's compiler, though a newer one is in use."""
+        """Return the names of the trees to which other trees refer, such as a toolchain's compiler."""
         return {name for entry in os.listdir(self.trees) for name in self.uses_of(os.path.join(self.trees, entry))}
 
     def prune(self, name: str, keep: int) -> list[str]:
-        """Remove all but the `keep` trees of this name that were in use last, and every half-made one.
+        """Remove all trees of this name except the `keep` ones that were in use last; return the removed ones.
 
-        What another tree refers to stays.
+        Partial trees are removed too. A tree to which another tree refers stays.
         """
         pattern = re.compile(re.escape(name) + r"-.+-[0-9a-f]{12}")
         current = os.path.realpath(self.current(name) or "")
@@ -200,7 +200,7 @@ class Store:
         return removed
 
     def descriptor(self, name: str) -> dict[str, Any] | None:
-        """Return a component's descriptor, or None where there is none that can be read."""
+        """Return a component's descriptor, or None if it is missing or can't be read."""
         try:
             found = read_json(os.path.join(self.components, f"{name}.json"))
         except (OSError, ValueError):
@@ -208,7 +208,7 @@ class Store:
         return found if isinstance(found, dict) else None
 
     def describe(self, name: str, descriptor: Mapping[str, Any]) -> bool:
-        """Write a component's descriptor atomically; True when it differs from the one that stood there."""
+        """Write a component's descriptor atomically; False if the existing one is the same."""
         descriptor = hidden(descriptor)
         if self.descriptor(name) == descriptor:
             return False
@@ -217,11 +217,11 @@ class Store:
 
 
 def remove_tree(path: str) -> None:
-    """Remove a directory of ours with all that is in it, where it exists, its read-only directories included."""
+    """Remove a directory with its content, even read-only directories in it; do nothing if it doesn't exist."""
     for here, directories, _ in os.walk(path):
         for directory in [here, *(os.path.join(here, name) for name in directories)]:
             if not os.path.islink(directory):
-                # Somebody else's can go all the same, where there is nothing in it.
+                # PermissionError: another user's directory. If it is empty, rmtree can still remove it.
                 with contextlib.suppress(PermissionError):
                     os.chmod(directory, 0o700)
     if os.path.lexists(path):

@@ -1,4 +1,4 @@
-"""From a pristine source to a finished tree, or from the cache of built trees to one."""
+"""Make a finished tree from a pristine source, or take it from the cache of built trees."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ def install_files(request: Request, tree: str) -> None:
 
 
 def check_paths(request: Request, tree: str) -> None:
-    """Raise Broken unless all that the descriptor will name stands in the tree."""
+    """Raise Broken unless the tree has all paths that the descriptor will name."""
     missing = [path for path in request.paths.values() if not os.path.exists(os.path.join(tree, path))]
     if missing:
-        raise Broken(f"the build ended well, but left no {', '.join(missing)} in the tree")
+        raise Broken(f"the build succeeded, but made no {', '.join(missing)} in the tree")
 
 
 def missing_need(needs: Mapping[str, str], store: Store) -> str:
-    """Return which of the artefacts that a recipe uses can't be had, and why, or empty."""
+    """Return which of the artefacts that a recipe uses is missing in the store, and why, or ""."""
     for name, stamp in needs.items():
         if store.find(name, stamp) is None:
             reason = (store.descriptor(name) or {}).get("reason") or "it isn't in the store"
-            return f"it is built with {name}, which can't be had: {reason}"
+            return f"it is built with {name}, which isn't installed: {reason}"
     return ""
 
 
 def why_not(request: Request, store: Store) -> tuple[str, str]:
-    """Return why nothing can be built today, or empty; and why the upstream's source can't, where a substitute can."""
+    """Return (why nothing can be built, or ""; why only the substitute can be built, or "")."""
     blocked = host.mismatch(request.host)
     lacking = missing_need(request.needs, store)
     if lacking and "substitute" not in request.kinds():
@@ -48,7 +48,7 @@ def why_not(request: Request, store: Store) -> tuple[str, str]:
 
 
 def link_needs(needs: Mapping[str, str], store: Store, work: str) -> dict[str, str]:
-    """Make links to the trees that the recipe uses, by paths without blanks, and return those by name."""
+    """Link the trees that the recipe uses into `work`, whose path has no blanks; return the links by name."""
     os.makedirs(os.path.join(work, "needs"))
     places = {name: os.path.join(work, "needs", name) for name in needs}
     for name, place in places.items():
@@ -57,7 +57,7 @@ def link_needs(needs: Mapping[str, str], store: Store, work: str) -> dict[str, s
 
 
 def make_tree(request: Request, store: Store, work: str, source: str, kind: str) -> tuple[str, list[str]]:
-    """Edit and build the source in this directory; return the tree, still in `work`, and those that it refers to."""
+    """Edit and build the source; return (the tree, in `work`; the names of the trees to which it refers)."""
     edits.apply_edits(source, request.edits)
     recipe, needs = request.recipe_for(kind)
     places = {name: os.path.join(work, name) for name in ("build", "dest", "tmp")}
@@ -71,26 +71,26 @@ def make_tree(request: Request, store: Store, work: str, source: str, kind: str)
     run_recipe(recipe, places, store.cache, log, request.build_timeout)
     tree = os.path.join(places["dest"], recipe.get("root") or "")
     if not os.path.isdir(tree):
-        raise Broken(f"the build ended well, but left no directory {recipe.get('root')} in its destination", log)
+        raise Broken(f"the build succeeded, but made no directory {recipe.get('root')} in its destination", log)
     install_files(request, tree)
     check_paths(request, tree)
     if not recipe.get("relocate"):
         return tree, []
     kept, used = relocate.detach(tree, needed.values())
     with open(log, "a", encoding="utf-8") as stream:
-        stream.writelines(f"relocate: the path stays in {name}, which isn't text\n" for name in kept)
+        stream.writelines(f"relocate: {name} is a binary file and keeps the path\n" for name in kept)
     return tree, used
 
 
 def restored(request: Request, store: Store, work: str, kind: str) -> str | None:
-    """Return the tree that the cache of built trees has, adopted into the store, or nothing."""
+    """Move the tree from the cache of built trees into the store, and return it; None if the cache hasn't got it."""
     stamp = request.stamps[kind]
     made = os.path.join(work, "built")
     if not built.restore(request.built_cache, request.name, stamp, made):
         return None
     check_paths(request, made)
     if not all(os.path.isdir(os.path.join(store.trees, other)) for other in store.uses_of(made)):
-        # It doesn't work without them: the way on says which is missing, and why.
+        # The tree doesn't work without them. The caller goes on, and reports which is missing and why.
         remove_tree(made)
         return None
     tree = store.tree(request.name, store.provenance_of(made)["version"], stamp)

@@ -1,1 +1,1 @@
-"""What modules that change a host share: files and locks, packages, the undo record."""
+"""Code that the modules which change a host share: files, locks, packages, and the manifest."""

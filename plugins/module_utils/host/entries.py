@@ -1,12 +1,12 @@
-"""Changes to a host outside the prefix that can be taken back: each kind knows how to make and how to undo it.
+"""Changes to a host outside the prefix that can be undone: how to make, record and undo each kind.
 
-A change is a dictionary with `kind` and `name`; what stands in the manifest is what `entries` makes of it.
+A change is a dictionary with `kind`, `name` and the keys of its kind; `entries` turns it into entries of the manifest.
 
-file          `content`, `mode`, `group`: a file that is wholly ours. Manifest: `sha256` of its content.
-line          `line`, `mode`, `group`: a line of ours in a file that others write too, made if there is none.
+file          `content`, `mode`, `group`: a whole file. The manifest has the `sha256` of its content.
+line          `line`, `mode`, `group`: a line in a file that other programs write too; the file is made if need be.
 group         a system group.
-membership    `group`: `name` is an account.
-statoverride  `owner`, `group`, `mode`: of a file that belongs to a Debian package. Manifest: what they were before.
+membership    `group`: a group that the account `name` joins.
+statoverride  `owner`, `group`, `mode` of a file from a Debian package. The manifest has their former values.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ CHANGED = ("file", "line", "membership", "statoverride")
 
 
 def sha256(text: str) -> str:
-    """Return the digest that the manifest holds of a file's content."""
+    """Return the digest of a file's content in the form that the manifest has."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_text(path: str) -> str | None:
-    """Return the content of a file, or None where there is none."""
+    """Return the content of a file, or None if there is no such file."""
     try:
         with open(path, encoding="utf-8", newline="") as stream:
             return stream.read()
@@ -41,12 +41,12 @@ def read_text(path: str) -> str | None:
 
 
 def write_text(path: str, text: str, mode: int, uid: int, gid: int) -> None:
-    """Write a file in a directory of others, whole or not at all."""
+    """Write a file atomically. The temporary file's prefix shows whose it is, since the directory isn't the lab's."""
     write_file(path, text, mode, (uid, gid), prefix=".rumplab-")
 
 
 def with_line(text: str, line: str) -> str:
-    """Return `text` with `line` before everything else, so that the rest stays as it is to the last byte."""
+    """Return `text` with `line` before it; `text` keeps every byte, even a missing newline at its end."""
     return f"{line}\n{text}"
 
 
@@ -60,12 +60,12 @@ def without_lines(text: str, lines: Sequence[str]) -> str:
 
 
 def recorded(change: Entry, manifest: Sequence[Entry]) -> list[Entry]:
-    """Return the entries of the manifest of the same kind and name."""
+    """Return the manifest's entries of the same kind and name."""
     return [entry for entry in manifest if (entry["kind"], entry["name"]) == (change["kind"], change["name"])]
 
 
 def members(group: str) -> list[str]:
-    """Return the accounts of a group, those for which it is the first one too; none while there is no such group."""
+    """Return the accounts of a group, also those that have it as primary group; [] if there is no such group."""
     try:
         found = grp.getgrnam(group)
     except KeyError:
@@ -81,13 +81,13 @@ def state_of(path: str) -> tuple[str, str, str]:
 
 
 def overridden(path: str) -> bool:
-    """Whether somebody has told dpkg to keep other permissions of this file than its package's."""
+    """Return whether dpkg has an override for this file's permissions."""
     run = subprocess.run(["dpkg-statoverride", "--list", path], capture_output=True, timeout=LIMIT, check=False)
     return run.returncode == 0
 
 
 def is_made(change: Entry, manifest: Sequence[Entry]) -> bool:
-    """Whether there is nothing to do. ValueError names what somebody else has put in the way."""
+    """Return whether the change is already made. ValueError if a file or override of somebody else prevents it."""
     kind, name = change["kind"], change["name"]
     if kind == "group":
         return any(entry.gr_name == name for entry in grp.getgrall())
@@ -99,8 +99,8 @@ def is_made(change: Entry, manifest: Sequence[Entry]) -> bool:
             return True
         if overridden(name) and not recorded(change, manifest):
             raise ValueError(
-                f"dpkg-statoverride already sets {name} to {' '.join(state_of(name))}: remove that, or set it to"
-                f" {' '.join(wanted)} yourself"
+                f"dpkg-statoverride already sets {name} to {' '.join(state_of(name))}; remove that override, or set it"
+                f" to {' '.join(wanted)} yourself"
             )
         return False
     text = read_text(name)
@@ -109,12 +109,12 @@ def is_made(change: Entry, manifest: Sequence[Entry]) -> bool:
         lines = (text or "").splitlines()
         return change["line"] in lines and not stale & set(lines)
     if text is not None and not recorded(change, manifest):
-        raise ValueError(f"{name} exists and isn't rumplab's: move it away")
+        raise ValueError(f"{name} exists and isn't rumplab's; move it away")
     return text == change["content"] and os.stat(name).st_mode & 0o7777 == int(change["mode"], 8)
 
 
 def text_for(change: Entry, manifest: Sequence[Entry]) -> str:
-    """Return what a file is to hold: all ours, or ours and what it holds already."""
+    """Return the file's new content: that of the change, or the present content with the change's line."""
     if change["kind"] == "file":
         content: str = change["content"]
         return content
@@ -123,7 +123,7 @@ def text_for(change: Entry, manifest: Sequence[Entry]) -> str:
 
 
 def entries(change: Entry, manifest: Sequence[Entry]) -> list[Entry]:
-    """Return what the manifest has to hold before the change is made."""
+    """Return the entries that the manifest must have before the change is made."""
     kind, name = change["kind"], change["name"]
     if kind == "group":
         return [{"kind": kind, "name": name}]
@@ -144,7 +144,7 @@ def entries(change: Entry, manifest: Sequence[Entry]) -> list[Entry]:
 
 
 def make(change: Entry, manifest: Sequence[Entry]) -> None:
-    """Make the change. The manifest holds its entries by now; `manifest` is what it held before."""
+    """Make the change. `manifest` is the manifest before the change's entries were added."""
     kind, name = change["kind"], change["name"]
     if kind == "group":
         call(["groupadd", "--system", name])
@@ -165,7 +165,7 @@ def make(change: Entry, manifest: Sequence[Entry]) -> None:
 
 
 def is_there(entry: Entry, manifest: Sequence[Entry]) -> bool:
-    """Whether there is something to undo that is still as we left it."""
+    """Return whether the change is still in place, as it was made, so that it can be undone."""
     kind, name = entry["kind"], entry["name"]
     if kind == "membership":
         try:
@@ -181,14 +181,14 @@ def is_there(entry: Entry, manifest: Sequence[Entry]) -> bool:
 
 
 def undo(entry: Entry) -> None:
-    """Take one change back."""
+    """Undo one change."""
     kind, name = entry["kind"], entry["name"]
     if kind == "membership":
         call(["gpasswd", "--delete", name, entry["group"]])
     elif kind == "statoverride":
         call(["dpkg-statoverride", "--remove", name])
         if os.path.exists(name):
-            # The change of owner takes the setuid bit away: the mode comes after it.
+            # chown clears the set-user-ID bit, so the mode is set after it.
             os.chown(name, pwd.getpwnam(entry["owner"]).pw_uid, grp.getgrnam(entry["group"]).gr_gid)
             os.chmod(name, int(entry["mode"], 8))
     elif kind == "file":
@@ -200,19 +200,19 @@ def undo(entry: Entry) -> None:
 
 
 def call(argv: Sequence[str]) -> None:
-    """Run a command; ValueError holds what it said when it failed."""
+    """Run a command; if it fails, ValueError has its error output."""
     run = subprocess.run(argv, capture_output=True, text=True, timeout=LIMIT, check=False)
     if run.returncode:
         raise ValueError(f"{' '.join(argv)}: {(run.stderr or run.stdout).strip()}")
 
 
 def kept(manifest: Sequence[Entry]) -> list[str]:
-    """Return the files of ours that somebody has changed since."""
+    """Return the manifest's files that somebody has changed since."""
     files = [entry for entry in manifest if entry["kind"] == "file"]
     return sorted({entry["name"] for entry in files if os.path.exists(entry["name"]) and not is_there(entry, files)})
 
 
 def undoable(manifest: Sequence[Entry]) -> list[Any]:
-    """Return the entries to undo: whole files first, since what is left of their lines goes line by line."""
+    """Return the entries to undo: whole files first; then lines, in the files that were changed and stay."""
     order = [entry for kind in CHANGED for entry in reversed(manifest) if entry["kind"] == kind]
     return [entry for entry in order if is_there(entry, manifest)]

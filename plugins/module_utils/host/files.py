@@ -1,7 +1,7 @@
-"""Files in directories that belong to the lab user, who may exchange any name in them at any moment.
+"""Read and write files, as root, in directories that belong to the lab user.
 
-Root works on them all the same. So a directory is opened component by component, no link is followed that somebody
-else could have made, and what was opened is read, given away and given its mode by descriptor, never by name again.
+The lab user may replace any name there at any moment. So this module opens a directory component by component, follows
+no link that another user could have made, and reads, chowns and chmods by descriptor, never by name.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import IO, Any, Callable
 from . import locks
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-# A directory on the way need not be readable, where the system knows how to pass through it.
+# With O_PATH (Linux), the directories above the wanted one needn't be readable.
 PASSED = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
-# The name of a file that is being written begins with this.
+# The prefix of a temporary file's name.
 TEMPORARY = ".new-"
-# Files of the lab are small; more is somebody's attempt to fill this process' memory.
+# The largest file to read, in bytes. The lab's files are small; a larger one could exhaust the memory.
 MOST = 64 << 20
 LINKS = 40
 REMEDIES = {
@@ -33,26 +33,26 @@ REMEDIES = {
     errno.EDQUOT: "; make room there, or choose another rumplab_prefix",
     errno.EROFS: "; mount it writable, or choose another rumplab_prefix",
 }
-# Debian keeps some of these out of a user's PATH, Homebrew all of them out of a bare one.
+# Debian leaves some of these out of a user's PATH; only a login shell has Homebrew's.
 MORE_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/opt/homebrew/bin", "/opt/homebrew/sbin", "/usr/local/bin")
 
 
 def program(name: str) -> str | None:
-    """Return where a program of the host's is, or None."""
+    """Return the path of a program on the host, or None."""
     return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", "/usr/bin:/bin"), *MORE_PATH]))
 
 
 def moment(seconds: float) -> str:
-    """Return a time as descriptors have it; later ones sort after earlier ones."""
+    """Return a time (seconds since the epoch) in ISO 8601, as descriptors have it; as text, later times sort later."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 class Unfit(ValueError):
-    """What stands at a path isn't what can be worked with; the message says why, and what to do."""
+    """The file at a path can't be used; the message has the reason and the remedy."""
 
 
-def told(error: Exception) -> str:
-    """Return an error in words: of the system's, the place and what to do about it."""
+def error_text(error: Exception) -> str:
+    """Return an error's message; for an OSError, the path, the system's message and a remedy."""
     if not isinstance(error, OSError) or not error.strerror:
         return str(error)
     remedy = REMEDIES.get(error.errno or 0, "")
@@ -60,7 +60,7 @@ def told(error: Exception) -> str:
 
 
 def trusted() -> set[int]:
-    """Return the user ids whose files this process may act on: root's, its own, and those of who called sudo."""
+    """Return the user ids whose files this process may act on: root's, its own, and that of the user of sudo."""
     found = {0, os.geteuid()}
     if os.geteuid() == 0 and os.environ.get("SUDO_UID", "").isdigit():
         found.add(int(os.environ["SUDO_UID"]))
@@ -68,7 +68,7 @@ def trusted() -> set[int]:
 
 
 def owner_name(uid: int) -> str:
-    """Return the account's name, or its number where it has none."""
+    """Return the account's name, or "user UID" if there is no such account."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -76,7 +76,7 @@ def owner_name(uid: int) -> str:
 
 
 def _link_target(directory: int, name: str, path: str) -> str | None:
-    """Return where a link leads, or None for what isn't one; Unfit where somebody else could have put it there."""
+    """Return a link's target, or None if the name isn't a link; Unfit if another user could have made the link."""
     status = os.stat(name, dir_fd=directory, follow_symlinks=False)
     if not stat.S_ISLNK(status.st_mode):
         return None
@@ -84,14 +84,14 @@ def _link_target(directory: int, name: str, path: str) -> str | None:
     writable = around.st_mode & stat.S_IWOTH and not around.st_mode & stat.S_ISVTX
     for uid in (status.st_uid, around.st_uid):
         if uid not in trusted():
-            raise Unfit(f"{path}: '{name}' is a link in the hands of {owner_name(uid)}: remove it")
+            raise Unfit(f"{path}: '{name}' is a link that {owner_name(uid)} can change; remove it")
     if writable:
-        raise Unfit(f"{path}: '{name}' is a link in a directory that everybody may write: remove it")
+        raise Unfit(f"{path}: '{name}' is a link in a directory that everybody may write; remove it")
     return os.readlink(name, dir_fd=directory)
 
 
 def open_directory(path: str) -> int:
-    """Open the directory at an absolute path; the caller closes it."""
+    """Open the directory at an absolute path; the caller closes it. Unfit at a link that another user could change."""
     rest = [part for part in path.split("/") if part]
     here, links = os.open("/", PASSED), 0
     try:
@@ -117,14 +117,14 @@ def open_directory(path: str) -> int:
         os.close(here)
 
 
-def open_as_it_stands(path: str) -> int:
-    """Open a directory, whoever made the links that lead there: for who has no more rights than they."""
+def open_unchecked(path: str) -> int:
+    """Open a directory, and follow any link: for a process with no more rights than the user who made the link."""
     return os.open(path, DIRECTORY)
 
 
 @contextlib.contextmanager
 def parent_of(path: str, opened: Callable[[str], int] = open_directory) -> Iterator[tuple[int, str]]:
-    """Give the open directory that a path is in, and the path's last part. Errors in the block name the whole path."""
+    """Yield (the open directory that holds the path, the path's last part). Errors in the block name the whole path."""
     directory = opened(os.path.dirname(path))
     try:
         yield directory, os.path.basename(path)
@@ -137,9 +137,9 @@ def parent_of(path: str, opened: Callable[[str], int] = open_directory) -> Itera
 
 
 def make_directory(path: str, mode: int = 0o755) -> None:
-    """Make a directory of exactly this mode, whatever the umask; its parent is there.
+    """Make a directory with exactly this mode, whatever the umask; its parent must exist.
 
-    One that another run has made meanwhile is left to that run.
+    If another run has made it meanwhile, that run sets its mode.
     """
     with parent_of(path) as (directory, name):
         try:
@@ -155,9 +155,9 @@ def make_directory(path: str, mode: int = 0o755) -> None:
 
 
 def read_text(path: str, owners: Collection[int] | None = None) -> str | None:
-    """Return the content of a file, or None where there is none.
+    """Return the content of a file, or None if there is no such file.
 
-    Unfit names what is no plain file, or belongs to none of `owners`, where those are given.
+    Unfit if it isn't a plain file, or if `owners` are given and none of them owns it.
     """
     try:
         with parent_of(path) as (directory, name):
@@ -166,16 +166,18 @@ def read_text(path: str, owners: Collection[int] | None = None) -> str | None:
         return None
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
-            raise Unfit(f"{path} is no plain file: remove it, and run ./provision again") from error
+            raise Unfit(f"{path} is no plain file; remove it, and run ./provision again") from error
         error.filename = path
         raise
     try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode) or status.st_size > MOST:
-            raise Unfit(f"{path} is no plain file of the lab's: remove it, and run ./provision again")
+            raise Unfit(
+                f"{path} is no plain file, or larger than {MOST >> 20} MiB; remove it, and run ./provision again"
+            )
         if owners is not None and status.st_uid not in owners:
             raise Unfit(
-                f"{path} belongs to {owner_name(status.st_uid)}, and root would act on what is in it: look at it, then "
+                f"{path} belongs to {owner_name(status.st_uid)}, and root would act on its content; check it and run "
                 f"'chown root {path}', or remove it"
             )
         with open(handle, "rb", closefd=False) as stream:
@@ -185,18 +187,18 @@ def read_text(path: str, owners: Collection[int] | None = None) -> str | None:
 
 
 def read_json(path: str, otherwise: Any, owners: Collection[int] | None = None) -> Any:
-    """Return the content of a JSON file, or `otherwise` where there is no such file. ValueError names a bad one."""
+    """Return the content of a JSON file, or `otherwise` if there is no such file. Unfit if it can't be used."""
     try:
         text = read_text(path, owners)
         return otherwise if text is None else json.loads(text)
     except Unfit:
         raise
     except (ValueError, RecursionError) as error:
-        raise Unfit(f"{path} is not JSON ({error}): remove it and run ./provision again") from error
+        raise Unfit(f"{path} is not JSON ({error}); remove it and run ./provision again") from error
 
 
 def sweep(directory: int, prefix: str = TEMPORARY) -> None:
-    """Remove what killed runs were writing into an open directory: a live one holds a lock on its file."""
+    """Remove the temporary files of killed runs from an open directory. A live run holds a lock on its file."""
     for name in os.listdir(directory):
         if not name.startswith(prefix):
             continue
@@ -210,19 +212,19 @@ def sweep(directory: int, prefix: str = TEMPORARY) -> None:
 
 
 def _fresh(directory: int, prefix: str) -> tuple[str, int]:
-    """Return name and descriptor of a new, locked file that nobody else can open."""
+    """Return the name and descriptor of a new, locked file that no other user can open."""
     while True:
         name = prefix + secrets.token_hex(8)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         handle = os.open(name, flags, 0o600, dir_fd=directory)
         if locks.take(handle) and os.fstat(handle).st_nlink:
             return name, handle
-        # Somebody swept it between the two calls.
+        # Another run has removed it between open and lock (see sweep).
         os.close(handle)
 
 
-def _make_way(directory: int, name: str) -> None:
-    """Remove a directory that stands where a file is to be, by somebody's accident; OSError where it isn't empty."""
+def _remove_empty_directory(directory: int, name: str) -> None:
+    """Remove a directory that has the name of the file to write; OSError if it isn't empty."""
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
             os.rmdir(name, dir_fd=directory)
@@ -237,10 +239,10 @@ def replacing(
     opened: Callable[[str], int] = open_directory,
     first: bool = False,
 ) -> Iterator[IO[bytes]]:
-    """Give a stream whose content becomes the file at `path`, whole and on the disk, when the block ends well.
+    """Yield a stream. When the block ends without an error, its content becomes the file at `path`, synced to disk.
 
-    `owner` is (uid, gid), by default who runs this; `opened` opens the directory. With `first`, a file that is there by
-    then stays as it is.
+    `owner` is (uid, gid), by default those of this process; `opened` opens the directory. With `first`, an existing
+    file stays as it is.
     """
     with parent_of(path, opened) as (directory, name):
         sweep(directory, prefix)
@@ -251,7 +253,7 @@ def replacing(
                 stream.flush()
                 if owner:
                     os.fchown(handle, *owner)
-                # After the change of owner, which takes bits away.
+                # After chown, which clears the set-user-ID and set-group-ID bits.
                 os.fchmod(handle, mode)
                 os.fsync(handle)
                 if first:
@@ -259,7 +261,7 @@ def replacing(
                         os.link(fresh, name, src_dir_fd=directory, dst_dir_fd=directory)
                     os.unlink(fresh, dir_fd=directory)
                 else:
-                    _make_way(directory, name)
+                    _remove_empty_directory(directory, name)
                     os.rename(fresh, name, src_dir_fd=directory, dst_dir_fd=directory)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -271,7 +273,7 @@ def replacing(
 def write_text(
     path: str, text: str, mode: int = 0o644, owner: tuple[int, int] | None = None, prefix: str = TEMPORARY
 ) -> None:
-    """Write a file whole or not at all, and onto the disk; `owner` is (uid, gid), by default who runs this."""
+    """Write a file atomically and sync it; `owner` is (uid, gid), by default those of this process."""
     with replacing(path, mode, owner, prefix) as stream:
         stream.write(text.encode("utf-8"))
 
@@ -283,9 +285,9 @@ def write_json(
     opened: Callable[[str], int] = open_directory,
     errors: str = "strict",
 ) -> None:
-    """Write JSON that all may read; root gives the file to `user`, where one is named and has an account.
+    """Write JSON that all users may read; root gives the file to `user` if that account exists.
 
-    `errors` says what becomes of bytes that are no UTF-8, as str.encode has it.
+    `errors` is the error handler of str.encode, for text that can't be encoded in UTF-8.
     """
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     with replacing(path, owner=owner_for(user), opened=opened) as stream:
@@ -293,7 +295,7 @@ def write_json(
 
 
 def point(link: str, target: str, opened: Callable[[str], int] = open_directory) -> None:
-    """Point a link at `target`, so that there is one at every moment."""
+    """Point a link at `target` atomically."""
     with parent_of(link, opened) as (directory, name):
         fresh = f".{name}.link"
         with contextlib.suppress(FileNotFoundError):
@@ -304,19 +306,19 @@ def point(link: str, target: str, opened: Callable[[str], int] = open_directory)
 
 
 def owner_for(user: str | None) -> tuple[int, int] | None:
-    """Return (uid, gid) of whom root gives a file of `user` to; None where it stays with who wrote it."""
+    """Return (uid, gid) of `user` if this process is root and the account exists, else None: don't chown."""
     account = account_of(user) if user and os.geteuid() == 0 else None
     return (account.pw_uid, account.pw_gid) if account else None
 
 
 def remove(path: str) -> None:
-    """Remove a file or link, where it exists."""
+    """Remove a file or link, if it exists."""
     with contextlib.suppress(FileNotFoundError), parent_of(path) as (directory, name):
         os.unlink(name, dir_fd=directory)
 
 
 def fingerprints(paths: Mapping[str, str]) -> dict[str, str]:
-    """Return size and time of change, by logical name, of files whose replacement is to be noticed."""
+    """Return size and modification time of each file, by logical name, by which a later run sees a replaced file."""
     found = {}
     for name, path in paths.items():
         status = os.stat(path)
@@ -325,7 +327,7 @@ def fingerprints(paths: Mapping[str, str]) -> dict[str, str]:
 
 
 def account_of(user: str) -> pwd.struct_passwd | None:
-    """Return the user's account, or None while it isn't there yet."""
+    """Return the user's account, or None if it doesn't exist."""
     try:
         return pwd.getpwnam(user)
     except KeyError:

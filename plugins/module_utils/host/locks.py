@@ -1,4 +1,4 @@
-"""Locks by flock(2): tried, or waited for a bounded time, with their holder entered in the file."""
+"""Locks by flock(2): try one, or wait for it for a bounded time; the lock's file names its holder."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any, Callable
 from .plain import parsed, plain
 
 PAUSE = 0.1
-# Characters of the longest line that anybody enters.
+# The longest line, in characters, that a holder writes into the lock's file.
 LONGEST = 65536
 
 
 def take(handle: int) -> bool:
-    """Lock an open file, unless somebody else holds its lock; closing it lets go."""
+    """Lock an open file; False if another process holds its lock. Closing the file unlocks it."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -26,7 +26,10 @@ def take(handle: int) -> bool:
 
 
 def wait_for(handle: int, seconds: float, meanwhile: Callable[[], None] = lambda: None) -> bool:
-    """Lock an open file, for which `seconds` are waited at most; False when they have passed."""
+    """Lock an open file; wait for its lock for at most `seconds`, and call `meanwhile` in each round.
+
+    Return whether the file is locked.
+    """
     end = time.monotonic() + seconds
     while not take(handle):
         if time.monotonic() >= end:
@@ -37,18 +40,21 @@ def wait_for(handle: int, seconds: float, meanwhile: Callable[[], None] = lambda
 
 
 def enter(handle: int, holder: Mapping[str, Any]) -> None:
-    """Write down who holds the lock, in a line. Who is killed meanwhile leaves the end of an earlier one behind it."""
+    """Write the holder into the lock's file, as a line of JSON.
+
+    A process that is killed before ftruncate leaves the end of an older, longer line after it; readers take one line.
+    """
     said = json.dumps(holder).encode() + b"\n"
     os.pwrite(handle, said, 0)
     os.ftruncate(handle, len(said))
 
 
 def entered(path: str) -> Any:
-    """Return who holds the lock, as its file says; OSError or ValueError where it says nothing."""
+    """Return the holder that the lock's file names; OSError or ValueError if it names none."""
     with open(path, encoding="utf-8", opener=plain) as stream:
         return parsed(stream.readline(LONGEST), path)
 
 
 def refusal(holder: str, path: str, seconds: float) -> str:
-    """Return what to tell who has waited for `seconds`, and what to do."""
+    """Return the error message, with the remedy, for a lock that wasn't free within `seconds`."""
     return f"{holder} holds the lock {path}; waited {seconds:.0f} s. Wait for it to end, or end it, and run again."

@@ -1,4 +1,4 @@
-"""The host's package managers: what is installed, and what removing some packages would take along."""
+"""Query the host's package managers: which packages are installed, and which can be removed alone."""
 
 from __future__ import annotations
 
@@ -16,46 +16,46 @@ LISTS = {
     "pacman": ["pacman", "-Qq"],
     "homebrew": ["brew", "list", "--formula", "-1"],
 }
-# Where Homebrew lies on Apple's and on Intel's processors; only a login shell has it in PATH.
+# Homebrew's directories on Apple silicon and on Intel; only a login shell has them in PATH.
 BREW_PATH = ("/opt/homebrew/bin", "/usr/local/bin")
-# dpkg's letters for what isn't on the host: not installed, and removed but for its configuration.
+# dpkg's status letters: not installed; removed except for its configuration files.
 ABSENT, REMOVED = "n", "c"
-# And for what was being installed or removed when dpkg was killed.
+# dpkg's status letters of packages that it was installing or removing when it was killed.
 HALF = "HUFWt"
-# Of the relations between packages, those for which nothing is installed with the lab's settings.
+# Relations between packages for which apt, with the lab's settings, installs nothing.
 NO_NEED = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
 # Seconds to wait for another run of the package manager.
 LOCK_WAIT = 600.0
-# What dpkg says of its own locks. A package's script may meet other ones, such as an account tool's, and fails then.
+# dpkg's message about its own lock. (A package's script may fail at another lock, such as that of useradd.)
 LOCKED = "locked by another process"
 CONFIGURE = ["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"]
-# Of packages that can't be configured any more, dpkg takes back what it had unpacked only if it is forced to.
+# dpkg removes a package that it unpacked and can't configure only with these options.
 PURGE = ["dpkg", "--force-depends", "--force-remove-reinstreq", "--force-remove-essential", "--purge"]
 
 
 def parse_list(manager: str, text: str, but: str = ABSENT + REMOVED) -> list[str]:
     """Return the sorted package names in the output of the manager's list command.
 
-    With apt, those in one of dpkg's states `but` are left out. A package that dpkg had only begun with counts.
+    With apt, packages whose status letter is in `but` are left out. A package that is only partly installed counts.
     """
     lines = text.splitlines()
     if manager == "apt":
-        # "ii " is installed, "iU " unpacked, "rc " removed but for its configuration; the third letter is an error.
+        # "ii " is installed, "iU " unpacked, "rc " removed except for its configuration; a third letter is an error.
         lines = [line[3:] for line in lines if line[1:2] not in ("", *but)]
     return sorted({line.strip() for line in lines if line.strip()})
 
 
 def installed(manager: str) -> list[str]:
-    """Return the names of all installed packages; ValueError for a manager that isn't known."""
+    """Return the names of all installed packages; ValueError for an unknown manager."""
     return parse_list(manager, _listed(manager))
 
 
 def missing(manager: str, wanted: Sequence[str]) -> list[str]:
-    """Return those of `wanted` that aren't installed whole; a name that only another package provides is one too."""
+    """Return the packages of `wanted` that aren't fully installed, and the names that are only virtual packages."""
     if manager != "apt":
         there = set(installed(manager))
     else:
-        # dpkg names the architecture of some packages, and of every foreign one. A third letter is an error.
+        # dpkg appends the architecture to some names, and to every foreign one. A third status letter is an error.
         own = ":" + _output(["dpkg", "--print-architecture"]).strip()
         whole = (line[3:] for line in _listed(manager).splitlines() if line[1:3] == "i ")
         there = {name[: -len(own)] if name.endswith(own) else name for name in whole}
@@ -63,12 +63,12 @@ def missing(manager: str, wanted: Sequence[str]) -> list[str]:
 
 
 def present(manager: str) -> list[str]:
-    """Return the names of all packages of which there is anything on the host."""
+    """Return the names of all packages that have at least configuration files on the host."""
     return parse_list(manager, _listed(manager), ABSENT)
 
 
 def half_done(manager: str) -> list[str]:
-    """Return the names of the packages that dpkg was killed at; other managers don't tell."""
+    """Return the names of the packages that a killed dpkg left partly installed; [] for other managers."""
     if manager != "apt":
         return []
     every = {letter for letter in "nciHUFWt" if letter not in HALF}
@@ -76,9 +76,9 @@ def half_done(manager: str) -> list[str]:
 
 
 def finish(manager: str) -> bool:
-    """Let dpkg finish what a killed run of it left, without which apt does nothing more; False where that is nothing.
+    """Let dpkg finish what a killed dpkg has left, since apt refuses to work before; False if there is nothing to do.
 
-    What can't be finished, for want of its archive, stays as it is.
+    A package that dpkg can't finish because its archive is missing stays as it is.
     """
     if manager != "apt" or not (_output(["dpkg", "--audit"]).strip() or _has_journal()):
         return False
@@ -89,7 +89,7 @@ def finish(manager: str) -> bool:
 
 
 def take_back(manager: str, names: Sequence[str]) -> list[str]:
-    """Purge those of `names` that dpkg left half done, and return them."""
+    """Purge the packages of `names` that dpkg left partly installed, and return them."""
     half = sorted(set(half_done(manager)) & set(names))
     if half:
         _dpkg([*PURGE, *half])
@@ -101,7 +101,7 @@ def _has_journal() -> bool:
 
 
 def _dpkg(argv: Sequence[str]) -> str:
-    """Run dpkg unattended, and return what it says of an error."""
+    """Run dpkg without prompts, and return its error output if it fails, else ""."""
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
     run = subprocess.run(
         argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=900, env=environment
@@ -122,36 +122,37 @@ def _output(argv: Sequence[str]) -> str:
 
 
 def automatic(manager: str) -> set[str]:
-    """Return the packages that came as somebody's dependencies, as far as the manager can tell."""
+    """Return the packages that apt marks as automatically installed; none for other managers."""
     if manager != "apt":
         return set()
-    # apt leaves the host's own architecture out, dpkg names it for some packages.
+    # apt omits the host's architecture from names; dpkg appends it to some.
     plain = set(_output(["apt-mark", "showauto"]).split())
     return {name for name in installed(manager) if name in plain or name.split(":")[0] in plain}
 
 
 def dependencies(manager: str, names: Sequence[str]) -> set[str]:
-    """Return `names` and what they need, also indirectly, as the manager's lists of packages have it.
+    """Return `names` and their dependencies, direct and indirect, from apt's package lists; only `names` without apt.
 
-    apt notes last what came for others' sake: after it was killed, such packages count as asked for by the user.
+    The marks of `automatic` don't suffice: apt writes them last, so that after it was killed, its dependencies count as
+    installed by the user.
     """
     if manager != "apt" or not names:
         return set(names)
     argv = ["apt-cache", *(f"--no-{kind}" for kind in NO_NEED), "--recurse", "depends", *names]
     run = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
-    # Each package that it came to stands at the beginning of a line; a name in <> is virtual.
+    # Each package is at the beginning of a line; a name in <> is a virtual package.
     found = re.findall(r"^([a-z0-9][^\s:<>]*)", run.stdout, re.MULTILINE)
     return {*names, *found}
 
 
-def brought(manager: str, came: Collection[str], wanted: Sequence[str]) -> set[str]:
-    """Return those of the packages that `came` which did so for the sake of `wanted`, or of any other package."""
+def installed_for(manager: str, new: Collection[str], wanted: Sequence[str]) -> set[str]:
+    """Return the packages of `new` that belong to or are dependencies of `wanted`, or are marked as automatic."""
     needed = dependencies(manager, wanted)
-    return {name for name in came if name.split(":")[0] in needed} | (set(came) & automatic(manager))
+    return {name for name in new if name.split(":")[0] in needed} | (set(new) & automatic(manager))
 
 
 def of_interpreter(manager: str) -> set[str]:
-    """Return the packages of the Python that runs this: without it, nothing could be taken away any more."""
+    """Return the packages of the Python that runs this module: uninstalling must not remove it."""
     program = os.path.realpath(sys.executable)
     if manager == "homebrew":
         # PREFIX/Cellar/FORMULA/VERSION/…
@@ -164,21 +165,21 @@ def of_interpreter(manager: str) -> set[str]:
 
 
 def parse_apt_simulation(text: str) -> set[str]:
-    """Return the packages that `apt-get -s remove` says it would remove."""
+    """Return the packages that `apt-get -s remove` would remove, from its output."""
     return {match.group(1) for match in re.finditer(r"^(?:Remv|Purg) (\S+)", text, re.MULTILINE)}
 
 
 def parse_brew_deps(text: str) -> dict[str, set[str]]:
-    """Return what each formula needs, from the lines `NAME: NEEDED …` of `brew deps --installed`."""
+    """Return each formula's dependencies, from the lines `NAME: NEEDED …` of `brew deps --installed`."""
     lines = (line.partition(":") for line in text.splitlines() if ":" in line)
     return {name.strip(): set(needed.split()) for name, _, needed in lines}
 
 
 def removable(manager: str, names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split `names` into (those that can go, those that something not in `names` has come to need).
+    """Split `names` into (those that can be removed, those that a package outside `names` needs).
 
-    apt removes what depends on a package along with it without being asked, and Homebrew refuses the whole list if one
-    of it is needed; the others are left to see for themselves.
+    apt removes the packages that depend on a removed one without asking, and Homebrew refuses the whole list if another
+    formula needs one of it. dnf and pacman need no such check: they decide for each package.
     """
     there = set(present(manager))
     ours = [name for name in names if name in there]
@@ -187,24 +188,25 @@ def removable(manager: str, names: Sequence[str]) -> tuple[list[str], list[str]]
     going = [name for name in ours if name not in kept]
     if manager == "homebrew":
         needs = parse_brew_deps(_output(["brew", "deps", "--installed", "--formula"]))
-        # The command's answer holds what is needed indirectly too, so that one look is enough.
+        # brew deps lists indirect dependencies too, so one pass is enough.
         others = there.difference(going)
         kept += [name for name in going if any(name in needs.get(other, ()) for other in others)]
         return [name for name in going if name not in kept], sorted(kept)
     if manager != "apt":
         return going, kept
-    # Each round keeps the packages whose removal would take a stranger along, until no stranger goes.
+    # Each round keeps the packages whose removal would remove one outside the list, until no such package is removed.
     for _ in range(len(going) + 1):
-        strangers = _strangers(going)
-        if not strangers:
+        others = _also_removed(going)
+        if not others:
             break
-        needed = [name for name in going if _strangers([name]) & strangers] or going[:]
+        needed = [name for name in going if _also_removed([name]) & others] or going[:]
         kept += needed
         going = [name for name in going if name not in needed]
     return going, sorted(kept)
 
 
-def _strangers(names: Sequence[str]) -> set[str]:
+def _also_removed(names: Sequence[str]) -> set[str]:
+    """Return the packages outside `names` that apt would remove together with them."""
     if not names:
         return set()
     said = _output(["apt-get", "-s", "-q", "-o", "Debug::NoLocking=true", "remove", *names])

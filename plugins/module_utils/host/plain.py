@@ -1,4 +1,4 @@
-"""Reading what others may have put there: plain files only. A pipe that somebody put there would be waited for."""
+"""Read files that another user may have replaced. Only plain files: opening a FIFO would block."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import os
 import stat
 from typing import Any
 
-# What comes of a file that was damaged: it isn't JSON, or isn't made of what it should be.
+# The exceptions that reading a damaged file may raise: it isn't JSON, or its values have other types than expected.
 DAMAGED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 def plain(path: str, flags: int) -> int:
-    """Open a plain file, for `open(…, opener=plain)`; OSError for anything else."""
+    """Open a plain file, as the argument in `open(…, opener=plain)`; OSError for any other kind of file."""
     handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
@@ -22,13 +22,13 @@ def plain(path: str, flags: int) -> int:
 
 
 def read_json(path: str) -> Any:
-    """Return what a JSON file holds; OSError or ValueError where there is none, or what no writer of ours wrote."""
+    """Return the content of a JSON file; OSError if it can't be read, ValueError if it isn't JSON."""
     with open(path, encoding="utf-8", opener=plain) as stream:
         return parsed(stream.read(), path)
 
 
 def parsed(text: str, path: str) -> Any:
-    """Return what a text of the file `path` says in JSON; ValueError where it isn't any."""
+    """Return the value of the JSON text from the file `path`; ValueError if it isn't JSON or is nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError as error:

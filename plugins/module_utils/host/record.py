@@ -1,7 +1,7 @@
-"""The manifest: what was created outside the prefix, entered before or together with its creation.
+"""The manifest: the record of what was created outside the prefix. An entry is written before its change is made.
 
-Root undoes what it lists, so it counts only as root left it: the directory is the lab user's, who could put another
-file there. A copy in etc/ serves where it is lost, damaged, or not root's.
+Root undoes what the manifest lists, and the lab user, who owns the directory, could replace the file. So the manifest
+counts only if root owns it (see files.trusted). A copy in etc/ serves if it is lost, damaged, or another user's.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from .files import (
     trusted,
     write_json,
 )
-from .packages import brought, installed
+from .packages import installed, installed_for
 from .plain import DAMAGED
 
 Entry = dict[str, Any]
-# What is installed while a package manager is at work stands in a list of this name, one for every run.
+# Before a run installs packages, it lists what the host has, in a file whose name begins so.
 SNAPSHOT = "packages-before-"
-# Seconds after which a run that hasn't settled its list isn't going to: no installation takes as long.
+# Seconds after which such a list counts as that of a killed run: no installation takes as long.
 ABANDONED = 7200.0
-# What Ansible's module for a package manager installs for itself, as if somebody had asked for it.
+# Packages that Ansible's module for a package manager installs for itself, marked as installed by the user.
 BINDINGS = {"apt": ["python3-apt"], "dnf": ["python3-dnf"], "dnf5": ["python3-libdnf5"]}
 LOCK = "manifest.lock"
-# Seconds; the lock is held for as long as it takes to write two small files.
+# Seconds. A run holds the lock only while it writes two small files.
 LOCK_WAIT = 60.0
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def merged(entries: Sequence[Entry], new: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
-    """Return (all entries, those that were added); an entry stands once, in the order of its creation."""
+    """Return (all entries, the added ones). Each entry is listed once; the order is that of creation."""
     added: list[Entry] = []
     for entry in new:
         if entry not in entries and entry not in added:
@@ -60,14 +60,15 @@ def prefix_of(path: str) -> str:
 
 
 def copy_of(path: str) -> str:
-    """Return where the manifest's copy is."""
+    """Return the path of the manifest's copy."""
     return os.path.join(prefix_of(path), "etc", os.path.basename(path))
 
 
-def make_room(path: str, check: bool = False) -> list[Entry]:
+def make_directories(path: str, check: bool = False) -> list[Entry]:
     """Make the directories that the manifest at PREFIX/var/manifest.json needs; return the entries for them.
 
-    The prefix is one of its own kind, since all below it is ours; directories above it go only when they are empty.
+    The prefix has its own kind, since uninstalling removes it with all its content. Of the directories above it,
+    uninstalling removes those that are empty.
     """
     prefix = prefix_of(path)
     entries = []
@@ -82,21 +83,21 @@ def make_room(path: str, check: bool = False) -> list[Entry]:
 
 
 def _entries_at(place: str) -> list[Entry] | None:
-    """Return the entries of the manifest or of its copy, None where it is lost; Unfit where it doesn't count."""
+    """Return the entries of the manifest or its copy, None if there is no such file; Unfit if it can't be used."""
     found = read_json(place, None, trusted())
     if found is None:
         return None
     whole = isinstance(found, dict) and isinstance(found.get("entries"), list)
     if not whole or not all(isinstance(one, dict) and {"kind", "name"} <= one.keys() for one in found["entries"]):
-        raise Unfit(f"{place} is no manifest: remove it, and run ./provision again")
+        raise Unfit(f"{place} is no manifest; remove it, and run ./provision again")
     entries: list[Entry] = found["entries"]
     return entries
 
 
 def entries_of(path: str) -> list[Entry]:
-    """Return the entries of the manifest at `path` and of its copy; Unfit where neither of those that are there counts.
+    """Return the entries of the manifest at `path` and of its copy. Unfit if there is such a file, but none is usable.
 
-    An entry is never taken out again, so that what only one of them lists is an entry too.
+    Entries are never removed, so an entry that only one of the two has counts too.
     """
     counted, unfit = [], []
     for place in (path, copy_of(path)):
@@ -111,7 +112,7 @@ def entries_of(path: str) -> list[Entry]:
 
 
 def is_kept_twice(path: str, entries: Sequence[Entry]) -> bool:
-    """Whether both the manifest and its copy hold these entries."""
+    """Return whether both the manifest and its copy have exactly these entries."""
     for place in (path, copy_of(path)):
         try:
             if _entries_at(place) != list(entries):
@@ -122,7 +123,7 @@ def is_kept_twice(path: str, entries: Sequence[Entry]) -> bool:
 
 
 def _holder(handle: int) -> str:
-    """Return who holds the lock, as its file says."""
+    """Return the lock's holder in words, from the lock's file."""
     try:
         owner = json.loads(os.pread(handle, 4096, 0))
         return f"process {owner['pid']} of {owner_name(owner['uid'])}"
@@ -155,11 +156,11 @@ def locked(path: str, user: str) -> Iterator[None]:
 
 
 def record(path: str, new: Sequence[Entry], user: str, check: bool = False) -> list[Entry]:
-    """Add entries to the manifest at `path` and return those that weren't in it; two runs may do so at once.
+    """Add entries to the manifest at `path` and return those that weren't in it. Two runs may call this at once.
 
-    Whoever writes it owns it: what root writes, the lab user can't change.
+    The writer owns the file, so that the lab user can't change what root wrote.
     """
-    new = [*make_room(path, check), *new]
+    new = [*make_directories(path, check), *new]
     if check:
         return merged(entries_of(path), new)[1]
     with locked(path, user):
@@ -172,14 +173,14 @@ def record(path: str, new: Sequence[Entry], user: str, check: bool = False) -> l
 
 
 def sweep_directories(path: str) -> None:
-    """Remove what killed runs were writing beside the manifest and its copy."""
+    """Remove the temporary files of killed runs beside the manifest and its copy."""
     for place in (path, copy_of(path)):
         with contextlib.suppress(OSError), parent_of(place) as (directory, _):
             sweep(directory)
 
 
 def account_names(path: str) -> list[str]:
-    """Return the names in a file of the form of passwd(5) or group(5); none where there is no such file."""
+    """Return the names in a file of the format of passwd(5) or group(5); [] if there is no such file."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as stream:
             return [line.split(":", 1)[0] for line in stream if ":" in line and not line.startswith("#")]
@@ -188,7 +189,7 @@ def account_names(path: str) -> list[str]:
 
 
 def host_state(manager: str) -> dict[str, list[str]]:
-    """Return what installing a package may add to: the packages, and the accounts that their scripts make."""
+    """Return the names that installing packages may add to: packages, and the accounts that their scripts make."""
     return {
         "package": installed(manager),
         "user": account_names("/etc/passwd"),
@@ -197,7 +198,7 @@ def host_state(manager: str) -> dict[str, list[str]]:
 
 
 def moment() -> dict[str, Any]:
-    """Return the time since the host started, and which start that was: somebody may set the clock meanwhile."""
+    """Return the time since boot (`up`, seconds) and the boot id. Unlike the wall clock, nobody can set these."""
     clock = getattr(time, "CLOCK_BOOTTIME", None)
     try:
         boot = BOOT_ID.read_text("utf-8").strip()
@@ -207,13 +208,13 @@ def moment() -> dict[str, Any]:
 
 
 def is_abandoned(snapshot: Entry, now: Entry, older_than: float) -> bool:
-    """Whether the run that wrote a list is over: no run outlives its host, and none takes so long."""
+    """Return whether the run that wrote a list has ended: the host has booted since, or `older_than` s have passed."""
     up = snapshot.get("up", float("inf"))
     return bool(snapshot.get("boot") != now["boot"] or up > now["up"] or now["up"] - up >= older_than)
 
 
 def remember_packages(manifest: str, manager: str, wanted: Sequence[str], user: str) -> str:
-    """Write down what is there now, before `wanted` gets installed; return the name of the list."""
+    """List what the host has before `wanted` is installed, in a file beside the manifest; return its name."""
     name = f"{SNAPSHOT}{secrets.token_hex(8)}.json"
     wanted = [*wanted, *BINDINGS.get(manager, [])]
     state = {"manager": manager, "wanted": wanted, "before": host_state(manager), **moment()}
@@ -222,7 +223,7 @@ def remember_packages(manifest: str, manager: str, wanted: Sequence[str], user: 
 
 
 def settle_packages(manifest: str, name: str, user: str) -> list[Entry]:
-    """Enter what came since the list `name` was written into the manifest, and forget the list."""
+    """Add to the manifest what is new since the list `name` was written, and remove the list; return what was added."""
     path = os.path.join(os.path.dirname(manifest), os.path.basename(name))
     snapshot = read_json(path, None, trusted())
     if snapshot is None:
@@ -236,11 +237,11 @@ def settle_packages(manifest: str, name: str, user: str) -> list[Entry]:
 
 
 def settle_abandoned(manifest: str, user: str, older_than: float = ABANDONED) -> list[Entry]:
-    """Do the same for the lists that runs left which were killed; `older_than` is in seconds.
+    """Do the same for the lists that killed runs have left; `older_than` is in seconds.
 
-    Somebody else may have installed things since. So only what the run asked for counts, with what that needs, and what
-    the package manager put in by itself; accounts don't. Uninstall keeps what another package needs in any case. A list
-    that isn't root's own, as the manifest has to be, counts for nothing and goes.
+    The user may have installed packages since. So only these count: the packages that the run wanted, their
+    dependencies, and packages marked as automatic. Accounts don't count. (Uninstalling keeps a package that another one
+    needs in any case.) A list that root doesn't own is removed unused, since root must have written it.
     """
     added: list[Entry] = []
     directory, now = os.path.dirname(manifest), moment()
@@ -253,8 +254,8 @@ def settle_abandoned(manifest: str, user: str, older_than: float = ABANDONED) ->
             if snapshot is None or not is_abandoned(snapshot, now, older_than):
                 continue
             manager = snapshot["manager"]
-            came = set(installed(manager)) - set(snapshot["before"]["package"])
-            ours = brought(manager, came, snapshot["wanted"])
+            new_packages = set(installed(manager)) - set(snapshot["before"]["package"])
+            ours = installed_for(manager, new_packages, snapshot["wanted"])
         except DAMAGED:
             remove(path)
             continue

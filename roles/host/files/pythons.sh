@@ -1,14 +1,14 @@
 # shellcheck shell=sh
-# Finds a Python that works, by running each candidate. tools/venv.sh sources this for the controller's Python, and
-# role host sends it to each host for the host's. POSIX sh, and nothing but what every system has.
+# Find a Python that works, by running each candidate. tools/venv.sh sources this file for the controller's Python, and
+# role host sends it to each host for the host's. It is POSIX sh and uses only programs that every system has.
 
 python_patience=10
 newline='
 '
 
-# What a candidate is asked: FLOOR, CEILING (or -), MODULES and OWNER, which is `system` where an environment of
-# somebody's won't do. Any of MODULES' comma-separated alternatives is enough; `a+b` is one that needs both. It must
-# say no more than its one line. Python 2 understands this too, as far as it gets.
+# The script that each candidate runs. Arguments: FLOOR and CEILING (or -), minor versions; MODULES (or -); and OWNER,
+# which is `system` if a virtual environment isn't acceptable. One of MODULES' comma-separated alternatives suffices;
+# `a+b` needs both. The script prints exactly one line. Python 2 also runs it, and prints "old".
 python_question='
 import os, sys
 floor, ceiling, modules, owner = sys.argv[1:]
@@ -30,7 +30,7 @@ def verdict():
 print("rumplab-python %s %d.%d.%d" % ((verdict(),) + tuple(sys.version_info[:3])))
 '
 
-# Runs a command with an end: a shim may wait for ever. macOS has no timeout(1), but has Perl.
+# Run a command with a time limit, since a shim may never end. macOS has no timeout(1), but has Perl.
 bounded() {
     if command -v timeout >/dev/null 2>&1; then
         timeout -k 1 "$python_patience" "$@"
@@ -50,7 +50,7 @@ bounded() {
     fi
 }
 
-# `judge PYTHON FLOOR CEILING MODULES OWNER` prints a verdict of the question's and the version, or what is wrong.
+# `judge PYTHON FLOOR CEILING MODULES OWNER` prints a verdict and the version, or what is wrong with the candidate.
 judge() {
     if [ ! -e "$1" ]; then
         echo "isn't there"
@@ -76,10 +76,9 @@ judge() {
     esac
 }
 
-# `choose_python FLOOR CEILING MODULES OWNER PYTHON...` sets `python` to the first that is good, with
-# `python_verdict` and `python_version`. Without a good one it returns 1, and `python` is the first that would do but
-# for its missing modules or for being newer than what is known, or empty. What is wrong with each is added to
-# `python_tried`, a line each.
+# `choose_python FLOOR CEILING MODULES OWNER PYTHON...` sets `python` to the first good candidate, with `python_verdict`
+# and `python_version`. If there is none, it returns 1, and `python` is the first candidate that is newer than CEILING
+# or, failing that, the first that lacks the modules; or empty. It adds a line to `python_tried` for each candidate.
 choose_python() {
     python_terms="$1 $2 $3 $4"
     shift 4
@@ -107,7 +106,7 @@ choose_python() {
     return 1
 }
 
-# The family of this system, as the table calls it.
+# Print this system's family, as in the table.
 system_family() {
     if [ "$(uname -s)" = Darwin ]; then
         echo Darwin
@@ -124,15 +123,15 @@ system_family() {
     echo Linux
 }
 
-# `system_pythons TABLE FAMILY` prints MODULES and PATH of each candidate, a line each, in order.
+# `system_pythons TABLE FAMILY` prints a line with MODULES and PATH for each candidate, in order.
 system_pythons() {
     printf '%s\n' "$1" | while read -r family modules paths; do
         [ "$family" != "$2" ] || for path in $paths; do echo "$modules $path"; done
     done
 }
 
-# `host_python TABLE` prints `rumplab-python PATH VERSION` for the Python that this system came with, or what is
-# wrong with each that was tried.
+# `host_python TABLE` prints `rumplab-python PATH VERSION` for this system's own Python, or a line for each candidate
+# that says what is wrong with it.
 host_python() {
     python_tried=''
     host_candidates=$(system_pythons "$1" "$(system_family)")

@@ -90,7 +90,7 @@ def test_a_key_that_no_kernel_can_have_is_refused_and_not_shown(tmp_path: Path, 
 def test_a_fifo_and_a_link_in_the_keys_place_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "ipkdb.key"
     os.mkfifo(path)
-    with pytest.raises(module.Unfit, match="is no file of the lab user"):
+    with pytest.raises(module.Unfit, match="is not a file of the lab user"):
         module.ensure(str(path), check=False)
     path.unlink()
     target = tmp_path / "target"
@@ -134,7 +134,7 @@ def test_without_the_account_nothing_is_made(tmp_path: Path) -> None:
         pytest.skip("needs root, who looks for the account")
     path = str(tmp_path / "ipkdb.key")
     done = run(path=path, user="no-such-account")
-    assert "there is no account 'no-such-account': set rumplab_user" in done.stdout
+    assert "there is no account 'no-such-account'; set rumplab_user" in done.stdout
     # In check mode, role lab hasn't made the account either.
     would = json.loads(run(path=path, user="no-such-account", _ansible_check_mode=True).stdout)
     assert (would["changed"], would["mark"]) == (True, "")

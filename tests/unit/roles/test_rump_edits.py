@@ -303,5 +303,5 @@ def test_the_error_for_a_changed_upstream_names_edit_and_file(
 @pytest.mark.parametrize("gone", [f"{PCI}/PCI.ioconf", SCSIPI])
 def test_an_upstream_file_that_moved_is_named(source: Path, gone: str) -> None:
     (source / gone).rename(source / "elsewhere")
-    with pytest.raises(Broken, match=f"wants to change {re.escape(gone)}, which this source doesn't have"):
+    with pytest.raises(Broken, match=f"changes {re.escape(gone)}, which this source doesn't have"):
         apply_edits(str(source), edits("ppb", "pci_scsi"))

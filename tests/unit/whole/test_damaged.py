@@ -397,7 +397,7 @@ def test_files_of_a_store_that_are_nested_too_deeply_count_as_damaged(tmp_path: 
     assert inventory.differences(str(tree)) == [inventory.NAME]
     assert not git.is_whole(str(tree), "0" * 40)
     assert sources.came_from(str(tmp_path / "x.tar")) == ("upstream", str(tmp_path / "x.tar"))
-    with pytest.raises(Broken, match=r"remove .*tree, and it is built anew"):
+    with pytest.raises(Broken, match=r"remove .*tree, and the next run builds it again"):
         store.uses_of(str(tree))
 
 
@@ -413,13 +413,13 @@ def test_a_list_with_files_outside_the_tree_changes_nothing(listed: str, tmp_pat
     outside.write_bytes(relocate.PLACEHOLDER)
     (tree / "link").symlink_to(tmp_path)
     (tree / relocate.LIST).write_text(listed)
-    with pytest.raises(Broken, match=r"lists what are no files of that tree|is not JSON"):
-        relocate.settle(str(tree), "/opt/x")
+    with pytest.raises(Broken, match=r"lists paths that aren't files of that tree|is not JSON"):
+        relocate.fill_in(str(tree), "/opt/x")
     assert outside.read_bytes() == relocate.PLACEHOLDER
 
 
 def test_a_submodule_whose_url_goes_above_the_root_is_refused() -> None:
-    with pytest.raises(Broken, match="has no parent"):
+    with pytest.raises(Broken, match=r"has more \.\./ than"):
         git.resolve("x", "../../y")
 
 
@@ -431,7 +431,7 @@ def test_key_without_a_value_in_gitmodules_is_passed_over() -> None:
 def test_a_malformed_git_tree_is_refused() -> None:
     good = f"160000 commit {'1' * 40}\ta b\x00100644 blob {'2' * 40}\tREADME\0"
     assert git.links_in(good) == {"a b": "1" * 40}
-    with pytest.raises(Broken, match="in a form that isn't known"):
+    with pytest.raises(Broken, match="in an unknown format"):
         git.links_in("160000 commit")
 
 
@@ -496,7 +496,7 @@ def test_an_archive_with_an_impossible_name_is_refused(name: str, tmp_path: Path
 
 def test_a_server_that_announces_a_chunk_of_negative_size_is_unreachable(tmp_path: Path) -> None:
     answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"-" + b"1" * 20 + b"\r\nhello"
-    with pytest.raises(Unreachable, match="in no form of HTTP"):
+    with pytest.raises(Unreachable, match="answer isn't HTTP"):
         formats.http_answer(answer, tmp_path)
 
 

@@ -68,7 +68,7 @@ def test_a_failing_command_shows_status_log_and_its_end(tmp_path: Path) -> None:
     with pytest.raises(Broken) as caught:
         run(tmp_path / "w", shell(script), shell("touch never"))
     said = str(caught.value)
-    assert "ended with status 3" in said
+    assert "failed with status 3" in said
     assert "caf\ufffd: what went wrong" in said and "\n99\n" in said and "\n50\n" not in said
     assert str(tmp_path / "w.log") in said and caught.value.log == str(tmp_path / "w.log")
     assert not (tmp_path / "w/build/never").exists()

@@ -74,7 +74,7 @@ def test_a_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> No
 def test_a_malformed_file_is_named_without_its_content(tmp_path: Path, text: str) -> None:
     (tmp_path / "n").write_bytes(text.encode("utf-8", "surrogateescape"))
     (tmp_path / "n").chmod(0o600)
-    with pytest.raises(Broken, match="isn't of the form 'machine HOST login NAME password WORD'"):
+    with pytest.raises(Broken, match="must have lines 'machine HOST login NAME password WORD'"):
         credentials.load(str(tmp_path / "n"))
 
 

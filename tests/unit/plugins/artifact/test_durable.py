@@ -222,7 +222,7 @@ WRITER = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
 from plugins.module_utils.host import files
-with files.replacing(sys.argv[2] + "/x.json", opened=files.open_as_it_stands) as stream:
+with files.replacing(sys.argv[2] + "/x.json", opened=files.open_unchecked) as stream:
     stream.write(b"half")
     print("begun", flush=True)
     time.sleep(60)

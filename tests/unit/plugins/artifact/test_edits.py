@@ -77,7 +77,7 @@ def test_a_read_only_file_is_edited_and_stays_read_only(public: Path) -> None:
 
 
 def test_a_file_that_the_source_lacks_is_named(tmp_path: Path) -> None:
-    with pytest.raises(Broken, match=r"'bounds' wants to change code\.c, which this source doesn't have"):
+    with pytest.raises(Broken, match=r"'bounds' changes code\.c, which this source doesn't have"):
         apply_edits(str(tmp_path), [edit("x")])
 
 
@@ -120,7 +120,7 @@ def test_a_file_is_created_with_the_directories_that_it_needs(tmp_path: Path) ->
 
 def test_a_file_that_is_there_is_not_created(tmp_path: Path) -> None:
     (tmp_path / "code.c").write_text("theirs")
-    with pytest.raises(Broken, match=r"'new' is to create code\.c, which this source already has"):
+    with pytest.raises(Broken, match=r"'new' creates code\.c, which this source already has"):
         apply_edits(str(tmp_path), [{"name": "new", "file": "code.c", "create": ""}])
     assert (tmp_path / "code.c").read_text() == "theirs"
 
@@ -136,7 +136,7 @@ def test_no_file_is_created_outside_the_source(tmp_path: Path) -> None:
 
 
 def test_nothing_is_appended_to_a_file_that_the_source_lacks(tmp_path: Path) -> None:
-    with pytest.raises(Broken, match=r"'more' wants to change code\.c, which this source doesn't have"):
+    with pytest.raises(Broken, match=r"'more' changes code\.c, which this source doesn't have"):
         apply_edits(str(tmp_path), [append("x")])
     assert os.listdir(tmp_path) == []
 

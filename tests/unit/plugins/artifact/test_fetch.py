@@ -65,7 +65,7 @@ def test_a_failure_that_may_be_temporary_is_unreachable(
         ("403", "HTTP 403"),
         ("401", "HTTP 401"),
         ("loop", "HTTP 302"),
-        ("402", r"HTTP 402 .*: it wants a key in the address \(\?key=…\)"),
+        ("402", r"HTTP 402 .*: it requires a key in the URL \(\?key=…\)"),
     ],
 )
 def test_a_failure_that_a_retry_cannot_cure_is_broken(
@@ -77,14 +77,14 @@ def test_a_failure_that_a_retry_cannot_cure_is_broken(
 
 
 def test_a_web_page_in_place_of_the_file_is_not_reported_as_a_wrong_hash(upstreams: Upstreams, tmp_path: Path) -> None:
-    with pytest.raises(Unreachable, match=f"/moved/{NAME}: leads to a web page, http://.*/page/moved, and not"):
+    with pytest.raises(Unreachable, match=f"/moved/{NAME}: the server sends a web page, http://.*/page/moved, instead"):
         get(upstreams, "moved", tmp_path / "got")
     assert os.listdir(tmp_path) == []
 
 
 def test_a_web_page_may_be_what_is_pinned(upstreams: Upstreams, tmp_path: Path) -> None:
     url = upstreams.http.url("page/licence.html")
-    with pytest.raises(Broken, match="is not the file that is pinned"):
+    with pytest.raises(Broken, match="is not the pinned file"):
         fetch.fetch_url(url, {"sha256": "0" * 64}, str(tmp_path / "got"), opener, 5)
 
 

@@ -50,7 +50,7 @@ def test_the_reason_describes_the_unsuitable_host(
 ) -> None:
     be(monkeypatch, system, machine, libc)
     reason = host.mismatch(WANTED)
-    assert "for Linux on x86_64 with glibc 2.31 or later, and" in reason and told in reason
+    assert "need Linux on x86_64 with glibc 2.31 or later, and" in reason and told in reason
     assert reason.endswith("Build in a container")
 
 

@@ -82,7 +82,7 @@ def test_a_builder_whose_run_was_killed_still_holds_the_lock(tmp_path: Path) -> 
     holder.kill()
     holder.wait(10)
     assert not gone(builder)
-    with pytest.raises(Broken, match=f"what process {holder.pid} .* left behind"):
+    with pytest.raises(Broken, match=f"a process that process {holder.pid} .* left when it was killed"):
         Lock(path, 0.3, "second").__enter__()
     holder.stdin.close()
     until(lambda: gone(builder))

@@ -53,7 +53,7 @@ def test_without_the_other_artefact_it_is_deferred_without_a_request(upstreams: 
     before = len(upstreams.http.requests)
     answer = provide(user(tmp_path, upstreams, blocked="packages make: no archive"), opener)
     assert answer["state"] == "deferred"
-    assert "it is built with tool, which can't be had" in answer["reason"] and "HTTP 404" in answer["reason"]
+    assert "it is built with tool, which isn't installed" in answer["reason"] and "HTTP 404" in answer["reason"]
     assert len(upstreams.http.requests) == before
     assert os.listdir(tmp_path / "work") == []
 
@@ -114,7 +114,7 @@ def test_what_the_upstream_alone_needs_does_not_hold_up_a_substitute(
     assert provide(user(tmp_path, upstreams, only="source", **BOTH), opener)["state"] == "fetched"
     answer = provide(user(tmp_path, upstreams, **BOTH), opener)
     assert (answer["state"], answer["source"], answer["version"]) == ("installed", "substitute", "1.1"), answer
-    assert "user 1.0 can't be built (it is built with tool, which can't be had" in answer["reason"]
+    assert "user 1.0 can't be built (it is built with tool, which isn't installed" in answer["reason"]
     # The substitute was built by its own recipe, and the upstream's source wasn't requested.
     assert os.access(tmp_path / "user/bin/hello", os.X_OK)
     assert len(upstreams.http.requests) == before

@@ -51,7 +51,7 @@ def test_root_cannot_be_regained() -> None:
 def test_root_is_refused_as_the_builder() -> None:
     assert as_user("root", who) == {
         "failed": True,
-        "msg": "the lab user is root: builds don't run as root; set rumplab_user",
+        "msg": "the lab user is root, and builds don't run as root; set rumplab_user",
     }
 
 

@@ -37,7 +37,7 @@ def test_text_files_get_the_path_of_the_installed_tree(tree: Path, tmp_path: Pat
     final = tmp_path / "final"
     assert os.fsencode(tree) + b"/" not in (tree / "bin/tool").read_bytes()
     shutil.move(tree, final)
-    relocate.settle(str(final), str(final))
+    relocate.fill_in(str(final), str(final))
     expected = f"#!/bin/sh\nexec cat '{final}/share/answer' {tree}-not {tree}x\n"
     assert (final / "bin/tool").read_text() == (final / "bin/other").read_text() == expected
     assert (final / "bin/tool").stat().st_mode & 0o777 == 0o555
@@ -53,7 +53,7 @@ def test_both_hard_links_of_a_file_are_changed_after_a_copy_separates_them(tree:
     relocate.detach(str(tree))
     final = tmp_path / "final"
     shutil.copytree(tree, final, symlinks=True)
-    relocate.settle(str(final), "/opt/there")
+    relocate.fill_in(str(final), "/opt/there")
     for name in ("tool", "other"):
         assert "/opt/there/share/answer" in (final / "bin" / name).read_text()
 
@@ -63,13 +63,13 @@ def test_the_path_by_a_symbolic_link_is_replaced_too(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("real")
     (tmp_path / "real/script").write_text(f"{tmp_path}/real/a {tmp_path}/link/b\n")
     relocate.detach(str(tmp_path / "link"))
-    relocate.settle(str(tmp_path / "real"), "/opt/x")
+    relocate.fill_in(str(tmp_path / "real"), "/opt/x")
     assert (tmp_path / "real/script").read_text() == "/opt/x/a /opt/x/b\n"
 
 
 def test_a_tree_without_a_list_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "script").write_bytes(relocate.PLACEHOLDER)
-    relocate.settle(str(tmp_path), "/opt/x y")
+    relocate.fill_in(str(tmp_path), "/opt/x y")
     assert (tmp_path / "script").read_bytes() == relocate.PLACEHOLDER
 
 
@@ -77,7 +77,7 @@ def test_a_tree_without_a_list_is_left_alone(tmp_path: Path) -> None:
 def test_a_path_that_scripts_could_not_name_is_refused(tree: Path, place: str) -> None:
     relocate.detach(str(tree))
     with pytest.raises(Broken, match="rumplab_prefix"):
-        relocate.settle(str(tree), place)
+        relocate.fill_in(str(tree), place)
 
 
 SCRIPT = 'mkdir -p "$1/bin" && echo moved >"$1/answer" && echo "cat $1/answer" >"$1/bin/hello"'

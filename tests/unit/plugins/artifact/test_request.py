@@ -75,5 +75,5 @@ def test_cache_and_mirror_know_a_pin_by_one_name(pin: Any, name: str) -> None:
 def test_each_part_of_a_source_must_be_a_file() -> None:
     assert asked().pieces() == [PIN]
     assert asked(source={"parts": [PIN, PIN]}).pieces() == [PIN, PIN]
-    with pytest.raises(Broken, match="each of a source's parts is a file"):
+    with pytest.raises(Broken, match="each part of a source must be a file"):
         asked(source={"parts": [PIN, {"git": "x"}]}).pieces()

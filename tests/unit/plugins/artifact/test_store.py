@@ -179,7 +179,7 @@ def test_a_work_directory_that_is_a_link_is_refused(store: Store, tmp_path: Path
     (tmp_path / "precious").mkdir()
     store.work = str(tmp_path / "work")
     os.symlink(tmp_path / "precious", store.work)
-    with pytest.raises(Broken, match="somebody else"):
+    with pytest.raises(Broken, match="another user"):
         store.ready()
 
 

@@ -71,7 +71,7 @@ WAITING = {**GDB, "state": "deferred", "reason": "no route"}
             {"images_inputs": "2", "images_base_release": "11"},
             {},
             {"rumplab/debian:11": "no\nmirror"},
-            ("deferred", None, None, "rumplab/debian:11 can't be made: no mirror"),
+            ("deferred", None, None, "the base image rumplab/debian:11 can't be made: no mirror"),
         ),
         ({"images_inputs": "2"}, FOUND, {}, ("outdated", "s", "old", "the last run failed")),
     ],

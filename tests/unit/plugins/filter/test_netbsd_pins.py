@@ -36,7 +36,7 @@ def test_a_list_of_hashes_is_read(line: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "<!DOCTYPE html><title>Moved</title>", f"src.tgz {LONG}"])
 def test_a_text_that_is_not_a_list_of_hashes_is_refused(text: str) -> None:
-    with pytest.raises(AnsibleFilterError, match="list of hashes is a file without any line"):
+    with pytest.raises(AnsibleFilterError, match="list of hashes has no line of the form"):
         netbsd.netbsd_hash_list(text)
 
 
@@ -46,7 +46,7 @@ def test_sources_of_hashes_are_merged_and_the_longest_hash_is_used() -> None:
 
 
 def test_sources_that_disagree_are_an_error() -> None:
-    with pytest.raises(AnsibleFilterError, match=f"x: {LONG} by one source and {OTHER} by another"):
+    with pytest.raises(AnsibleFilterError, match=f"x: one source states the hash {LONG}, another {OTHER}"):
         netbsd.netbsd_hashes([{"x": LONG}, {"x": OTHER}])
 
 

@@ -125,10 +125,10 @@ def test_a_link_of_somebody_else_is_not_followed_and_roots_own_is(lab: Path, tmp
     (lab / "var").rmdir()
     once_as(lambda: (lab / "var").symlink_to(lab.parent / "roots"))
     for what in (lambda path: os.close(files.open_directory(path)), lambda path: files.write_text(path + "/x", "")):
-        with pytest.raises(ValueError, match=r"'var' is a link in the hands of nobody.*remove it"):
+        with pytest.raises(ValueError, match=r"'var' is a link that nobody can change.*remove it"):
             what(str(lab / "var"))
     assert os.listdir(lab.parent / "roots") == []
-    with pytest.raises(ValueError, match="var is a link or a file: remove it"):
+    with pytest.raises(ValueError, match="var is a link or a file; remove it"):
         lab_directories.ensure(str(lab), [{"path": "/var", "mode": "1777"}], NOBODY.pw_uid, False)
     assert state(lab.parent / "roots") == (0, 0o700)
 
@@ -188,7 +188,7 @@ def test_a_manifest_of_the_lab_users_making_is_not_believed(lab: Path) -> None:
 @needs_root
 def test_a_list_of_packages_of_the_lab_users_making_is_not_believed(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record, "installed", lambda _: ["openssh-server"])
-    monkeypatch.setattr(record, "brought", lambda _manager, came, _wanted: set(came))
+    monkeypatch.setattr(record, "installed_for", lambda _manager, new, _wanted: set(new))
     text = json.dumps({"manager": "apt", "wanted": ["openssh-server"], "before": {"package": []}})
 
     def put() -> None:
@@ -412,12 +412,14 @@ def test_a_link_is_replaced_atomically(tmp_path: Path) -> None:
 
 
 def test_an_error_of_the_system_is_reported_with_path_and_remedy() -> None:
-    full = files.told(OSError(28, "No space left on device", "/lab/var"))
+    full = files.error_text(OSError(28, "No space left on device", "/lab/var"))
     assert full == "/lab/var: No space left on device; make room there, or choose another rumplab_prefix"
-    assert files.told(OSError(30, "Read-only file system", b"/lab")).startswith("/lab: Read-only file system; mount it")
-    assert files.told(OSError(1, "Operation not permitted")) == "Operation not permitted"
-    assert files.told(ValueError("x is no manifest: remove it")) == "x is no manifest: remove it"
-    assert files.told(OSError("refused")) == "refused"
+    assert files.error_text(OSError(30, "Read-only file system", b"/lab")).startswith(
+        "/lab: Read-only file system; mount it"
+    )
+    assert files.error_text(OSError(1, "Operation not permitted")) == "Operation not permitted"
+    assert files.error_text(ValueError("x is no manifest; remove it")) == "x is no manifest; remove it"
+    assert files.error_text(OSError("refused")) == "refused"
 
 
 def test_the_first_of_two_runs_that_make_a_file_once_has_made_it(tmp_path: Path) -> None:

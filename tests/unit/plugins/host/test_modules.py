@@ -50,7 +50,9 @@ def test_a_package_of_the_users_own_keeps_its_dependencies_and_no_more(monkeypat
     monkeypatch.setattr(packages, "present", lambda _: ["bc", "libgmp-dev", "nettle-dev"])
     monkeypatch.setattr(packages, "of_interpreter", lambda _: set())
     monkeypatch.setattr(
-        packages, "_strangers", lambda names: {who for who, what in needs.items() if what in names and who not in names}
+        packages,
+        "_also_removed",
+        lambda names: {who for who, what in needs.items() if what in names and who not in names},
     )
     assert packages.removable("apt", ["bc", "libgmp-dev", "gone"]) == (["bc"], ["libgmp-dev"])
     assert packages.removable("apt", ["bc", "libgmp-dev", "nettle-dev"]) == (["bc", "libgmp-dev", "nettle-dev"], [])
@@ -132,10 +134,10 @@ def test_the_packages_of_a_killed_run_are_found_by_its_request(monkeypatch: pyte
     monkeypatch.setattr(packages.subprocess, "run", run)
     monkeypatch.setattr(packages, "automatic", lambda _: {"distro-info-data"})
     came = ["cpp", "gcc", "libc6-dev:amd64", "distro-info-data", "nginx"]
-    assert packages.brought("apt", came, ["gcc"]) == {"cpp", "gcc", "libc6-dev:amd64", "distro-info-data"}
+    assert packages.installed_for("apt", came, ["gcc"]) == {"cpp", "gcc", "libc6-dev:amd64", "distro-info-data"}
     assert asked[0][0] == "apt-cache" and asked[0][-2:] == ["depends", "gcc"] and "--no-recommends" in asked[0]
     monkeypatch.setattr(packages, "automatic", lambda _: set())
-    assert packages.brought("pacman", came, ["gcc"]) == {"gcc"}
+    assert packages.installed_for("pacman", came, ["gcc"]) == {"gcc"}
 
 
 def test_a_half_installed_package_counts_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +195,7 @@ def test_only_requested_packages_of_a_killed_run_are_recorded(tmp_path: Path, ho
 def test_the_interpreter_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packages, "present", lambda _: ["bc", "python3-minimal"])
     monkeypatch.setattr(packages, "of_interpreter", lambda _: {"python3-minimal"})
-    monkeypatch.setattr(packages, "_strangers", lambda _: set())
+    monkeypatch.setattr(packages, "_also_removed", lambda _: set())
     assert packages.removable("apt", ["bc", "python3-minimal"]) == (["bc"], ["python3-minimal"])
 
 
@@ -245,7 +247,7 @@ def test_only_links_and_directories_that_get_empty_go(tmp_path: Path) -> None:
     (tmp_path / "shared/theirs").write_text("x")
     (tmp_path / "file").write_text("x")
     paths = [str(tmp_path / name) for name in ("ours/deep/link", "ours/deep", "ours", "shared", "file", "none")]
-    assert host_paths.sort_out(paths) == (paths[:3], paths[3:5])
+    assert host_paths.removable(paths) == (paths[:3], paths[3:5])
 
 
 def test_a_components_programs_are_found_or_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,7 +279,7 @@ def test_lab_state_reports_changed_programs_and_deferred_trees(tmp_path: Path) -
     found = lab_state.descriptors(str(components))
     assert set(found) == {"qemu", "gdb"}
     assert lab_state.is_intact(found["qemu"]) and not lab_state.is_intact(found["gdb"])
-    assert lab_state.waits(found["gdb"]) and not lab_state.waits(found["qemu"])
+    assert lab_state.is_outdated(found["gdb"]) and not lab_state.is_outdated(found["qemu"])
     program.write_text("12")
     assert not lab_state.is_intact(found["qemu"])
     program.unlink()
@@ -322,13 +324,13 @@ def test_a_deferral_is_left_alone_until_its_time_or_until_what_it_awaits_has_com
 def test_another_route_resolver_or_proxy_is_another_network() -> None:
     routes = "Iface Destination Gateway Flags\neth0 00000000 0100A8C0 0003\neth0 0000A8C0 00000000 0001\n"
     resolver = "# made by x\nnameserver 192.168.0.1\n"
-    here = lab_state.way_out(routes, resolver, {})
-    assert here == lab_state.way_out(routes, "nameserver 192.168.0.1\n", {"PATH": "/bin"})
+    here = lab_state.network_hash(routes, resolver, {})
+    assert here == lab_state.network_hash(routes, "nameserver 192.168.0.1\n", {"PATH": "/bin"})
     others = [
-        lab_state.way_out(routes.replace("eth0", "wlan0"), resolver, {}),
-        lab_state.way_out("", resolver, {}),
-        lab_state.way_out(routes, "", {}),
-        lab_state.way_out(routes, resolver, {"https_proxy": "http://proxy.example"}),
+        lab_state.network_hash(routes.replace("eth0", "wlan0"), resolver, {}),
+        lab_state.network_hash("", resolver, {}),
+        lab_state.network_hash(routes, "", {}),
+        lab_state.network_hash(routes, resolver, {"https_proxy": "http://proxy.example"}),
     ]
     assert len({here, *others}) == 5
 

@@ -138,7 +138,7 @@ def test_the_environment_or_file_that_a_variable_reads_is_an_input(
 
 def test_a_default_that_asks_for_its_old_name_is_remembered(ask: Ask) -> None:
     # Its value comes from another variable, which is an input itself. Only this collection's lookup has that name.
-    assert not lab_inputs.ELSEWHERE.search("{{ query('rumplab.lab.renamed', 'old', 'new', 'x')[0] }}")
+    assert not lab_inputs.OTHER_LOOKUP.search("{{ query('rumplab.lab.renamed', 'old', 'new', 'x')[0] }}")
     assert ask(old="y") != ask(old="z") != ""
 
 

@@ -45,7 +45,7 @@ def test_without_the_old_name_the_default_is_used_without_a_warning(default: Any
 @pytest.mark.parametrize("value", ["y", "", 6, False, [], ["c"]])
 def test_the_old_name_counts_and_the_warning_names_the_new_one(value: Any, warnings: list[str]) -> None:
     assert ask("default", old=value) == value
-    assert warnings == ["old is now new: set that. The old name works for one more release."]
+    assert warnings == ["old is now called new; set new. The old name works for one more release."]
 
 
 def test_a_template_in_the_old_name_is_filled_in(warnings: list[str]) -> None:
