@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """What `rumplab build` costs over the tools that it calls.
 
-    bench/build.py [FILES] [ROUNDS]
+    tools/python bench/build.py [FILES] [ROUNDS]
 
 A C program of FILES (100) files and as many headers is built with the host's gcc under a cross compiler's name
 and a bake that copies. Measured are the build of the unchanged program, which calls no tool, beside the start of
@@ -22,7 +21,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parent.parent / "src"
 STAMP = "0" * 64
 
 
@@ -90,7 +88,6 @@ def main() -> None:
         environment = {
             **os.environ,
             "RUMPLAB_CONFIG": str(write_lab(scratch / "lab", gcc)),
-            "PYTHONPATH": str(SOURCE),
             "XDG_CACHE_HOME": str(scratch / "cache"),
         }
 

@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """How long `rumplab export` takes against `qemu-img convert` alone, which can't be had for less.
 
-    bench/export.py [MIB] [ROUNDS]
+    tools/python bench/export.py [MIB] [ROUNDS]
 
 Exports a sparse image of 1 GiB, made by `rumplab stage` of a program of 20 MiB and a volume with MIB (0, then
 512) mebibytes of random data; both sides run alternately, ROUNDS (7) times, and the medians count. The tools
@@ -20,10 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parent.parent / "src"
-sys.path.insert(0, str(SOURCE))
-
-from rumplab.lab import config  # noqa: E402
+from rumplab.lab import config
 
 MIB = 1024 * 1024
 PROGRAM = 20
@@ -53,8 +49,7 @@ def seconds(work: Callable[[], None]) -> float:
 
 def rumplab(*arguments: str | Path) -> None:
     argv = [sys.executable, "-m", "rumplab", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, env=environment)
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
 
 
 def convert(qemu_img: str, image: Path, scratch: Path, subformat: str) -> None:

@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """How long role gcc takes beyond the download: to unpack the packages, arrange the tree, try it, and put it in place.
 
-    bench/gcc.py [ROUNDS]
+    tools/python bench/gcc.py [ROUNDS]
 
 Fetches the packages once, as the role does, into a prefix of its own, and then makes the tree ROUNDS (5) times. Needs
 binutils and libc's headers. It is wanted that the median is at most 15 s on two cores. Prints, asserts nothing.
@@ -21,10 +20,6 @@ from typing import Any
 import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
 from fixtures.upstream.support import ROOT, opener, provide, request
 
 ROUNDS = 5

@@ -1,6 +1,6 @@
 """How much longer the role takes to build GDB than configure and make by hand: both times, and their ratio.
 
-Usage: python bench/gdb.py TARBALL      (a GDB release, or the archive in a distribution's gdb-source package)
+Usage: tools/python bench/gdb.py TARBALL      (a GDB release, or the archive in a distribution's gdb-source package)
 
 Both build the same pristine source with the same recipe and as many jobs as there are cores, one after the
 other, without ccache. Expect twice the time of a build, and 2 GiB in the directory for temporary files.
@@ -19,10 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
 from fixtures.upstream.support import ROOT, opener, provide, request
 
 LIMIT = 7200

@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """`rumplab guest start --kgdb` and `guest debug` beside QEMU and GDB typed by hand.
 
-    bench/guest.py [ROUNDS]
+    tools/python bench/guest.py [ROUNDS]
 
 Needs gcc, make, QEMU, qemu-img and GDB on the path. Builds examples/kgdb, makes a lab of the host's own tools in a
 temporary directory, and prints the median of the seconds from nothing to a GDB that has answered a question about
@@ -20,11 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
-
-from support.demos import KGDB_EXAMPLE, build  # noqa: E402
-from support.labfixture import LabPrefix, make_lab  # noqa: E402
+from support.demos import KGDB_EXAMPLE, build
+from support.labfixture import LabPrefix, make_lab
 
 ROUNDS = 5
 SECONDS = 120

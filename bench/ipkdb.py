@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """What GDB costs through `rumplab ipkdb`: a step against QEMU's own stub, and reading against the line's own limit.
 
-    bench/ipkdb.py [ROUNDS]
+    tools/python bench/ipkdb.py [ROUNDS]
 
 Needs gcc, make, QEMU and GDB on the path. Builds examples/ipkdb and runs it without acceleration, with QEMU's stub on
 one port and IPKDB on another. Both sides take turns. A step's time is the difference between many and few of them, so
@@ -21,15 +20,12 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
+from kgdb.guest import Guest
+from support.demos import IPKDB_EXAMPLE, build
 
-from kgdb.guest import Guest  # noqa: E402
-from support.demos import IPKDB_EXAMPLE, build  # noqa: E402
-
-from rumplab.host import ports  # noqa: E402
-from rumplab.ipkdb import packet  # noqa: E402
-from rumplab.ipkdb.packet import Packet  # noqa: E402
+from rumplab.host import ports
+from rumplab.ipkdb import packet
+from rumplab.ipkdb.packet import Packet
 
 KEY = b"a key for measurements"
 ROUNDS = 5
@@ -61,7 +57,7 @@ class Bridge:
     """`rumplab ipkdb`, for as many GDBs in a row as there come."""
 
     def __init__(self, port: int) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "RUMPLAB_IPKDB_KEY": KEY.decode()}
+        environment = {**os.environ, "RUMPLAB_IPKDB_KEY": KEY.decode()}
         argv = [sys.executable, "-m", "rumplab", "ipkdb", "--target", f"127.0.0.1:{port}"]
         self.process = subprocess.Popen(
             argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

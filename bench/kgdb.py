@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """kgdb beside QEMU's own stub, and the lab's way to a prompt beside QEMU and GDB typed by hand.
 
-    bench/kgdb.py [ROUNDS]
+    tools/python bench/kgdb.py [ROUNDS]
 
 Needs gcc, make, QEMU and GDB on the path. Builds examples/kgdb. Prints, a line each: seconds from starting QEMU to
 GDB's prompt in the waiting kernel, by hand (`target remote` on the socket, no description, no settings) and as
@@ -18,9 +17,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from kgdb import session
 from kgdb.guest import WAITING, Guest

@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """The lab's bridge against the same two guests on a hand-made bridge and taps; and how long `rumplab net` takes.
 
-    bench/net.py KERNEL.deb BUSYBOX.deb [ROUNDS] [MIB]
+    tools/python bench/net.py KERNEL.deb BUSYBOX.deb [ROUNDS] [MIB]
 
 Needs root, QEMU, dnsmasq, nft and ip on PATH, and qemu-bridge-helper in its usual place. Everything happens in a
 network namespace and a lab of the benchmark's own. The two sides take turns, so that a busy host hurts both alike;
@@ -157,7 +156,7 @@ def main() -> None:
     rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 3
     mib = int(sys.argv[4]) if len(sys.argv) > 4 else 64
     if INSIDE not in os.environ:
-        environment = {**os.environ, INSIDE: "1", "PYTHONPATH": str(ROOT / "src")}
+        environment = {**os.environ, INSIDE: "1"}
         os.execvpe("unshare", ["unshare", "--net", "--mount", sys.executable, *sys.argv], environment)
     helper = next(path for path in HELPERS if os.path.exists(path))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:

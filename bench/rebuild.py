@@ -1,8 +1,10 @@
-#!/usr/bin/env python3
 """What a rebuild costs after one edit was switched, over the first build: both times, and their ratio.
 
-    bench/rebuild.py                 the miniature rumprun of the tests, its component pci_scsi switched off
-    bench/rebuild.py gdb TARBALL     a GDB release (or the archive in a distribution's gdb-source), its edit off
+    tools/python bench/rebuild.py [gdb TARBALL]
+
+Without arguments it builds the tests' miniature rumprun, and then again without its component pci_scsi. With `gdb` it
+builds GDB from TARBALL, a release or the archive of a distribution's package gdb-source, and then again without its
+source edit.
 
 Both builds are the role's own, into one prefix with a compiler cache that is empty at first; without ccache on the
 host the ratio says so. The miniature's sources are small: what it shows is how much of the rest (git, make, looking at
@@ -23,10 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
 from fixtures.upstream import make_rumprun
 from fixtures.upstream.support import ROOT, opener, provide, request
 from fixtures.upstream.toolchain import pin, toolchain

@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """What `rumplab run` adds to the QEMU command that it prints.
 
-    bench/run.py [ROUNDS]
+    tools/python bench/run.py [ROUNDS]
 
 Needs a provisioned lab (or RUMPLAB_CONFIG) with components qemu and pcihello. Both sides boot the demo
 program, which ends QEMU by isa-debug-exit; they take turns, so that a busy host hurts both alike. Prints
@@ -10,16 +9,15 @@ medians, the difference in seconds and the ratio; asserts nothing.
 
 from __future__ import annotations
 
-import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parents[1] / "src"
+from rumplab.lab import config
+
 ROUNDS = 15
 PATIENCE = 60
 
@@ -49,11 +47,6 @@ def seconds(command: list[str] | str, directory: str) -> float:
 
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
-    if not shutil.which("rumplab"):
-        os.environ["PYTHONPATH"] = str(SOURCE)
-    sys.path.insert(0, str(SOURCE))
-    from rumplab.lab import config
-
     program = config.load().component("pcihello").path("program")
     run = [*tool(), "run", program, "--exit-device"]
     dry = [*run, "--dry-run"]

@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """What `site.yml` costs when there is nothing to do, over a play with one minimal fact call.
 
-    bench/site.py [ROUNDS] [ansible-playbook's options, such as -i INVENTORY]
+    tools/python bench/site.py [ROUNDS] [ansible-playbook's options, such as -i INVENTORY]
 
 Needs a host where `./provision` has run. One run that isn't counted goes first: it has every role look, and leaves word
 that there was nothing to do. The two take turns, so that a busy host hurts both alike. Prints medians and

@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """How long `rumplab stage` takes against what can't be had for less: `mke2fs -d` and one copy of the bytes.
 
-    bench/stage.py [MIB] [ROUNDS]
+    tools/python bench/stage.py [MIB] [ROUNDS]
 
 Stages a program of MIB (20) mebibytes of random data; both sides run alternately, ROUNDS (7) times, and the
 medians count. The tools are those of the provisioned lab. Prints ratios and the peak memory, asserts nothing.
@@ -20,10 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parent.parent / "src"
-sys.path.insert(0, str(SOURCE))
-
-from rumplab.lab import config  # noqa: E402
+from rumplab.lab import config
 
 MIB = 1024 * 1024
 
@@ -65,8 +61,7 @@ def stage(program: Path, scratch: Path) -> None:
         str(scratch / "stage.img"),
         "--force",
     ]
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, env=environment)
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
 
 
 def peak_of_children() -> float:

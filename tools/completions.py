@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""Make the shells' completion scripts of the verbs' own parsers: `.venv/bin/python tools/completions.py`.
+"""Make the shells' completion scripts of the verbs' own parsers: `tools/python tools/completions.py`.
 
 They are part of the tool, so that no host needs the package that makes them; a test holds that they are current.
 """
@@ -7,20 +6,15 @@ They are part of the tool, so that no host needs the package that makes them; a 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import shtab
 
-SOURCE = Path(__file__).resolve().parents[1] / "src"
-sys.path.insert(0, str(SOURCE))
-
-from rumplab import __version__  # noqa: E402
-from rumplab.cli import main  # noqa: E402
-from rumplab.cli.subcommands import Subparser  # noqa: E402
-from rumplab.cli.verbs import VERBS  # noqa: E402
-from rumplab.commands.completion import DIRECTORY, SCRIPTS  # noqa: E402
+from rumplab import __version__
+from rumplab.cli import main
+from rumplab.cli.subcommands import Subparser
+from rumplab.cli.verbs import VERBS
+from rumplab.commands.completion import DIRECTORY, SCRIPTS
 
 # Positional arguments that name something of the user's: what each is called in a parser, and what lists it.
 NAMES = {"machine": "ps", "guest": "guest list"}

@@ -30,6 +30,8 @@ import host
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv" / "bin"
+# The Python of .venv, which finds the packages of this checkout.
+PYTHON = str(ROOT / "tools" / "python")
 LOGS = ROOT / "build" / "test-logs"
 HEARTBEAT = 60.0
 LOOK = 2.0
@@ -147,7 +149,7 @@ def unit_parts() -> list[Part]:
 def chaos_parts(everything: bool = False) -> list[Part]:
     """Kills, power cuts, full disks and damage at random: a minute of them, or an hour and a number of kills."""
     much = ("--minutes", "60", "--kills", "500") if everything else ("--minutes", "1")
-    return [Part("chaos", (str(BIN / "python"), "tests/chaos", *much), 10 * MINUTE, "chaos")]
+    return [Part("chaos", (PYTHON, "-m", "chaos", *much), 10 * MINUTE, "chaos")]
 
 
 def upstream_parts() -> list[Part]:
@@ -155,7 +157,7 @@ def upstream_parts() -> list[Part]:
     directory = os.environ.get("RUMPLAB_UPSTREAM")
     if not directory:
         return []
-    argv = (str(BIN / "python"), "tests/upstream/anchors.py", directory)
+    argv = (PYTHON, "tests/upstream/anchors.py", directory)
     return [Part("anchors", argv, 5 * MINUTE, "upstream")]
 
 

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Disturb role artifact and the tool at random, and look at what that leaves.
 
 Each run of each kind disturbs the real code, and then checks: nothing that is damaged counts; the next run mends it by
@@ -22,11 +21,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-TESTS = Path(__file__).resolve().parents[1]
-sys.path[:1] = [str(TESTS), str(TESTS.parent), str(TESTS.parent / "src")]
-
-from chaos import builds, tampering, tool  # noqa: E402
-from chaos.row import FAULTS, HAND_WORK, Fault, Row, Unable, end_all  # noqa: E402
+from chaos import builds, tampering, tool
+from chaos.row import FAULTS, HAND_WORK, Fault, Row, Unable, end_all
 
 ROWS: dict[str, type[Row]] = {row.name: row for row in [*builds.rows(), *tampering.rows(), *tool.rows()]}
 MOST_SHOWN = 20
@@ -34,7 +30,7 @@ MOST_SHOWN = 20
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python tests/chaos",
+        prog="tools/python -m chaos",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="kinds:\n" + "\n".join(f"  {name:12} {row.what}" for name, row in ROWS.items()),
@@ -74,7 +70,7 @@ def one(row: Row, seed: int) -> bool:
     row.faults[kind] += 1
     if sum(row.faults.values()) <= MOST_SHOWN:
         print(f"{row.name}: {kind}: {text}", flush=True)
-        print(f"  to repeat: python tests/chaos --only {row.name} --count 20 --same --seed {seed}", flush=True)
+        print(f"  to repeat: tools/python -m chaos --only {row.name} --count 20 --same --seed {seed}", flush=True)
     return False
 
 

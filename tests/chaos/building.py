@@ -44,11 +44,10 @@ done
 # The module finds its helpers as it does where Ansible runs it. A clock is set by a number of seconds.
 MODULE = """
 import runpy, sys, time
-shift, checkout = float(sys.argv[1]), sys.argv[2]
+shift = float(sys.argv[1])
 if shift:
     clock, fine = time.time, time.time_ns
     time.time, time.time_ns = lambda: clock() + shift, lambda: fine() + int(shift * 10**9)
-sys.path.insert(0, checkout)
 sys.argv[1:] = []
 runpy.run_module("plugins.modules.artifact", run_name="__main__")
 """
@@ -124,13 +123,19 @@ class Module:
         asked = request(
             self.prefix, self.upstream.pin(wanted), build=build, stamps=stamps, paths={"one": "bin/1"}, **settled
         )
-        argv = [sys.executable, "-c", MODULE, str(shift), str(ROOT)]
+        argv = [sys.executable, "-c", MODULE, str(shift)]
         process = subprocess.Popen(
             argv,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={"PATH": os.environ["PATH"], "HOME": str(self.prefix), "LC_ALL": "C.UTF-8", "no_proxy": "127.0.0.1"},
+            env={
+                "PATH": os.environ["PATH"],
+                "PYTHONPATH": str(ROOT),
+                "HOME": str(self.prefix),
+                "LC_ALL": "C.UTF-8",
+                "no_proxy": "127.0.0.1",
+            },
             cwd="/",
             start_new_session=True,
         )

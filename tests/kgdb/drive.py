@@ -1,6 +1,6 @@
 """Debug a kernel on a provisioned host, and say in JSON what GDB and the console said.
 
-Usage: python3 drive.py GDB QEMU ARCHITECTURE PROGRAM SOURCES
+Usage: python3 -m kgdb.drive GDB QEMU ARCHITECTURE PROGRAM SOURCES      (in the directory that has kgdb)
 
 The answer has `stopped` (at a breakpoint, registers, commands for NetBSD), `interrupted` (by Ctrl-C while it ran),
 `again` (after another break-in) and `console`.
@@ -9,12 +9,9 @@ The answer has `stopped` (at a breakpoint, registers, commands for NetBSD), `int
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
-
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from kgdb import session
 from kgdb.guest import WAITING, Guest

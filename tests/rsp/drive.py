@@ -1,6 +1,6 @@
 """Run a GDB against the server, and say in JSON what both of them saw.
 
-Usage: python3 drive.py GDB SECONDS < session.json
+Usage: python3 -m rsp.drive GDB SECONDS < session.json      (in the directory that has rsp)
 
 The session has `stops`, a list of {"g": HEX, "p": {"NUMBER": HEX}}, and `commands`, GDB's commands. The
 answer, on standard output, has `status` (null when GDB had to be ended), `output` and `packets`.
@@ -9,13 +9,10 @@ answer, on standard output, has `status` (null when GDB had to be ended), `outpu
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from rsp.server import Machine, Server, Stop
 

@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Whether every source edit of every role fits real checkouts of the upstreams, and what the roles count on is there.
 
-usage: python tests/upstream/anchors.py DIR [--json]
+usage: tools/python tests/upstream/anchors.py DIR [--json]
 
 DIR has a checkout, or an unpacked release, of each upstream at the commit or version that is pinned:
 
@@ -35,11 +34,11 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import lookup_loader
 from ansible.template import Templar
 
+from plugins.module_utils.artifact import edits
+from plugins.module_utils.artifact.errors import Broken
+from rumplab import output
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "src")]
-output = importlib.import_module("rumplab.output")
-edits = importlib.import_module("plugins.module_utils.artifact.edits")
-Broken = importlib.import_module("plugins.module_utils.artifact.errors").Broken
 
 ANY_LOOKUP = lookup_loader.get
 

@@ -172,10 +172,10 @@ def test_what_runs_everything_tells_its_tests(tmp_path: Path) -> None:
 def test_started_in_the_background_its_parts_can_be_interrupted() -> None:
     script = 'trap \'\' INT; exec "$0" "$@"'
     code = (
-        "import sys, subprocess; sys.path.insert(0, 'tools'); import run_tests; run_tests.main(['--list']);"
+        "import sys, subprocess, run_tests; run_tests.main(['--list']);"
         "sys.exit(subprocess.run(['sh', '-c', 'kill -INT $$; exit 3']).returncode)"
     )
-    argv = ["sh", "-c", script, sys.executable, "-c", code]
+    argv = ["sh", "-c", script, str(run_tests.ROOT / "tools/python"), "-c", code]
     done = subprocess.run(argv, cwd=run_tests.ROOT, capture_output=True, timeout=60, check=False)
     assert done.returncode == 256 - signal.SIGINT
 

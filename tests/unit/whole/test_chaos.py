@@ -7,7 +7,6 @@ import importlib
 import os
 import random
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -155,14 +154,14 @@ def test_a_process_is_found_by_where_it_works_what_it_was_told_and_what_it_sees(
 
 def test_the_suite_runs_a_minute_of_it_or_an_hour_with_so_many_kills() -> None:
     (usual,), (more,) = chaos_parts(), chaos_parts(everything=True)
-    assert usual.argv[1:] == ("tests/chaos", "--minutes", "1")
-    assert more.argv[1:] == ("tests/chaos", "--minutes", "60", "--kills", "500")
+    assert usual.argv[1:] == ("-m", "chaos", "--minutes", "1")
+    assert more.argv[1:] == ("-m", "chaos", "--minutes", "60", "--kills", "500")
     for part in (usual, more):
-        chosen(*part.argv[2:])
+        chosen(*part.argv[3:])
 
 
 def test_its_help_names_the_kinds_and_an_unknown_one_is_refused() -> None:
-    argv = [sys.executable, str(ROOT / "tests/chaos")]
+    argv = [str(ROOT / "tools/python"), "-m", "chaos"]
     said = subprocess.run([*argv, "--help"], capture_output=True, text=True, timeout=60, check=True).stdout
     assert all(f"\n  {name} " in said for name in program.ROWS)
     wrong = subprocess.run([*argv, "--only", "kill,x"], capture_output=True, text=True, timeout=60, check=False)

@@ -222,9 +222,8 @@ def test_without_a_call_for_the_file_system_each_file_is_written_out(
 # Begins to write a file, says so, and waits to be killed.
 WRITER = """
 import sys, time
-sys.path.insert(0, sys.argv[1])
 from plugins.module_utils.host import files
-with files.replacing(sys.argv[2] + "/x.json", opened=files.open_as_it_stands) as stream:
+with files.replacing(sys.argv[1] + "/x.json", opened=files.open_as_it_stands) as stream:
     stream.write(b"half")
     print("begun", flush=True)
     time.sleep(60)
@@ -232,8 +231,9 @@ with files.replacing(sys.argv[2] + "/x.json", opened=files.open_as_it_stands) as
 
 
 def test_what_a_killed_run_was_writing_is_swept_and_what_a_live_one_writes_is_not(tmp_path: Path) -> None:
-    argv = [sys.executable, "-c", WRITER, str(ROOT), str(tmp_path)]
-    writer = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    argv = [sys.executable, "-c", WRITER, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    writer = subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None and writer.stdout.readline() == "begun\n"
     durable.write_json(str(tmp_path / "y.json"), {})
     assert len(os.listdir(tmp_path)) == 2
