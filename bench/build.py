@@ -1,11 +1,12 @@
-"""What `rumplab build` costs over the tools that it calls.
+"""Measure how much longer `rumplab build` takes than the tools that it calls.
 
     tools/python bench/build.py [FILES] [ROUNDS]
 
-A C program of FILES (100) files and as many headers is built with the host's gcc under a cross compiler's name
-and a bake that copies. Measured are the build of the unchanged program, which calls no tool, beside the start of
-Python and one reading of the files; and the build of a changed program beside the same commands by hand. Both
-sides run alternately, ROUNDS (7) times, and the medians count. Prints times and ratios, asserts nothing.
+The benchmark writes a C program of FILES (default 100) files and as many headers. A link with a cross compiler's name
+to the host's gcc stands for the toolchain, and a bake script copies its input. The benchmark compares the build of the
+unchanged program, which calls no tool, with the start of Python and with one reading of the files. It compares the
+build of a changed program with the same commands run directly. Both sides run alternately, ROUNDS (default 7) times.
+It prints the medians in seconds, and asserts nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ STAMP = "0" * 64
 
 
 def write_program(directory: Path, files: int) -> None:
-    """A program of `files` functions, each with a header of its own that the main file reads too."""
+    """Write a program of `files` functions in `directory`, each with its own header; main.c includes all."""
     directory.mkdir()
     for number in range(files):
         body = "\n".join(f"\tx = x * {line} + {number};" for line in range(50))
@@ -38,7 +39,7 @@ def write_program(directory: Path, files: int) -> None:
 
 
 def write_lab(prefix: Path, gcc: str) -> Path:
-    """A lab whose only component is the stand-in for rump_toolchain; returns its rumplab.json."""
+    """Make a lab that has only component rump_toolchain, of substitutes; return the path of its rumplab.json."""
     tools = prefix / "bin"
     components = prefix / "etc" / "components.d"
     for directory in (tools, components):
@@ -70,7 +71,7 @@ def seconds(work: Callable[[], None]) -> float:
 
 
 def medians(rounds: int, *works: Callable[[], None]) -> list[float]:
-    """The median seconds of each of `works`, run in turn."""
+    """Return the median of the seconds that each of `works` takes; they run in turn, `rounds` times."""
     times = [[seconds(work) for work in works] for _ in range(rounds)]
     return [statistics.median(side) for side in zip(*times, strict=True)]
 
@@ -80,7 +81,7 @@ def main() -> None:
     files, rounds = given + [100, 7][len(given) :]
     gcc = shutil.which("gcc")
     if gcc is None:
-        sys.exit("bench/build.py: gcc is not installed")
+        sys.exit("bench/build.py: gcc is not installed; install it")
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         program = scratch / "program"
@@ -113,7 +114,7 @@ def main() -> None:
 
         text = (program / "main.c").read_text()
         build()
-        # A header younger than the build that reads it would be taken for one that changed meanwhile.
+        # If a header is newer than the build that reads it, rumplab build assumes that it changed during the build.
         time.sleep(0.1)
         change()
         unchanged, python, reading = medians(rounds, build, start, read)
