@@ -17,7 +17,7 @@ from typing import Any
 
 from ipkdb.kernel import KEY, seal
 from ipkdb.lab import Bench
-from ipkdb.weather import VirtualLoop
+from ipkdb.network import VirtualLoop
 
 from fuzz.engine import Reader
 from fuzz.mutations import binary, document, text

@@ -100,7 +100,7 @@ def test_what_this_host_cannot_do_is_skipped_with_its_reason(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def unable(_: Made) -> None:
-        raise row.Unable("no such device")
+        raise row.Unsupported("no such device")
 
     monkeypatch.setattr(Made, "prepare", unable)
     monkeypatch.setitem(program.ROWS, "made", Made)
@@ -144,7 +144,7 @@ def test_a_process_is_found_by_where_it_works_what_it_was_told_and_what_it_sees(
     try:
         assert row.eventually(lambda: {one.pid for one in ways} <= set(row.processes_of(tmp_path)))
         assert bystander.pid not in row.processes_of(tmp_path)
-        row.end_all(tmp_path)
+        row.kill_all(tmp_path)
         assert [one.wait(10) for one in ways] == [-9, -9, -9] and bystander.poll() is None
     finally:
         for one in (*ways, bystander):
