@@ -13,7 +13,7 @@ from typing import Any
 from ipkdb.kernel import KEY, Kernel
 from ipkdb.network import IDEAL, Impairment, Network
 
-PATIENCE = 20
+TIMEOUT = 20
 
 
 class Protocol(asyncio.DatagramProtocol):
@@ -48,13 +48,13 @@ class Server:
 
     def __enter__(self) -> Server:
         self._thread.start()
-        if not self._ready.wait(PATIENCE):
+        if not self._ready.wait(TIMEOUT):
             raise AssertionError("the simulated kernel did not start")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(PATIENCE)
+        self._thread.join(TIMEOUT)
 
     def call(self, act: Any, *arguments: Any) -> None:
         """Call `act` in the kernel's thread."""

@@ -47,7 +47,7 @@ def test_a_change_is_found_in_a_program_and_in_the_text_of_one(tmp_path: Path, c
 
 def test_tools_python_and_pytest_have_the_same_directories() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["pytest"]["ini_options"]
-    argv = [ROOT / "tools/python", "-c", "import os; print(os.environ['PYTHONPATH'])"]
+    argv = [str(ROOT / "tools/python"), "-c", "import os; print(os.environ['PYTHONPATH'])"]
     done = subprocess.run(argv, cwd="/", capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.rstrip("\n").split(":") == [str((ROOT / name).resolve()) for name in settings["pythonpath"]]
 
