@@ -32,12 +32,12 @@ KEY = b"a key for measurements"
 ROUNDS = 5
 FEW, MANY = 10, 1010
 MIB = 1 << 20
-PATIENCE = 600
+TIMEOUT = 600
 TRIES = 100
 
 
 def address_of(program: Path, symbol: str) -> int:
-    names = subprocess.run(["nm", program], capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
+    names = subprocess.run(["nm", program], capture_output=True, text=True, timeout=TIMEOUT, check=True).stdout
     found = re.search(rf"^([0-9a-f]+) \w {symbol}$", names, re.MULTILINE)
     assert found
     return int(found[1], 16)
@@ -48,7 +48,7 @@ def gdb(remote: str, *commands: str) -> float:
     first = ("set confirm off", "set pagination off", f"target remote {remote}")
     argv = ["gdb", "-nx", "-batch", *(part for one in (*first, *commands) for part in ("-ex", one))]
     began = time.perf_counter()
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     if done.returncode or "Remote connection closed" in done.stdout + done.stderr:
         sys.exit(f"{' '.join(argv)}:\n{done.stdout}{done.stderr}")
     return time.perf_counter() - began

@@ -31,12 +31,12 @@ from rumplab.host import ports
 
 ROUNDS = 5
 MIB = 1 << 20
-PATIENCE = 300
+TIMEOUT = 300
 
 
 def run(prepared: Sequence[str], wanted: Sequence[str]) -> None:
     """Run GDB with these commands; exit if it didn't reach the kernel."""
-    said = session.drive("gdb", prepared, [*wanted, 'printf "at %d\\n", counter'], PATIENCE)
+    said = session.drive("gdb", prepared, [*wanted, 'printf "at %d\\n", counter'], TIMEOUT)
     if "at 0" not in said:
         sys.exit(f"GDB did not reach the kernel:\n{said}")
 

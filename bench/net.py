@@ -23,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 HELPERS = ("/usr/lib/qemu/qemu-bridge-helper", "/usr/libexec/qemu-bridge-helper")
-PATIENCE = 120
+TIMEOUT = 120
 INSIDE = "RUMPLAB_BENCH_NET"
 SETTINGS = {
     "schema": 1,
@@ -38,7 +38,7 @@ SETTINGS = {
 
 
 def call(*argv: str, quiet: bool = False) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     if done.returncode and not quiet:
         sys.exit(f"{' '.join(argv)}: {done.stderr or done.stdout}")
     return done.stdout
@@ -85,7 +85,7 @@ def start(guest: Path, log: Path, number: int, netdev: str, **variables: object)
 
 
 def wait(log: Path, pattern: str) -> re.Match[str]:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not (match := re.search(pattern, log.read_text(errors="replace"))):
         if time.monotonic() > deadline:
             sys.exit(f"no '{pattern}' in {log}: {log.read_text(errors='replace')[-500:]}")

@@ -19,7 +19,7 @@ import time
 from rumplab.lab import config
 
 ROUNDS = 15
-PATIENCE = 60
+TIMEOUT = 60
 
 
 def tool() -> list[str]:
@@ -39,7 +39,7 @@ def seconds(command: list[str] | str, directory: str) -> float:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=False,
     )
     return time.perf_counter() - began
@@ -50,7 +50,7 @@ def main() -> None:
     program = config.load().component("pcihello").path("program")
     run = [*tool(), "run", program, "--exit-device"]
     dry = [*run, "--dry-run"]
-    bare = subprocess.run(dry, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
+    bare = subprocess.run(dry, capture_output=True, text=True, timeout=TIMEOUT, check=True).stdout
     # With exec, the shell becomes QEMU, so that no further process is measured.
     with tempfile.TemporaryDirectory() as directory:
         pairs = [(seconds(run, directory), seconds(f"exec {bare}", directory)) for _ in range(rounds)]

@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 5
-PATIENCE = 300
+TIMEOUT = 300
 
 
 def seconds(playbook: str, options: list[str]) -> float:
@@ -27,7 +27,7 @@ def seconds(playbook: str, options: list[str]) -> float:
     program = str(venv) if venv.exists() else "ansible-playbook"
     began = time.perf_counter()
     run = subprocess.run(
-        [program, playbook, *options], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
+        [program, playbook, *options], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, check=False
     )
     took = time.perf_counter() - began
     if run.returncode or not re.search(r"changed=0 .*failed=0", run.stdout):
