@@ -1,12 +1,12 @@
-#!/usr/bin/env python3
-"""What `rumplab build` costs over the tools that it calls.
+"""Measure how much longer `rumplab build` takes than the tools that it calls.
 
-    bench/build.py [FILES] [ROUNDS]
+    tools/python bench/build.py [FILES] [ROUNDS]
 
-A C program of FILES (100) files and as many headers is built with the host's gcc under a cross compiler's name
-and a bake that copies. Measured are the build of the unchanged program, which calls no tool, beside the start of
-Python and one reading of the files; and the build of a changed program beside the same commands by hand. Both
-sides run alternately, ROUNDS (7) times, and the medians count. Prints times and ratios, asserts nothing.
+The benchmark writes a C program of FILES (default 100) files and as many headers. A link with a cross compiler's name
+to the host's gcc stands for the toolchain, and a bake script copies its input. The benchmark compares the build of the
+unchanged program, which calls no tool, with the start of Python and with one reading of the files. It compares the
+build of a changed program with the same commands run directly. Both sides run alternately, ROUNDS (default 7) times.
+It prints the medians in seconds, and asserts nothing.
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parent.parent / "src"
 STAMP = "0" * 64
 
 
 def write_program(directory: Path, files: int) -> None:
-    """A program of `files` functions, each with a header of its own that the main file reads too."""
+    """Write a program of `files` functions in `directory`, each with its own header; main.c includes all."""
     directory.mkdir()
     for number in range(files):
         body = "\n".join(f"\tx = x * {line} + {number};" for line in range(50))
@@ -40,7 +39,7 @@ def write_program(directory: Path, files: int) -> None:
 
 
 def write_lab(prefix: Path, gcc: str) -> Path:
-    """A lab whose only component is the stand-in for rump_toolchain; returns its rumplab.json."""
+    """Make a lab that has only component rump_toolchain, of substitutes; return the path of its rumplab.json."""
     tools = prefix / "bin"
     components = prefix / "etc" / "components.d"
     for directory in (tools, components):
@@ -72,7 +71,7 @@ def seconds(work: Callable[[], None]) -> float:
 
 
 def medians(rounds: int, *works: Callable[[], None]) -> list[float]:
-    """The median seconds of each of `works`, run in turn."""
+    """Return the median of the seconds that each of `works` takes; they run in turn, `rounds` times."""
     times = [[seconds(work) for work in works] for _ in range(rounds)]
     return [statistics.median(side) for side in zip(*times, strict=True)]
 
@@ -82,7 +81,7 @@ def main() -> None:
     files, rounds = given + [100, 7][len(given) :]
     gcc = shutil.which("gcc")
     if gcc is None:
-        sys.exit("bench/build.py: gcc is not installed")
+        sys.exit("bench/build.py: gcc is not installed; install it")
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         program = scratch / "program"
@@ -90,7 +89,6 @@ def main() -> None:
         environment = {
             **os.environ,
             "RUMPLAB_CONFIG": str(write_lab(scratch / "lab", gcc)),
-            "PYTHONPATH": str(SOURCE),
             "XDG_CACHE_HOME": str(scratch / "cache"),
         }
 
@@ -116,7 +114,7 @@ def main() -> None:
 
         text = (program / "main.c").read_text()
         build()
-        # A header younger than the build that reads it would be taken for one that changed meanwhile.
+        # If a header is newer than the build that reads it, rumplab build assumes that it changed during the build.
         time.sleep(0.1)
         change()
         unchanged, python, reading = medians(rounds, build, start, read)

@@ -1,11 +1,10 @@
-#!/usr/bin/env python3
-"""How long `rumplab export` takes against `qemu-img convert` alone, which can't be had for less.
+"""Compare the time of `rumplab export` with that of `qemu-img convert` alone, which is the least possible.
 
-    bench/export.py [MIB] [ROUNDS]
+    tools/python bench/export.py [MIB] [ROUNDS]
 
-Exports a sparse image of 1 GiB, made by `rumplab stage` of a program of 20 MiB and a volume with MIB (0, then
-512) mebibytes of random data; both sides run alternately, ROUNDS (7) times, and the medians count. The tools
-are those of the provisioned lab. Prints ratios and asserts nothing.
+`rumplab stage` makes a sparse image of 1 GiB, from a program of 20 MiB and a volume with MIB (default: 0, then 512)
+mebibytes of random data. The benchmark exports this image. Both sides run alternately, ROUNDS (default 7) times, with
+the tools of the provisioned lab. It prints the medians in seconds and their ratio, and asserts nothing.
 """
 
 from __future__ import annotations
@@ -20,10 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parent.parent / "src"
-sys.path.insert(0, str(SOURCE))
-
-from rumplab.lab import config  # noqa: E402
+from rumplab.lab import config
 
 MIB = 1024 * 1024
 PROGRAM = 20
@@ -39,7 +35,7 @@ def write_random(path: Path, mib: int, head: bytes = b"") -> None:
 
 
 def program_head() -> bytes:
-    """What the stager takes for a program: an ELF head, a Multiboot header."""
+    """Return an ELF header and a Multiboot header, which the stager accepts as a program."""
     magic, flags = 0x1BADB002, 0x10003
     elf = struct.pack("<4sBBB9xHH", b"\x7fELF", 2, 1, 1, 2, 62).ljust(64, b"\0")
     return elf + struct.pack("<III", magic, flags, -(magic + flags) & 0xFFFFFFFF)
@@ -53,8 +49,7 @@ def seconds(work: Callable[[], None]) -> float:
 
 def rumplab(*arguments: str | Path) -> None:
     argv = [sys.executable, "-m", "rumplab", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, env=environment)
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
 
 
 def convert(qemu_img: str, image: Path, scratch: Path, subformat: str) -> None:

@@ -1,10 +1,10 @@
-#!/usr/bin/env python3
-"""How long role gcc takes beyond the download: to unpack the packages, arrange the tree, try it, and put it in place.
+"""Measure how long role gcc takes after the download: to unpack the packages, and to build, test and install the tree.
 
-    bench/gcc.py [ROUNDS]
+    tools/python bench/gcc.py [ROUNDS]
 
-Fetches the packages once, as the role does, into a prefix of its own, and then makes the tree ROUNDS (5) times. Needs
-binutils and libc's headers. It is wanted that the median is at most 15 s on two cores. Prints, asserts nothing.
+The benchmark fetches the packages once, as the role does, into a temporary prefix, and then makes the tree ROUNDS
+(default 5) times. It needs binutils and libc's headers. The goal is a median of at most 15 s on two cores. The
+benchmark prints the times, and asserts nothing.
 """
 
 from __future__ import annotations
@@ -21,21 +21,17 @@ from typing import Any
 import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
 from fixtures.upstream.support import ROOT, opener, provide, request
 
 ROUNDS = 5
 WANTED = 15.0
-# MiB, as roles/gcc declares.
+# In MiB, the same value as in roles/gcc.
 SPACE = 400
 ROLE = ROOT / "roles/gcc"
 
 
 def recipe() -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the role's recipe and the paths that its tree must have."""
+    """Return the role's recipe, and the paths that the tree must have."""
     loader = DataLoader()
     variables: dict[str, Any] = {}
     for name in ("defaults", "vars"):
@@ -45,7 +41,7 @@ def recipe() -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def parts() -> list[dict[str, Any]]:
-    """Return the packages' pins."""
+    """Return the pin of each package."""
     pins = yaml.safe_load((ROOT / "inventory/group_vars/all/pins.yml").read_text("utf-8"))["rumplab_pins"]["gcc"]
     row = pins["versions"]["9.3.0"]
     return [
@@ -55,17 +51,17 @@ def parts() -> list[dict[str, Any]]:
 
 
 def seconds(wanted: dict[str, Any], state: str) -> float:
-    """Return how long it takes to provide what is wanted."""
+    """Return the seconds that the request `wanted` takes; exit unless its result has this state."""
     began = time.monotonic()
     answer = provide(wanted, opener)
     took = time.monotonic() - began
     if answer.get("state") != state:
-        sys.exit(f"it came to nothing: {answer}")
+        sys.exit(f"bench/gcc.py: the state is not {state}: {answer}")
     return took
 
 
 def main() -> None:
-    """Fetch, make and print."""
+    """Fetch the packages, make the tree and print the times."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
     build, paths = recipe()
     source = {"parts": parts()}

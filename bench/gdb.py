@@ -1,9 +1,9 @@
-"""How much longer the role takes to build GDB than configure and make by hand: both times, and their ratio.
+"""Compare the time of role gdb's build with that of configure and make run directly; print both and their ratio.
 
-Usage: python bench/gdb.py TARBALL      (a GDB release, or the archive in a distribution's gdb-source package)
+Usage: tools/python bench/gdb.py TARBALL      (a GDB release, or the archive in a distribution's gdb-source package)
 
-Both build the same pristine source with the same recipe and as many jobs as there are cores, one after the
-other, without ccache. Expect twice the time of a build, and 2 GiB in the directory for temporary files.
+Both build the same unchanged source with the same recipe and as many jobs as there are cores, one after the other,
+without ccache. This takes twice the time of a build, and 2 GiB in the directory for temporary files.
 """
 
 from __future__ import annotations
@@ -19,19 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
 from fixtures.upstream.support import ROOT, opener, provide, request
 
 LIMIT = 7200
-# MiB, as roles/gdb declares.
+# In MiB, the same value as in roles/gdb.
 SPACE = 1500
 
 
 def load_recipe() -> dict[str, Any]:
-    """Return role gdb's variables, the shell text in its place in the recipe."""
+    """Return role gdb's variables, with the text of the configure script inserted in the recipe."""
     variables: dict[str, Any] = yaml.safe_load((ROOT / "roles/gdb/vars/main.yml").read_text())
     for command in variables["__gdb_build"]["commands"]:
         configure = variables["__gdb_configure"]
@@ -41,7 +37,7 @@ def load_recipe() -> dict[str, Any]:
 
 
 def by_the_role(tarball: Path, directory: Path, variables: dict[str, Any]) -> float:
-    """Return the seconds that the role's own code takes from the archive to the installed tree."""
+    """Return the seconds that the role's code takes from the archive to the installed tree."""
     wanted = request(
         directory,
         {"urls": [tarball.name], "sha256": hashlib.sha256(tarball.read_bytes()).hexdigest()},
@@ -66,7 +62,7 @@ def by_the_role(tarball: Path, directory: Path, variables: dict[str, Any]) -> fl
 
 
 def by_hand(tarball: Path, directory: Path, variables: dict[str, Any]) -> float:
-    """Return the seconds that tar and the recipe's commands take, run plainly."""
+    """Return the seconds that tar and the recipe's commands take when they are run directly."""
     recipe, edit = variables["__gdb_build"], variables["__gdb_edits"][0]
     start = time.monotonic()
     source, build = directory / "source", directory / "build"

@@ -1,13 +1,12 @@
-#!/usr/bin/env python3
-"""`rumplab guest start --kgdb` and `guest debug` beside QEMU and GDB typed by hand.
+"""Compare `rumplab guest start --kgdb` and `guest debug` with QEMU and GDB started directly.
 
-    bench/guest.py [ROUNDS]
+    tools/python bench/guest.py [ROUNDS]
 
-Needs gcc, make, QEMU, qemu-img and GDB on the path. Builds examples/kgdb, makes a lab of the host's own tools in a
-temporary directory, and prints the median of the seconds from nothing to a GDB that has answered a question about
-the waiting kernel, by hand and by the lab in turns, and their ratio. By hand is QEMU with the same devices, and a GDB
-with the kernel's symbols that attaches to the socket as soon as the console says that the kernel waits. Asserts
-nothing.
+The benchmark needs gcc, make, QEMU, qemu-img and GDB on PATH. It builds examples/kgdb, and makes a lab of the host's
+tools in a temporary directory. It measures the time from the start of QEMU, or of rumplab, until GDB has printed a
+variable of the waiting kernel. "By hand" is QEMU with the same devices, and a GDB with the kernel's symbols that
+attaches to the socket as soon as the console shows that the kernel waits. Both sides run alternately, ROUNDS (default
+5) times. The benchmark prints the medians in seconds and their ratio, and asserts nothing.
 """
 
 from __future__ import annotations
@@ -20,11 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
-
-from support.demos import KGDB_EXAMPLE, build  # noqa: E402
-from support.labfixture import LabPrefix, make_lab  # noqa: E402
+from support.demos import KGDB_EXAMPLE, build
+from support.labfixture import LabPrefix, make_lab
 
 ROUNDS = 5
 SECONDS = 120
@@ -37,12 +33,12 @@ NAME = "bench"
 def tool(name: str) -> str:
     path = shutil.which(name)
     if path is None:
-        sys.exit(f"{name} is not on the path")
+        sys.exit(f"{name} is not on PATH; install it")
     return path
 
 
 def prepare(directory: Path, program: Path) -> LabPrefix:
-    """A lab with the guest in it."""
+    """Make a lab in `directory` that has guest NAME, and return it."""
     lab = make_lab(directory / "lab", directory)
     lab.component("qemu", {name: tool(name) for name in TOOLS[:2]})
     lab.component("gdb", {"gdb": tool("gdb")})
@@ -58,7 +54,7 @@ def check(said: str) -> None:
 
 
 def clock(file: Path) -> str:
-    """The GDB command that writes the time to `file`: what GDB does when it quits is no part of it."""
+    """Return the GDB command that writes the time to `file`, so that the time GDB takes to quit isn't measured."""
     return f"shell date +%s.%N > {file}"
 
 

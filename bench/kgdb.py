@@ -1,12 +1,14 @@
-#!/usr/bin/env python3
-"""kgdb beside QEMU's own stub, and the lab's way to a prompt beside QEMU and GDB typed by hand.
+"""Compare kgdb with QEMU's stub, and a GDB that the lab prepares with one that is started directly.
 
-    bench/kgdb.py [ROUNDS]
+    tools/python bench/kgdb.py [ROUNDS]
 
-Needs gcc, make, QEMU and GDB on the path. Builds examples/kgdb. Prints, a line each: seconds from starting QEMU to
-GDB's prompt in the waiting kernel, by hand (`target remote` on the socket, no description, no settings) and as
-the lab prepares GDB, and their ratio; then what reading 1 MiB of the guest takes by kgdb and by QEMU's stub:
-seconds, rate, packets. Asserts nothing.
+The benchmark needs gcc, make, QEMU and GDB on PATH. It builds examples/kgdb, and prints one line each:
+
+- the seconds from the start of QEMU to GDB's prompt in the waiting kernel, by hand (`target remote` on the socket,
+  without target description and settings) and as the lab prepares GDB, and their ratio
+- the seconds, rate and packets that reading 1 MiB of the guest takes, through kgdb and through QEMU's stub
+
+It asserts nothing.
 """
 
 from __future__ import annotations
@@ -19,9 +21,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
 from kgdb import session
 from kgdb.guest import WAITING, Guest
 from support.demos import KGDB_EXAMPLE, build
@@ -32,23 +31,23 @@ from rumplab.host import ports
 
 ROUNDS = 5
 MIB = 1 << 20
-PATIENCE = 300
+TIMEOUT = 300
 
 
 def run(prepared: Sequence[str], wanted: Sequence[str]) -> None:
-    """GDB, which must have reached the kernel."""
-    said = session.drive("gdb", prepared, [*wanted, 'printf "at %d\\n", counter'], PATIENCE)
+    """Run GDB with these commands; exit if it didn't reach the kernel."""
+    said = session.drive("gdb", prepared, [*wanted, 'printf "at %d\\n", counter'], TIMEOUT)
     if "at 0" not in said:
         sys.exit(f"GDB did not reach the kernel:\n{said}")
 
 
 def stamp(file: Path) -> str:
-    """The GDB command that writes the time to `file`, in seconds."""
+    """Return the GDB command that writes the time to `file`, in seconds."""
     return f"shell date +%s.%N > {file}"
 
 
 def to_prompt(program: Path, by_hand: bool) -> float:
-    """Seconds from nothing to a GDB that has answered one question about the kernel."""
+    """Return the seconds from the start of QEMU until GDB has printed a variable of the kernel."""
     with tempfile.TemporaryDirectory(prefix="rk") as directory:
         began = time.time()
         with Guest(program, Path(directory)) as guest:
@@ -63,7 +62,7 @@ def to_prompt(program: Path, by_hand: bool) -> float:
 
 
 def read_back(program: Path, stub: str) -> tuple[float, int]:
-    """Seconds and packets that 1 MiB of the guest's memory takes; GDB's own start is taken off."""
+    """Return the seconds and packets that reading 1 MiB of the guest takes, without GDB's start."""
     port = ports.free()
     extra = ("-gdb", f"tcp:127.0.0.1:{port}")
     with tempfile.TemporaryDirectory(prefix="rk") as directory, Guest(program, Path(directory), extra=extra) as guest:
@@ -79,7 +78,7 @@ def read_back(program: Path, stub: str) -> tuple[float, int]:
             [stamp(began), f"dump binary memory {image} &ramdisk[0] &ramdisk[{MIB}]", stamp(ended)],
         )
         if image.read_bytes() != bytes(n * 167 % 256 for n in range(256)) * (MIB // 256):
-            sys.exit("what came isn't what the guest has")
+            sys.exit("bench/kgdb.py: GDB read other bytes than the guest's memory has")
         packets = len(re.findall(r"\$m[0-9a-f]+,[0-9a-f]+#", log.read_text("latin-1")))
         return float(ended.read_text()) - float(began.read_text()), packets
 

@@ -1,12 +1,11 @@
-#!/usr/bin/env python3
-"""The lab's bridge against the same two guests on a hand-made bridge and taps; and how long `rumplab net` takes.
+"""Compare the lab's bridge with a bridge and taps made directly, and measure how long `rumplab net` takes.
 
-    bench/net.py KERNEL.deb BUSYBOX.deb [ROUNDS] [MIB]
+    tools/python bench/net.py KERNEL.deb BUSYBOX.deb [ROUNDS] [MIB]
 
-Needs root, QEMU, dnsmasq, nft and ip on PATH, and qemu-bridge-helper in its usual place. Everything happens in a
-network namespace and a lab of the benchmark's own. The two sides take turns, so that a busy host hurts both alike;
-the guests run in TCG. KERNEL and BUSYBOX are Debian's linux-image and busybox-static (`apt-get download`). Prints
-medians and ratios; asserts nothing.
+The benchmark needs root, QEMU, dnsmasq, nft and ip on PATH, and qemu-bridge-helper in its usual place. It runs in its
+own network namespace and with a temporary lab. Two guests, in TCG, transfer MIB (default 64) mebibytes. Both sides run
+alternately, ROUNDS (default 3) times, so that load on the host affects both. KERNEL and BUSYBOX are Debian's
+linux-image and busybox-static (`apt-get download`). The benchmark prints medians and ratios, and asserts nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 HELPERS = ("/usr/lib/qemu/qemu-bridge-helper", "/usr/libexec/qemu-bridge-helper")
-PATIENCE = 120
+TIMEOUT = 120
 INSIDE = "RUMPLAB_BENCH_NET"
 SETTINGS = {
     "schema": 1,
@@ -39,14 +38,14 @@ SETTINGS = {
 
 
 def call(*argv: str, quiet: bool = False) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     if done.returncode and not quiet:
         sys.exit(f"{' '.join(argv)}: {done.stderr or done.stdout}")
     return done.stdout
 
 
 def make_lab(prefix: Path) -> None:
-    """A lab of the host's own tools, as provisioning would describe it."""
+    """Make a lab of the host's tools, with the files that provisioning writes."""
     (prefix / "etc" / "components.d").mkdir(parents=True)
     (prefix / "var").mkdir()
     lab = {"schema": 1, "version": "0", "prefix": str(prefix), "user": "root", "group": "root"}
@@ -59,7 +58,7 @@ def make_lab(prefix: Path) -> None:
 
 
 def allow_bridge(directory: Path) -> None:
-    """The helper's rules, where it looks for them, in this mount namespace only."""
+    """Write the rules of qemu-bridge-helper to /etc/qemu/bridge.conf, in this mount namespace only."""
     upper, work = directory / "etc-upper", directory / "etc-work"
     (upper / "qemu").mkdir(parents=True)
     work.mkdir()
@@ -69,7 +68,7 @@ def allow_bridge(directory: Path) -> None:
 
 
 def rumplab(*words: str) -> float:
-    """Seconds that `rumplab net WORDS` takes."""
+    """Return the seconds that `rumplab net WORDS` takes."""
     began = time.perf_counter()
     call(sys.executable, "-m", "rumplab", "net", *words)
     return time.perf_counter() - began
@@ -86,7 +85,7 @@ def start(guest: Path, log: Path, number: int, netdev: str, **variables: object)
 
 
 def wait(log: Path, pattern: str) -> re.Match[str]:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not (match := re.search(pattern, log.read_text(errors="replace"))):
         if time.monotonic() > deadline:
             sys.exit(f"no '{pattern}' in {log}: {log.read_text(errors='replace')[-500:]}")
@@ -95,7 +94,7 @@ def wait(log: Path, pattern: str) -> re.Match[str]:
 
 
 def transfer(guest: Path, directory: Path, netdevs: tuple[str, str], mib: int) -> float:
-    """MiB per second of one TCP connection between two guests, by the sender's clock."""
+    """Return the MiB per second of one TCP connection between two guests, measured with the sender's clock."""
     log = directory / "server.log"
     server = start(guest, log, 1, netdevs[0], role="server")
     try:
@@ -115,7 +114,7 @@ def transfer(guest: Path, directory: Path, netdevs: tuple[str, str], mib: int) -
 
 
 def by_hand(guest: Path, directory: Path, mib: int) -> float:
-    """The same on a bridge and two taps made with ip; dnsmasq answers there as it does on the lab's."""
+    """Measure a transfer on a bridge and two taps made with ip, where dnsmasq serves DHCP as on the lab's bridge."""
     for words in ("add name hand0 type bridge", "set dev hand0 up"):
         call("ip", "link", *words.split())
     call("ip", "addr", "add", "10.0.1.1/24", "dev", "hand0")
@@ -157,7 +156,7 @@ def main() -> None:
     rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 3
     mib = int(sys.argv[4]) if len(sys.argv) > 4 else 64
     if INSIDE not in os.environ:
-        environment = {**os.environ, INSIDE: "1", "PYTHONPATH": str(ROOT / "src")}
+        environment = {**os.environ, INSIDE: "1"}
         os.execvpe("unshare", ["unshare", "--net", "--mount", sys.executable, *sys.argv], environment)
     helper = next(path for path in HELPERS if os.path.exists(path))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:

@@ -1,12 +1,14 @@
-#!/usr/bin/env python3
-"""What a rebuild costs after one edit was switched, over the first build: both times, and their ratio.
+"""Compare a rebuild after one source edit was turned off with the first build: print both times and their ratio.
 
-    bench/rebuild.py                 the miniature rumprun of the tests, its component pci_scsi switched off
-    bench/rebuild.py gdb TARBALL     a GDB release (or the archive in a distribution's gdb-source), its edit off
+    tools/python bench/rebuild.py [gdb TARBALL]
 
-Both builds are the role's own, into one prefix with a compiler cache that is empty at first; without ccache on the
-host the ratio says so. The miniature's sources are small: what it shows is how much of the rest (git, make, looking at
-the result) a rebuild does again. It is wanted that a rebuild takes at most half the time. Prints, asserts nothing.
+Without arguments it builds the tests' miniature rumprun, and then again without its component pci_scsi. With `gdb` it
+builds GDB from TARBALL, a release or the archive of a distribution's package gdb-source, and then again without its
+source edit.
+
+The role's own code builds both, into one prefix whose compiler cache is empty at first. If the host has no ccache, the
+output says so. The miniature's sources are small, so that the ratio shows how much of the other work (git, make, the
+checks of the result) a rebuild repeats. The goal is a rebuild in at most half the time. The benchmark asserts nothing.
 """
 
 from __future__ import annotations
@@ -23,10 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
 from fixtures.upstream import make_rumprun
 from fixtures.upstream.support import ROOT, opener, provide, request
 from fixtures.upstream.toolchain import pin, toolchain
@@ -37,17 +35,17 @@ WANTED = 0.5
 
 
 def seconds(wanted: Mapping[str, Any]) -> float:
-    """Return how long it takes to provide what is wanted, which must be built for it."""
+    """Return the seconds that the request `wanted` takes; exit if that didn't build and install a tree."""
     began = time.monotonic()
     answer = provide(wanted, opener)
     took = time.monotonic() - began
     if answer.get("state") != "installed" or not answer.get("switched"):
-        sys.exit(f"nothing was built: {answer}")
+        sys.exit(f"bench/rebuild.py: nothing was built: {answer}")
     return took
 
 
 def miniature(directory: Path) -> tuple[float, float]:
-    """Return the seconds of the miniature's first build, and of the next with one component."""
+    """Return the seconds of the miniature's first build, and of the second with one component less."""
     commits = make_rumprun.make(directory / "upstream", ROOT / "examples")
     source, prefix = pin(directory / "upstream", commits["commit"]), directory / "prefix"
     more = {"jobs": 0, "build_timeout": LIMIT}
@@ -58,7 +56,7 @@ def miniature(directory: Path) -> tuple[float, float]:
 
 
 def debugger(directory: Path, tarball: Path) -> tuple[float, float]:
-    """Return the seconds of GDB's first build, and of the next without its edit."""
+    """Return the seconds of GDB's first build, and of the second without its edit."""
     variables = yaml.safe_load((ROOT / "roles/gdb/vars/main.yml").read_text())
     for command in variables["__gdb_build"]["commands"]:
         script = variables["__gdb_configure"]

@@ -1,47 +1,45 @@
-#!/usr/bin/env python3
-"""What `rumplab run` adds to the QEMU command that it prints.
+"""Measure how much longer `rumplab run` takes than the QEMU command that it prints.
 
-    bench/run.py [ROUNDS]
+    tools/python bench/run.py [ROUNDS]
 
-Needs a provisioned lab (or RUMPLAB_CONFIG) with components qemu and pcihello. Both sides boot the demo
-program, which ends QEMU by isa-debug-exit; they take turns, so that a busy host hurts both alike. Prints
-medians, the difference in seconds and the ratio; asserts nothing.
+The benchmark needs a provisioned lab (or RUMPLAB_CONFIG) with components qemu and pcihello. Both sides boot the demo
+program, which ends QEMU through isa-debug-exit. They run alternately, ROUNDS (default 15) times, so that load on the
+host affects both. The benchmark prints the medians, their difference and their ratio, and asserts nothing.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parents[1] / "src"
+from rumplab.lab import config
+
 ROUNDS = 15
-PATIENCE = 60
+TIMEOUT = 60
 
 
 def tool() -> list[str]:
-    """The launcher of the provisioned lab, else the tool from this checkout."""
+    """Return the command of the lab's launcher, or of this checkout's tool if no launcher is on PATH."""
     launcher = shutil.which("rumplab")
     return [launcher] if launcher else [sys.executable, "-m", "rumplab"]
 
 
 def seconds(command: list[str] | str, directory: str) -> float:
-    """Wall-clock seconds of one run. The guest's exit status is not this benchmark's business."""
+    """Return the wall-clock seconds of one run. The guest's exit status is ignored."""
     began = time.perf_counter()
     subprocess.run(
         command,
-        # The printed command makes a socket where it is run.
+        # The printed command makes a socket in its working directory.
         cwd=directory,
         shell=isinstance(command, str),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=False,
     )
     return time.perf_counter() - began
@@ -49,16 +47,11 @@ def seconds(command: list[str] | str, directory: str) -> float:
 
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
-    if not shutil.which("rumplab"):
-        os.environ["PYTHONPATH"] = str(SOURCE)
-    sys.path.insert(0, str(SOURCE))
-    from rumplab.lab import config
-
     program = config.load().component("pcihello").path("program")
     run = [*tool(), "run", program, "--exit-device"]
     dry = [*run, "--dry-run"]
-    bare = subprocess.run(dry, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
-    # The shell must not stand between: exec makes it QEMU itself.
+    bare = subprocess.run(dry, capture_output=True, text=True, timeout=TIMEOUT, check=True).stdout
+    # With exec, the shell becomes QEMU, so that no further process is measured.
     with tempfile.TemporaryDirectory() as directory:
         pairs = [(seconds(run, directory), seconds(f"exec {bare}", directory)) for _ in range(rounds)]
     ours, floor = (statistics.median(side) for side in zip(*pairs, strict=True))

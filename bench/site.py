@@ -1,11 +1,10 @@
-#!/usr/bin/env python3
-"""What `site.yml` costs when there is nothing to do, over a play with one minimal fact call.
+"""Compare `site.yml`, on a host where it has nothing to do, with a play that only gathers a minimal set of facts.
 
-    bench/site.py [ROUNDS] [ansible-playbook's options, such as -i INVENTORY]
+    tools/python bench/site.py [ROUNDS] [ansible-playbook's options, such as -i INVENTORY]
 
-Needs a host where `./provision` has run. One run that isn't counted goes first: it has every role look, and leaves word
-that there was nothing to do. The two take turns, so that a busy host hurts both alike. Prints medians and
-their ratio; asserts nothing.
+The benchmark needs a host where `./provision` has run. The first run isn't measured: in it every role examines the
+host, and records that there was nothing to do. Both plays then run alternately, ROUNDS (default 5) times, so that load
+on the host affects both. The benchmark prints the medians and their ratio, and asserts nothing.
 """
 
 from __future__ import annotations
@@ -19,16 +18,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 5
-PATIENCE = 300
+TIMEOUT = 300
 
 
 def seconds(playbook: str, options: list[str]) -> float:
-    """Wall-clock seconds of one run, which must change nothing."""
+    """Return the wall-clock seconds of one run; exit if it changed something or failed."""
     venv = ROOT / ".venv" / "bin" / "ansible-playbook"
     program = str(venv) if venv.exists() else "ansible-playbook"
     began = time.perf_counter()
     run = subprocess.run(
-        [program, playbook, *options], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
+        [program, playbook, *options], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, check=False
     )
     took = time.perf_counter() - began
     if run.returncode or not re.search(r"changed=0 .*failed=0", run.stdout):

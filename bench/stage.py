@@ -1,10 +1,10 @@
-#!/usr/bin/env python3
-"""How long `rumplab stage` takes against what can't be had for less: `mke2fs -d` and one copy of the bytes.
+"""Compare the time of `rumplab stage` with the least possible: `mke2fs -d` and one copy of the program.
 
-    bench/stage.py [MIB] [ROUNDS]
+    tools/python bench/stage.py [MIB] [ROUNDS]
 
-Stages a program of MIB (20) mebibytes of random data; both sides run alternately, ROUNDS (7) times, and the
-medians count. The tools are those of the provisioned lab. Prints ratios and the peak memory, asserts nothing.
+The benchmark stages a program of MIB (default 20) mebibytes of random data. Both sides run alternately, ROUNDS
+(default 7) times, with the tools of the provisioned lab. The benchmark prints the medians in seconds, their ratio and
+the peak memory, and asserts nothing.
 """
 
 from __future__ import annotations
@@ -20,16 +20,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parent.parent / "src"
-sys.path.insert(0, str(SOURCE))
-
-from rumplab.lab import config  # noqa: E402
+from rumplab.lab import config
 
 MIB = 1024 * 1024
 
 
 def write_program(path: Path, mib: int) -> None:
-    """A program that the stager takes: an ELF head, a Multiboot header, random bytes."""
+    """Write a file that the stager accepts as a program: an ELF header, a Multiboot header and random bytes."""
     magic, flags = 0x1BADB002, 0x10003
     head = struct.pack("<4sBBB9xHH", b"\x7fELF", 2, 1, 1, 2, 62).ljust(64, b"\0")
     header = struct.pack("<III", magic, flags, -(magic + flags) & 0xFFFFFFFF)
@@ -46,7 +43,7 @@ def seconds(work: Callable[[], None]) -> float:
 
 
 def floor(mke2fs: str, tree: Path, program: Path, scratch: Path, mib: int) -> None:
-    """Fills a file system image from a directory, and copies the program once."""
+    """Make a file system image from a directory, and copy the program once."""
     image = scratch / "floor.img"
     image.unlink(missing_ok=True)
     argv = [mke2fs, "-q", "-F", "-t", "ext2", "-d", str(tree), str(image), f"{mib * 11 // 10 + 8}M"]
@@ -65,12 +62,11 @@ def stage(program: Path, scratch: Path) -> None:
         str(scratch / "stage.img"),
         "--force",
     ]
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, env=environment)
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
 
 
 def peak_of_children() -> float:
-    """The largest resident set of any process waited for so far, in MiB."""
+    """Return the largest resident set of all ended child processes, in MiB."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / MIB
 

@@ -1,10 +1,10 @@
 """Make the images that the Molecule scenarios start from: base_images.py RELEASE...
 
-The builder images (playbooks/images.yml) start from them too. rumplab/debian:RELEASE is a fresh Debian with
-Python 3 and nothing else. On a Debian host it is made by debootstrap from the mirror of the host's own apt;
-elsewhere from the image debian:RELEASE of the registry that the Docker engine is set up for. A label holds the
-hash of the recipe: an image is remade only when that changes. RELEASE may be `testing`, which moves: its codename is
-what the mirror says it is, and its image is remade once a month.
+The builder images (playbooks/images.yml) start from them too. rumplab/debian:RELEASE is a minimal Debian with Python 3.
+On a Debian host, debootstrap makes it from the mirror of the host's apt. On other hosts, it is made from the image
+debian:RELEASE of the Docker engine's registry. A label has the hash of the recipe, so that an image is made again only
+when the recipe changes. RELEASE may be `testing`: the mirror states its current codename, and its image is made again
+each month.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from host import Failed, as_root, os_release, run
 CODENAMES = {"11": "bullseye", "12": "bookworm", "13": "trixie"}
 TESTING = "testing"
 RELEASES = (*CODENAMES, TESTING)
-# What the images hold is for x86-64; an engine on another processor emulates it, if it can.
+# The images' content is for x86-64. A Docker engine on another processor needs emulation.
 PLATFORM = "linux/amd64"
 INCLUDE = ("python3",)
 LABEL = "rumplab.recipe"
-# The host's proxy and its leniency towards a mirror's clock hold for the guests of the same mirror.
+# The host's settings for the proxy and for the mirror's clock: containers use the same mirror, and need them too.
 HOST_SETTINGS = re.compile(r'^Acquire::(?:https?::Proxy|Check-Valid-Until|Check-Date)(?:::\S+)? "[^"]+";$')
-# No service starts in a container, and there is nothing in one that an fsync would save.
+# In a container no service may start, and fsync isn't needed because the container is temporary.
 FILES = {
     "usr/sbin/policy-rc.d": (0o755, "#!/bin/sh\nexit 101\n"),
     "etc/dpkg/dpkg.cfg.d/no-fsync": (0o644, "force-unsafe-io\n"),
@@ -46,7 +46,7 @@ FILES = {
 
 @dataclass(frozen=True)
 class Source:
-    """One package source: the URI of an archive, a suite of it, and the suite's components."""
+    """A package source: the URI of an archive, one of its suites, and components of the suite."""
 
     uri: str
     suite: str
@@ -58,13 +58,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides what an image holds."""
+    """Everything that determines the content of an image."""
 
     release: str
     sources: tuple[Source, ...]
     settings: tuple[str, ...]
     include: tuple[str, ...] = INCLUDE
-    # The month of a release that moves.
+    # The month of the image, for `testing`.
     edition: str = ""
 
     def digest(self) -> str:
@@ -74,7 +74,7 @@ class Recipe:
 
 
 def parse_one_line(text: str) -> list[Source]:
-    """Read sources in apt's one-line style (sources.list(5)); source-package lines are left out."""
+    """Return the sources of a file in apt's one-line style (sources.list(5)), without deb-src lines."""
     found = []
     for line in text.splitlines():
         match = re.match(r"deb\s+(?:\[[^\]]*\]\s+)?(\S+)\s+(\S+)\s+([^#]+)", line.strip())
@@ -84,7 +84,7 @@ def parse_one_line(text: str) -> list[Source]:
 
 
 def parse_deb822(text: str) -> list[Source]:
-    """Read sources in apt's deb822 style (sources.list(5)); disabled and source stanzas are left out."""
+    """Return the sources of a file in apt's deb822 style (sources.list(5)), without disabled and deb-src stanzas."""
     found = []
     for stanza in re.split(r"\n\s*\n", text):
         fields: dict[str, list[str]] = {}
@@ -122,9 +122,9 @@ def host_sources(etc_apt: Path = Path("/etc/apt")) -> list[Source]:
 def sources_for(
     codename: str, host_codename: str, sources: Iterable[Source], offers: Callable[[Source], bool]
 ) -> tuple[Source, ...]:
-    """Translate the host's Debian sources into those of another release, as far as the mirror offers them.
+    """Return the host's Debian sources for another release, those that the mirror offers.
 
-    The first is the release itself. An empty answer means that no mirror of the host's has the release.
+    The first is the release itself. The result is empty if none of the host's mirrors has the release.
     """
     wanted: dict[str, Source] = {}
     for part in ("", "-updates", "-security"):
@@ -137,7 +137,7 @@ def sources_for(
 
 
 def parse_release(text: str) -> tuple[str, str]:
-    """Return the codename and the month (2026-11) that a Release file states; nothing for what it doesn't."""
+    """Return the codename and the month (2026-11) in a Release file; each is empty if the file doesn't state it."""
     codename = re.search(r"^Codename: ([a-z]+)\s*$", text, re.MULTILINE)
     date = re.search(r"^Date: (.+)$", text, re.MULTILINE)
     month = ""
@@ -148,7 +148,7 @@ def parse_release(text: str) -> tuple[str, str]:
 
 
 def testing_of(host_codename: str, sources: Iterable[Source]) -> tuple[str, str]:
-    """Return what the release `testing` is called today by the host's mirror, and its month; ("", "") for none."""
+    """Return the current codename and month of `testing` on the host's mirror, or ("", "")."""
     for source in sources:
         if source.suite != host_codename or not source.uri.startswith(("http://", "https://")):
             continue
@@ -163,7 +163,7 @@ def testing_of(host_codename: str, sources: Iterable[Source]) -> tuple[str, str]
 
 
 def offered(source: Source) -> bool:
-    """Whether the mirror has the suite now."""
+    """Return whether the mirror has the suite now."""
     if not source.uri.startswith(("http://", "https://")):
         return False
     for name in ("InRelease", "Release"):
@@ -186,7 +186,7 @@ def debootstrap_argv(recipe: Recipe, tree: Path) -> list[str]:
     argv = ["debootstrap", "--variant=minbase", f"--include={','.join(recipe.include)}"]
     argv += [codename, str(tree), recipe.sources[0].uri]
     scripts = Path("/usr/share/debootstrap/scripts")
-    # A debootstrap older than the release has no script of that name; those since 2012 are all this one.
+    # A debootstrap older than the release lacks the script of that name. All scripts since 2012 equal that of sid.
     if not (scripts / codename).exists():
         argv.append(str(scripts / "sid"))
     return argv
@@ -207,7 +207,7 @@ def write_files(tree: Path, files: dict[str, tuple[int, str]]) -> None:
 
 
 def bootstrap(recipe: Recipe, image: str) -> None:
-    """Make the image from packages, as root, in a temporary directory."""
+    """Make the image with debootstrap, as root, in a temporary directory."""
     with tempfile.TemporaryDirectory(prefix="rumplab-image-") as directory:
         tree = Path(directory) / "tree"
         try:
@@ -232,7 +232,7 @@ def bootstrap(recipe: Recipe, image: str) -> None:
 
 
 def from_registry(recipe: Recipe, image: str) -> None:
-    """Make the image on top of the engine's own Debian image, for hosts that have no Debian mirror."""
+    """Make the image from the registry's Debian image, for hosts without a Debian mirror."""
     lines = [
         f"FROM debian:{recipe.release}",
         f"RUN apt-get update && apt-get install -y --no-install-recommends {' '.join(recipe.include)}"
@@ -255,7 +255,7 @@ def label_of(image: str) -> str:
 
 
 def ensure(release: str, say: Callable[[str], None]) -> str:
-    """Make the image of a release unless it is there by the same recipe; answer its name."""
+    """Make the image of a release, unless it exists with the same recipe; return its name."""
     image = f"rumplab/debian:{release}"
     host = os_release()
     sources: tuple[Source, ...] = ()
@@ -273,7 +273,7 @@ def ensure(release: str, say: Callable[[str], None]) -> str:
     if made_by == recipe.digest():
         return image
     if made_by and settings and not sources:
-        say(f"keeping the image {image}: no mirror answers to make it anew")
+        say(f"keeping the image {image}: no mirror answers, so that it can't be made again")
         return image
     say(f"making the image {image} from {'packages' if sources else 'the registry'}")
     try:

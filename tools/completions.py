@@ -1,33 +1,26 @@
-#!/usr/bin/env python3
-"""Make the shells' completion scripts of the verbs' own parsers: `.venv/bin/python tools/completions.py`.
+"""Make the shells' completion scripts from the parsers of the verbs: `tools/python tools/completions.py`.
 
-They are part of the tool, so that no host needs the package that makes them; a test holds that they are current.
+The scripts are part of the tool, so that no host needs package shtab. A test checks that they are current.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import shtab
 
-SOURCE = Path(__file__).resolve().parents[1] / "src"
-sys.path.insert(0, str(SOURCE))
+from rumplab import __version__
+from rumplab.cli import main
+from rumplab.cli.subcommands import Subparser
+from rumplab.cli.verbs import VERBS
+from rumplab.commands.completion import DIRECTORY, SCRIPTS
 
-from rumplab import __version__  # noqa: E402
-from rumplab.cli import main  # noqa: E402
-from rumplab.cli.subcommands import Subparser  # noqa: E402
-from rumplab.cli.verbs import VERBS  # noqa: E402
-from rumplab.commands.completion import DIRECTORY, SCRIPTS  # noqa: E402
-
-# Positional arguments that name something of the user's: what each is called in a parser, and what lists it.
-NAMES = {"machine": "ps", "guest": "guest list"}
+# Verbs with a positional argument that names a machine; the shells' functions complete it.
 OF_MACHINES = ("debug", "logs", "screen", "stop", "type", "ipkdb connect", "ipkdb check-port")
 MACHINES = {"bash": "_rumplab_machines", "zsh": "_rumplab_machines"}
 GUESTS = {"bash": "_rumplab_guests", "zsh": "_rumplab_guests"}
-# The first column of a table without its head. A lab that isn't there lists nothing.
+# The functions read the first column of a table without its header. Without a lab, they complete nothing.
 BASH = """\
 _rumplab_names() {
     mapfile -t COMPREPLY < <(compgen -W "$(rumplab "${@:2}" 2>/dev/null | awk 'NR > 1 { print $1 }')" -- "$1")
@@ -48,12 +41,12 @@ _rumplab_guests() { _rumplab_names guest list; }
 
 
 def actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    # argparse has no public way to walk a parser's arguments; shtab walks them like this too.
+    # argparse has no public function that lists a parser's arguments; shtab uses this attribute too.
     yield from parser._actions
 
 
 def marked(parser: argparse.ArgumentParser, words: str) -> None:
-    """Mark what is a file, a directory, a machine or a guest, for shtab."""
+    """Tell shtab which arguments are a file, a directory, a machine or a guest."""
     for action in actions(parser):
         if action.choices or action.nargs == 0:
             continue
@@ -68,7 +61,7 @@ def marked(parser: argparse.ArgumentParser, words: str) -> None:
 
 
 def whole() -> argparse.ArgumentParser:
-    """One parser of all verbs and their sub-commands."""
+    """Return one parser of all verbs and their sub-commands."""
     parser = argparse.ArgumentParser(prog="rumplab")
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers()
@@ -86,7 +79,7 @@ def whole() -> argparse.ArgumentParser:
 
 
 def made(shell: str) -> str:
-    """The script for `shell`."""
+    """Return the completion script for `shell`."""
     text: str = shtab.complete(whole(), shell, preamble={"bash": BASH, "zsh": ZSH}[shell])
     return text.rstrip() + "\n"
 

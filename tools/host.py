@@ -1,4 +1,4 @@
-"""What ./test asks of the host it runs on: commands, privilege, packages, the Docker engine."""
+"""Functions of ./test that use the host: run commands as root, install packages, start the Docker engine."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ ENGINE_WAIT = 60.0
 
 
 class Failed(Exception):
-    """What went wrong and the remedy, in words for the user."""
+    """An error whose text tells the user the problem and the remedy."""
 
 
 def run(argv: list[str], *, limit: float, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, bounded in seconds; raise Failed with the end of its output if it fails."""
+    """Run a command for at most `limit` seconds. Raise Failed, with the end of its output, if it fails."""
     try:
         done = subprocess.run(
             argv,
@@ -50,14 +50,14 @@ def run(argv: list[str], *, limit: float, stdin: str = "") -> subprocess.Complet
 
 
 def as_root(argv: list[str]) -> list[str]:
-    """The same command with root's rights; asks for a password only where somebody can answer."""
+    """Return the command that runs `argv` as root. sudo asks for a password only on a terminal."""
     if os.geteuid() == 0:
         return argv
     return ["sudo", *([] if sys.stdin.isatty() else ["-n"]), "--", *argv]
 
 
 def os_release(path: Path = Path("/etc/os-release")) -> dict[str, str]:
-    """The host's os-release(5), or nothing where there is none (macOS)."""
+    """Return the variables of os-release(5), or an empty dictionary without that file (macOS)."""
     if not path.is_file():
         return {}
     pairs = (line.partition("=") for line in path.read_text("utf-8").splitlines() if "=" in line)
@@ -65,7 +65,7 @@ def os_release(path: Path = Path("/etc/os-release")) -> dict[str, str]:
 
 
 def missing_packages(names: Iterable[str]) -> list[str]:
-    """Which of these Debian packages aren't installed."""
+    """Return the Debian packages of `names` that aren't installed."""
     wanted = list(names)
     done = subprocess.run(
         ["dpkg-query", "--show", "--showformat", "${db:Status-Abbrev}${Package}\n", *wanted],
@@ -79,7 +79,7 @@ def missing_packages(names: Iterable[str]) -> list[str]:
 
 
 def install_packages(names: Iterable[str], say: Callable[[str], None]) -> None:
-    """Install what is missing on a Debian-family host; elsewhere the tests skip what they can't run."""
+    """Install missing packages on a host with apt. On other hosts, tests skip if a program is missing."""
     if not shutil.which("apt-get"):
         return
     missing = missing_packages(names)
@@ -104,7 +104,7 @@ def engine_answers() -> bool:
 
 
 def default_mtu(routes: str, sys_net: Path = Path("/sys/class/net")) -> int | None:
-    """The MTU of the interface that the default route leaves by, from the text of /proc/net/route."""
+    """Return the MTU of the default route's interface, or None; `routes` is the text of /proc/net/route."""
     for line in routes.splitlines()[1:]:
         interface, destination = line.split()[:2]
         if destination == "00000000":
@@ -113,13 +113,13 @@ def default_mtu(routes: str, sys_net: Path = Path("/sys/class/net")) -> int | No
 
 
 def engine_argv(state: Path, mtu: int | None, group: str) -> list[str]:
-    """A Docker engine in the foreground, with containers that send no larger packets than the host can."""
+    """Return the command of a Docker engine in the foreground, whose containers have the host's MTU."""
     argv = ["dockerd", "--pidfile", str(state / "dockerd.pid"), "--group", group]
     return argv + (["--mtu", str(mtu)] if mtu else [])
 
 
 class Engine:
-    """A Docker engine for the length of a run: the host's if it answers, else one that is started here."""
+    """A context manager: use the host's Docker engine if it answers, else start one until the end of the run."""
 
     def __init__(self, state: Path, say: Callable[[str], None]) -> None:
         self.state = state
@@ -179,6 +179,6 @@ class Engine:
         if self.process is None:
             return
         if run(["docker", "ps", "--quiet"], limit=30).stdout.strip():
-            self.say(f"the Docker engine (process {self.process.pid}) stays: somebody's containers run in it")
+            self.say(f"the Docker engine (process {self.process.pid}) is left running: it has running containers")
             return
         self._stop()

@@ -1,8 +1,7 @@
 """Make the checkout's virtual environment from a lock file: make_venv.py CALLER LOCK [INSTALLED-PACKAGE...]
 
-Called by tools/venv.sh when its comparison says that .venv is not what the lock asks for. Runs on the host's
-own Python, so: standard library only. Whatever happens, .venv is trusted only once the copy of the lock in
-.venv/locks, which is written last, equals the lock.
+tools/venv.sh calls it when .venv doesn't match the lock. It runs on the host's Python, so that it uses only the
+standard library. The copy of the lock in .venv/locks is written last: .venv is valid only if this copy equals the lock.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ UNREACHABLE = (
 
 
 class Failed(Exception):
-    """What went wrong and the remedy, in words for the user."""
+    """An error whose text tells the user the problem and the remedy."""
 
 
 @contextlib.contextmanager
 def held(directory: Path, say: Callable[[str], None], limit: float = LOCK_WAIT) -> Iterator[None]:
-    """Hold the directory's lock. The kernel drops it with the process, so a killed run leaves none behind."""
+    """Hold the lock of a directory. The kernel releases it when the process ends, also after a kill."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         deadline = time.monotonic() + limit
@@ -62,7 +61,7 @@ def held(directory: Path, say: Callable[[str], None], limit: float = LOCK_WAIT) 
 
 
 def is_current(venv: Path, lock: Path) -> bool:
-    """Whether the environment stands where it was made and holds what the lock names."""
+    """Return whether the environment matches the lock, and wasn't moved since it was made."""
     try:
         return (
             os.access(venv / "bin" / "python", os.X_OK)
@@ -74,7 +73,7 @@ def is_current(venv: Path, lock: Path) -> bool:
 
 
 def made_for(venv: Path) -> str:
-    """The checkout that the environment was made for; '' where it doesn't say."""
+    """Return the checkout that the environment was made for, or an empty string if that isn't recorded."""
     try:
         return (venv / "locks" / "location").read_text("utf-8").rstrip("\n")
     except OSError:
@@ -82,7 +81,7 @@ def made_for(venv: Path) -> str:
 
 
 def remember(venv: Path, packages: list[str]) -> None:
-    """Add to the record of packages installed on the way here: role lab takes it into the manifest."""
+    """Add packages that venv.sh has installed to a record, which role lab adds to the manifest."""
     record = venv / RECORD
     known = set(packages)
     if record.exists():
@@ -92,7 +91,7 @@ def remember(venv: Path, packages: list[str]) -> None:
 
 
 def clear(venv: Path) -> None:
-    """Empty the environment's directory, but for the record."""
+    """Remove everything in the environment's directory except the record of packages."""
     for entry in venv.iterdir():
         if entry.name == RECORD:
             continue
@@ -103,7 +102,7 @@ def clear(venv: Path) -> None:
 
 
 def pip_argv(venv: Path, lock: Path) -> list[str]:
-    """The command that installs exactly what the lock names, every file checked against its hash."""
+    """Return the command that installs the files of the lock, and checks the hash of each."""
     return [
         *(str(venv / "bin" / "python"), "-I", "-m", "pip", "install"),
         *("--quiet", "--no-input", "--disable-pip-version-check", "--no-compile", "--retries", "2"),
@@ -112,10 +111,10 @@ def pip_argv(venv: Path, lock: Path) -> list[str]:
 
 
 def compile_argv(venv: Path) -> list[str]:
-    """The command that compiles what is imported.
+    """Return the command that compiles the modules that are likely to be imported.
 
-    Of the thousands of modules in Ansible's collections hardly any ever is, its own go to the host as source, and pip
-    works once: pip would spend most of its time on compiling these.
+    pip would compile all modules, and spend most of its time on modules that the controller hardly ever imports: the
+    thousands in Ansible's collections, Ansible's own, which go to hosts as source, and pip's, which run only once.
     """
     packages = [str(path) for path in sorted((venv / "lib").glob("python3*/site-packages"))]
     python = str(venv / "bin" / "python")
@@ -123,7 +122,7 @@ def compile_argv(venv: Path) -> list[str]:
 
 
 def explain(output: str, lock: Path) -> str:
-    """Say what pip's failure means and what to do about it."""
+    """Return the meaning of pip's error, and the remedy."""
     if "DO NOT MATCH THE HASHES" in output:
         return (
             f"a package is not the one that {lock.name} names: see pip's message above. "
@@ -162,7 +161,7 @@ def run_pip(venv: Path, lock: Path) -> None:
 
 
 def make(venv: Path, lock: Path) -> None:
-    """Bring the environment to what the lock names: on top of another current lock, else from nothing."""
+    """Install the packages of the lock: in addition to another current lock, else in a new environment."""
     locks = venv / "locks"
     kept = [
         name
@@ -173,11 +172,11 @@ def make(venv: Path, lock: Path) -> None:
         shutil.rmtree(locks)
     else:
         clear(venv)
-        # The interpreter's own name: /usr/bin/python3 may be another version after an upgrade of the host.
+        # The interpreter's real path, because /usr/bin/python3 may be another version after an upgrade of the host.
         interpreter = os.path.realpath(sys.executable)
         subprocess.run([interpreter, "-I", "-m", "venv", str(venv)], check=True, timeout=300)
     run_pip(venv, lock)
-    # A file for another version of Python doesn't compile, and isn't imported.
+    # The exit status is ignored: files for other versions of Python don't compile, and aren't imported.
     subprocess.run(compile_argv(venv), stdout=subprocess.DEVNULL, check=False, timeout=300)
     locks.mkdir()
     (locks / "location").write_text(f"{venv.parent}\n", "utf-8")
@@ -196,11 +195,11 @@ def main(argv: list[str]) -> int:
 
     try:
         if venv.is_symlink() and (owner := made_for(venv)) not in ("", str(repository)):
-            # Remade for this checkout, it would be lost to that one.
+            # If it were made again for this checkout, the other one could no longer use it.
             raise Failed(f"{venv} is a link to the environment of {owner}: remove the link, and start again")
         with held(repository, say):
             if venv.is_symlink():
-                # What it leads to is somebody else's, and would be emptied.
+                # The target of the link isn't this checkout's, and must not be emptied.
                 venv.unlink()
             remember(venv, packages)
             if not is_current(venv, lock):

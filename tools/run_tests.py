@@ -1,7 +1,7 @@
-"""Run the parts of the test suite one after the other and add them up: what ./test starts.
+"""Run the parts of the test suite, and print the sums. ./test calls this program.
 
-A failing part doesn't stop the later ones. Each part's output goes to build/test-logs/NAME.log; the end of it
-is shown when the part fails. The last lines say what was skipped and why, and the very last one is the total, alone:
+The other parts continue after a part has failed. The output of a part goes to build/test-logs/NAME.log; if the part
+fails, an excerpt is printed. The last lines of the output are the skipped tests with their reasons, and then the total:
 `N passed, N failed, N skipped`.
 """
 
@@ -30,12 +30,14 @@ import host
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv" / "bin"
+# The Python of .venv, which finds the packages of this checkout.
+PYTHON = str(ROOT / "tools" / "python")
 LOGS = ROOT / "build" / "test-logs"
 HEARTBEAT = 60.0
 LOOK = 2.0
 MINUTE = 60.0
 LANES = 2
-# The releases of Debian that a scenario runs on, where these aren't just the usual one; then those that --all adds.
+# The Debian releases of scenarios that don't run on the usual one only, and the releases that --all adds.
 USUAL = "12"
 RELEASES: dict[str, tuple[str, ...]] = {
     "default": (USUAL, "13"),
@@ -52,8 +54,11 @@ KEPT = {".ci", ".config", ".devcontainer", ".github"}
 
 @dataclass(frozen=True)
 class Part:
-    """One command of the suite. `junit` marks a part that leaves a JUnit file to count tests from, `release` one that
-    runs after there is a Docker engine and the image of that release. `silence` is a Patience's."""
+    """One command of the suite.
+
+    A part with `junit` writes a JUnit file, whose tests are counted. A part with `release` starts when the Docker
+    engine runs and has the image of that release. `silence` is the limit of its Watchdog, in seconds.
+    """
 
     name: str
     argv: tuple[str, ...]
@@ -75,14 +80,14 @@ class Result:
     reasons: tuple[str, ...] = ()
 
 
-class Patience:
-    """Tells a part that hangs from one that is slow: by how long it says nothing, in seconds of a machine of its own.
+class Watchdog:
+    """Detects a part that hangs: it writes no output for `silence` seconds of a machine without other load.
 
-    Where a machine has more to do than its cores can, everything takes that much longer, so that a second counts for as
-    much less. What talks on and on is given up on too, but only after `TALKING` times that long.
+    On a machine whose load is larger than the number of its cores, everything takes longer by that ratio, so that a
+    second counts less by that ratio. A part that always writes output is over after `OUTPUT_FACTOR` times `silence`.
     """
 
-    TALKING = 8
+    OUTPUT_FACTOR = 8
 
     def __init__(self, silence: float, cores: int) -> None:
         self.silence, self.cores = silence, cores
@@ -90,16 +95,16 @@ class Patience:
         self.size = 0
 
     def is_over(self, seconds: float, load: float, size: int) -> bool:
-        """Take note of `seconds` that have passed at that load, and of the size of the log by now."""
+        """Add `seconds` that passed at that load, with the log's current size; return whether the part hangs."""
         own = seconds * min(1.0, self.cores / max(load, 0.01))
         self.silent = 0.0 if size != self.size else self.silent + own
         self.whole += own
         self.size = size
-        return self.silent > self.silence or self.whole > self.TALKING * self.silence
+        return self.silent > self.silence or self.whole > self.OUTPUT_FACTOR * self.silence
 
 
 def sources(root: Path) -> Iterator[Path]:
-    """The files of the checkout, without what is built or fetched."""
+    """Yield the files of the checkout, relative to it, without built and fetched files."""
     for directory, names, files in os.walk(root):
         names[:] = sorted(name for name in names if name in KEPT or not (name in PRUNED or name.startswith(".")))
         for name in sorted(files):
@@ -136,42 +141,42 @@ def lint_parts(root: Path) -> list[Part]:
 
 
 def unit_parts() -> list[Part]:
-    """The unit tests; those of them that need an engine with an image in it, which come when it is made; tests/fuzz."""
+    """Return three parts: the unit tests, those of them that need a Docker engine with an image, and tests/fuzz."""
     pytest = (str(BIN / "pytest"), "tests/unit", "-m")
     return [
         Part("unit", (*pytest, "not engine"), 10 * MINUTE, "unit", junit=True),
         Part("engine", (*pytest, "engine"), 10 * MINUTE, "unit", junit=True, release=USUAL),
-        # With --all, one test has a million inputs.
+        # With --all, one test reads a million inputs without output.
         Part("fuzz", (str(BIN / "pytest"), "tests/fuzz"), 30 * MINUTE, "unit", junit=True),
     ]
 
 
 def chaos_parts(everything: bool = False) -> list[Part]:
-    """Kills, power cuts, full disks and damage at random: a minute of them, or an hour and a number of kills."""
+    """Return the part that runs tests/chaos: for a minute, or with --all for an hour and 500 kills."""
     much = ("--minutes", "60", "--kills", "500") if everything else ("--minutes", "1")
-    return [Part("chaos", (str(BIN / "python"), "tests/chaos", *much), 10 * MINUTE, "chaos")]
+    return [Part("chaos", (PYTHON, "-m", "chaos", *much), 10 * MINUTE, "chaos")]
 
 
 def upstream_parts() -> list[Part]:
-    """Whether the source edits fit real checkouts: only for whoever has some, and says where."""
+    """Return the part that tries the source edits on real checkouts, if RUMPLAB_UPSTREAM names their directory."""
     directory = os.environ.get("RUMPLAB_UPSTREAM")
     if not directory:
         return []
-    argv = (str(BIN / "python"), "tests/upstream/anchors.py", directory)
+    argv = (PYTHON, "tests/upstream/anchors.py", directory)
     return [Part("anchors", argv, 5 * MINUTE, "upstream")]
 
 
 def scenario_part(name: str, release: str) -> Part:
-    """A Molecule scenario on a release of Debian. The usual one, or a scenario's only one, has the plain name."""
+    """Return the part of a Molecule scenario on a Debian release. On its first release, it has the scenario's name."""
     label = name if release == RELEASES.get(name, (USUAL,))[0] else f"{name}-{release}"
     argv = (str(BIN / "molecule"), "test", "--scenario-name", name)
     return Part(label, argv, 20 * MINUTE, "molecule", True, release, {"RUMPLAB_DEBIAN": release})
 
 
 def molecule_parts(root: Path, everything: bool = False) -> list[Part]:
-    """Every scenario, on each of its releases."""
+    """Return the parts of all scenarios, on each of their releases."""
     names = sorted(path.parent.name for path in (root / "molecule").glob("*/molecule.yml"))
-    # The longest first, so that nothing long is left for one lane alone.
+    # The longest scenario starts first, so that it doesn't run alone at the end.
     names.sort(key=lambda name: name != "default")
     return [
         scenario_part(name, release)
@@ -181,7 +186,7 @@ def molecule_parts(root: Path, everything: bool = False) -> list[Part]:
 
 
 def choose(parts: list[Part], names: list[str], fast: bool) -> list[Part]:
-    """The parts asked for, by name or by group; raise host.Failed for a name that is neither."""
+    """Return the parts with these names or groups, or all. Raise host.Failed for an unknown name."""
     known = {part.name for part in parts} | {part.group for part in parts}
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -192,7 +197,7 @@ def choose(parts: list[Part], names: list[str], fast: bool) -> list[Part]:
 
 
 def count(junit: Path) -> tuple[int, int, int]:
-    """Passed, failed and skipped tests of a JUnit file; none where there is no such file."""
+    """Return the numbers of passed, failed and skipped tests in a JUnit file, or zeros without the file."""
     if not junit.is_file():
         return 0, 0, 0
     passed = failed = skipped = 0
@@ -207,7 +212,7 @@ def count(junit: Path) -> tuple[int, int, int]:
 
 
 def reasons(junit: Path) -> tuple[str, ...]:
-    """Why tests of a JUnit file were skipped, each reason with its number of tests."""
+    """Return the reasons of skipped tests in a JUnit file, each with its number of tests."""
     if not junit.is_file():
         return ()
     skipped = ElementTree.parse(junit).getroot().iter("skipped")
@@ -216,7 +221,7 @@ def reasons(junit: Path) -> tuple[str, ...]:
 
 
 def add_up(part: Part, ok: bool, seconds: float, junit: Path) -> Result:
-    """A tool or a scenario counts as one, tests one each; a pytest run counts only as its tests."""
+    """Return the result of a part. A linter or scenario counts as one test; of a pytest run, only its tests count."""
     passed, failed, skipped = count(junit) if part.junit else (0, 0, 0)
     if part.group != "unit" or not passed + failed + skipped or (not ok and not failed):
         passed, failed = passed + ok, failed + (not ok)
@@ -228,7 +233,7 @@ def say(text: str) -> None:
 
 
 def excerpt(log: str, before: int = 5, after: int = 45, end: int = 15) -> str:
-    """What explains a failure: the surroundings of the first error, if the log names one, and the end."""
+    """Return the lines around the first error of a log, if there is one, and its last lines."""
     lines = log.splitlines()
     first = next((number for number, line in enumerate(lines) if ERROR.search(line)), len(lines))
     shown = lines[max(first - before, 0) : first + after]
@@ -239,17 +244,20 @@ def excerpt(log: str, before: int = 5, after: int = 45, end: int = 15) -> str:
 
 
 def wait(process: subprocess.Popen[bytes], name: str, silence: float, log: Path) -> bool:
-    """Wait for the end, saying every minute that it goes on; end the whole process group of one that hangs."""
+    """Wait for the end of a part, and print its time each minute. End the process group of a part that hangs.
+
+    Return whether the exit status is 0.
+    """
     started = looked = said = time.monotonic()
-    patience = Patience(silence, os.cpu_count() or 1)
+    watchdog = Watchdog(silence, os.cpu_count() or 1)
     try:
         while True:
             try:
                 return process.wait(min(LOOK, silence)) == 0
             except subprocess.TimeoutExpired:
                 now = time.monotonic()
-                if patience.is_over(now - looked, os.getloadavg()[0], log.stat().st_size):
-                    say(f"{name}: hangs (no word for {silence / MINUTE:.0f} min of a machine of its own); ended")
+                if watchdog.is_over(now - looked, os.getloadavg()[0], log.stat().st_size):
+                    say(f"{name}: no output for {silence / MINUTE:.0f} min (load deducted), so it was ended")
                     return False
                 looked = now
                 if now - said >= HEARTBEAT:
@@ -261,10 +269,10 @@ def wait(process: subprocess.Popen[bytes], name: str, silence: float, log: Path)
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    for number, patience in ((signal.SIGTERM, 20), (signal.SIGKILL, 10)):
+    for number, seconds in ((signal.SIGTERM, 20), (signal.SIGKILL, 10)):
         try:
             os.killpg(process.pid, number)
-            process.wait(patience)
+            process.wait(seconds)
             return
         except (ProcessLookupError, subprocess.TimeoutExpired):
             continue
@@ -296,7 +304,7 @@ def execute(part: Part, environment: dict[str, str]) -> Result:
         log.write_text(f"{missing.filename} is not installed\n", "utf-8")
         ok = False
     if not ok and part.group == "molecule":
-        take_away(part, environment)
+        destroy_scenario(part, environment)
     result = add_up(part, ok, time.monotonic() - started, junit)
     if not ok:
         say(f"{part.name} FAILED; from {log.relative_to(ROOT)}:")
@@ -304,10 +312,10 @@ def execute(part: Part, environment: dict[str, str]) -> Result:
     return result
 
 
-def take_away(part: Part, environment: dict[str, str]) -> None:
-    """Molecule removes its containers when a scenario fails, but not when it is ended."""
+def destroy_scenario(part: Part, environment: dict[str, str]) -> None:
+    """Remove the containers of a scenario. Molecule removes them after a failure, but not when it is killed."""
     argv = [str(BIN / "molecule"), "destroy", "--scenario-name", part.argv[-1]]
-    # What doesn't get removed is named by the engine's own list; the other parts go on.
+    # If this fails, `docker ps` still lists the containers, and the other parts continue.
     with (LOGS / f"{part.name}.destroy.log").open("wb") as output, contextlib.suppress(subprocess.TimeoutExpired):
         subprocess.run(
             argv,
@@ -321,13 +329,13 @@ def take_away(part: Part, environment: dict[str, str]) -> None:
         )
 
 
-def side_by_side(
+def run_parallel(
     parts: list[Part], run: Callable[[Part], Result], prepare: Callable[[], None] = lambda: None, lanes: int = LANES
 ) -> list[Result]:
-    """Run parts in their order, a few at a time; an interruption ends those that run and starts no more.
+    """Run parts in their order, `lanes` at a time. An exception ends the running parts, and starts no more.
 
-    Those that need nothing begin while `prepare` makes what the others need. Most parts wait for a container, a guest
-    or Ansible most of the time, so that two of them hardly slow each other down.
+    Parts without `release` start while `prepare` makes the engine and the images for the others. Most parts wait most
+    of the time for a container, a guest or Ansible, so that two parallel parts hardly slow each other down.
     """
     with ThreadPoolExecutor(lanes) as pool:
         early = [pool.submit(run, part) for part in parts if not part.release]
@@ -347,16 +355,16 @@ def side_by_side(
 
 
 def own_directory(part: Part, cache: Path) -> dict[str, str]:
-    """Molecule's working directory of a part: a scenario may run on two releases at once."""
+    """Return the variable that gives a part its own Molecule directory: a scenario may run on two releases at once."""
     return {"MOLECULE_EPHEMERAL_DIRECTORY": str(cache / "molecule" / part.name)}
 
 
 def prepare_cache(cache: Path, certificates: Path = Path("/usr/local/share/ca-certificates")) -> None:
-    """Make the directories that containers share: built artefacts, and the certificates the host adds."""
+    """Make the directories that containers mount: built artefacts, and the certificates that the host has added."""
     (cache / "built").mkdir(parents=True, exist_ok=True)
-    # Each container's lab user puts its own trees there; the sticky bit keeps them apart.
+    # Lab users of all containers write trees there. With the sticky bit, they can't remove each other's.
     (cache / "built").chmod(0o1777)
-    # The directory stays: the containers of another run may have it mounted.
+    # The directory isn't made again, because containers of another run may have mounted it.
     (cache / "certificates").mkdir(exist_ok=True)
     for old in (cache / "certificates").iterdir():
         if not (certificates / old.name).exists():
@@ -366,7 +374,7 @@ def prepare_cache(cache: Path, certificates: Path = Path("/usr/local/share/ca-ce
 
 
 def venv_for_ansible(root: Path, cache: Path) -> Path:
-    """The virtual environment by a path that needs no quotes, which Ansible doesn't give its own Python."""
+    """Return a path of the virtual environment that needs no quoting: Ansible doesn't quote the path of its Python."""
     venv = root / ".venv"
     if shlex.quote(str(venv)) == str(venv):
         return venv
@@ -381,7 +389,7 @@ def test_environment(cache: Path, everything: bool = False) -> dict[str, str]:
     return {
         **os.environ,
         **plain,
-        # What is said stands in the log when it is said: silence is how a part that hangs is told.
+        # Output must reach the log at once, because Watchdog decides by the size of the log.
         "PYTHONUNBUFFERED": "1",
         **({"RUMPLAB_TEST_ALL": "1"} if everything else {}),
         "PATH": os.pathsep.join([str(BIN), os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]),
@@ -391,7 +399,7 @@ def test_environment(cache: Path, everything: bool = False) -> dict[str, str]:
 
 
 def docker_host(environment: dict[str, str]) -> dict[str, str]:
-    """The engine of the current context, which Docker's Python client doesn't look up by itself."""
+    """Return DOCKER_HOST for the current Docker context, because Docker's Python client ignores contexts."""
     if "DOCKER_HOST" in environment:
         return {}
     done = host.run(["docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"], limit=30)
@@ -412,7 +420,7 @@ def run_all(parts: list[Part], everything: bool) -> list[Result]:
     with contextlib.ExitStack() as stack:
 
         def prepare() -> None:
-            """Make what containers are made of, for whoever needs one."""
+            """Start the Docker engine and make the images, if a part needs them."""
             releases = list(dict.fromkeys(part.release for part in others if part.release))
             if not releases:
                 return
@@ -428,11 +436,11 @@ def run_all(parts: list[Part], everything: bool) -> list[Result]:
             more = own_directory(part, cache) if part.group == "molecule" else {}
             return execute(replace(part, environment={**part.environment, **more}), dict(environment))
 
-        return results + side_by_side(others, run, prepare)
+        return results + run_parallel(others, run, prepare)
 
 
 def report(results: list[Result]) -> str:
-    """The table, what was skipped and why, and, as its last line, the totals."""
+    """Return the table, the reasons of skipped tests, and the totals as the last line."""
     width = max((len(result.name) for result in results), default=4)
     rows = [f"{'part':<{width}}  result  {'passed':>6} {'failed':>6} {'skipped':>7} {'seconds':>8}"]
     for r in results:
@@ -453,9 +461,9 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--list", action="store_true", help="name the parts and their groups, run nothing")
     arguments = parser.parse_args(argv)
-    # Ended like this, it takes along what it started: tests, containers, an engine of its own.
+    # On SIGTERM, exit through the `finally` clauses, which end the tests, the containers and a started engine.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    # A shell starts what it puts in the background with SIGINT ignored, and tests that send one would wait for ever.
+    # A shell starts background jobs with SIGINT ignored, and tests that send SIGINT would then wait for ever.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         every = [*lint_parts(ROOT), *unit_parts(), *chaos_parts(arguments.all), *upstream_parts()]

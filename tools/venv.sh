@@ -1,14 +1,15 @@
 # shellcheck shell=sh
-# Sourced by provision and test, from the root of the checkout, with `me` set to the caller's name.
-# `venv_ready LOCK` leaves in .venv a virtual environment that holds what LOCK names. Sourcing this settles the
-# environment variables, the umask and HOME, too.
+# provision and test source this file in the root of the checkout, with `me` set to the caller's name.
+# `venv_ready LOCK` makes the virtual environment .venv, with the packages of LOCK. This file also sets the umask and
+# HOME, and unsets Python's environment variables.
 
 # shellcheck disable=SC2154  # me: the caller sets it
 say() { printf '%s: %s\n' "$me" "$*" >&2; }
 die() { say "$*"; exit 1; }
 
-# Comparisons only, so that a run with nothing to do pays milliseconds. The copy of the lock is written last,
-# and the location because the scripts of a virtual environment name it: a moved checkout needs a new one.
+# It only compares files, so that a run with nothing to do takes milliseconds. make_venv.py writes the copy of the lock
+# last. The location is compared too, because the scripts of a virtual environment have its path: a moved checkout needs
+# a new environment.
 venv_current() {
     [ -x .venv/bin/python ] && cmp -s "$1" ".venv/locks/$1" &&
         IFS= read -r venv_location <.venv/locks/location && [ "$venv_location" = "$(pwd -P)" ]
@@ -17,23 +18,23 @@ venv_current() {
 # shellcheck source=roles/host/files/pythons.sh
 . roles/host/files/pythons.sh
 
-# What disturbs a Python that isn't the one it was set for: PYTHONHOME, PYTHONPATH, PYTHONINSPECT, PYTHONWARNINGS...
+# PYTHONHOME, PYTHONPATH, PYTHONINSPECT, PYTHONWARNINGS and others are for another Python, and break this one.
 for variable in $(env | sed -n 's/^\(PYTHON[A-Z]*\)=.*/\1/p'); do unset "$variable"; done
 
-# Whoever runs this may be stricter with new files than a lab can be, which serves every user of the host.
+# A user's umask may be stricter than a lab needs: every user of the host must be able to read its files.
 umask 022
 
-# An account without a directory of its own: pip and Ansible keep theirs beside .venv.
+# For an account without a writable home directory, pip and Ansible use one beside .venv.
 if [ ! -d "${HOME-}" ] || [ ! -w "${HOME-}" ]; then
     mkdir -p .ansible/home 2>/dev/null || true
     HOME=$(pwd -P)/.ansible/home
     export HOME
 fi
 
-# What the locks are made for; a later Python may do as well.
+# The locks are for these versions of Python 3; a later one may work too.
 oldest=11 newest=14
 
-# The system's own Pythons go first, then those on PATH, where shims and environments are. Sets python_verdict.
+# Tries the system's Pythons first, then those on PATH, which may be shims or environments. Sets python_verdict.
 find_python() {
     python_tried=''
     # shellcheck disable=SC2046  # one word a path
@@ -54,11 +55,11 @@ find_python() {
     choose_python "$oldest" "$newest" ensurepip+venv any "$@"
 }
 
-# Leaves the controller's Python in `python`: a good one, else one that is newer than any that was tried.
+# Sets `python` to the controller's Python: a supported one, else a newer one.
 python_makes_venvs() {
     find_python && return 0
     [ "$python_verdict" = newer ] || return 1
-    say "$python is Python $python_version, and 3.$newest is the latest that this was tried with: going on with it"
+    say "$python is Python $python_version, and 3.$newest is the latest tested version; continuing with it"
 }
 
 as_root() {
@@ -73,7 +74,7 @@ as_root() {
 
 debian_packages() { dpkg-query --show --showformat '${db:Status-Abbrev}${Package}\n' | sed -n 's/^ii //p' | sort -u; }
 
-# Prints the packages that were not there before, dependencies included: uninstalling takes exactly those away.
+# Prints the newly installed packages, with dependencies: the uninstallation removes exactly these.
 debian_install() {
     if [ "$(id -u)" != 0 ] && ! command -v sudo >/dev/null; then
         die "$* must be installed and this is neither root nor an account with sudo; as root: apt-get install $*"

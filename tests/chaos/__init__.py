@@ -1,2 +1,2 @@
-"""Kills, power cuts, clocks, full disks, two at once and damage, at random: what the lab is left in, and whether the
-next run mends it by itself."""
+"""Disturb the lab at random (kills, power cuts, clock jumps, full disks, parallel runs, damaged files), and check that
+the next run repairs it without help."""

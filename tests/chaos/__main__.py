@@ -1,12 +1,16 @@
-#!/usr/bin/env python3
-"""Disturb role artifact and the tool at random, and look at what that leaves.
+"""Disturb role artifact and the tool at random, and check the state of the lab afterwards.
 
-Each run of each kind disturbs the real code, and then checks: nothing that is damaged counts; the next run mends it by
-itself; after an orphaned build the lock is had within a second; no process, no machine and no temporary file is left.
-The last lines are a table of what was done and what was found. The exit status is 1 if anything was.
+Each run disturbs the real code, and then checks that:
 
-Choices come out of the seed, moments out of it and the machine's speed: to repeat a fault, run what is printed with it,
-which makes the same choices a number of times.
+- no damaged tree counts as complete;
+- the next run repairs the lab without help;
+- the next run gets the lock within a second, even if the killed run has left a build process;
+- no process, machine or temporary file is left.
+
+The last lines of the output are a table of the runs and the faults. The exit status is 1 if there was a fault.
+
+The seed determines all choices. The moment of a disturbance depends on the speed of the machine too. To repeat a fault,
+run the command that is printed below it: it makes the same choices 20 times.
 """
 
 from __future__ import annotations
@@ -22,11 +26,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-TESTS = Path(__file__).resolve().parents[1]
-sys.path[:1] = [str(TESTS), str(TESTS.parent), str(TESTS.parent / "src")]
-
-from chaos import builds, tampering, tool  # noqa: E402
-from chaos.row import FAULTS, HAND_WORK, Fault, Row, Unable, end_all  # noqa: E402
+from chaos import builds, tampering, tool
+from chaos.row import FAULTS, HAND_WORK, Fault, Row, Unsupported, kill_all
 
 ROWS: dict[str, type[Row]] = {row.name: row for row in [*builds.rows(), *tampering.rows(), *tool.rows()]}
 MOST_SHOWN = 20
@@ -34,7 +35,7 @@ MOST_SHOWN = 20
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python tests/chaos",
+        prog="tools/python -m chaos",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="kinds:\n" + "\n".join(f"  {name:12} {row.what}" for name, row in ROWS.items()),
@@ -56,7 +57,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def one(row: Row, seed: int) -> bool:
-    """One run; False where it has a fault, which is counted and told."""
+    """Run one kind of run once. If it has a fault, count and print the fault, and return False."""
     place = row.directory / f"run-{row.runs}"
     place.mkdir(mode=0o755)
     try:
@@ -65,16 +66,16 @@ def one(row: Row, seed: int) -> bool:
         return True
     except Fault as fault:
         kind, text = fault.kind, str(fault)
-    except Exception as error:  # Whatever it is, the other runs go on.
+    except Exception as error:  # After any error the other runs continue.
         kind, text = HAND_WORK, f"{type(error).__name__}: {error}"
     finally:
         row.runs += 1
-        end_all(place)
+        kill_all(place)
         shutil.rmtree(place, ignore_errors=True)
     row.faults[kind] += 1
     if sum(row.faults.values()) <= MOST_SHOWN:
         print(f"{row.name}: {kind}: {text}", flush=True)
-        print(f"  to repeat: python tests/chaos --only {row.name} --count 20 --same --seed {seed}", flush=True)
+        print(f"  to repeat: tools/python -m chaos --only {row.name} --count 20 --same --seed {seed}", flush=True)
     return False
 
 
@@ -93,7 +94,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def go(rows: Sequence[Row], chosen: argparse.Namespace) -> None:
-    """Run the kinds in turn: `count` times each, or for a time, and on until there were that many kills."""
+    """Run the kinds in turn: `count` times each, or for `minutes` and then until there were `kills` kills."""
     count: int | None = chosen.count
     said = time.monotonic()
     end = said + 60 * chosen.minutes
@@ -101,7 +102,7 @@ def go(rows: Sequence[Row], chosen: argparse.Namespace) -> None:
     while rows and (count is None or number < count):
         for row in rows:
             over = time.monotonic() > end and sum(one.kills for one in rows) >= chosen.kills
-            # Each kind has its turn once, however little time there is.
+            # Each kind runs at least once, even if the time is too short.
             if count is None and number and over:
                 return
             one(row, chosen.seed if chosen.same else chosen.seed + number)
@@ -114,7 +115,7 @@ def go(rows: Sequence[Row], chosen: argparse.Namespace) -> None:
 def main(words: Sequence[str] | None = None) -> int:
     chosen = arguments(words)
     directory = Path(tempfile.mkdtemp(prefix="rumplab-test-chaos-"))
-    # The lab user has to get at its own below it.
+    # The lab user needs access to its files below this directory.
     directory.chmod(0o755)
     ready: list[Row] = []
     began = time.monotonic()
@@ -125,13 +126,13 @@ def main(words: Sequence[str] | None = None) -> int:
             try:
                 row.prepare()
                 ready.append(row)
-            except Unable as why:
+            except Unsupported as why:
                 print(f"{name}: skipped: {why}", flush=True)
         go(ready, chosen)
     finally:
         for row in ready:
             row.end()
-        end_all(directory)
+        kill_all(directory)
         shutil.rmtree(directory, ignore_errors=True)
     print(f"seed {chosen.seed}, {time.monotonic() - began:.0f} s")
     print(table(ready))
@@ -140,6 +141,6 @@ def main(words: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     os.umask(0o022)
-    # Ended like this, it takes along what it started and mounted.
+    # On SIGTERM, `finally` clauses end the processes and remove the mounts.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Kinds of run that disturb role artifact at its work."""
+"""Kinds of run that disturb role artifact while it works."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import subprocess
 import time
 from pathlib import Path
 
-from chaos.building import LABELS, USER, Module, Upstream, Wanted, give
-from chaos.row import CORRUPT, HAND_WORK, Fault, Row, Unable, end_all, processes_of
+from chaos.building import LABELS, USER, Module, Upstream, Wanted, owned_directory
+from chaos.row import CORRUPT, HAND_WORK, Fault, Row, Unsupported, kill_all, processes_of
 from plugins.module_utils.artifact import durable
 
-# ioctl_fs_shutdown: nothing that isn't on the disk gets there any more.
+# The ioctl FS_IOC_SHUTDOWN and its flag: after it, no data that is still in memory reaches the disk.
 SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2
 DAY = 86_400
 
 
 class Builds(Row):
-    """What builds versions of an artefact in a prefix of its own."""
+    """The base of the kinds that build versions of an artefact, each run in its own prefix."""
 
     def prepare(self) -> None:
         self.upstream = Upstream(self.directory / "upstream")
-        self.usual = Module(give(self.directory / "usual"), self.upstream).usual()
+        self.usual = Module(owned_directory(self.directory / "usual"), self.upstream).usual()
 
     def end(self) -> None:
         self.upstream.close()
 
     def disturb(self, chance: random.Random, module: Module, wanted: Wanted) -> None:
-        """Begin a run and kill, at a random moment, its first process, all of Ansible's part, or any one of it."""
+        """Start a run and kill at a random moment its first process, its process group or any process of the prefix."""
         process = module.start(wanted)
         time.sleep(self.moment(chance))
         how = chance.choice(["first", "all", "any"])
@@ -43,7 +43,7 @@ class Builds(Row):
                 return
             how = "first"
         if self.kill(process, whole=how == "all"):
-            module.answered_by_death(process)
+            module.reap_killed(process)
         else:
             module.answer(process)
 
@@ -59,7 +59,7 @@ class Kill(Builds):
     name, what = "kill", "a run of module artifact, or a process of its build, by SIGKILL"
 
     def run(self, chance: random.Random, place: Path) -> None:
-        module = Module(give(place / "lab"), self.upstream)
+        module = Module(owned_directory(place / "lab"), self.upstream)
         before = Wanted(chance.choice(LABELS)) if chance.random() < 0.5 else None
         if before:
             module.repair(before)
@@ -71,7 +71,7 @@ class Kill(Builds):
                 raise Fault(CORRUPT, f"version {before.label}, which was in use, is gone")
         module.repair(wanted)
         if module.provide(wanted)["changed"]:
-            raise Fault(HAND_WORK, "a further run finds something to do")
+            raise Fault(HAND_WORK, "a second run changes something")
 
 
 class PowerCut(Builds):
@@ -79,16 +79,16 @@ class PowerCut(Builds):
 
     def prepare(self) -> None:
         if os.geteuid() != 0:
-            raise Unable("only root mounts")
+            raise Unsupported("only root can mount")
         if shutil.which("mkfs.ext4") is None:
-            raise Unable("mkfs.ext4 isn't installed")
+            raise Unsupported("mkfs.ext4 isn't installed")
         self.image, self.disk = self.directory / "disk", self.directory / "mounted"
         self.disk.mkdir()
         self.make()
         try:
             self.mount()
         except subprocess.CalledProcessError as error:
-            raise Unable(f"no loop device: {error.stderr.decode(errors='replace').strip()}") from error
+            raise Unsupported(f"no loop device: {error.stderr.decode(errors='replace').strip()}") from error
         super().prepare()
 
     def make(self) -> None:
@@ -123,8 +123,8 @@ class PowerCut(Builds):
         self.unmount()
         self.make()
         self.mount()
-        module = Module(give(self.disk / "lab"), self.upstream)
-        # Whose it is isn't what is tried here.
+        module = Module(owned_directory(self.disk / "lab"), self.upstream)
+        # The test is about the run's own data. Without this, the power cut could undo the prefix's owner too.
         durable.sync(str(module.prefix))
         before = Wanted(chance.choice(LABELS)) if chance.random() < 0.5 else None
         if before:
@@ -133,31 +133,33 @@ class PowerCut(Builds):
         process = module.start(wanted)
         time.sleep(self.moment(chance))
         if chance.random() < 0.2:
-            # What has ended has to be there.
+            # A tree whose installation has ended must survive the power cut.
             process.wait(60)
         ended = process.poll() == 0
         self.cut()
         self.kill(process, whole=True)
-        end_all(module.prefix)
-        module.answered_by_death(process)
+        kill_all(module.prefix)
+        module.reap_killed(process)
         self.unmount()
         self.mount()
         trees = module.trusted()
         link = module.prefix / "hello"
         if link.is_symlink() and os.path.realpath(link) not in map(os.path.realpath, trees.values()):
-            raise Fault(CORRUPT, f"{link} leads to what doesn't count")
+            raise Fault(CORRUPT, f"{link} points to a tree that doesn't count as complete")
         for one in filter(None, (before, wanted if ended else None)):
             if one.stamp not in trees:
-                raise Fault(CORRUPT, f"version {one.label}, whose installation had ended, is gone")
+                raise Fault(CORRUPT, f"version {one.label}, which was installed before the power cut, is gone")
         if module.repair(wanted)["changed"] and ended:
-            raise Fault(HAND_WORK, "after an installation that had ended there was something to do")
+            raise Fault(
+                HAND_WORK, "the installation had ended before the power cut, but the next run changed something"
+            )
 
 
 class Clock(Builds):
     name, what = "clock", "a clock that jumps up to 400 days either way between runs, and a kill now and then"
 
     def run(self, chance: random.Random, place: Path) -> None:
-        module = Module(give(place / "lab"), self.upstream)
+        module = Module(owned_directory(place / "lab"), self.upstream)
         order: list[Wanted] = []
         for _ in range(4):
             wanted = Wanted(chance.choice([label for label in LABELS if not order or label != order[-1].label]))
@@ -171,7 +173,7 @@ class Clock(Builds):
             module.sound(wanted)
             order.append(wanted)
             if not {one.stamp for one in order[-2:]} <= set(module.trusted()):
-                raise Fault(CORRUPT, f"of {[one.label for one in order]}, one of the last two is gone")
+                raise Fault(CORRUPT, f"one of the last two versions of {[one.label for one in order]} is gone")
 
 
 class FullDisk(Builds):
@@ -179,7 +181,7 @@ class FullDisk(Builds):
 
     def prepare(self) -> None:
         if os.geteuid() != 0:
-            raise Unable("only root mounts")
+            raise Unsupported("only root can mount")
         super().prepare()
         self.disk = self.directory / "small"
         self.disk.mkdir()
@@ -189,12 +191,12 @@ class FullDisk(Builds):
         options = f"size={size}k,nr_inodes={inodes},mode=755"
         subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self.disk)], check=True, timeout=20)
         try:
-            module = Module(give(self.disk / "lab"), self.upstream)
+            module = Module(owned_directory(self.disk / "lab"), self.upstream)
             for _ in range(2):
                 wanted = Wanted(chance.choice(LABELS))
                 answer = module.provide(wanted, space=0)
                 if answer.get("failed") and "no space" not in str(answer.get("msg")):
-                    raise Fault(HAND_WORK, f"why it fails isn't said: {answer}")
+                    raise Fault(HAND_WORK, f"the message doesn't name the cause, no space: {answer}")
                 module.trusted()
             more = ["mount", "-o", "remount,size=64m,nr_inodes=10000", str(self.disk)]
             subprocess.run(more, check=True, timeout=20)
@@ -207,7 +209,7 @@ class TwoAtOnce(Builds):
     name, what = "two-at-once", "two or three runs of module artifact at once, of which one may be killed"
 
     def run(self, chance: random.Random, place: Path) -> None:
-        module = Module(give(place / "lab"), self.upstream)
+        module = Module(owned_directory(place / "lab"), self.upstream)
         started = []
         for _ in range(chance.choice([2, 2, 3])):
             started.append(module.start(Wanted(chance.choice(LABELS))))
@@ -215,18 +217,18 @@ class TwoAtOnce(Builds):
         if chance.random() < 0.5:
             victim = started.pop(chance.randrange(len(started)))
             if self.kill(victim, whole=chance.random() < 0.5):
-                module.answered_by_death(victim)
+                module.reap_killed(victim)
             else:
                 module.answer(victim)
         for process in started:
             answer = module.answer(process)
             if answer.get("failed") or answer["state"] != "installed":
-                raise Fault(HAND_WORK, f"one of several at once failed: {answer}")
+                raise Fault(HAND_WORK, f"one of several parallel runs failed: {answer}")
         module.trusted()
         module.repair(Wanted(chance.choice(LABELS)))
 
 
 def rows() -> list[type[Row]]:
-    """Every kind here, in the order of the table."""
+    """Return every kind of this module, in the order of the table."""
     assert USER.pw_uid, "builds don't run as root"
     return [Kill, PowerCut, Clock, FullDisk, TwoAtOnce]

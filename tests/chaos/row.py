@@ -1,4 +1,4 @@
-"""What all kinds of run share: counts, faults, and the processes that a run has left."""
+"""The base class of all kinds of run, the kinds of fault, and functions that find and end the processes of a run."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-# The kinds of fault, which are the last columns of the table.
+# The kinds of fault; they are the last columns of the table, and docs/development/testing.md describes them.
 CORRUPT, LEAKED, LEFT, WAITED, HAND_WORK = "corrupt", "leaked", "left", "waited", "hand work"
 FAULTS = (CORRUPT, LEAKED, LEFT, WAITED, HAND_WORK)
-# What may outlive the one that was killed for a moment: it is being ended.
+# Seconds in which the processes that a killed run has started may end.
 MOMENT = 5.0
 
 
 class Fault(Exception):
-    """Something that must not be: its kind and what was seen."""
+    """A state of the lab that must not occur. `kind` is one of FAULTS, the text is what was observed."""
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
         self.kind = kind
 
 
-class Unable(Exception):
-    """This host can't do that kind of run, and why."""
+class Unsupported(Exception):
+    """This host doesn't support that kind of run; the text is the reason."""
 
 
 class Row(ABC):
-    """One kind of run. `directory` is its own, for as long as the program lives."""
+    """One kind of run, and one row of the table. Only this kind uses `directory`, until the program ends."""
 
     name: str
     what: str
@@ -41,27 +41,27 @@ class Row(ABC):
         self.directory = directory
         self.runs = self.kills = self.repaired = 0
         self.faults = dict.fromkeys(FAULTS, 0)
-        # How long one takes that nobody disturbs: moments are chosen within that.
+        # The seconds of a run that isn't disturbed; `moment` chooses within them.
         self.usual = 0.0
 
     @abstractmethod
     def prepare(self) -> None:
-        """Make what all runs use; Unable where this host can't. Measures `usual`."""
+        """Make what all runs use, and measure `usual`. Raise Unsupported if this host lacks something."""
 
     @abstractmethod
     def run(self, chance: random.Random, place: Path) -> None:
-        """One run in the empty directory `place`; Fault where something is wrong afterwards."""
+        """Run once in the empty directory `place`. Raise Fault if the checks afterwards fail."""
 
     @abstractmethod
     def end(self) -> None:
-        """Take away what `prepare` made."""
+        """Remove what `prepare` made."""
 
     def moment(self, chance: random.Random) -> float:
-        """A moment at which to disturb; a few come after the end."""
+        """Return the seconds after which to disturb the run; a few are later than its end."""
         return chance.uniform(0.2, 1.1) * self.usual
 
     def kill(self, process: subprocess.Popen[bytes], whole: bool) -> bool:
-        """Kill a process, or the whole of its session's group; False where it had ended."""
+        """Kill a process, or its whole process group. Return False if the process had ended before."""
         if process.poll() is not None:
             return False
         (os.killpg if whole else os.kill)(process.pid, signal.SIGKILL)
@@ -77,7 +77,7 @@ def _text(pid: int, what: str) -> bytes:
 
 
 def processes_of(place: Path) -> list[int]:
-    """The living processes that have a path below `place` in their command line, environment or working directory."""
+    """Return the running processes that have a path below `place` in command line, environment or working directory."""
     mark, found = os.fsencode(place), []
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or int(entry) == os.getpid():
@@ -95,12 +95,12 @@ def processes_of(place: Path) -> list[int]:
 
 
 def shown(pids: Iterable[int]) -> str:
-    """Processes, for people."""
+    """Return the ids and command lines of processes, for a message."""
     return "; ".join(f"{pid} {_text(pid, 'cmdline').replace(bytes(1), b' ').decode(errors='replace')}" for pid in pids)
 
 
 def eventually(condition: Callable[[], bool], seconds: float = MOMENT) -> bool:
-    """Whether a condition comes true within a time."""
+    """Return whether the condition becomes true within `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -110,13 +110,13 @@ def eventually(condition: Callable[[], bool], seconds: float = MOMENT) -> bool:
 
 
 def none_left(place: Path) -> None:
-    """LEAKED where processes of a run outlive it."""
+    """Raise Fault(LEAKED) if processes of a run are still there after MOMENT seconds."""
     if not eventually(lambda: not processes_of(place)):
         raise Fault(LEAKED, f"left running: {shown(processes_of(place))}")
 
 
-def end_all(place: Path) -> None:
-    """End what a faulty run has left, so that it doesn't stand for faults of the next one."""
+def kill_all(place: Path) -> None:
+    """Kill the processes that a faulty run has left, so that they don't count as faults of the next run."""
     for _ in range(20):
         for pid in processes_of(place):
             with contextlib.suppress(ProcessLookupError):

@@ -1,4 +1,7 @@
-"""Damage to what is installed: `rumplab doctor --verify` notices it, nothing hides the rest, the next run mends it."""
+"""Damage installed files: `rumplab doctor --verify` must report it, and the next run must repair it.
+
+The damage of one component must not hide the others.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from pathlib import Path
 
 from support.labfixture import LabPrefix, make_lab
 
-from chaos.building import FILES, Module, Wanted, give
+from chaos.building import FILES, Module, Wanted, owned_directory
 from chaos.builds import Builds
 from chaos.row import CORRUPT, HAND_WORK, Fault
 
@@ -19,14 +22,14 @@ JUNK = [b"", b"{", b"[]", b"null", b'{"schema": 1}', b"\xff\xfe", b"[" * 5000, b
 
 
 def flip(path: Path, chance: random.Random) -> None:
-    """Change one bit, and neither size nor time."""
+    """Change one bit, but not the size and the modification time."""
     status, content = path.stat(), bytearray(path.read_bytes())
     content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
     path.write_bytes(content)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def cut(path: Path, chance: random.Random) -> None:
+def truncate(path: Path, chance: random.Random) -> None:
     os.truncate(path, chance.randrange(path.stat().st_size))
 
 
@@ -34,16 +37,16 @@ def junk(path: Path, chance: random.Random) -> None:
     path.write_bytes(chance.choice(JUNK))
 
 
-def lose(path: Path, chance: random.Random) -> None:
+def remove(path: Path, chance: random.Random) -> None:
     path.unlink()
 
 
-def shut(path: Path, chance: random.Random) -> None:
+def change_mode(path: Path, chance: random.Random) -> None:
     path.chmod(chance.choice([0o600, 0o666, 0o755]))
 
 
-def exchange(path: Path, chance: random.Random) -> None:
-    """Put a link, a directory or a FIFO where a file was."""
+def replace(path: Path, chance: random.Random) -> None:
+    """Replace a file with a link, a directory or a FIFO."""
     path.unlink()
     kind = chance.choice(["1", "/dev/null", "nowhere", "directory", "fifo"])
     if kind == "directory":
@@ -55,13 +58,13 @@ def exchange(path: Path, chance: random.Random) -> None:
 
 
 def add(path: Path, chance: random.Random) -> None:
-    """Put a file beside one."""
+    """Add a file to the directory of `path`."""
     path.with_name(f"new-{chance.randrange(9)}").write_bytes(b"x")
 
 
-TREE = [flip, cut, junk, lose, shut, exchange, add]
-# Of what is compared with, any change counts, but for who may read it.
-RECORDS = [flip, cut, junk, lose, exchange]
+TREE = [flip, truncate, junk, remove, change_mode, replace, add]
+# In these files, which the others are compared with, any change counts except one of the mode.
+RECORDS = [flip, truncate, junk, remove, replace]
 NAMES = [f"bin/{number}" for number in range(1, FILES + 1)] + [".provenance.json", ".files.json", ".complete"]
 
 
@@ -70,12 +73,12 @@ class Tamper(Builds):
 
     def prepare(self) -> None:
         super().prepare()
-        # Short, for the paths of sockets.
+        # The path of a socket is limited to about 100 bytes, so that this directory has a short name.
         self.runtime = Path(tempfile.mkdtemp(prefix="rc"))
         self.prefix = self.directory / "lab"
         self.lab: LabPrefix = make_lab(self.prefix, self.runtime)
         self.lab.component("other", {})
-        give(self.prefix)
+        owned_directory(self.prefix)
         for path in self.prefix.rglob("*"):
             shutil.chown(path, *(os.stat(self.prefix).st_uid, os.stat(self.prefix).st_gid))
         self.module = Module(self.prefix, self.upstream)
@@ -87,7 +90,7 @@ class Tamper(Builds):
         super().end()
 
     def damage(self, chance: random.Random) -> tuple[list[str], bool]:
-        """Do some, and tell what; and whether the next run has to notice it."""
+        """Damage some files. Return a description of each damage, and whether the next run must notice it."""
         tree = Path(os.path.realpath(self.prefix / "hello"))
         said, noticed = [], False
         for _ in range(chance.choice([1, 1, 2, 4])):
@@ -101,7 +104,7 @@ class Tamper(Builds):
             said.append(f"{how.__name__} {path.relative_to(self.prefix)}")
             same = path.is_file() and not path.is_symlink() and path.read_bytes() == before
             changed = not same or how is add or path.stat().st_mode & 0o777 != 0o644
-            # A descriptor may say something else that nobody compares.
+            # A descriptor has fields that nothing is compared with.
             noticed |= tree in path.parents and changed
         if chance.random() < 0.2:
             link = self.prefix / "hello"
@@ -113,7 +116,7 @@ class Tamper(Builds):
         return said, noticed
 
     def is_known(self) -> bool:
-        """Whether anything still says that there is such a component: a descriptor, or a link into the store."""
+        """Return whether a descriptor, or a link into the store, still shows that the component exists."""
         link = self.prefix / "hello"
         leads = os.readlink(link) if link.is_symlink() else ""
         return os.path.lexists(self.lab.descriptor("hello")) or leads.startswith("store/")
@@ -121,26 +124,26 @@ class Tamper(Builds):
     def run(self, chance: random.Random, place: Path) -> None:
         said, noticed = self.damage(chance)
         try:
-            self.tell(said, noticed and self.is_known())
+            self.check_reports(said, noticed and self.is_known())
             answer = self.module.repair(self.wanted)
             if noticed and not answer["changed"]:
-                raise Fault(HAND_WORK, f"after {said} a run found nothing to do")
+                raise Fault(HAND_WORK, f"after {said}, a run changed nothing")
             found = self.lab.tool("doctor", "--verify")
             if found.returncode:
-                raise Fault(HAND_WORK, f"after {said} and the next run, this is left: {found.stdout}{found.stderr}")
+                raise Fault(HAND_WORK, f"after {said} and the next run, doctor reports: {found.stdout}{found.stderr}")
         except Fault:
-            # The next run begins with a lab that is whole.
+            # The next run begins with a complete lab.
             shutil.rmtree(self.prefix / "store")
             self.module.repair(self.wanted)
             raise
 
-    def tell(self, said: list[str], noticed: bool) -> None:
-        """Raise Fault unless the tool says what there is to say."""
+    def check_reports(self, said: list[str], noticed: bool) -> None:
+        """Raise Fault unless `status` and `doctor` work, and doctor reports the damage if `noticed`."""
         status = self.lab.tool("status", "--json")
         if status.returncode not in (0, 1) or "Traceback" in status.stderr or not status.stdout:
             raise Fault(HAND_WORK, f"after {said}, status says: {status.stdout}{status.stderr}")
         if "other" not in [one["name"] for one in json.loads(status.stdout)["components"]]:
-            raise Fault(HAND_WORK, f"after {said}, status hides the others: {status.stdout}")
+            raise Fault(HAND_WORK, f"after {said}, status doesn't list the other component: {status.stdout}")
         found = self.lab.tool("doctor", "--verify", "--json")
         if found.returncode not in (0, 1) or "Traceback" in found.stderr:
             raise Fault(HAND_WORK, f"after {said}, doctor --verify says: {found.stdout}{found.stderr}")

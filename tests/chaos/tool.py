@@ -1,4 +1,4 @@
-"""Kinds of run that disturb the runtime tool: `stage` and `run`."""
+"""Kinds of run that disturb `rumplab stage` and `rumplab run`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from chaos.row import (
     LEFT,
     Fault,
     Row,
-    Unable,
-    end_all,
+    Unsupported,
     eventually,
+    kill_all,
     none_left,
     processes_of,
     shown,
@@ -40,24 +40,25 @@ ARGUMENTS = ["", "one", "two words", "three of them"]
 
 
 def program(name: str) -> str:
-    """The path of a program of the host; Unable where there is none."""
+    """Return the path of a program of the host. Raise Unsupported if it isn't installed."""
     path = shutil.which(name, path=PATH)
     if path is None:
-        raise Unable(f"{name} isn't installed")
+        raise Unsupported(f"{name} isn't installed")
     return path
 
 
 class Tool(Row):
-    """What runs the tool in a lab of the host's own programs, on the demo."""
+    """The base of the kinds that run the tool on the demo program, in a lab of the host's programs."""
 
     def prepare(self) -> None:
         if not (GRUB / "boot.img").is_file():
-            raise Unable(f"GRUB's modules aren't in {GRUB}")
+            raise Unsupported(f"GRUB's modules aren't in {GRUB}")
         stager = {"grub-modules": str(GRUB), **{name: program(name) for name in STAGER}}
         qemu = self.emulator()
         for name in ("gcc", "make"):
             program(name)
-        # Short, for the paths of sockets; and where nothing else of the tool's is.
+        # The path of a socket is limited to about 100 bytes, so that this directory has a short name. Only the
+        # tool's files are in it.
         self.runtime = Path(tempfile.mkdtemp(prefix="rc"))
         self.lab: LabPrefix = make_lab(self.directory / "lab", self.runtime)
         self.lab.component("rump_stager", stager)
@@ -74,11 +75,11 @@ class Tool(Row):
 
     def end(self) -> None:
         if hasattr(self, "runtime"):
-            end_all(self.runtime)
+            kill_all(self.runtime)
             shutil.rmtree(self.runtime)
 
     def start(self, place: Path, *arguments: str | Path) -> subprocess.Popen[bytes]:
-        """Begin `rumplab ARGUMENTS`, which leads a session, with its temporary files in `place`."""
+        """Start `rumplab ARGUMENTS` in its own session, with its temporary files in `place`."""
         temporary = place / "tmp"
         temporary.mkdir(exist_ok=True)
         return subprocess.Popen(
@@ -92,7 +93,7 @@ class Tool(Row):
         )
 
     def must(self, place: Path, *arguments: str | Path) -> None:
-        """Run `rumplab ARGUMENTS`; HAND_WORK where it fails."""
+        """Run `rumplab ARGUMENTS`. Raise Fault(HAND_WORK) if it fails."""
         done = subprocess.run(
             [sys.executable, "-m", "rumplab", *map(str, arguments)],
             env={**self.lab.environment, "TMPDIR": str(place / "tmp")},
@@ -147,16 +148,16 @@ class Stage(Tool):
         self.must(place, *self.words(image, chance, force=True))
 
     def check(self, image: Path) -> None:
-        """CORRUPT unless the image is none, or what its description says."""
+        """Raise Fault(CORRUPT) if the image differs from every requested one, or from its description."""
         if not image.exists():
             return
         if sha256(image) not in self.hashes.values():
-            raise Fault(CORRUPT, f"{image} is no image that was asked for")
-        # Killed between the two names, an image has no description: nothing is said of it then.
+            raise Fault(CORRUPT, f"{image} differs from every image that was requested")
+        # A stage that was killed between its two renames leaves an image without description, which is allowed.
         if described(image).exists():
             said = json.loads(described(image).read_text())
             if self.hashes[said["args"]] != sha256(image):
-                raise Fault(CORRUPT, f"{image} is another than its description says: {said}")
+                raise Fault(CORRUPT, f"{image} differs from its description: {said}")
 
 
 def described(image: Path) -> Path:
@@ -184,11 +185,11 @@ class Run(Tool):
         return ["run", self.image, "--detach", "--wait", "--snapshot", "--accel", "tcg"]
 
     def machines(self) -> set[int]:
-        """The processes that are machines: each has its socket in the lab's own directory."""
+        """Return the QEMU processes of this lab: each has its socket in the directory `runtime`."""
         return {pid for pid in processes_of(self.runtime) if b"qemu" in argv0(pid)}
 
     def recorded(self) -> dict[int, dict[str, Any]]:
-        """What `rumplab ps` knows, by process."""
+        """Return what `rumplab ps` lists, by process id."""
         said = self.lab.tool("ps", "--json")
         if said.returncode:
             raise Fault(HAND_WORK, f"ps says: {said.stderr}")
@@ -200,22 +201,22 @@ class Run(Tool):
         for process in started:
             self.kill(process, whole=chance.random() < 0.3)
         known = self.recorded()
-        # What waits at the gate sees it fall shut.
+        # A process that waits for its start signal ends when the launcher has died.
         if not eventually(lambda: self.machines() <= set(self.recorded()), 2.0):
-            raise Fault(LEAKED, f"run and are on no record: {shown(self.machines() - set(known))}")
+            raise Fault(LEAKED, f"machines run without a record: {shown(self.machines() - set(known))}")
         known = self.recorded()
         for pid, machine in known.items():
             self.hurt(chance, pid, Path(machine["directory"]))
         lost = self.machines() - set(self.recorded())
         if lost:
-            raise Fault(LEAKED, f"not listed after damage to a record: {shown(lost)}")
+            raise Fault(LEAKED, f"machines are not listed after damage to a record: {shown(lost)}")
         self.must(place, "stop", "--all")
         if not eventually(lambda: not self.machines()):
-            raise Fault(LEAKED, f"outlive `stop --all`: {shown(self.machines())}")
+            raise Fault(LEAKED, f"machines still run after `stop --all`: {shown(self.machines())}")
         none_left(place)
 
     def hurt(self, chance: random.Random, pid: int, directory: Path) -> None:
-        """Kill a machine, damage its record, or do nothing to it."""
+        """Kill a machine, damage or remove its record, or do nothing."""
         what = chance.choice(["kill", "damage", "lose", "nothing", "nothing"])
         if what == "kill":
             os.kill(pid, 9)

@@ -1,4 +1,4 @@
-"""What the tests of the scenario share: the record of calls, the tool on a pretended Mac, plays."""
+"""Functions for tests of the scenario `darwin`: recorded calls, plays, and the tool on a simulated Mac."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ ROOT = Path(__file__).resolve().parents[2]
 SCENARIO = ROOT / "molecule" / "darwin"
 PREFIX = "/opt/rumplab"
 CALLS = "/var/tmp/recorded-calls"
-# Before anything else is imported: much of the standard library asks once.
+# It sets the platform before any import, because many modules of the standard library read it only once.
 ON_DARWIN = 'import sys; sys.platform = "darwin"; from rumplab.cli.main import main; sys.exit(main(sys.argv[1:]))'
 VMNET = "vmnet makes one for each machine, which needs root: sudo rumplab run IMAGE --net bridge"
 
 
 def formulae(role: str) -> set[str]:
-    """The packages that a role asks for on macOS."""
+    """Return the packages that a role installs on macOS."""
     found = yaml.safe_load((ROOT / "roles" / role / "vars" / "Darwin.yml").read_text("utf-8"))
     return set(found[f"__{role}_packages"])
 
 
 def calls(host: Host) -> list[list[str]]:
-    """Each call that was recorded: the user, the program, its arguments."""
+    """Return the recorded calls, each as [user, program, argument...]."""
     return [line.split() for line in host.file(CALLS).content_string.splitlines()]
 
 
@@ -37,7 +37,7 @@ def installs(host: Host) -> list[set[str]]:
 
 
 def rumplab(host: Host, *arguments: str) -> Any:
-    """Run the tool as if Python had found macOS."""
+    """Run the tool with `sys.platform` set to darwin."""
     words = ["env", f"RUMPLAB_CONFIG={PREFIX}/etc/rumplab.json", f"{PREFIX}/rumplab/bin/python3", "-I", "-c", ON_DARWIN]
     return host.run(f"sudo -n -u alice -- {shlex.join([*words, *arguments])}")
 

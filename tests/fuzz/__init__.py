@@ -1,1 +1,1 @@
-"""Every reader of what others write, on samples of it that have been damaged: see docs/development/testing.md."""
+"""Fuzz tests: every reader of untrusted input gets damaged samples. docs/development/testing.md describes them."""

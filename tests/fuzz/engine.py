@@ -1,4 +1,4 @@
-"""Gives a reader its inputs, each within bounds of time and memory, and keeps the one that it can't bear."""
+"""Run a reader on its inputs with limits of time and memory, and write an input that makes it fail to a file."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from fuzz.mutations import Mutation, binary
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "build" / "fuzz"
-# Of the processor's time, for one input: on a busy machine too, a hundred times what the slowest takes.
+# CPU seconds for one input: a hundred times what the slowest reader needs. CPU time doesn't depend on other load.
 SECONDS = 3.0
-# For whoever waits without using the processor.
+# Wall-clock seconds for one input, for a reader that waits without using the CPU.
 WALL_SECONDS = 60.0
-# What the process may grow by, in bytes: far beyond the longest input, and beyond what is read at once anywhere.
+# Bytes by which the process may grow: much more than the longest input, and than any reader reads at once.
 MEMORY = 192 << 20
-# What is said of a failure makes shorter inputs of it, for so many seconds.
+# Seconds to look for a shorter input that fails in the same way.
 SHRINKING = 5.0
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Something that reads what others write.
+    """A function that reads untrusted input.
 
-    `read` gets an input and an empty directory; `samples` are good inputs, and `errors` what `read` may raise for
-    others. An input of several `packets`, which others write one after the other, counts as so many.
+    `read` gets an input and an empty directory. `samples` are valid inputs, and `errors` are the exceptions that `read`
+    may raise for other inputs. An input of several `packets` counts as that many inputs.
     """
 
     name: str
@@ -47,22 +47,22 @@ class Reader:
 
 
 class TooSlow(BaseException):
-    """No Exception, so that no reader takes it for one of its own."""
+    """A reader took too long. It isn't an Exception, so that readers don't catch it."""
 
 
 def too_slow(number: int, frame: FrameType | None) -> None:
-    raise TooSlow("it took too long")
+    raise TooSlow(f"the limit is {SECONDS} CPU seconds, or {WALL_SECONDS} s")
 
 
 def size() -> int:
-    """How large this process's address space is, in bytes."""
+    """Return the size of this process's address space in bytes."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     return pages * resource.getpagesize()
 
 
 @contextlib.contextmanager
 def bounded() -> Iterator[None]:
-    """While this lasts, the process grows by no more than MEMORY, and its timers raise TooSlow."""
+    """Limit the growth of this process to MEMORY, and make its interval timers raise TooSlow."""
     handlers = {kind: signal.signal(kind, too_slow) for kind in (signal.SIGPROF, signal.SIGALRM)}
     limits = resource.getrlimit(resource.RLIMIT_AS)
     if sys.platform.startswith("linux"):
@@ -78,7 +78,7 @@ def bounded() -> Iterator[None]:
 
 
 def failure(reader: Reader, data: bytes, place: Path) -> BaseException | None:
-    """What `reader` makes of `data`, if that is nothing that it may; within `bounded`."""
+    """Run `reader` on `data`, inside `bounded`. Return the exception if it isn't one of `reader.errors`, else None."""
     signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
@@ -93,13 +93,13 @@ def failure(reader: Reader, data: bytes, place: Path) -> BaseException | None:
 
 
 def origin(error: BaseException) -> tuple[object, ...]:
-    """What tells one failure from another: its type, and where it was raised."""
+    """Return a key for a failure: the type of the exception, and where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     return (type(error), frames[-1].filename, frames[-1].lineno) if frames else (type(error),)
 
 
 def shrunk(reader: Reader, data: bytes, place: Path, error: BaseException) -> bytes:
-    """A shorter input that fails in the same way, as far as one is found in time."""
+    """Return the shortest input found within SHRINKING seconds that fails with the same origin."""
     wanted, end = origin(error), time.monotonic() + SHRINKING
     piece = len(data) // 2
     while piece and not isinstance(error, TooSlow):
@@ -118,13 +118,13 @@ def shrunk(reader: Reader, data: bytes, place: Path, error: BaseException) -> by
 
 
 def inputs(reader: Reader, seed: int, count: int) -> Iterator[bytes]:
-    """The `count` inputs that `seed` stands for."""
+    """Yield `count` inputs, which depend only on `seed`."""
     random = Random(seed)
     return (reader.mutation(random, reader.samples) for _ in range(count))
 
 
 def check(reader: Reader, data: Iterator[bytes], place: Path) -> None:
-    """AssertionError, with an input that shows it, where `reader` fails on one of `data`."""
+    """Raise AssertionError, with the shortened input, if `reader` fails on one of `data`."""
     with bounded():
         for one in data:
             error = failure(reader, one, place)
@@ -137,7 +137,7 @@ def check(reader: Reader, data: Iterator[bytes], place: Path) -> None:
 
 
 def report(reader: Reader, data: bytes, error: BaseException) -> str:
-    """What to say of an input, which is kept in a file."""
+    """Write a failing input to a file in KEPT, and return a message that names the file."""
     KEPT.mkdir(parents=True, exist_ok=True)
     path = KEPT / f"{reader.name}-{hashlib.sha256(data).hexdigest()[:12]}"
     path.write_bytes(data)

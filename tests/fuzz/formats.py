@@ -1,4 +1,4 @@
-"""Files in formats that others define: programs, disks, captures, archives, what people and compilers write."""
+"""Readers of files in other projects' formats: programs, disks, captures, archives, configurations, sources."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from rumplab.vmware import vmx
 
 
 def program_with_notes(wide: bool) -> bytes:
-    """An ELF program whose only segment is a note with Xen's entry."""
+    """Return an ELF program whose only segment is a note with Xen's entry point."""
     note = struct.pack("<III", 4, 8 if wide else 4, 18) + b"Xen\0" + b"\0" * 8
     if wide:
         head = struct.pack("<4sBBB9xHHIQQQIHHH", b"\x7fELF", 2, 1, 1, 2, 62, 1, 0, 64, 0, 0, 64, 56, 1).ljust(64, b"\0")
@@ -76,7 +76,7 @@ DISK_WORDS = (b"KDMV", b"QFI\xfb", b"COWD", b"conectix", b"koly", b"# Disk Descr
 
 
 def disk_image(data: bytes, place: Path) -> object:
-    """As `run` looks at what it is given."""
+    """Examine the image as `rumplab run` does."""
     written(place, "disk-flat", b"")
     path = str(written(place, "disk", data))
     found = boot_media.inspect(path)
@@ -257,7 +257,7 @@ def netrc_file(data: bytes, place: Path) -> object:
         credentials.load("")
 
 
-# What servers send.
+# Replies of HTTP servers.
 
 HTTP = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/gzip\r\nContent-Length: 5\r\n\r\nhello",
@@ -267,7 +267,7 @@ HTTP_WORDS = (b"\r\n", b"HTTP/1.1 404 \xff\r\n", b"Content-Length: ", b"\xb2", b
 
 
 class Line:
-    """The end of a connection on which a server has said all that it says."""
+    """A connection on which a server has sent `said`, and then closed its side."""
 
     def __init__(self, said: bytes) -> None:
         self.said = said
@@ -277,7 +277,7 @@ class Line:
 
 
 def http_answer(data: bytes, place: Path) -> object:
-    """The body into a file; as urllib has it, without Ansible's redirections."""
+    """Download the body to a file, with urllib's errors but without Ansible's redirections."""
 
     def opener(url: str, timeout: float) -> http.client.HTTPResponse:
         response = http.client.HTTPResponse(Line(data))  # type: ignore[arg-type]
@@ -291,7 +291,7 @@ def http_answer(data: bytes, place: Path) -> object:
     return None
 
 
-# A screen's picture.
+# Pictures of a guest's screen.
 
 PPM = b"P6\n720 4\n255\n" + bytes(3 * 720 * 4)
 DOT = b"P6 1 1 255 \0\1\2"
@@ -328,7 +328,7 @@ def tar(kind: int = tarfile.GNU_FORMAT, headers: dict[str, str] | None = None) -
         one = tarfile.TarInfo("top/hard")
         one.type, one.linkname = tarfile.LNKTYPE, "top/file"
         made.addfile(one)
-    # Without most of the end, which is zeros.
+    # Without most of the padding at the end, which is zeros.
     return stream.getvalue().rstrip(b"\0") + bytes(1024)
 
 
@@ -361,12 +361,12 @@ def cleared(place: Path) -> Path:
 
 
 def inside(place: Path, inner: Path, name: str) -> None:
-    """Nothing is outside of the directory `name` in `inner`, which is in `place` beside the input."""
+    """Assert that the reader wrote only to directory `name` in `inner`; `place` has `inner` and the input."""
     assert os.listdir(inner) in ([], [name]) and len(os.listdir(place)) == 2
 
 
 def archive(data: bytes, place: Path) -> object:
-    """Nothing gets out of the directory, either."""
+    """Unpack an archive, which must not write outside the directory."""
     inner = cleared(place)
     try:
         return unpack.unpack(str(written(place, "archive", data)), str(inner / "out"))
@@ -375,7 +375,7 @@ def archive(data: bytes, place: Path) -> object:
 
 
 def built_tree(data: bytes, place: Path) -> object:
-    """A tree of the cache of built ones."""
+    """Restore a tree from the cache of built trees."""
     inner = cleared(place)
     written(place, "cache/gdb-01.tar", data)
     try:
@@ -385,7 +385,7 @@ def built_tree(data: bytes, place: Path) -> object:
 
 
 def binary_set(data: bytes, place: Path) -> object:
-    """As role netbsd_guest unpacks a set that was fetched."""
+    """Unpack a set as role netbsd_guest does."""
     inner = cleared(place)
     path = written(place, "set", data)
     (inner / "root").mkdir()

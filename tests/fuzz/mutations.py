@@ -1,4 +1,4 @@
-"""Damaged copies of good samples. What is made depends on the random numbers alone."""
+"""Functions that damage valid samples. The result depends only on the random numbers."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from random import Random
 from typing import Any
 
 Mutation = Callable[[Random, Sequence[bytes]], bytes]
-# As long as an input becomes. What takes time in the square of its length takes too long by then.
+# The largest size of an input, in bytes. A reader with quadratic run time exceeds the time limit at this size.
 LONGEST = 1 << 16
-# One in so many inputs is a piece that is repeated up to that length: those cost the most.
+# One of so many inputs repeats a piece up to LONGEST. It is rare, because these inputs take the most time.
 RARE = 400
-# Beyond what a reader that calls itself for every level bears.
+# A nesting depth at which a recursive reader exceeds Python's recursion limit.
 DEPTH = 20_000
 BYTES = (0x00, 0x01, 0x7F, 0x80, 0xFF, 0x0A, 0x20, 0x22, 0x5C)
 EXTREMES = (0, 1, 2, -1, -2, 1 << 31, (1 << 31) - 1, 1 << 63, 1 << 16, 1 << 30, 0xFFFF, 0x10, 0x200)
-# What words and numbers may turn out to be.
+# Replacements for words and numbers.
 WORDS = (
     *(b"0", b"-1", b"1", b"65536", b"4294967296", b"18446744073709551616", b"9" * 5000, b"1e400", b"NaN", b"0x10", b""),
     *(b"\0", b"\xff\xfe", b"\xed\xa0\x80", b"\xc2\xb2", b"\xd9\xa3", b"\xe2\x80\xa8", b"\xef\xbb\xbf", b"\x1b[2J"),
@@ -42,7 +42,7 @@ TRICKS = (
 
 
 def number(random: Random, count: int) -> int:
-    """A number below `count`, or 0. Quicker than Random's own."""
+    """Return a random integer from 0 up to `count` - 1, or 0 if `count` is 0. It is faster than Random.randrange."""
     return int(random.random() * count)
 
 
@@ -51,7 +51,7 @@ def one(random: Random, among: Sequence[Any]) -> Any:
 
 
 def damaged(random: Random, data: bytearray, other: bytes, words: Sequence[bytes]) -> None:
-    """Damages `data` once."""
+    """Damage `data` in place, once."""
     at = number(random, len(data))
     kind = number(random, 12)
     size = 1 << number(random, 7)
@@ -60,7 +60,7 @@ def damaged(random: Random, data: bytearray, other: bytes, words: Sequence[bytes
     elif kind == 2 and data:
         data[at] = one(random, BYTES)
     elif kind < 5 and data:
-        # A field: a size, a count, an offset.
+        # A field, such as a size, a count or an offset.
         width = one(random, (2, 4, 4, 8))
         at -= at % 2
         value = one(random, EXTREMES) if random.random() < 0.7 else number(random, 2 * len(data))
@@ -73,7 +73,7 @@ def damaged(random: Random, data: bytearray, other: bytes, words: Sequence[bytes
     elif kind == 7:
         data[at : at + number(random, 12)] = one(random, words)
     elif kind == 8:
-        # Mostly at the end: what is still being written, or was cut off.
+        # Often at the end, as in a file that is still being written, or was truncated.
         del data[at if random.random() < 0.5 else max(len(data) - size, 0) :]
     elif kind == 9:
         place = number(random, len(other))
@@ -86,7 +86,7 @@ def damaged(random: Random, data: bytearray, other: bytes, words: Sequence[bytes
 
 
 def repeated(random: Random, data: bytes, words: Sequence[bytes]) -> bytes:
-    """A piece of `data`, or a few words, over and over."""
+    """Return `data` with one of its pieces, or two words, repeated up to LONGEST."""
     at = number(random, len(data))
     piece = data[at : at + 1 + number(random, 16)] if random.random() < 0.5 else one(random, words) + one(random, words)
     count = LONGEST // max(len(piece), 1)
@@ -94,7 +94,7 @@ def repeated(random: Random, data: bytes, words: Sequence[bytes]) -> bytes:
 
 
 def binary(words: Sequence[bytes] = WORDS) -> Mutation:
-    """Bits, bytes, fields and pieces that have changed. `words` are put in whole."""
+    """Return a mutation for binary formats: it changes bits, bytes, fields and pieces, and inserts `words`."""
 
     def mutation(random: Random, samples: Sequence[bytes]) -> bytes:
         sample, other = one(random, samples), one(random, samples)
@@ -109,7 +109,7 @@ def binary(words: Sequence[bytes] = WORDS) -> Mutation:
 
 
 def text(*words: bytes) -> Mutation:
-    """Lines and words that have changed; `words` are the format's own."""
+    """Return a mutation for text formats: it changes lines and words. `words` are the format's keywords."""
     known = (*words, *words, *WORDS)
     raw = binary(known)
 
@@ -138,7 +138,7 @@ def text(*words: bytes) -> Mutation:
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The paths of all that is in a JSON value, itself among it."""
+    """Yield the path, as keys and indexes, of a JSON value and of every value in it."""
     yield at
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in inner:
@@ -155,7 +155,7 @@ GONE = object()
 
 
 def replaced(value: Any, path: Sequence[Any], new: Any) -> Any:
-    """`value` with something else at `path`, or nothing."""
+    """Return a copy of `value` with `new` at `path`, or without that key if `new` is GONE."""
     if not path:
         return None if new is GONE else new
     copy = value.copy()
@@ -168,7 +168,7 @@ def replaced(value: Any, path: Sequence[Any], new: Any) -> Any:
 
 
 def document(*more: Any) -> Mutation:
-    """JSON whose values have other types, or are `more`, or whose bytes have changed."""
+    """Return a mutation for JSON: it changes values to other types or to `more`, or changes bytes."""
     raw = binary((*WORDS, *TRICKS, b"[", b"]", b"{", b"}", b":", b",", b"null"))
     hostile = (*HOSTILE, *more, *more)
     parsed: dict[bytes, tuple[Any, list[tuple[Any, ...]]]] = {}
@@ -194,7 +194,7 @@ def document(*more: Any) -> Mutation:
         elif kind == 10:
             value = replaced(value, path, [value_at(value, path)])
         else:
-            # So deep that nothing can be hidden below it.
+            # Insert a trick as raw text, because json.dumps can't write some of them, such as deep nesting.
             data = json.dumps(replaced(value, path, "@")).encode()
             return data.replace(b'"@"', one(random, TRICKS), 1) if number(random, 20) == 0 else data
         if number(random, 3) == 0:

@@ -1,4 +1,4 @@
-"""What comes over a line: GDB's protocol both ways, IPKDB's, QEMU's, and what a guest writes on its console."""
+"""Readers of protocols: GDB's in both directions, IPKDB's, QEMU's QMP, and a guest's console."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 from ipkdb.kernel import KEY, seal
 from ipkdb.lab import Bench
-from ipkdb.weather import VirtualLoop
+from ipkdb.network import VirtualLoop
 
 from fuzz.engine import Reader
 from fuzz.mutations import binary, document, text
@@ -42,10 +42,10 @@ from rumplab.machine.run_state import run_state
 
 LOOP = VirtualLoop()
 LOOP.set_exception_handler(lambda loop, context: None)
-# Between the parts of an input that stands for several packets.
+# The separator between the packets of an input.
 PART = b"|~|"
 
-# GDB to the bridge.
+# From GDB to the translator.
 
 FRAMES = tuple(
     b"".join(map(rsp.frame, commands))
@@ -57,7 +57,7 @@ FRAMES = tuple(
 
 
 def gdb_stream(data: bytes, place: Path) -> object:
-    """The same whole and in pieces, and never more kept than a packet."""
+    """The parser must find the same commands in the whole input and in pieces, and buffer at most one packet."""
     whole, pieces = rsp.Parser(), rsp.Parser()
     found = list(whole.feed(data))
     size = 1 + len(data) % 7 if len(data) < 4096 else 1000
@@ -77,7 +77,7 @@ COMMANDS = (
 
 
 def gdb_commands(data: bytes, place: Path) -> object:
-    """On a live session; a command that lets the kernel run has no end of its own and is left out."""
+    """Run the commands in a session. It skips `c`, because the kernel then runs without end."""
 
     async def session() -> list[bytes | None]:
         bench = Bench()
@@ -92,12 +92,14 @@ def gdb_commands(data: bytes, place: Path) -> object:
                     served.ready(command)
                     replies.append(await asyncio.wait_for(served.handle(command), 60))
         except TimeoutError:
-            # It was led where this kernel has no instructions, and stops no more.
+            # A command has set the kernel's program counter outside its program, so that it doesn't stop any more.
             return replies
         else:
-            assert served.over or len(await served.handle(b"p0") or b"") == 8, "the session doesn't work any more"
+            assert served.over or len(await served.handle(b"p0") or b"") == 8, (
+                "the session doesn't answer after these commands"
+            )
         finally:
-            # Else it runs on, once it has been left.
+            # Without a restart, the kernel would continue to run in the event loop.
             bench.kernel.boot()
         return replies
 
@@ -106,7 +108,7 @@ def gdb_commands(data: bytes, place: Path) -> object:
     return None
 
 
-# The kernel to the bridge.
+# From the kernel to the translator.
 
 DATAGRAMS = tuple(seal(1, data) for data in (b"p" + bytes(9), b"s", b"ok", b"ewhat", b"O\0\0\1\0me"))
 
@@ -120,16 +122,17 @@ def datagram(data: bytes, place: Path) -> object:
 
 AREA = b"p" + struct.pack("<16I", *range(16))
 REPLIES = (
-    # The opening, registers, memory, a change, a breakpoint put in, a step, a run, registers set, parting.
+    # The replies to: open, read registers, read and write memory, set a breakpoint, step, continue, write registers,
+    # close.
     PART.join((b"s", AREA, b"p" + bytes(8), b"ok", b"p\0", b"ok", b"p\xcc", b"s", AREA, b"s", AREA, *[b"ok"] * 3)),
     PART.join((b"s", AREA, b"eno", b"eno", b"eno", b"s", AREA, b"s", AREA, b"ok", b"ok", b"ok")),
 )
 
 
 def answering(data: bytes) -> Link:
-    """A link to a target whose answers are the parts of `data`; then it says that it has stopped, whatever is asked.
+    """Return a link to a target whose replies are the parts of `data`, and then always "stopped".
 
-    What isn't its next request, it answers by what it said last, as a kernel does.
+    As a kernel, the target repeats its last reply to a datagram that isn't the next request.
     """
     answers: Iterator[bytes] = iter(data.split(PART))
     due, last = 0, b""
@@ -150,7 +153,7 @@ def answering(data: bytes) -> Link:
 
 
 def recorded() -> bytes:
-    """What a good target answers to all of `check-port`."""
+    """Return the replies of a correct target to all requests of `check-port`."""
 
     async def answers() -> list[bytes]:
         bench, said = Bench(), []
@@ -170,7 +173,7 @@ def recorded() -> bytes:
 
 
 def checked_port(data: bytes, place: Path) -> object:
-    """`check-port` on such a target: a row for each point, whatever it answers."""
+    """Run `check-port` on such a target. It must return a row for each check, whatever the target answers."""
 
     async def rows() -> list[check_port.Row]:
         link = answering(data)
@@ -185,7 +188,7 @@ def checked_port(data: bytes, place: Path) -> object:
 
 
 def target(data: bytes, place: Path) -> object:
-    """A target that has the key, and answers as it likes."""
+    """Run a session with a target that has the key, but sends arbitrary replies."""
 
     async def session() -> None:
         link = answering(data)
@@ -197,7 +200,7 @@ def target(data: bytes, place: Path) -> object:
     return LOOP.run_until_complete(session())
 
 
-# A kernel's own stub, and QEMU's.
+# The stub in a kernel, and QEMU's.
 
 
 def stub_answer(data: bytes, place: Path) -> object:
@@ -213,7 +216,7 @@ def stub_answer(data: bytes, place: Path) -> object:
 
 
 class Pipes:
-    """As much of a QEMU as has a debug stub on its standard input and output."""
+    """Replaces a QEMU process with a debug stub on standard input and output; it has sent `said`."""
 
     def __init__(self, said: bytes) -> None:
         reading, writing = os.pipe()
@@ -229,7 +232,7 @@ def probe_answer(data: bytes, place: Path) -> object:
 
 
 def wired(data: bytes, place: Path) -> object:
-    """Both directions; nothing but interrupts is taken out."""
+    """Feed both directions of the relay. It must remove only interrupts."""
     one, other = pipe.Stream(), pipe.Stream()
     half = len(data) // 2
     kept, interrupts = one.feed(data[:half], other)
@@ -237,7 +240,7 @@ def wired(data: bytes, place: Path) -> object:
     return other.feed(data[half:], one)
 
 
-# QEMU's control socket.
+# QEMU's QMP socket.
 
 GREETING = b'{"QMP": {"version": {"qemu": {"major": 9}}, "capabilities": []}}\r\n{"return": {}}\r\n'
 PCI = json.dumps(
@@ -266,7 +269,7 @@ SESSIONS = (GREETING + EVENT + b'{"return": {"status": "running"}}\r\n' + PCI + 
 
 
 def control(data: bytes, place: Path) -> object:
-    """Every line that QEMU may send, to everybody who asks."""
+    """Use the input as all lines that QEMU sends in a session."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.setblocking(False)
@@ -277,7 +280,7 @@ def control(data: bytes, place: Path) -> object:
 
 
 def answers(data: bytes, place: Path) -> object:
-    """What stands under `return`, of any form, to everybody who asks for it."""
+    """Use the input as the value of `return` in the reply to each command."""
     machine = Machine("x", str(place), 1)
     try:
         answer = json.loads(data)

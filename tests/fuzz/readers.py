@@ -1,4 +1,4 @@
-"""Everything here that reads what others write; docs/development/testing.md says what isn't in it, and why."""
+"""All readers of untrusted input. docs/development/testing.md says which are left out, and why."""
 
 from __future__ import annotations
 

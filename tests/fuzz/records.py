@@ -1,4 +1,4 @@
-"""The files that rumplab and its roles keep, and people or other programs may have changed since."""
+"""Readers of files that rumplab and its roles write, and that people or other programs may have changed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def lab(place: Path) -> Lab:
 
 
 def configuration(data: bytes, place: Path) -> object:
-    # It says where it stands.
+    # The file has the prefix, which is `place` here.
     data = data.replace(b"/opt/x", os.fsencode(place))
     os.environ["RUMPLAB_CONFIG"] = str(written(place, "etc/rumplab.json", data))
     try:
@@ -84,7 +84,7 @@ STATUS_IMAGES = sample(
 
 
 def components(data: bytes, place: Path) -> object:
-    """As `status` shows them, for people and as JSON."""
+    """Read the components as `rumplab status` does, and format them as text and as JSON."""
     written(place, "etc/components.d/gdb.json", data)
     here = lab(place)
     found = status.report(here)
@@ -137,7 +137,7 @@ MACHINE = sample(
 
 
 def machine(data: bytes, place: Path) -> object:
-    """As `ps` shows it, as others look for what it has, and as it is retired."""
+    """Read a record as `ps` does, and compare it with a new machine's ports, image and MAC addresses."""
     written(place, "hello/machine.json", data)
     found = registry.read_record(place / "hello")
     if found is None:
@@ -183,7 +183,7 @@ GUEST = sample(
 
 
 def guest(data: bytes, place: Path) -> object:
-    """As `guest list` shows it."""
+    """Read the guest as `guest list` does."""
     written(place, "nb/guest.json", data)
     found = definition.Guests(place).find("nb")
     return output.table(list_.HEADER, [list_.row(list_.described(found, None, None, False, lab(place)))])
@@ -271,7 +271,7 @@ def rumprun_json(data: bytes, place: Path) -> object:
     return stage.read_configuration(written(place, "config.json", data))
 
 
-# What roles keep.
+# Files of roles.
 
 OWNER = json.dumps(
     {
@@ -287,7 +287,7 @@ OWNER = json.dumps(
 
 
 def lock_owner(data: bytes, place: Path) -> object:
-    """Who holds a lock, and what that one left behind; nothing is held or ended here."""
+    """Read the owner of a lock, and check for its orphans. It takes no lock, and ends no process."""
     found = lock.Lock(str(written(place, "gdb.lock", data)), 0.0, "fuzz")
     owner = found.owner()
     if owner is not None:
@@ -323,7 +323,7 @@ def uses(data: bytes, place: Path) -> object:
 
 
 def descriptor(data: bytes, place: Path) -> object:
-    """As a role sees what is installed, and as the first look at a lab does."""
+    """Read a descriptor as role artifact does, and as module lab_state does."""
     written(place, "etc/components.d/gdb.json", data)
     found = store(place).descriptor("gdb")
     component.former(str(place / "etc/components.d/gdb.json"))
@@ -348,13 +348,13 @@ def inventory_of(data: bytes, place: Path) -> object:
 
 
 def compared(data: bytes, place: Path) -> object:
-    """As `doctor --verify` reads the same list."""
+    """Read the list of files as `doctor --verify` does."""
     written(place, f"tree/{recorded.LIST}", data)
     return recorded.read(str(place / "tree"))
 
 
 def format_of_a_disk(data: bytes, place: Path) -> object:
-    """As it was staged, and as it was when it was first run."""
+    """Read the format of a disk from the description of a staged image, and from the record of its first run."""
     image = str(written(place, "a.img", b""))
     beside = written(place, "a.img.rumplab.json", data)
     at = mock.patch.object(formats, "place", lambda lab, path: beside)
@@ -373,7 +373,7 @@ def settled(data: bytes, place: Path) -> object:
 def pinned(data: bytes, place: Path) -> object:
     (place / "pinned" / "objects" / "pack").mkdir(parents=True, exist_ok=True)
     written(place, "pinned/pinned.json", data)
-    # A commit that none of the inputs names: git isn't asked anything.
+    # No input names this commit, so that git isn't called.
     return git.is_whole(str(place / "pinned"), "0" * 40)
 
 
@@ -391,7 +391,7 @@ def relocation(data: bytes, place: Path) -> object:
     try:
         relocate.fill_in(str(place / "reloc"), "/opt/x")
     finally:
-        assert (place / "outside").read_bytes() == b"@RUMPLAB_TREE@", "a file outside of the tree was changed"
+        assert (place / "outside").read_bytes() == b"@RUMPLAB_TREE@", "the reader changed a file outside the tree"
     return None
 
 
@@ -416,12 +416,12 @@ def entries(data: bytes, place: Path) -> object:
 
 
 def snapshot(data: bytes, place: Path) -> object:
-    """What a killed run left is settled or thrown away, whatever it is. No package manager is asked."""
+    """Settle or remove the snapshot of a killed run. It calls no package manager."""
     written(place, "var/packages-before-00.json", data)
     path = str(place / "var/manifest.json")
     installed = mock.patch.object(manifest, "installed", lambda manager: packages.LISTS[manager] and ["a", "gdb"])
     with installed, mock.patch.object(manifest, "record", lambda path, new, user: json.dumps(new)):
-        # Of another start of the host, so that it is abandoned.
+        # The snapshot is of another boot of the host, so that the run that wrote it has ended.
         return manifest.settle_abandoned(path, "", 0.0)
 
 

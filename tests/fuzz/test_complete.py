@@ -1,4 +1,4 @@
-"""Every function that takes something apart is reached by a reader of the table, or it says here why it isn't."""
+"""A reader of the table calls every function that parses input, or NOT_READ says why not."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from fuzz.readers import READERS
 from fuzz.test_readers import place  # noqa: F401 - a fixture
 
 PLACES = ("src/rumplab/**/*.py", "plugins/**/*.py", "roles/*/files/**/*.py")
-# Calls that make something of bytes or of a text: by their last name, and by what it is a name of.
+# Calls that parse bytes or text: by the name of the function, or by module and function.
 ANYWHERE = {"unpack", "unpack_from", "iter_unpack", "from_bytes", "compose", "parsed", "read_object", "read_json"}
 OF_MODULES = {("json", "load"), ("json", "loads"), ("tarfile", "open"), ("shlex", "split"), ("netrc", "netrc")}
 NOT_READ = {
-    "src/rumplab/building/recipe.py:flags": "an environment variable of who runs the tool",
-    "src/rumplab/host/peer.py:pid_of": "the kernel's answer",
-    "src/rumplab/host/holders.py:of_peer": "of an address that is looked for in the kernel's table",
-    "src/rumplab/guest/ipkdb.py:slot": "a file of the tool's own",
-    "src/rumplab/ipkdb/ipv4.py:checksum": "of what is being written",
+    "src/rumplab/building/recipe.py:flags": "an environment variable of the user who runs the tool",
+    "src/rumplab/host/peer.py:pid_of": "a result of the kernel",
+    "src/rumplab/host/holders.py:of_peer": "an address that the tool looks up in the kernel's table",
+    "src/rumplab/guest/ipkdb.py:slot": "a file of the tool's package",
+    "src/rumplab/ipkdb/ipv4.py:checksum": "of data that the program writes",
     "plugins/lookup/source_bundle.py:make_bundle": "writes",
     "plugins/module_utils/artifact/built.py:keep": "writes",
     "plugins/module_utils/artifact/sources.py:_open": "calls the archives' reader",
     "plugins/module_utils/artifact/sources.py:_unpack_bundle": "calls the archives' reader",
-    "plugins/module_utils/artifact/git.py:check_out": "what is_whole has read already",
-    "plugins/module_utils/artifact/privilege.py:as_user": "the answer of the same program's child",
-    "plugins/module_utils/host/record.py:settle_packages": "a list that the same run wrote",
-    "roles/netbsd_release/files/disk.py:disklabel": "of what is being written",
-    "roles/netbsd_release/files/disk.py:make_disk": "an option that the role gives",
+    "plugins/module_utils/artifact/git.py:check_out": "a file that is_whole has read before",
+    "plugins/module_utils/artifact/privilege.py:as_user": "the result of a child process of the same program",
+    "plugins/module_utils/host/record.py:settle_packages": "a list that the same run has written",
+    "roles/netbsd_release/files/disk.py:disklabel": "of data that the program writes",
+    "roles/netbsd_release/files/disk.py:make_disk": "an option that the role sets",
 }
 
 
 def reads(node: ast.AST) -> bool:
-    """Whether a function has such a call in it, not counting functions within."""
+    """Return whether a function contains such a call, outside nested functions."""
     inner = [child for child in ast.iter_child_nodes(node) if not isinstance(child, (ast.FunctionDef, ast.ClassDef))]
     return any(is_reading(child) or reads(child) for child in inner)
 
@@ -53,7 +53,7 @@ def is_reading(node: ast.AST) -> bool:
 
 
 def readers() -> Iterator[tuple[str, int, str]]:
-    """(file, first line, name) of every function that reads."""
+    """Yield (file, first line, name) of every function that parses input."""
     for pattern in PLACES:
         for path in sorted(ROOT.glob(pattern)):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,4 +1,4 @@
-"""No reader of what others write ends otherwise than it says, hangs, or takes memory that its input hasn't got."""
+"""No reader of untrusted input raises an undeclared exception, hangs, or uses much more memory than its input has."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fuzz.readers import READERS
 ALL = bool(os.environ.get("RUMPLAB_TEST_ALL"))
 COUNT = int(os.environ.get("RUMPLAB_FUZZ") or (1_000_000 if ALL else 10_000))
 INPUT = os.environ.get("RUMPLAB_FUZZ_INPUT")
-# A seed stands for so many inputs: Hypothesis alone takes longer for one than most readers do.
+# Inputs for each seed. Hypothesis takes more time to generate one example than most readers to read one input.
 BATCH = 500
 
 
@@ -32,14 +32,14 @@ def reader(request: pytest.FixtureRequest) -> Reader:
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """An empty directory: in memory, since a file system on a disk takes ten times as long as most readers."""
+    """An empty directory in memory: a file system on a disk takes ten times as long as most readers."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(prefix="rumplab-fuzz-", dir=memory if memory.is_dir() else None) as directory:
         yield Path(directory)
 
 
 def test_samples_are_good(reader: Reader, place: Path) -> None:
-    """What only makes errors is no beginning for inputs that get anywhere."""
+    """Inputs made of an invalid sample would fail at the first check."""
     for sample in reader.samples:
         reader.read(sample, place)
 
@@ -51,7 +51,7 @@ def test_reader_bears_what_others_write(reader: Reader, place: Path) -> None:
 
     count = max(COUNT // reader.packets, 1)
 
-    # The same inputs each time, so that a change is what fails; with --all, others.
+    # The inputs are the same in each run, so that only a change of the code makes a test fail. With --all they differ.
     @settings(
         max_examples=max(count // BATCH, 1),
         derandomize=not ALL,
@@ -68,7 +68,7 @@ def test_reader_bears_what_others_write(reader: Reader, place: Path) -> None:
 
 
 def test_some_of_what_others_write_is_still_read(reader: Reader, place: Path) -> None:
-    """Else nothing behind the first check would ever be reached."""
+    """If a reader refused all inputs, the code after its first check would never run."""
     good = 0
     for data in engine.inputs(reader, 1, 400):
         with contextlib.suppress(*reader.errors):
@@ -98,7 +98,7 @@ def never_ends(data: bytes, place: Path) -> object:
 def test_fault_in_a_reader_is_found(
     read: Callable[[bytes, Path], object], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the input that shows it is kept, as short as can be."""
+    """The failing input is written to a file, shortened."""
     monkeypatch.setattr(engine, "KEPT", tmp_path / "kept")
     monkeypatch.setattr(engine, "SECONDS", 0.2)
     reader = Reader("faulty", read, [b"\0\0\0\0sample of eight"])

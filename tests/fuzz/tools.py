@@ -1,4 +1,4 @@
-"""What other programs print: those of the host, whose next version may print something else."""
+"""Readers of the output of the host's programs, whose next version may print another text."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ ROUTE_TABLE = b"Iface\tDestination\tGateway\neth0\t00000000\t0202000A\neth0\t000
 
 
 def host_tools(data: bytes, place: Path) -> object:
-    """Package managers, apt's indexes, the host's way out, versions."""
+    """Read package lists, apt's indexes, the routing table and version numbers."""
     said = data.decode(errors="replace")
     return [
         packages.parse_list("apt", said),
@@ -157,7 +157,7 @@ Is another process using the image [/x]?
 
 
 def complaints(data: bytes, place: Path) -> object:
-    """Compilers, linkers, and QEMU at its end."""
+    """Read messages of compilers, linkers and QEMU."""
     said = data.decode(errors="replace")
     own = {"/build/gopath": "/home/go", "/build/local": ""}
     return [

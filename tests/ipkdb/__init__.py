@@ -1,4 +1,4 @@
-"""A kernel with IPKDB as the tests' opponent, a network that does harm, and a clock that needn't wait.
+"""A simulated kernel with IPKDB, a simulated network that damages datagrams, and an event loop in virtual time.
 
-Nothing here uses the tool's own code: the protocol is written down a second time, from the kernel's side.
+Except `lab`, no module here uses the tool's own code: they implement the protocol a second time, as the kernel does.
 """

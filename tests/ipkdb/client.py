@@ -1,4 +1,4 @@
-"""A host that speaks IPKDB by the datagram, without the tool: over UDP, or over Ethernet by the frame."""
+"""An IPKDB client that doesn't use the tool: it sends single datagrams, over UDP or in Ethernet frames."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Exchange = Callable[[bytes], "bytes | None"]
 
 
 class Client:
-    """One session. `exchange` sends a datagram and returns the next one that comes, None after a while."""
+    """One session. `exchange` sends a datagram and returns the next one that arrives, or None after a timeout."""
 
     def __init__(self, exchange: Exchange, key: bytes) -> None:
         self.exchange, self.key, self.seq = exchange, key, 0
@@ -25,7 +25,7 @@ class Client:
         return self.ask(b"O" + os.urandom(4) + b"tester@test")
 
     def ask(self, data: bytes) -> bytes:
-        """The data of the reply, whose number and HMAC must be right."""
+        """Send a request, up to TRIES times, and return the data of the reply. Check the reply's number and HMAC."""
         for _ in range(TRIES):
             reply = self.exchange(seal(self.seq, data, self.key))
             if reply is not None and struct.unpack_from(">I", reply)[0] == self.seq:
@@ -48,7 +48,7 @@ class Client:
 
 
 def by_udp(port: int) -> Exchange:
-    """The way to a port of 127.0.0.1."""
+    """Return an Exchange with a port of 127.0.0.1."""
     wire = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     wire.settimeout(SECONDS)
     wire.connect(("127.0.0.1", port))

@@ -1,4 +1,4 @@
-"""An Ethernet of two: this host and a guest of QEMU's, whose frames come and go as UDP datagrams.
+"""An Ethernet segment of two hosts: this program and a guest in QEMU. UDP datagrams carry the frames.
 
 Formats: Ethernet II, ARP (RFC 826), IPv4 (RFC 791), UDP (RFC 768), BOOTP (RFC 951).
 """
@@ -32,12 +32,12 @@ def ether(kind: int, data: bytes, target: bytes = GUEST_MAC, source: bytes = HOS
 
 
 def arp(wanted: bytes) -> bytes:
-    """A request of this host's."""
+    """Return an ARP request for the address `wanted`, from this host."""
     return ether(0x0806, struct.pack(">HHBBH", 1, 0x800, 6, 4, 1) + HOST_MAC + HOST + bytes(6) + wanted, ALL)
 
 
 def udp(data: bytes, source: int, target: int = PORT, sender: bytes = HOST, receiver: bytes = GUEST) -> bytes:
-    """Header and data."""
+    """Return a UDP datagram: header and data."""
     size = 8 + len(data)
     pseudo = sender + receiver + struct.pack(">HH", 17, size)
     plain = struct.pack(">HHHH", source, target, size, 0) + data
@@ -45,7 +45,7 @@ def udp(data: bytes, source: int, target: int = PORT, sender: bytes = HOST, rece
 
 
 def ip(data: bytes, number: int = 1, place: int = 0, sender: bytes = HOST, receiver: bytes = GUEST) -> bytes:
-    """A frame. `place` is the offset in units of 8 bytes, with MORE where more fragments follow."""
+    """Return a frame with an IPv4 packet. `place` is the fragment offset in 8 bytes, plus MORE if more follow."""
     plain = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(data), number, place, 64, 17, 0) + sender + receiver
     head = plain[:10] + struct.pack(">H", checksum(plain)) + plain[12:]
     return ether(0x0800, head + data)
@@ -53,7 +53,7 @@ def ip(data: bytes, number: int = 1, place: int = 0, sender: bytes = HOST, recei
 
 @dataclass(frozen=True)
 class Datagram:
-    """UDP that the guest sent. Its frame's checksums are right."""
+    """A UDP datagram that the guest sent. The checksums of its frame are correct."""
 
     frame: bytes
     source: int
@@ -62,7 +62,7 @@ class Datagram:
 
 
 def datagram(frame: bytes) -> Datagram | None:
-    """What UDP is in the frame; AssertionError when it is damaged."""
+    """Return the UDP datagram in the frame, or None. Raise AssertionError if a checksum or length is wrong."""
     if frame[12:14] != b"\x08\0" or frame[23] != 17:
         return None
     head, size = frame[14:34], struct.unpack_from(">H", frame, 16)[0]
@@ -75,7 +75,7 @@ def datagram(frame: bytes) -> Datagram | None:
 
 
 class Segment:
-    """The wire's end on this host."""
+    """This host's end of the segment."""
 
     def __init__(self) -> None:
         self.wire = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -94,7 +94,7 @@ class Segment:
         self.wire.close()
 
     def netdev(self) -> str:
-        """QEMU's network backend `n` at the other end."""
+        """Return QEMU's option for the network backend `n`, which is the other end."""
         here, there = (f"127.0.0.1:{port}" for port in (self.wire.getsockname()[1], self.guest[1]))
         return f"socket,id=n,udp={here},localaddr={there}"
 
@@ -103,7 +103,7 @@ class Segment:
             self.wire.sendto(frame, self.guest)
 
     def receive(self, seconds: float = SECONDS) -> bytes | None:
-        """The next frame, None when none comes."""
+        """Return the next frame, or None after `seconds`."""
         self.wire.settimeout(seconds)
         try:
             return self.wire.recv(4096)
@@ -111,14 +111,14 @@ class Segment:
             return None
 
     def udp(self, seconds: float = SECONDS) -> Datagram | None:
-        """The next UDP datagram of the guest's."""
+        """Return the next UDP datagram from the guest, or None after `seconds` without a frame."""
         while (frame := self.receive(seconds)) is not None:
             if (found := datagram(frame)) is not None:
                 return found
         return None
 
     def exchange(self, data: bytes) -> bytes | None:
-        """For a Client: from port 4000."""
+        """Send `data` from port 4000, and return the reply: the Exchange of a Client."""
         self.send(ip(udp(data, 4000)))
         while (found := self.udp()) is not None:
             if (found.source, found.target) == (PORT, 4000):
@@ -127,7 +127,7 @@ class Segment:
 
 
 class Relay:
-    """Leads datagrams from a UDP port of this host's to the guest and back, and loses some, as `lose` has it."""
+    """Forward datagrams from a UDP port of this host to the guest and back, and drop each with probability `lose`."""
 
     def __init__(self, segment: Segment, lose: float, seed: int) -> None:
         self.segment, self.lose, self.random = segment, lose, random.Random(seed)

@@ -1,8 +1,8 @@
-"""The kernel's side of IPKDB, as NetBSD's behaves, around a processor that knows a few i386 instructions.
+"""A kernel with IPKDB that behaves as NetBSD's does, on a simulated processor with a few i386 instructions.
 
-The protocol: requests and replies are `seq` (u32) and `length` (u16), both big-endian, the data, and HMAC-MD5 of all
-before it. A datagram that isn't the next request makes the kernel repeat its last reply to the debugger that is
-connected. The kernel never sends anything twice by itself.
+The protocol: a request or reply is `seq` (u32) and `length` (u16), both big-endian, the data, and the HMAC-MD5 of all
+before it. When the kernel receives a datagram that isn't the next request, it repeats its last reply to the connected
+debugger. It has no timer that repeats a reply.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FILLING = [bytes((page * 7 + at * 13 + (at >> 8)) & 0xFF for at in range(PAGE)) 
 
 
 def hmac_md5(key: bytes, message: bytes) -> bytes:
-    """RFC 2104, by the letter."""
+    """Return the HMAC-MD5, computed step by step as RFC 2104 defines it."""
     if len(key) > 64:
         key = hashlib.md5(key).digest()
     key = key.ljust(64, b"\0")
@@ -40,7 +40,7 @@ def seal(seq: int, data: bytes, key: bytes = KEY) -> bytes:
 
 @dataclass
 class Cpu:
-    """Registers, and memory in pages; what isn't there can't be read or written, what is in `locked` not written."""
+    """Registers, and memory in pages. Other pages can't be read or written, and those in `locked` not written."""
 
     registers: dict[str, int] = field(default_factory=dict)
     pages: dict[int, bytearray] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Cpu:
             self.pages[address // PAGE][address % PAGE] = value
 
     def step(self) -> bool:
-        """Does one instruction; whether it was a breakpoint."""
+        """Execute one instruction, and return whether it was a breakpoint."""
         at = self.registers["eip"]
         code = self.byte(at)
         self.registers["eip"] = at + 1
@@ -85,8 +85,12 @@ def make_cpu() -> Cpu:
 
 
 class Kernel:
-    """One kernel, entered by boot -d. `send` takes (datagram, where to); `later` takes (seconds, what to do) for what
-    the kernel does while it runs. `done` logs each command that was carried out."""
+    """One kernel, booted with -d, so that it waits for a debugger.
+
+    `send(datagram, peer)` sends a datagram. `later(seconds, act)` calls `act` after that time; the kernel uses it while
+    it runs. The kernel calls `refuse(peer)` for a datagram that arrives while it runs. `done` lists the data of each
+    executed command.
+    """
 
     def __init__(
         self,
@@ -103,7 +107,7 @@ class Kernel:
         self.boot()
 
     def boot(self) -> None:
-        """A restart: nothing is known any more of debuggers, and memory is as it was."""
+        """Restart: the kernel forgets all debuggers, and the memory has its first content again."""
         self.cpu = make_cpu()
         self.seq, self.last = 0, b""
         self.identity = 0
@@ -135,7 +139,7 @@ class Kernel:
             self.carry_out(request)
 
     def authentic(self, datagram: bytes) -> bytes | None:
-        """The data, if it is whole and sealed with the key."""
+        """Return the data of a complete datagram with a correct HMAC, else None."""
         if len(datagram) < 7:
             return None
         (length,) = struct.unpack_from(">H", datagram, 4)
@@ -196,7 +200,7 @@ class Kernel:
             self.reply(b"einvalid peek format")
             return
         address, size = struct.unpack_from(">II", rest)
-        assert size < 512, "that would have overrun the kernel's buffer"
+        assert size < 512, "the request would overflow the kernel's buffer"
         values = (self.cpu.byte((address + at) & 0xFFFFFFFF) for at in range(size))
         self.reply(b"p" + bytes(255 if value is None else value for value in values))
 
@@ -204,14 +208,14 @@ class Kernel:
         if len(rest) < 8 or len(rest) - 8 < struct.unpack_from(">I", rest, 4)[0]:
             self.reply(b"einvalid poke format")
             return
-        assert len(rest) < 512, "that would have overrun the kernel's buffer"
+        assert len(rest) < 512, "the request would overflow the kernel's buffer"
         address, size = struct.unpack_from(">II", rest)
         for at in range(size):
             self.cpu.store((address + at) & 0xFFFFFFFF, rest[8 + at])
         self.reply(b"ok")
 
     def run(self, instructions: int | None) -> None:
-        """Lets the processor go: one instruction, or up to a breakpoint."""
+        """Run the processor for that many instructions, or until a breakpoint if None."""
         self.running = True
         generation = self.generation
 

@@ -1,4 +1,4 @@
-"""The tool's link and stub on the tests' kernel, over the tests' network."""
+"""The tool's link and stub, connected to the simulated kernel through the simulated network."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 
 from ipkdb.kernel import KEY, Kernel
-from ipkdb.weather import FINE, Network, Weather
+from ipkdb.network import IDEAL, Impairment, Network
 from rumplab.ipkdb.arch import I386
 from rumplab.ipkdb.gdb_server import Stub
 from rumplab.ipkdb.link import Hint, Link, Timing
@@ -17,10 +17,10 @@ HOST = ("192.0.2.1", 40000)
 
 
 class Bench:
-    """A kernel and a link to it; within a running loop. `links` are the hosts, by their (address, port)."""
+    """A kernel and a link to it. It needs a running event loop. `links` has each host's link, by (address, port)."""
 
-    def __init__(self, weather: Weather = FINE, seed: int = 0, key: bytes = KEY, refusals: bool = True) -> None:
-        self.network = Network(weather, seed)
+    def __init__(self, impairment: Impairment = IDEAL, seed: int = 0, key: bytes = KEY, refusals: bool = True) -> None:
+        self.network = Network(impairment, seed)
         self.refusals = refusals
         self.links: dict[object, Link] = {}
         self.kernel = Kernel(self._to_host, self._later, KEY, self._refuse)
@@ -28,7 +28,7 @@ class Bench:
         self.link = self.add(HOST, key)
 
     def add(self, peer: object, key: bytes = KEY) -> Link:
-        """Another host's link."""
+        """Add a host, and return its link."""
 
         def send(datagram: bytes) -> None:
             self.network.carry(datagram, lambda copy: self.kernel.receive(copy, peer))

@@ -1,4 +1,7 @@
-"""The tests' kernel behind a real UDP socket on 127.0.0.1, in a thread. As a program it prints its port and serves."""
+"""The simulated kernel behind a real UDP socket on 127.0.0.1, in a thread.
+
+Run as a program with a port, it prints the port and serves until it is killed.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,14 @@ import threading
 from typing import Any
 
 from ipkdb.kernel import KEY, Kernel
-from ipkdb.weather import FINE, Network, Weather
+from ipkdb.network import IDEAL, Impairment, Network
 
-PATIENCE = 20
+TIMEOUT = 20
 
 
 class Protocol(asyncio.DatagramProtocol):
-    def __init__(self, weather: Weather, seed: int, key: bytes) -> None:
-        self.network = Network(weather, seed)
+    def __init__(self, impairment: Impairment, seed: int, key: bytes) -> None:
+        self.network = Network(impairment, seed)
         self.transport: Any = None
         self.kernel = Kernel(self.reply, self.later, key)
 
@@ -34,10 +37,10 @@ class Protocol(asyncio.DatagramProtocol):
 
 
 class Server:
-    """Use it in a `with` statement; `kernel` may be looked at while nobody talks to it."""
+    """A context manager that runs the kernel. Read `kernel` only while no debugger sends requests."""
 
-    def __init__(self, weather: Weather = FINE, seed: int = 0, key: bytes = KEY, port: int = 0) -> None:
-        self.weather, self.seed, self.key, self.port = weather, seed, key, port
+    def __init__(self, impairment: Impairment = IDEAL, seed: int = 0, key: bytes = KEY, port: int = 0) -> None:
+        self.impairment, self.seed, self.key, self.port = impairment, seed, key, port
         self.kernel: Kernel
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
@@ -45,16 +48,16 @@ class Server:
 
     def __enter__(self) -> Server:
         self._thread.start()
-        if not self._ready.wait(PATIENCE):
+        if not self._ready.wait(TIMEOUT):
             raise AssertionError("the simulated kernel did not start")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(PATIENCE)
+        self._thread.join(TIMEOUT)
 
     def call(self, act: Any, *arguments: Any) -> None:
-        """Does something in the kernel's own thread."""
+        """Call `act` in the kernel's thread."""
         self._loop.call_soon_threadsafe(act, *arguments)
 
     def _serve(self) -> None:
@@ -62,7 +65,7 @@ class Server:
 
         async def start() -> asyncio.DatagramTransport:
             transport, protocol = await self._loop.create_datagram_endpoint(
-                lambda: Protocol(self.weather, self.seed, self.key), local_addr=("127.0.0.1", self.port)
+                lambda: Protocol(self.impairment, self.seed, self.key), local_addr=("127.0.0.1", self.port)
             )
             self.port = transport.get_extra_info("sockname")[1]
             self.kernel = protocol.kernel

@@ -1,1 +1,1 @@
-"""The kernel of examples/kgdb in QEMU, spoken to by packet, by console and by GDB."""
+"""The kernel of examples/kgdb in QEMU: tests send it packets of GDB's protocol, use its console, and attach GDB."""

@@ -1,4 +1,4 @@
-"""One end of GDB's remote serial protocol, by the byte, on a UNIX socket."""
+"""A client of GDB's remote serial protocol on a UNIX socket, which reads single bytes and packets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SECONDS = 20.0
 
 
 class Client:
-    """A connection to a stub; close it, or use it as a context."""
+    """A connection to a stub. Use it in a `with` statement."""
 
     def __init__(self, path: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
@@ -28,13 +28,13 @@ class Client:
         self.socket.sendall(raw)
 
     def byte(self) -> bytes:
-        """The next byte; TimeoutError when none comes, AssertionError at the end of the connection."""
+        """Return the next byte. Raise TimeoutError after SECONDS, AssertionError at the end of the connection."""
         received = self.socket.recv(1)
-        assert received, "the guest closed the line"
+        assert received, "the guest closed the serial line"
         return received
 
     def silent(self, seconds: float = 0.5) -> bool:
-        """Whether nothing comes for that long."""
+        """Return whether no byte arrives for that long."""
         self.socket.settimeout(seconds)
         try:
             self.socket.recv(1)
@@ -45,7 +45,7 @@ class Client:
         return False
 
     def reply(self) -> str:
-        """The data of the next packet, whose checksum must be right. It isn't acknowledged."""
+        """Return the data of the next packet, not acknowledged. Raise AssertionError if its checksum is wrong."""
         while self.byte() != b"$":
             pass
         data = b""
@@ -56,7 +56,7 @@ class Client:
         return data.decode("ascii")
 
     def ask(self, data: str) -> str:
-        """Send a packet, have it acknowledged, and return and acknowledge the reply."""
+        """Send a packet, check that the stub acknowledges it, and return the reply, acknowledged."""
         self.send(packet(data))
         assert self.byte() == b"+"
         answer = self.reply()

@@ -1,20 +1,17 @@
-"""Debug a kernel on a provisioned host, and say in JSON what GDB and the console said.
+"""Debug a kernel on a provisioned host, and print the output of GDB and of the console as JSON.
 
-Usage: python3 drive.py GDB QEMU ARCHITECTURE PROGRAM SOURCES
+Usage, in the directory that has kgdb: python3 -m kgdb.drive GDB QEMU ARCHITECTURE PROGRAM SOURCES
 
-The answer has `stopped` (at a breakpoint, registers, commands for NetBSD), `interrupted` (by Ctrl-C while it ran),
-`again` (after another break-in) and `console`.
+The result has four texts: `stopped` (a session with a breakpoint, registers and the commands for NetBSD), `interrupted`
+(a session that Ctrl-C interrupts), `again` (a session after another BREAK) and `console`.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
-
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from kgdb import session
 from kgdb.guest import WAITING, Guest
@@ -27,7 +24,7 @@ STOPPED = (
 
 
 def drive(gdb: str, qemu: str, architecture: str, program: Path, sources: Path) -> dict[str, str]:
-    """One guest from its first instruction on: waiting, broken into, broken into again."""
+    """Start a guest that waits for GDB, run three sessions, with a BREAK before the second and third, and stop it."""
     with tempfile.TemporaryDirectory(prefix="rk") as directory, Guest(program, Path(directory), qemu=qemu) as guest:
         guest.wait_for(WAITING)
         of = session.session(guest, architecture, program, sources)

@@ -1,6 +1,6 @@
-"""A guest: QEMU with the console on the first serial port, the debugger's line on the second, each a socket.
+"""A guest: QEMU with the console on the first serial port and kgdb on the second. Each port is a socket.
 
-Python 3.9 and its standard library will do, besides the tool itself, so that this runs on a provisioned host.
+It needs Python 3.9, the standard library and the tool, because it also runs on provisioned hosts.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ LINE = "com1"
 SECONDS = 30.0
 
 
-# What the kernel says when it waits for a debugger.
+# The kernel prints this when it waits for a debugger.
 WAITING = "kgdb waiting..."
 
 
 class Guest:
-    """A running kernel, ended when the context is left. `directory` takes its sockets, and must have a short name."""
+    """A running kernel, a context manager that kills it. Its sockets are in `directory`, whose path must be short."""
 
     def __init__(
         self,
@@ -59,11 +59,12 @@ class Guest:
             self.keyboard.close()
 
     def said(self) -> str:
-        """What came over the console so far."""
+        """Return the output of the console so far."""
         if self.keyboard is None:
             said = self.log.read_bytes() if self.log.exists() else b""
         else:
-            # QEMU waits for a client that doesn't read, and has what it sends again after that twice in its log.
+            # Use the client's data, not the log. When a client doesn't read, QEMU waits and sends the data again, and
+            # the log then has this data twice.
             with contextlib.suppress(BlockingIOError, ConnectionError):
                 while data := self.keyboard.recv(4096):
                     self.heard += data
@@ -71,7 +72,7 @@ class Guest:
         return said.decode("utf-8", "replace").replace("\r\n", "\n")
 
     def wait_for(self, text: str, count: int = 1) -> None:
-        """Wait until the console has said `text` that often; AssertionError when it doesn't."""
+        """Wait until `text` occurs `count` times in the console's output. Raise AssertionError after SECONDS."""
         deadline = time.monotonic() + SECONDS
         while self.said().count(text) < count:
             assert time.monotonic() < deadline, f"no {text!r} on the console: {self.said()!r}"
@@ -79,10 +80,10 @@ class Guest:
             time.sleep(0.02)
 
     def type(self, *lines: str) -> None:
-        """Type lines at the console, which is silent at first, each once the last one was answered by a prompt."""
+        """Type lines at the console: each line after the first waits for the prompt that follows the one before."""
         if self.keyboard is None:
             self.heard = self.log.read_bytes()
-            # Open until the end: QEMU drops what it hasn't passed on yet when a client hangs up.
+            # The socket stays open, because QEMU drops data that it hasn't delivered when a client disconnects.
             self.keyboard = socket.socket(socket.AF_UNIX)
             self.keyboard.connect(str(self.terminal))
             self.keyboard.setblocking(False)
@@ -93,13 +94,13 @@ class Guest:
                 self.wait_for("# ", before + 1)
 
     def qmp(self, command: str, **arguments: Any) -> Any:
-        """Run a QMP command."""
+        """Run a QMP command, and return its result."""
         return qmp.execute(self.control, command, arguments=arguments)
 
     def send_break(self) -> None:
-        """Send a BREAK on the debugger's line."""
+        """Send a BREAK on kgdb's serial line."""
         self.qmp("chardev-send-break", id=LINE)
 
     def ended(self) -> int:
-        """Wait for QEMU's end and return its status."""
+        """Wait until QEMU ends, and return its exit status."""
         return self.process.wait(SECONDS)

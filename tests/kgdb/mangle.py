@@ -1,7 +1,7 @@
-"""A bad wire, as GDB's pipe: python3 mangle.py SOCKET COUNTS
+"""A serial line with transmission errors, for GDB's `target remote |`: python3 mangle.py SOCKET COUNTS
 
-Puts garbage before every packet, and damages every fourth one, in both directions. At the end it writes to the
-file COUNTS how many it has damaged, to the guest and from it.
+It inserts garbage before every packet, and damages every fourth packet, in both directions. At the end it writes to the
+file COUNTS the numbers of packets that it damaged, to the guest and from the guest.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ GARBAGE = b"\x00~login: \xff"
 
 
 class Direction:
-    """One direction of the wire: bytes in, bytes out, packets damaged."""
+    """One direction of the line. `damaged` counts the damaged packets."""
 
     def __init__(self) -> None:
         self.inside = False
@@ -33,7 +33,7 @@ class Direction:
             elif byte == ord("#") and self.inside:
                 self.inside = False
                 if self.packets % EVERY == 0:
-                    # One character too many: the checksum can't be right any more.
+                    # An additional character makes the checksum wrong.
                     self.damaged += 1
                     out.append(ord("7"))
             out.append(byte)
@@ -41,7 +41,7 @@ class Direction:
 
 
 def main(path: str, counts: str) -> None:
-    """Carry bytes until either side ends."""
+    """Forward bytes until one side closes the connection."""
     to_guest, from_guest = Direction(), Direction()
     with socket.socket(socket.AF_UNIX) as guest:
         guest.connect(path)

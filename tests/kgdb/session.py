@@ -1,4 +1,4 @@
-"""GDB on a guest, prepared as `rumplab guest debug` prepares it."""
+"""Run GDB on a guest, with the commands that `rumplab guest debug` gives it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from kgdb.guest import Guest
 from rumplab.gdb.kgdb_commands import KGDB, KgdbSession, commands
 
 SECONDS = 60.0
-GONE_ON = "connected.\n"
+CONTINUED = "connected.\n"
 
 
 def session(guest: Guest, architecture: str, program: Path, sources: Path | None = None) -> KgdbSession:
-    """The session of a guest whose program is also its symbols."""
+    """Return the session of a guest whose program has the symbols too."""
     return KgdbSession(
         stub=KGDB,
         architecture=architecture,
@@ -28,12 +28,12 @@ def session(guest: Guest, architecture: str, program: Path, sources: Path | None
 
 
 def argv(gdb: str, prepared: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    """GDB's command line: no settings of the user's, no questions."""
+    """Return GDB's command line, without the user's settings and without questions."""
     return [gdb, "-nx", "-batch", *(part for command in (*prepared, *wanted) for part in ("-ex", command))]
 
 
 def drive(gdb: str, prepared: Sequence[str], wanted: Sequence[str], timeout: float = SECONDS) -> str:
-    """Run GDB through the commands and return what it printed."""
+    """Run GDB with the commands, and return its output."""
     done = subprocess.run(
         argv(gdb, prepared, wanted),
         stdin=subprocess.DEVNULL,
@@ -46,9 +46,8 @@ def drive(gdb: str, prepared: Sequence[str], wanted: Sequence[str], timeout: flo
 
 
 def interrupted(gdb: str, guest: Guest, of: KgdbSession, wanted: Sequence[str]) -> str:
-    """Let a guest that waits for GDB run under it, press Ctrl-C once it does and has its login, then the wanted
-    commands."""
-    before = guest.said().count(GONE_ON)
+    """Continue a waiting guest in GDB, send Ctrl-C at its login prompt, run the commands; return the output."""
+    before = guest.said().count(CONTINUED)
     process = subprocess.Popen(
         argv(gdb, commands(of), ("continue", *wanted)),
         stdin=subprocess.DEVNULL,
@@ -56,9 +55,9 @@ def interrupted(gdb: str, guest: Guest, of: KgdbSession, wanted: Sequence[str]) 
         stderr=subprocess.STDOUT,
     )
     try:
-        guest.wait_for(GONE_ON, before + 1)
+        guest.wait_for(CONTINUED, before + 1)
         guest.wait_for("login: ")
-        # GDB takes a moment from the packet to waiting for what comes of it.
+        # After it has sent the packet, GDB needs a moment until it waits for the reply and handles SIGINT.
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=SECONDS)

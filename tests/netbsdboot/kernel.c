@@ -1,6 +1,6 @@
 /*
- * As much of a NetBSD kernel as tells what its boot loader has told it: the flags, and the entries of the boot
- * information that the lab's menu is to set. It is entered with 32-bit code, whatever it is linked as.
+ * A kernel that prints what NetBSD's boot loader passes to it: the flags, and the entries of the boot information
+ * that the lab's menu sets. The loader enters it in 32-bit mode, for amd64 too.
  */
 typedef unsigned int u32;
 
@@ -83,5 +83,5 @@ __attribute__((used)) void start(u32 howto, u32 device, const struct information
 		__asm__ volatile("cli; hlt");
 }
 
-/* The loader calls it: a return address stands in front of the arguments. */
+/* The loader calls this address, so that the stack has a return address before the arguments. */
 __asm__(".globl _start\n_start: jmp start\n");

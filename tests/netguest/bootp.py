@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Ask for an address by plain BOOTP (RFC 951) on an interface, as a kernel in IPKDB does, and print the one that comes.
+"""Request an address with plain BOOTP (RFC 951) on an interface, as a kernel in IPKDB does, and print it.
 
-300 bytes of UDP to port 67 of everybody, from no address; all of the vendor area is zero, so there isn't even the magic
-number in front of DHCP's options. The frames are made here, so nothing of the host has a say in them.
+The request is 300 bytes of UDP, broadcast to port 67 from address 0.0.0.0. Its vendor area is all zero, so that it
+lacks the magic number of DHCP's options too. This program makes whole frames, so that the host's network stack doesn't
+change them.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ REQUEST, REPLY = 1, 2
 SIZE = 300
 SECONDS = 10.0
 AGAIN_SECONDS = 1.0
-EVERYBODY = b"\xff" * 6
+BROADCAST = b"\xff" * 6
 
 
 def checksum(data: bytes) -> int:
-    """The internet checksum of `data`, of an even size."""
+    """Return the internet checksum (RFC 1071) of `data`, whose size must be even."""
     total = sum(struct.unpack(f">{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
@@ -33,16 +34,16 @@ def checksum(data: bytes) -> int:
 
 
 def request(mac: bytes, seconds: int) -> bytes:
-    """The whole frame. `seconds` is what the client says of how long it has been asking."""
+    """Return the frame of a request. `seconds` is the time since the client's first request."""
     bootp = struct.pack(">BBBBIHH16s6s", REQUEST, 1, len(mac), 0, XID, seconds, 0, bytes(16), mac).ljust(SIZE, b"\0")
     udp = struct.pack(">HHHH", CLIENT, SERVER, 8 + SIZE, 0) + bootp
     head = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 255, UDP, 0, bytes(4), b"\xff" * 4)
     head = head[:10] + checksum(head).to_bytes(2, "big") + head[12:]
-    return EVERYBODY + mac + ETH_IP.to_bytes(2, "big") + head + udp
+    return BROADCAST + mac + ETH_IP.to_bytes(2, "big") + head + udp
 
 
 def given(frame: bytes, mac: bytes) -> str | None:
-    """The address in a BOOTP reply for `mac`; None for any other frame."""
+    """Return the address in a BOOTP reply for `mac`, or None for any other frame."""
     if frame[12:14] != ETH_IP.to_bytes(2, "big") or frame[23:24] != bytes([UDP]):
         return None
     udp = frame[14 + (frame[14] & 15) * 4 :]
@@ -53,7 +54,7 @@ def given(frame: bytes, mac: bytes) -> str | None:
 
 
 def ask(interface: str, mac: bytes) -> str | None:
-    """The address that `mac` gets within SECONDS."""
+    """Return the address that `mac` gets, or None after SECONDS."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_IP)) as sock:
         sock.bind((interface, 0))
         start = time.monotonic()

@@ -1,11 +1,12 @@
 #!/bin/sh
-# The first process of the guest. The kernel hands on what stands on its command line as variables:
+# The first process of the guest. The kernel sets an environment variable for each NAME=VALUE of its command line:
 #   role=idle|server|client   what to do after the lease
-#   peer=ADDRESS              client: whom to ping and to send to
-#   host=ADDRESS              client: the host, to be pinged too
-#   outside=ADDRESS           an address beyond the bridge, pinged by way of host
-#   mib=N                     client: how much to send
-# shellcheck disable=SC2154  # the kernel sets them.
+#   peer=ADDRESS              client: the guest to ping and to send data to
+#   host=ADDRESS              client: the host to ping
+#   outside=ADDRESS           an address outside the bridge, to ping through host
+#   mib=N                     client: the MiB to send
+#   stay=1                    don't power off at the end
+# shellcheck disable=SC2154  # the kernel sets these variables
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
@@ -24,7 +25,7 @@ if ! udhcpc -i eth0 -q -n -t 5 -T 2 -s /lease.sh 2>/dev/null; then
     echo "netguest: no lease"
 fi
 
-# More than one try: on a busy host the first packets may come too late.
+# Several tries, because the first packets may be late on a busy host.
 pings() {
     for try in 1 2 3 4 5; do
         if ping -c 2 -W 2 "$2" >/dev/null 2>&1; then
@@ -36,7 +37,7 @@ pings() {
 }
 
 if [ -n "${outside-}" ]; then
-    # Without NAT the server gives no way out; try one all the same.
+    # Without NAT, the DHCP server offers no router. Add a route nevertheless, to test that the host doesn't forward.
     ip route add default via "$host" 2>/dev/null
     pings outside "$outside"
 fi

@@ -1,4 +1,4 @@
-"""What the tests on real guests share: the tool as root, guests as users, and looks at the network."""
+"""Functions for tests with real guests: run plays, start guests as a user, and read the state of the network."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ BOOT_SECONDS = 240
 
 
 def play(playbook: Path, **variables: Any) -> subprocess.CompletedProcess[str]:
-    """Run a playbook on the scenario's host with these extra variables."""
+    """Run a playbook on the scenario's host with these extra variables; return the ended process."""
     command = ["ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"], str(playbook)]
     command += ["-e", json.dumps(variables)]
     return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 def network(host: Host) -> dict[str, str]:
-    """Everything that must be the same before and after."""
+    """Return the state of the network that must be the same before `rumplab net up` and after `rumplab net down`."""
     sysctls = "grep -r . /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/conf /proc/sys/net/ipv6/conf 2>/dev/null"
     looks = {
         "addr": "ip -j addr",
@@ -55,7 +55,7 @@ def status(host: Host) -> dict[str, Any]:
 
 
 class Machine:
-    """A guest started by a user, by QEMU itself, on the lab's bridge unless told otherwise."""
+    """A guest that a user starts with QEMU directly, on the lab's bridge unless `netdev` is given."""
 
     def __init__(self, box: Host, name: str, number: int, netdev: str = "", user: str = "alice", **variables: Any):
         self.box, self.name = box, name
@@ -74,7 +74,7 @@ class Machine:
         return text
 
     def wait(self, text: str, seconds: float = BOOT_SECONDS) -> str:
-        """The line with `text`, once it is there."""
+        """Wait for a line with `text` in the console's output, and return it. Raise AssertionError after `seconds`."""
         deadline = time.monotonic() + seconds
         while True:
             found = [line.strip() for line in self.said().splitlines() if text in line]
@@ -84,15 +84,15 @@ class Machine:
             time.sleep(0.3)
 
     def address(self) -> str:
-        """The address of its lease."""
+        """Return the address of the guest's lease."""
         return self.wait("netguest: lease").split()[2].split("/")[0]
 
     def end(self) -> None:
-        """Ends this very QEMU, if it is there still."""
+        """Kill the QEMU of this guest, if it still runs."""
         self.box.run(f"test ! -e {self.pid_file} || kill -KILL $(cat {self.pid_file})")
         deadline = time.monotonic() + 10
         while self.box.run(f"test -e {self.pid_file} && kill -0 $(cat {self.pid_file})").rc == 0:
-            # A zombie of the container's first process, which doesn't reap, holds nothing any more.
+            # The container's first process doesn't reap zombies; a zombie has released its resources.
             stat = self.box.run(f"cat /proc/$(cat {self.pid_file})/stat").stdout
             if stat.rpartition(")")[2].split()[:1] == ["Z"]:
                 return

@@ -1,5 +1,5 @@
 #!/bin/sh
-# For udhcpc: takes what the server gave, and says so on the console.
+# The script of udhcpc: it configures the lease, and prints it on the console.
 # shellcheck disable=SC2154  # udhcpc sets the variables.
 case $1 in
     bound)

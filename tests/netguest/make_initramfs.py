@@ -2,8 +2,8 @@
 
     make_initramfs.py KERNEL.deb BUSYBOX.deb DIRECTORY
 
-leaves `vmlinuz` and `initrd` in DIRECTORY. Needs dpkg-deb and nothing else. What the guest does stands in
-guest.sh and is chosen on the kernel's command line.
+writes `vmlinuz` and `initrd` to DIRECTORY. It needs only dpkg-deb. The guest runs guest.sh, and the kernel's command
+line chooses what it does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-# Each with its dependencies, which the modules name themselves.
+# The initramfs also has the modules that these depend on: each module names them.
 MODULES = ("e1000", "virtio_net", "virtio_pci", "8139cp", "ne2k-pci", "8021q")
 DEPENDS = re.compile(rb"\0depends=([\w,-]*)\0")
 APPLETS = ("ip", "udhcpc", "nc", "ping", "dd", "md5sum", "tee", "cat", "mount", "insmod", "poweroff", "sleep",
@@ -27,7 +27,7 @@ Member = tuple[str, int, bytes, tuple[int, int]]
 
 
 def entry(name: str, mode: int, content: bytes = b"", device: tuple[int, int] = (0, 0), inode: int = 0) -> bytes:
-    """One member of a cpio archive in the format `newc`, padded to four bytes."""
+    """Return one member of a cpio archive in the format `newc` (cpio(5)), padded to four bytes."""
     path = name.encode() + b"\0"
     fields = (inode, mode, 0, 0, 1, 0, len(content), 0, 0, *device, len(path), 0)
     head = b"070701" + b"".join(b"%08X" % field for field in fields) + path
@@ -39,7 +39,7 @@ def pad(data: bytes) -> bytes:
 
 
 def archive(members: Iterable[Member]) -> bytes:
-    """A cpio archive of the members."""
+    """Return a cpio archive of the members."""
     body = b"".join(
         entry(name, mode, content, device, inode) for inode, (name, mode, content, device) in enumerate(members, 1)
     )
@@ -47,14 +47,14 @@ def archive(members: Iterable[Member]) -> bytes:
 
 
 def dependencies(module: bytes) -> list[str]:
-    """The modules that a module names as its own needs."""
+    """Return the modules that a module depends on, read from its `depends` field."""
     match = DEPENDS.search(module)
     names = match[1].decode() if match else ""
     return [name for name in names.split(",") if name]
 
 
 def in_order(wanted: Iterable[str], modules: dict[str, bytes]) -> list[str]:
-    """`wanted` and what they need, each after its needs. KeyError for a module that isn't there."""
+    """Return `wanted` and their dependencies, dependencies first. Raise KeyError for a missing module."""
     order: list[str] = []
 
     def visit(name: str) -> None:
@@ -70,7 +70,7 @@ def in_order(wanted: Iterable[str], modules: dict[str, bytes]) -> list[str]:
 
 
 def members(busybox: bytes, modules: dict[str, bytes], order: list[str]) -> list[Member]:
-    """Everything in the initramfs."""
+    """Return all members of the initramfs."""
     none = (0, 0)
     found = [(name, 0o040755, b"", none) for name in ("bin", "dev", "proc", "sys", "tmp", "modules")]
     found.append(("dev/console", 0o020600, b"", (5, 1)))

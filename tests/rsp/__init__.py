@@ -1,1 +1,1 @@
-"""A small server of GDB's remote serial protocol, whose 'g' reply changes size as the tests want it."""
+"""A small server of GDB's remote serial protocol. Tests choose the size of its 'g' reply at each stop."""

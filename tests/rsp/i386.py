@@ -1,8 +1,7 @@
-"""Where GDB expects the i386 registers in a 'g' reply when a stub describes none.
+"""The places of the i386 registers in a 'g' reply, as GDB expects them from a stub without target description.
 
-Numbers are those of gdb/i386-tdep.c. Sizes and offsets are in bytes: eight general registers of 4, eip,
-eflags, six segments of 4, eight x87 registers of 10, eight x87 control words of 4, eight SSE registers of 16,
-mxcsr.
+The numbers are those of gdb/i386-tdep.c. The order, with sizes in bytes: eight general registers of 4, eip, eflags, six
+segment registers of 4, eight x87 registers of 10, eight x87 control words of 4, eight SSE registers of 16, mxcsr.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ FULL = 308
 
 
 def reply(size: int, values: Mapping[str, int]) -> str:
-    """Return a 'g' reply of `size` bytes in hex digits: zero but for the 4-byte `values`, cut at the end."""
+    """Return a 'g' reply of `size` bytes in hex digits: zeros, except the 4-byte `values` that fit in the size."""
     raw = bytearray(max(size, FULL))
     for name, value in values.items():
         struct.pack_into("<I", raw, OFFSETS[name], value)

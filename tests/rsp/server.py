@@ -1,8 +1,8 @@
-"""The server: a machine that stops where its script says, with the registers that its script gives.
+"""A server of GDB's remote serial protocol for a scripted machine: a list of stops, each with its registers.
 
-The protocol is GDB's remote serial protocol (GDB manual, appendix "Remote Protocol"): `$DATA#CK`, where CK is
-the sum of the bytes of DATA modulo 256 in two hex digits, answered by `+` or `-`. Python 3.9 and its standard
-library will do, so that the server runs wherever the debugger under test does.
+GDB's manual, appendix "Remote Protocol", defines it. A packet is `$DATA#CK`, where CK is the sum of the bytes of DATA
+modulo 256 in two hex digits; the receiver answers `+` or `-`. The server needs Python 3.9 and the standard library,
+because it runs where the tested debugger runs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ACCEPTED = "OK"
 
 @dataclasses.dataclass(frozen=True)
 class Stop:
-    """What the machine tells at one stop: the 'g' reply in hex digits, and 'p' replies by register number."""
+    """The replies of the machine at one stop: to 'g' in hex digits, and to 'p' by register number."""
 
     g: str
     p: Mapping[int, str] = dataclasses.field(default_factory=dict)
@@ -37,17 +37,17 @@ def packet(data: str) -> bytes:
 
 
 class Machine:
-    """A scripted machine, which goes on to its next stop when resumed. `log` holds what it was sent."""
+    """A scripted machine. When GDB resumes it, it goes to its next stop. `log` has the data of all received packets."""
 
     def __init__(self, stops: Sequence[Stop]) -> None:
         if not stops:
-            raise ValueError("a machine needs one stop at least")
+            raise ValueError("a machine needs at least one stop")
         self.stops = list(stops)
         self.at = 0
         self.log: list[str] = []
 
     def answer(self, request: str) -> str | None:
-        """Return the reply to one packet's data, or None where none is due and the connection ends."""
+        """Return the reply to one packet's data, or None if there is no reply and the connection ends."""
         self.log.append(request)
         kind = request[:1]
         if kind == "?":
@@ -64,13 +64,13 @@ class Machine:
         if kind in ("D", "G", "H"):
             return ACCEPTED
         if request == "qAttached":
-            # "I was there before you": GDB then takes its leave, and doesn't kill.
+            # 1 means that GDB attached to an existing process, so that GDB detaches at its end instead of killing it.
             return "1"
         return None if kind == "k" else UNKNOWN
 
 
 class Server:
-    """A machine on a port of 127.0.0.1, for one connection, in a thread. Use it in a `with` statement."""
+    """A context manager that serves one connection to a machine, on a port of 127.0.0.1 and in a thread."""
 
     def __init__(self, machine: Machine, timeout: float = 30.0) -> None:
         self.machine, self.timeout = machine, timeout

@@ -1,4 +1,4 @@
-"""A container as a developer's machine, with a checkout in it, where shell scripts are run."""
+"""A container that stands for a developer's machine: it has a checkout, and runs shell scripts in it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 CHECKOUT = "/srv/a lab"
 CACHE = "-e rumplab_built_cache=/var/cache/rumplab-built"
-# What of pip's settings says where packages are. Files and directories of this machine aren't there in a container.
+# The pip settings that say where packages are. A container can't read files and directories of this machine.
 PIP = re.compile(r"^(?:\w+|:env:)\.(index-url|extra-index-url|trusted-host|proxy)='([^']*)'$", re.MULTILINE)
 
 
 def pip_settings() -> dict[str, str]:
-    """Environment variables for pip that make it fetch from where this machine's pip fetches."""
+    """Return environment variables that make pip fetch from the same index as this machine's pip."""
     argv = [sys.executable, "-m", "pip", "config", "list"]
     listed = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False).stdout
     found = {
@@ -26,7 +26,7 @@ def pip_settings() -> dict[str, str]:
 
 
 class Box:
-    """Where shell scripts are run."""
+    """A container that runs shell scripts."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -40,7 +40,7 @@ class Box:
     def run(
         self, script: str, user: str = "root", limit: float = 600, /, **env: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run a script with `sh -eu` in the checkout; its standard error comes with its output."""
+        """Run a script with `sh -eu` in the checkout, for at most `limit` seconds; stdout has standard error too."""
         settings = [word for item in {**self.settings, **env}.items() for word in ("-e", "=".join(item))]
         argv = ["docker", "exec", "-i", "-u", user, "-w", CHECKOUT, *settings, self.name, "sh", "-eu"]
         return subprocess.run(
@@ -55,7 +55,7 @@ class Box:
 
 
 def outcome(done: subprocess.CompletedProcess[str]) -> str:
-    """Return what changed and failed; a run that ended badly is shown whole."""
+    """Return `changed=N failed=N` of a playbook run's recap. Raise AssertionError with the output if it failed."""
     assert done.returncode == 0, done.stdout
     assert "Traceback" not in done.stdout, done.stdout
     found = re.findall(r"^localhost .*?(changed=\d+) .*?(failed=\d+)", done.stdout, re.MULTILINE)

@@ -1,5 +1,7 @@
-"""A toolchain for tests of `rumplab build`: the host's compiler under a cross compiler's name, and a bake that
-copies. Its name says that it makes programs for this host, so that what is built runs here."""
+"""A toolchain for tests of `rumplab build`: the host's compiler with a cross compiler's name, and a bake that copies.
+
+The name is that of a compiler for this host's system, so that the built programs run here.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ conf hw_virtio
 \tcreate "some"
 fnoc
 """
-# Each call leaves a line: the tool's name and its arguments.
+# Each call adds a line to the log: the tool's name and its arguments.
 WRAPPER = """\
 #!/bin/sh
 printf '%s' "${{0##*/}}" >> {log}
@@ -50,17 +52,17 @@ class Toolchain:
         return self.directory / "log"
 
     def script(self, name: str, action: str) -> str:
-        """Makes the program `name` do `action`, a piece of shell; returns its path."""
+        """Write the program `name`, which runs `action`, a piece of shell; return its path."""
         path = self.directory / "bin" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Written anew, since a running script must not change.
+        # A new file, because a running script must not change.
         path.unlink(missing_ok=True)
         path.write_text(WRAPPER.format(log=self.log, action=action), encoding="utf-8")
         path.chmod(0o755)
         return str(path)
 
     def provide(self, gcc: str = GCC, compile_action: str | None = None, bake: str = 'cp "$3" "$2"') -> None:
-        """Describes component rump_toolchain."""
+        """Write the descriptor of component rump_toolchain, and its programs."""
         configuration = self.directory / "etc" / "rumprun-bake.conf"
         configuration.parent.mkdir(parents=True, exist_ok=True)
         configuration.write_text(CONFIGURATIONS, encoding="utf-8")
@@ -73,11 +75,11 @@ class Toolchain:
         self.lab.component("rump_toolchain", paths, source="upstream")
 
     def provide_go(self, action: str, goroot: Path) -> None:
-        """Describes component go_builder, whose `go` does `action`."""
+        """Write the descriptor of component go_builder, whose `go` runs `action`."""
         self.lab.component("go_builder", {"go": self.script("go", action), "goroot": str(goroot)})
 
     def calls(self) -> list[str]:
-        """What was called since the last time, a line each."""
+        """Return the calls since the last call of this method, one line each."""
         lines = self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
         self.log.unlink(missing_ok=True)
         return lines
@@ -85,7 +87,7 @@ class Toolchain:
     def build(
         self, *arguments: str | Path, where: Path | None = None, settings: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Runs ``rumplab build ARGUMENTS`` in `where` with a cache of its own and `settings` of the environment."""
+        """Run ``rumplab build ARGUMENTS`` in `where`, with its own cache and these environment variables."""
         return subprocess.run(
             self.lab.argv("build", *arguments),
             env=self.environment(settings),
@@ -98,7 +100,7 @@ class Toolchain:
         )
 
     def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
-        """The same without waiting."""
+        """Start ``rumplab build ARGUMENTS``, and don't wait."""
         return subprocess.Popen(
             self.lab.argv("build", *arguments),
             env=self.environment(),
@@ -117,29 +119,29 @@ class Toolchain:
         return self.directory / "cache"
 
     def left(self) -> list[str]:
-        """The work directories that builds have left."""
+        """Return the work directories that builds have left."""
         return [str(path) for path in self.cache.rglob("work")]
 
 
 def make_toolchain(lab: LabPrefix, directory: Path) -> Toolchain:
-    """A toolchain for C programs; Go is described by the tests that need it."""
+    """Make a toolchain for C programs; tests that need Go call `provide_go`."""
     toolchain = Toolchain(lab, directory)
     toolchain.provide()
     return toolchain
 
 
 def real_go() -> tuple[str, Path]:
-    """The host's Go and its GOROOT; skips the test where it isn't installed, or for another processor."""
+    """Return the host's Go and its GOROOT. Skip the test if Go isn't installed, or the host isn't x86-64."""
     go = host_tool("go")
     if os.uname().machine != "x86_64":
-        pytest.skip("the stand-in for the toolchain is for x86-64")
+        pytest.skip("the tests' toolchain needs an x86-64 host")
     asked = subprocess.run([go, "env", "-json", "GOROOT"], capture_output=True, text=True, timeout=SECONDS, check=True)
     goroot = Path(json.loads(asked.stdout)["GOROOT"])
     return str(goroot / "bin" / "go"), goroot
 
 
 def write(directory: Path, files: dict[str, str]) -> Path:
-    """Makes `files`, by their paths in `directory`, which is returned."""
+    """Write `files`, contents by path, below `directory`; return `directory`."""
     for name, content in files.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +150,7 @@ def write(directory: Path, files: dict[str, str]) -> Path:
 
 
 def output_of(program: Path, *arguments: str, **environment: str) -> str:
-    """What the built program prints on this host."""
+    """Run the built program on this host, and return its standard output."""
     done = subprocess.run(
         [str(program), *arguments],
         env={**os.environ, **environment},
@@ -161,6 +163,6 @@ def output_of(program: Path, *arguments: str, **environment: str) -> str:
 
 
 def fake_goroot(directory: Path, release: str = "go1.5.1") -> Path:
-    """A GOROOT that says which Go it is and has the standard packages fmt and os, empty."""
+    """Make a GOROOT with a VERSION and the standard packages fmt and os, which are empty."""
     shutil.rmtree(directory, ignore_errors=True)
     return write(directory, {"VERSION": release, "src/fmt/fmt.go": "package fmt\n", "src/os/os.go": "package os\n"})

@@ -1,4 +1,4 @@
-"""The repository as a collection: built and installed as a user would, but without Galaxy."""
+"""Build and install the repository as a collection, as a user does, but without Galaxy."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 GALAXY = ROOT / "galaxy.yml"
 NAME = "rumplab.lab"
-# Beside the Python that runs the tests.
+# ansible-galaxy is in the directory of the Python that runs the tests.
 PROGRAMS = Path(sys.executable).parent
 
 
 def galaxy(*arguments: str, cwd: Path) -> str:
-    """Run ansible-galaxy, which must succeed; its output. It is to know no other place where the collection stands."""
+    """Run ansible-galaxy, which must succeed, and return its output.
+
+    Without ANSIBLE_ variables, it finds no other installation of the collection.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
     done = subprocess.run(
         [str(PROGRAMS / "ansible-galaxy"), "collection", *arguments],
@@ -34,16 +37,16 @@ def galaxy(*arguments: str, cwd: Path) -> str:
 
 
 def build(directory: Path) -> Path:
-    """Build the collection's archive in a directory."""
+    """Build the collection's archive in a directory, and return its path."""
     galaxy("build", str(ROOT), "--output-path", str(directory), cwd=directory)
     described = yaml.safe_load(GALAXY.read_text("utf-8"))
     return directory / f"{described['namespace']}-{described['name']}-{described['version']}.tar.gz"
 
 
 def install(directory: Path) -> Path:
-    """Build and install it below a directory; the path for ANSIBLE_COLLECTIONS_PATH."""
+    """Build the collection and install it below a directory; return the path for ANSIBLE_COLLECTIONS_PATH."""
     path = directory / "installed"
-    # The collections that it depends on came with Ansible.
+    # Ansible brings the collections that this one depends on.
     said = galaxy(
         "install", str(build(directory)), "--collections-path", str(path), "--no-deps", "--offline", cwd=directory
     )
@@ -52,5 +55,5 @@ def install(directory: Path) -> Path:
 
 
 def place(path: Path) -> Path:
-    """Where the collection stands below such a path."""
+    """Return the directory of the collection below a path of ANSIBLE_COLLECTIONS_PATH."""
     return path.joinpath("ansible_collections", *NAME.split("."))

@@ -1,4 +1,4 @@
-"""The examples, and how they are built: for tests, and for benches, which run where there is no pytest."""
+"""The examples, and a function that builds them. Benchmarks use it too, so that it doesn't need pytest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ IPKDB_EXAMPLE = EXAMPLES / "ipkdb"
 
 
 def build(source: Path, output: Path, *variables: str) -> Path:
-    """Builds the example that lies in `source` to `output`, with its objects beside the output."""
+    """Build the example in directory `source` as file `output`, with the objects beside it; return `output`."""
     objects = output.with_suffix(".obj")
     argv = ["make", "-s", "-C", str(source), f"OUT={output}", f"OBJ={objects}", *variables]
     result = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)

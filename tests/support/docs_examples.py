@@ -1,15 +1,16 @@
-"""Run the examples of the documentation: every console block says in a comment above it how it is checked.
+"""Run the examples of the documentation. A comment above each console block says how the block is checked:
 
-    <!-- run: host -->      run by the unit tests, in a shell in the root of the checkout
-    <!-- run: lab -->       run by the scenario `default`, on the host that it provisioned
-    <!-- skip: REASON -->   not run, for the reason given
+    <!-- run: host -->      the unit tests run it, in a shell in the root of the checkout
+    <!-- run: lab -->       the scenario `default` runs it, on the host that it provisioned
+    <!-- skip: REASON -->   nothing runs it, for this reason
 
-Inside a block, `$ ` starts a command and `> ` continues it; what follows is its output. `…` alone on a line
-stands for any number of lines, within a line for any text. A last line `[exit N]` says that the command ends
-with N, not 0. A command without output may print anything. The commands of a block share one shell.
+In a block, `$ ` starts a command, `> ` continues it, and the following lines are its output. `…` alone on a line
+stands for any number of lines, and within a line for any text. A last line `[exit N]` means that the command exits
+with status N instead of 0. If a block shows no output for a command, the command may print anything. One shell runs all
+commands of a block.
 
-Run as a program, it looks at the pages without running anything: for headings that a page has twice, and for examples
-that would never end, because they read what nobody types or a document without its last line.
+Run as a program, this module checks the pages without running anything. It finds headings that occur twice on a page,
+and examples that would never end because they wait for input or have a here-document without its last line.
 """
 
 from __future__ import annotations
@@ -30,17 +31,20 @@ EXIT = re.compile(r"\[exit (\d+)\]$")
 FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 HEADING = re.compile(r" {0,3}(#{1,6})[ \t]+(.*?)[ \t]*#*$")
 HERE = re.compile(r"<<(-?)[ \t]*(['\"]?)(\w+)\2")
-# They read what is typed, unless they are told a file.
+# Commands that read standard input if no argument names a file.
 READERS = {"cat", "tee", "sort", "wc", "tac", "sh", "bash", "dash", "zsh", "python", "python3", "gdb"}
 
 
 class BadExample(Exception):
-    """An example that doesn't follow the convention: names file, line and what is missing."""
+    """An example that doesn't follow the convention. The text names file, line and the mistake."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One console block. `env` is one of ENVIRONMENTS, or `skip` with a reason; the tuples are parallel."""
+    """One console block. `env` is one of ENVIRONMENTS, or `skip` with a reason.
+
+    `commands`, `expected` and `statuses` have one item for each command.
+    """
 
     file: str
     line: int
@@ -56,7 +60,7 @@ class Example:
 
 
 def examples(path: Path, name: str = "") -> list[Example]:
-    """Read the console blocks of a Markdown file; raise BadExample for one that breaks the convention."""
+    """Return the console blocks of a Markdown file. Raise BadExample for one that doesn't follow the convention."""
     name = name or path.name
     found = []
     marker, inside, block, start = "", False, [""], 0
@@ -111,7 +115,7 @@ def parse(name: str, line: int, marker: str, block: list[str]) -> Example:
 
 
 def matches(expected: str, actual: str) -> bool:
-    """Whether the output is the expected one, `…` standing for anything and no expectation for everything."""
+    """Return whether the output matches, where `…` stands for any text. An empty expectation matches every output."""
     if not expected.strip():
         return True
     pattern = ""
@@ -124,7 +128,7 @@ def matches(expected: str, actual: str) -> bool:
 
 
 def script(example: Example, token: str) -> str:
-    """One shell script that runs the commands and reports each one's status on a line with the token."""
+    """Return a shell script that runs the commands, and after each prints a line with the token and its status."""
     parts = []
     for command in example.commands:
         parts.append(f"{{ {command}\n}} 2>&1 </dev/null\nprintf '\\n%s %s\\n' '{token}' \"$?\"\n")
@@ -132,7 +136,10 @@ def script(example: Example, token: str) -> str:
 
 
 def check(example: Example, run: Callable[[str], str]) -> list[str]:
-    """Run an example by `run` (script to output, both streams) and say what isn't as documented."""
+    """Run an example and return how it differs from the page.
+
+    `run` runs a shell script and returns its output, standard error included.
+    """
     token = f"@@{secrets.token_hex(8)}"
     pieces = re.split(rf"\n?{token} (\d+)\n", run(script(example, token)))
     outputs, statuses = pieces[0:-1:2], [int(status) for status in pieces[1::2]]
@@ -153,7 +160,7 @@ def check(example: Example, run: Callable[[str], str]) -> list[str]:
 
 
 def documents(root: Path) -> list[Path]:
-    """The files whose examples are run."""
+    """Return the pages whose examples are run."""
     entrance = [root / "README.md", root / "CONTRIBUTING.md"]
     return [path for path in [*entrance, *sorted((root / "docs").rglob("*.md"))] if path.is_file()]
 
@@ -163,7 +170,10 @@ def all_examples(root: Path) -> list[Example]:
 
 
 def headings(text: str) -> Iterator[tuple[int, str]]:
-    """Line number and text of each heading, with those above it: two chapters may have a section of the same name."""
+    """Yield line number and text of each heading.
+
+    The text begins with the headings above it, because two chapters may have a section of the same name.
+    """
     fence = ""
     above: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -178,19 +188,19 @@ def headings(text: str) -> Iterator[tuple[int, str]]:
 
 
 def doubled_headings(text: str) -> list[str]:
-    """What is said of headings that a page has twice."""
+    """Return a message for each heading that occurs again on the page."""
     counted = Counter(title for _, title in headings(text))
     seen: set[str] = set()
     faults = []
     for number, title in headings(text):
         if title in seen:
-            faults.append(f"{number}: the heading `{title}` stands here {counted[title]} times")
+            faults.append(f"{number}: the heading `{title}` occurs {counted[title]} times; rename it")
         seen.add(title)
     return faults
 
 
 def simple_commands(command: str) -> Iterator[tuple[list[str], bool]]:
-    """The words of each simple command of a command line, and whether a pipe feeds it."""
+    """Yield the words of each simple command of a command line, and whether its input is a pipe."""
     lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
     words: list[str] = []
@@ -205,7 +215,7 @@ def simple_commands(command: str) -> Iterator[tuple[list[str], bool]]:
 
 
 def reads_the_terminal(words: list[str]) -> bool:
-    """Whether a simple command, which no pipe feeds, waits for what is typed."""
+    """Return whether a simple command whose input isn't a pipe would read the terminal."""
     while words and re.match(r"\w+=", words[0]):
         words = words[1:]
     if not words or words[0].rpartition("/")[2] not in READERS or any("<" in word for word in words):
@@ -216,20 +226,20 @@ def reads_the_terminal(words: list[str]) -> bool:
             operands.append(word)
     if words[0].rpartition("/")[2] == "tee":
         return True
-    # An option may take its program along, as -c does; `-` alone is standard input.
+    # With an option, the command may have its program as an argument, as with -c. `-` alone is standard input.
     return all(operand == "-" for operand in operands)
 
 
 def endless(command: str) -> str:
-    """Why a command of an example would never end, or nothing."""
+    """Return why a command of an example would never end, or an empty string."""
     lines = command.splitlines()
     for number, line in enumerate(lines):
         for dash, _, word in HERE.findall(line):
             rest = [other.lstrip("\t") if dash else other for other in lines[number + 1 :]]
             if word not in rest:
-                return f"its document has no last line `{word}`"
+                return f"its here-document has no last line `{word}`"
     if any("<<" in line for line in lines):
-        # What follows is the document.
+        # The following lines are the here-document.
         command = lines[0]
     try:
         parts = list(simple_commands(command))
@@ -242,7 +252,7 @@ def endless(command: str) -> str:
 
 
 def faults(root: Path) -> list[str]:
-    """What is wrong with the pages as they stand."""
+    """Return the messages about all pages, without running anything."""
     found = []
     for path in documents(root):
         name = path.relative_to(root).as_posix()
@@ -260,7 +270,7 @@ def faults(root: Path) -> list[str]:
 
 def main() -> int:
     found = faults(Path(__file__).resolve().parents[2])
-    print("\n".join(found) or "no heading stands twice, and every example ends")
+    print("\n".join(found) or "no page has a heading twice, and every example ends")
     return 1 if found else 0
 
 

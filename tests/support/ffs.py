@@ -1,6 +1,6 @@
-"""A reader of UFS1 file systems (4.2BSD's, little endian), for tests of images that another program made.
+"""A reader of UFS1 file systems (the format of 4.2BSD, little-endian), for tests of images that other programs made.
 
-Offsets are those of struct fs, struct ufs1_dinode and struct direct in NetBSD's sys/ufs.
+The offsets are those of struct fs, struct ufs1_dinode and struct direct in NetBSD's sys/ufs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ DIRECTORY = 0o040000
 
 @dataclass
 class Inode:
-    """An inode's fields; `pointers` are its 12 direct and 3 indirect blocks, as bytes."""
+    """The fields of an inode. `pointers` has the raw numbers of its 12 direct and 3 indirect blocks."""
 
     mode: int
     links: int
@@ -33,20 +33,20 @@ class Inode:
 
 
 class FileSystem:
-    """A file system in `image`, its first byte included."""
+    """A file system that begins at the first byte of `image`."""
 
     def __init__(self, image: bytes) -> None:
         self.image = image
         (magic,) = struct.unpack_from("<I", image, SUPERBLOCK + 1372)
         if magic != MAGIC:
-            raise ValueError(f"no UFS1: magic {magic:#x}")
+            raise ValueError(f"the image is not UFS1: magic {magic:#x}")
         self.inodes_at = self.word(16)
         self.offset, self.mask = self.word(24), self.word(28)
         self.block, self.fragment, self.frags = self.word(48), self.word(52), self.word(56)
         self.per_group, self.group = self.word(184), self.word(188)
 
     def word(self, offset: int) -> int:
-        """Return a number of the superblock."""
+        """Return the 32-bit number at this offset of the superblock."""
         return int(struct.unpack_from("<i", self.image, SUPERBLOCK + offset)[0])
 
     def inode(self, number: int) -> Inode:
@@ -59,23 +59,23 @@ class FileSystem:
         return Inode(mode, links, size, uid, gid, self.image[at + 40 : at + 100])
 
     def content(self, inode: Inode) -> bytes:
-        """Return a file's content; files with more than one indirect block aren't read."""
+        """Return a file's content. Raise ValueError if the file has more than one indirect block."""
         pointers = list(struct.unpack("<15i", inode.pointers))
         blocks = pointers[:DIRECT]
         if inode.size > DIRECT * self.block:
             at = pointers[DIRECT] * self.fragment
             blocks += struct.unpack_from(f"<{self.block // 4}i", self.image, at)
         if inode.size > len(blocks) * self.block:
-            raise ValueError("a file larger than this reader reads")
+            raise ValueError("the file is larger than this reader supports")
         pieces = (self.image[at * self.fragment :][: self.block] if at else bytes(self.block) for at in blocks)
         return b"".join(pieces)[: inode.size]
 
     def link(self, inode: Inode) -> str:
-        """Return where a symbolic link leads; short ones are in the inode."""
+        """Return the target of a symbolic link. The inode itself has a short target."""
         return (inode.pointers[: inode.size] if inode.size < 60 else self.content(inode)).decode()
 
     def walk(self, number: int = ROOT, path: str = "") -> Iterator[tuple[str, int, Inode]]:
-        """Yield (path, inode number, inode) of all that is in a directory, and of the directory itself."""
+        """Yield (path, inode number, inode) of a directory and of everything below it."""
         inode = self.inode(number)
         yield path or ".", number, inode
         if inode.mode & 0o170000 != DIRECTORY:

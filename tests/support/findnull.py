@@ -1,8 +1,9 @@
-"""A program that tells what the runtime's findnull() does, for the file string1.go of a Go tree."""
+"""A Go program that prints the results of the runtime's findnull(), linked with the file string1.go of a Go tree."""
 
 from __future__ import annotations
 
-# A file of its own beside the runtime's, whose arrays hold 510 bytes and 254 pairs. println() writes to stderr.
+# This file is compiled together with the runtime's string1.go. The program's arrays hold 510 bytes and 254 pairs.
+# println() writes to stderr.
 HARNESS = """
 package main
 
@@ -52,5 +53,5 @@ BOUNDED = [*FOUND, "none 0", *PAIRS]
 
 
 def of_main(string1: str) -> str:
-    """Return the runtime's file as one of the program's package."""
+    """Return the text of the runtime's file, moved to the program's package."""
     return string1.replace("package runtime", "package main")

@@ -1,4 +1,4 @@
-"""A lab made of the host's own tools, for tests of the runtime tool. conftest.py has the fixtures."""
+"""A lab made of the host's tools, for tests of the runtime tool. tests/unit/conftest.py has the fixtures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ STAMP = "0123456789ab" * 5 + "0123"
 
 @dataclass(frozen=True)
 class LabPrefix:
-    """A prefix as provisioning leaves it. `runtime` is short, for the paths of sockets: it takes what is the user's."""
+    """A prefix as provisioning makes it.
+
+    `runtime` is the directory of the user's files. Its path is short, because the path of a socket is limited.
+    """
 
     prefix: Path
     runtime: Path
@@ -29,7 +32,7 @@ class LabPrefix:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a shell with this lab's launcher on its PATH would have."""
+        """Return the environment of a shell that uses this lab."""
         return {
             **os.environ,
             "RUMPLAB_CONFIG": str(self.config),
@@ -53,7 +56,7 @@ class LabPrefix:
         return self.prefix / "etc" / "components.d" / f"{name}.json"
 
     def component(self, name: str, paths: dict[str, str], /, **changes: Any) -> None:
-        """Writes a descriptor; `changes` replace its keys."""
+        """Write the descriptor of a component; `changes` replace its keys."""
         data = {
             "schema": 1,
             "name": name,
@@ -72,7 +75,7 @@ class LabPrefix:
         self.descriptor(name).write_text(json.dumps({**data, **changes}), encoding="utf-8")
 
     def tool(self, *arguments: str | Path, timeout: float = SECONDS) -> subprocess.CompletedProcess[str]:
-        """Runs ``rumplab ARGUMENTS`` in this lab."""
+        """Run ``rumplab ARGUMENTS`` in this lab."""
         return subprocess.run(
             self.argv(*arguments),
             env=self.environment,
@@ -84,7 +87,7 @@ class LabPrefix:
         )
 
     def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
-        """The same without waiting."""
+        """Start ``rumplab ARGUMENTS`` in this lab, and don't wait."""
         return subprocess.Popen(
             self.argv(*arguments),
             env=self.environment,
@@ -95,7 +98,7 @@ class LabPrefix:
         )
 
     def gdb(self, *commands: str, timeout: float = SECONDS) -> str:
-        """What the host's GDB prints for `commands`, of which some may start ``rumplab`` in this lab."""
+        """Run the host's GDB with `commands`, which may start ``rumplab`` in this lab; return its output."""
         argv = [host_tool("gdb"), "-nx", "-batch", *(part for one in commands for part in ("-ex", one))]
         done = subprocess.run(
             argv,
@@ -113,7 +116,7 @@ class LabPrefix:
         return [sys.executable, "-m", "rumplab", *map(str, arguments)]
 
     def machines(self) -> list[dict[str, Any]]:
-        """What ``rumplab ps --json`` says."""
+        """Return what ``rumplab ps --json`` lists."""
         result = self.tool("ps", "--json")
         assert result.returncode == 0, result.stderr
         machines: list[dict[str, Any]] = json.loads(result.stdout)
@@ -121,7 +124,7 @@ class LabPrefix:
 
 
 def make_lab(prefix: Path, runtime: Path) -> LabPrefix:
-    """An empty lab: configured, no components."""
+    """Make a configured lab without components."""
     (prefix / "etc" / "components.d").mkdir(parents=True)
     (prefix / "var").mkdir()
     for directory in ("var", "etc"):
@@ -132,10 +135,10 @@ def make_lab(prefix: Path, runtime: Path) -> LabPrefix:
 
 
 def host_tool(name: str) -> str:
-    """The path of a program of this host; skips the test where it isn't installed."""
+    """Return the path of a program of this host. Skip the test if it isn't installed."""
     path = shutil.which(name)
     if path is None:
-        # Benches make labs too, where there is no pytest.
+        # Imported here, because benchmarks make labs too and run without pytest.
         import pytest
 
         pytest.skip(f"{name} is not installed")

@@ -1,4 +1,4 @@
-"""What an uninstallation leaves: a container's files and packages, before and after."""
+"""Compare a container's files and packages before an installation and after its removal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 SCRIPT = Path(__file__).resolve().parent / "listing.py"
 
-# What a package manager, Ansible and the C library write for themselves: logs, caches and their indexes.
+# Logs, caches and indexes that the package manager, Ansible and the C library write.
 LEFT: tuple[str, ...] = (
     r"/var/lib/apt/(lists|periodic|extended_states).*",
     r"/var/cache/(apt|debconf|ldconfig|fontconfig|man)(/.*)?",
@@ -20,14 +20,14 @@ LEFT: tuple[str, ...] = (
     r"/var/log(/.*)?",
     r"/var/lib/systemd/.*",
     r"/etc/ld\.so\.cache",
-    # Backups that the account tools keep of the files they changed.
+    # Backups that the account tools make of the files they change.
     r"/etc/(passwd|group|shadow|gshadow|subuid|subgid)-",
     r"/root/\.ansible(/.*)?",
     r".*/__pycache__(/.*)?",
 )
 
-# QEMU's packages of Debian testing bring systemd to a container that has none, and its removal leaves what its script
-# has made. On a machine that starts by systemd all of this is there before.
+# QEMU's packages of Debian testing install systemd in a container without it, and the removal of systemd leaves the
+# files that its maintainer script made. A machine that boots with systemd has these files before.
 if os.environ.get("RUMPLAB_DEBIAN") == "testing":
     LEFT += (
         r"/etc/(default/locale|machine-id|mtab|vconsole\.conf)",
@@ -36,7 +36,7 @@ if os.environ.get("RUMPLAB_DEBIAN") == "testing":
         r"/var/(cache|lib)/private",
     )
 
-# What a module of Ansible's and an apt leave that were killed is theirs; a start of the host takes it away.
+# Temporary files of an Ansible module and of an apt that were killed. They aren't the lab's, and a reboot removes them.
 LEFT_BY_KILLS = (
     r"/tmp/ansible_[\w.]+_payload_\w+(/.*)?",
     r"/tmp/apt-dpkg-install-\w+(/.*)?",
@@ -44,8 +44,8 @@ LEFT_BY_KILLS = (
 
 
 def listed(container: str) -> dict[str, Any]:
-    """Return what `listing.py` prints in a container: its `files` by path, and its `packages`."""
-    # Over standard input: a copied file would be in the listing.
+    """Run listing.py in a container, and return its result: `files` by path, and `packages`."""
+    # The script comes on standard input, because a copied file would be in the listing.
     done = subprocess.run(
         ["docker", "exec", "-i", container, "python3", "-B", "-"],
         input=SCRIPT.read_text(),
@@ -61,7 +61,7 @@ def listed(container: str) -> dict[str, Any]:
 def changed_files(
     before: dict[str, Any], after: dict[str, Any], left: tuple[str, ...] = LEFT
 ) -> dict[str, tuple[str | None, str | None]]:
-    """Return the files that differ between two listings, each with what it was and is, but for those of `left`."""
+    """Return the files that differ between two listings as path -> (before, after), without those that match `left`."""
     return {
         path: (before["files"].get(path), after["files"].get(path))
         for path in sorted(before["files"].keys() | after["files"].keys())

@@ -1,6 +1,6 @@
-"""Print, as JSON, all that a host's file system and package manager hold: what uninstall is measured by.
+"""Print all files and packages of a host as JSON. Tests of the uninstallation compare two such listings.
 
-Runs on the host, on nothing but the standard library.
+It runs on the host, and needs only Python's standard library.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import stat
 import subprocess
 
-# Not a disk's: the kernel's file systems, what the container's engine puts in, and memory.
+# Files that aren't on the disk: those of the kernel's file systems, of the container engine, and of a tmpfs.
 SKIPPED = (
     *("/proc", "/sys", "/dev", "/run"),
     *("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/var/cache/rumplab-built"),
@@ -19,7 +19,7 @@ SKIPPED = (
 
 
 def describe(path: str) -> str:
-    """Return type, mode, owner and content of one entry, as far as a difference in it would matter."""
+    """Return type, mode, owner and content of one entry as a string; a file's content is its SHA-1."""
     status = os.lstat(path)
     parts = [stat.filemode(status.st_mode), str(status.st_uid), str(status.st_gid)]
     if stat.S_ISLNK(status.st_mode):
@@ -31,7 +31,7 @@ def describe(path: str) -> str:
 
 
 def listing() -> dict[str, str]:
-    """Return path -> description for the whole file system."""
+    """Return path -> description for every entry of the file system."""
     found = {}
     for directory, names, files in os.walk("/"):
         names[:] = [name for name in names if os.path.join(directory, name) not in SKIPPED]
@@ -43,7 +43,7 @@ def listing() -> dict[str, str]:
 
 
 def packages() -> list[str]:
-    """Return every package that dpkg knows of, with its state."""
+    """Return every package that dpkg lists, with its version and state."""
     query = ["dpkg-query", "-W", "-f", "${Package}:${Architecture} ${Version} ${db:Status-Abbrev}\\n"]
     return subprocess.run(query, check=True, capture_output=True, text=True).stdout.splitlines()
 

@@ -1,4 +1,4 @@
-"""Starting machines in a lab of the host's own tools, and waiting for them."""
+"""Start machines in a lab of the host's tools, and wait for them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def detach(lab: LabPrefix, *arguments: str | Path) -> subprocess.CompletedProces
 
 
 def started(lab: LabPrefix, *arguments: str | Path) -> dict[str, Any]:
-    """Starts a machine and returns the newest record."""
+    """Start a machine, and return its record."""
     result = detach(lab, *arguments)
     assert result.returncode == 0, result.stderr
     newest: dict[str, Any] = max(lab.machines(), key=lambda machine: machine["since"])
@@ -29,7 +29,7 @@ def started(lab: LabPrefix, *arguments: str | Path) -> dict[str, Any]:
 def until(condition: Any, seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
+        assert time.monotonic() < deadline, f"the condition is still false after {seconds} s"
         time.sleep(0.05)
 
 

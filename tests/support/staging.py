@@ -1,4 +1,4 @@
-"""What the tests of the demo unikernel and of the stager share: building, staging and booting."""
+"""Functions that build, stage and boot, for tests of the demo unikernel and of the stager."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]
 COMMANDS = ("sfdisk", "mke2fs", "debugfs", "grub-mkimage")
 GRUB_MODULES = Path("/usr/lib/grub/i386-pc")
 QEMU = "qemu-system-x86_64"
-# isa-debug-exit turns the 0x10 that pcihello writes into 2 * 0x10 + 1.
+# pcihello writes 0x10 to isa-debug-exit, and QEMU exits with 2 * 0x10 + 1.
 DONE = 33
 
 needs_qemu = pytest.mark.skipif(shutil.which(QEMU) is None, reason=f"{QEMU} is not installed")
@@ -34,7 +34,7 @@ needs_compiler = pytest.mark.skipif(
 
 
 def command(name: str) -> str:
-    """The path of a command; skips the test where it isn't installed."""
+    """Return the path of a command. Skip the test if it isn't installed."""
     path = shutil.which(name, path=SEARCH_PATH)
     if path is None:
         pytest.skip(f"{name} is not installed")
@@ -42,8 +42,10 @@ def command(name: str) -> str:
 
 
 def in_user_name_space(argv: Sequence[str | Path], environment: Mapping[str, str], directory: Path) -> tuple[int, str]:
-    """Runs `argv` in `directory` as the root of a name space of its own, where it may mount; status, and what it
-    says. Skips the test where the host allows none."""
+    """Run `argv` in `directory` as root of a new user and mount name space; return the exit status and the output.
+
+    Skip the test if the host doesn't allow user name spaces.
+    """
     result = subprocess.run(
         [command("unshare"), "-Urm", *argv],
         env=environment,
@@ -55,27 +57,26 @@ def in_user_name_space(argv: Sequence[str | Path], environment: Mapping[str, str
         check=False,
     )
     if "unshare: " in result.stdout:
-        pytest.skip("this host allows no user name spaces")
+        pytest.skip("this host doesn't allow user name spaces")
     return result.returncode, result.stdout
 
 
 def copy_example(destination: Path) -> Path:
-    """A copy of the examples in `destination`, for tests that change them or the path they lie in; returns where
-    the demo lies."""
+    """Copy the examples to `destination`, for tests that change them or their path; return the demo's directory."""
     shutil.copytree(EXAMPLES, destination, ignore=shutil.ignore_patterns("obj*", "*.bin"))
     return destination / EXAMPLE.name
 
 
 @functools.cache
 def tool_paths() -> dict[str, str]:
-    """The paths that component rump_stager has on this host; skips where one is missing."""
+    """Return the paths of component rump_stager on this host. Skip the test if one is missing."""
     if not (GRUB_MODULES / "boot.img").is_file():
         pytest.skip(f"GRUB's modules are not in {GRUB_MODULES}")
     return {"grub-modules": str(GRUB_MODULES), **{name: command(name) for name in COMMANDS}}
 
 
 def make_lab(prefix: Path, paths: dict[str, str]) -> Path:
-    """A prefix with component rump_stager as provisioning describes it; returns its rumplab.json."""
+    """Make a prefix that has component rump_stager; return the path of its rumplab.json."""
     components = prefix / "etc" / "components.d"
     components.mkdir(parents=True)
     common = {"schema": 1, "version": "1"}
@@ -96,16 +97,16 @@ def stage_environment(lab: Path) -> dict[str, str]:
 
 
 def boot(*arguments: str) -> tuple[int, str]:
-    """Runs QEMU without acceleration until the program ends it. Returns exit status and serial output."""
+    """Run QEMU without acceleration until the program ends it. Return the exit status and the serial output."""
     argv = [QEMU, "-accel", "tcg", "-m", "128", "-vga", "none", "-display", "none", "-no-reboot", "-serial", "stdio"]
     argv += ["-device", "isa-debug-exit,iobase=0xf4,iosize=4", *arguments]
     result = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=90, check=False)
-    # QEMU's own failures, which it reports with status 1, are told apart from what the program says.
+    # QEMU reports its own errors with status 1; only then its standard error is of interest.
     complaint = result.stderr.decode() if result.returncode == 1 else ""
     return result.returncode, result.stdout.decode().replace("\r\n", "\n") + complaint
 
 
 def boot_image(image: Path) -> tuple[int, str]:
-    """Boots a staged image from a virtio disk without changing it."""
+    """Boot a staged image from a virtio disk without changing it. Return the exit status and the serial output."""
     drive = f"file={str(image).replace(',', ',,')},format=raw,if=virtio,snapshot=on"
     return boot("-nic", "none", "-drive", drive)

@@ -1,4 +1,4 @@
-"""A file that the stager takes for a unikernel, of which nothing is ever executed."""
+"""The content of a file that the stager accepts as a unikernel. No test executes it."""
 
 from __future__ import annotations
 

@@ -1,19 +1,18 @@
-#!/usr/bin/env python3
-"""Whether every source edit of every role fits real checkouts of the upstreams, and what the roles count on is there.
+"""Check that each source edit of each role fits real checkouts of the upstreams, and that required texts are there.
 
-usage: python tests/upstream/anchors.py DIR [--json]
+usage: tools/python tests/upstream/anchors.py DIR [--json]
 
-DIR has a checkout, or an unpacked release, of each upstream at the commit or version that is pinned:
+DIR has a checkout, or an unpacked release, of each upstream at the pinned commit or version:
 
     DIR/gorump      https://github.com/deferpanic/gorump
     DIR/rumprun     https://github.com/rumpkernel/rumprun, with its submodules
-    DIR/gdb-*       releases of GDB, as many as there are
+    DIR/gdb-*       releases of GDB, one or more
 
-Nothing there is changed: edits are applied to copies of the files that they name. The exit status is 0 if all edits
-fit, 1 if one doesn't or its file is missing, 2 for a wrong call. Edits come out of the roles' own variables, so that
-a new one is tried without being entered here; only a role of a new upstream needs a row in UPSTREAMS. What a recipe
-counts on in the upstreams' scripts is there as well, as a file and a pattern: the miniatures that the tests build must
-have it too.
+The program changes nothing in DIR: it applies edits to copies of the files that they name. The exit status is 0 if all
+edits fit, 1 if one doesn't or its file is missing, 2 for a usage error. It reads the edits from the roles' variables,
+so that it tries new ones without a change here; only a role of a new upstream needs a row in UPSTREAMS. UPSTREAMS also
+has the texts of the upstreams' scripts that a recipe requires, each as a file and a pattern. The miniatures that the
+tests build must have these texts too.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import lookup_loader
 from ansible.template import Templar
 
+from plugins.module_utils.artifact import edits
+from plugins.module_utils.artifact.errors import Broken
+from rumplab import output
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "src")]
-output = importlib.import_module("rumplab.output")
-edits = importlib.import_module("plugins.module_utils.artifact.edits")
-Broken = importlib.import_module("plugins.module_utils.artifact.errors").Broken
 
 ANY_LOOKUP = lookup_loader.get
 
@@ -48,7 +47,7 @@ MATCHED, NOT_MATCHED, MISSING = "matched", "not matched", "file missing"
 
 @dataclass(frozen=True)
 class Text:
-    """What a role counts on: a file of the upstream, and a regular expression that is found in it."""
+    """A text that a role requires: a file of the upstream, and a regular expression that must match in it."""
 
     name: str
     file: str
@@ -57,7 +56,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Upstream:
-    """Where an upstream's checkouts are in DIR, with which settings of its role the edits are tried, and its texts."""
+    """The pattern of an upstream's checkouts in DIR, the settings of its role to try the edits with, and its texts."""
 
     checkouts: str
     settings: tuple[Mapping[str, Any], ...] = ({},)
@@ -100,7 +99,7 @@ UPSTREAMS = {
 
 @dataclass(frozen=True)
 class Row:
-    """What became of an edit, or of a text, in a checkout."""
+    """The result of an edit, or of a text, in a checkout."""
 
     role: str
     checkout: str
@@ -111,7 +110,7 @@ class Row:
 
 
 def variable_of(role: str, name: str, settings: Mapping[str, Any] | None = None) -> Any:
-    """Return a variable of a role with these settings, its templates filled in as for a host of Linux on x86-64."""
+    """Return a variable of a role with these settings; its templates are filled for a Linux host on x86-64."""
     loader = DataLoader()
     files = [ROOT / "inventory/group_vars/all/pins.yml", *(ROOT / "roles" / role / "defaults").glob("main.yml")]
     variables: dict[str, Any] = {"ansible_facts": {"system": "Linux", "architecture": "x86_64"}}
@@ -123,7 +122,7 @@ def variable_of(role: str, name: str, settings: Mapping[str, Any] | None = None)
 
 
 def own_lookup(name: str, *arguments: Any, **options: Any) -> Any:
-    """Return a lookup of the collection out of the checkout, where Ansible itself would look for an installed one."""
+    """Return a lookup of the checkout, where Ansible would load it from the installed collection."""
     if not name.startswith("rumplab.lab."):
         return ANY_LOOKUP(name, *arguments, **options)
     return importlib.import_module(f"plugins.lookup.{name.rpartition('.')[2]}").LookupModule(**options)
@@ -145,7 +144,7 @@ def roles_with_edits() -> list[str]:
 
 
 def try_edits(wanted: Sequence[Mapping[str, Any]], checkout: Path) -> Iterator[tuple[Mapping[str, Any], str, str]]:
-    """Yield each edit, its result and the reason, having applied it to a copy on top of those before."""
+    """Apply the edits in order to a copy of the files; yield each edit, its result and the reason."""
     with tempfile.TemporaryDirectory() as directory:
         copies = Path(directory)
         for edit in wanted:
@@ -175,11 +174,11 @@ def find_texts(wanted: Sequence[Text], checkout: Path) -> Iterator[tuple[Text, s
 
 
 def rows_of(directory: Path, roles: Sequence[str]) -> Iterator[Row]:
-    """Yield a row for each edit and text in each checkout; a role without a checkout has one row that says so."""
+    """Yield a row for each edit and text in each checkout. A role without a checkout has one row, with MISSING."""
     for role in roles:
         upstream = UPSTREAMS.get(role)
         if upstream is None:
-            yield Row(role, "-", "-", "-", MISSING, f"{role} is not in UPSTREAMS: nobody knows where its checkout is")
+            yield Row(role, "-", "-", "-", MISSING, f"{role} is not in UPSTREAMS; add its checkout and texts there")
             continue
         checkouts = sorted(path for path in directory.glob(upstream.checkouts) if path.is_dir())
         if not checkouts:
@@ -193,14 +192,14 @@ def rows_of(directory: Path, roles: Sequence[str]) -> Iterator[Row]:
 
 
 def report(rows: Sequence[Row]) -> str:
-    """Return the rows for people, and below them why some don't fit."""
+    """Return the rows as a table, and below it the reasons of those that don't fit."""
     cells = [[row.checkout, row.edit, row.file, row.result] for row in rows]
     reasons = [f"{row.role}: {row.reason}" for row in rows if row.reason]
     return "\n".join([output.table(["CHECKOUT", "EDIT OR TEXT", "FILE", "RESULT"], cells), *reasons])
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print what fits; return the exit status."""
+    """Print the results, and return the exit status."""
     parser = argparse.ArgumentParser(description="Whether every edit, and every text counted on, fits real checkouts.")
     parser.add_argument("directory", type=Path, metavar="DIR", help="holds gorump, rumprun and gdb-*")
     parser.add_argument("--json", action="store_true", help="print JSON")

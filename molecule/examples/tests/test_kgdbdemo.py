@@ -24,7 +24,7 @@ def session(request: pytest.FixtureRequest, host: Host) -> dict[str, str]:
     demo = component(host, "kgdbdemo")["paths"]
     gdb = component(host, "gdb")["paths"]["gdb"]
     qemu = component(host, "qemu")["paths"]["qemu-system-x86_64"]
-    line = "timeout 240 %s -I /opt/kgdb/drive.py %s %s %s %s %s"
+    line = "cd /opt/tests && timeout 240 %s -m kgdb.drive %s %s %s %s %s"
     kernel = demo[f"kernel-{request.param}"]
     answer: dict[str, str] = json.loads(
         host.check_output(line, PYTHON, gdb, qemu, request.param, kernel, demo["source"])

@@ -41,7 +41,7 @@ def debug(host: Any, gdb: str, commands: list[str]) -> str:
 def play(host: Any, gdb: str, stops: list[dict[str, Any]], commands: list[str]) -> dict[str, Any]:
     """Run GDB's commands against the server; return GDB's status, its output, and the packets it sent."""
     session = shlex.quote(json.dumps({"stops": stops, "commands": commands}))
-    ran = host.run(f"printf %s {session} | timeout 120 python3 /opt/rsp/drive.py {gdb} 60")
+    ran = host.run(f"cd /opt && printf %s {session} | timeout 120 python3 -m rsp.drive {gdb} 60")
     assert ran.rc == 0, ran.stderr
     answer: dict[str, Any] = json.loads(ran.stdout)
     assert answer["status"] is not None, answer["output"]

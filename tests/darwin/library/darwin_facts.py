@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Ansible module: the facts that Ansible's own collectors find where the kernel calls itself Darwin."""
+"""Ansible module: return the facts that Ansible's collectors find when uname(2) reports Darwin."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ DOCUMENTATION = r"""
 module: darwin_facts
 short_description: Facts of a Mac, gathered on another system
 description:
-  - Replaces the answer of uname(2) and gathers the few facts that role lab needs with Ansible's collectors for macOS.
-    They ask C(/usr/bin/sw_vers) for the version and look for C(brew) in Homebrew's places, where stand-ins must be.
+  - Replaces the result of uname(2), and gathers the facts that role lab needs with Ansible's collectors for macOS.
+    They call C(/usr/bin/sw_vers) for the version, and look for C(brew) in Homebrew's directories. The tests put
+    replacements of both programs there.
 options: {}
 author: rumplab
 """
@@ -27,7 +28,7 @@ import os
 APPLE_SILICON = os.uname_result(
     ("Darwin", "mac", "23.6.0", "Darwin Kernel Version 23.6.0: root:xnu-10063~3/RELEASE_ARM64_T6000", "arm64")
 )
-# Before anything is imported that asks the module platform, which remembers the answer.
+# Set before the imports below, because the module platform caches the result of uname.
 os.uname = lambda: APPLE_SILICON
 
 from ansible.module_utils.basic import AnsibleModule

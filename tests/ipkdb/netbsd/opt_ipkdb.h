@@ -1,1 +1,1 @@
-/* config(1) makes this file; here the options come from the compiler's command line. */
+/* In a kernel build, config(1) makes this file. Here the compiler's command line sets the options. */

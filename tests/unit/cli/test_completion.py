@@ -38,7 +38,7 @@ def complete(directory: Path, *words: str) -> set[str]:
 
 @pytest.mark.parametrize("shell", completion.SCRIPTS)
 def test_the_committed_scripts_are_up_to_date(shell: str) -> None:
-    remedy = "run: .venv/bin/python tools/completions.py"
+    remedy = "run: tools/python tools/completions.py"
     assert completion.script(shell) == completions.made(shell), remedy
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from kgdb import mangle, session
 from kgdb.guest import WAITING, Guest
+from support.labfixture import SOURCE
 from support.staging import KGDB_EXAMPLE, command, needs_compiler, needs_qemu
 
 from rumplab.gdb import kgdb_commands
@@ -154,7 +155,7 @@ def test_ctrl_c_runs_a_command_where_one_is_given(
         "import pathlib, sys; from rumplab.gdb.pipe import send_break;"
         "pathlib.Path(sys.argv[1]).touch(); send_break(sys.argv[2], 'com1')"
     )
-    way = (sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}; {code}", str(mark), str(guest.control))
+    way = ("env", f"PYTHONPATH={SOURCE}", sys.executable, "-c", code, str(mark), str(guest.control))
     said = session.interrupted(gdb, guest, replace(prepared, interrupt=way), ["p $pc"])
     assert mark.exists()
     assert "kgdb_connect" in said

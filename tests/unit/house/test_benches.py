@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,6 @@ class Unknown:
 foreign = set(sys.argv[1].split(","))
 sys.meta_path.insert(0, Unknown())
 sys.argv = sys.argv[2:]
-sys.path.insert(0, sys.argv[0].rpartition("/")[0])
 runpy.run_path(sys.argv[0], run_name="loaded")
 """
 
@@ -42,7 +40,7 @@ def foreign() -> set[str]:
 
 
 def load(bench: Path) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-c", LOAD, ",".join(sorted(foreign())), str(bench)]
+    argv = [str(ROOT / "tools/python"), "-c", LOAD, ",".join(sorted(foreign())), str(bench)]
     return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 

@@ -127,7 +127,7 @@ def test_script_survives_quoting(tmp_path: Path) -> None:
 
 def test_a_heading_that_stands_twice_is_named_with_its_line() -> None:
     text = "# Page\n\n## One\n\n## Two\n\n```\n## One\n```\n\n## One\n"
-    assert doubled_headings(text) == ["11: the heading `Page / One` stands here 2 times"]
+    assert doubled_headings(text) == ["11: the heading `Page / One` occurs 2 times; rename it"]
 
 
 def test_chapters_may_have_sections_of_the_same_name() -> None:
@@ -177,6 +177,6 @@ def test_pages_are_looked_at_as_they_stand(tmp_path: Path) -> None:
     (tmp_path / "docs" / "a.md").write_text("# A\n<!-- skip: no -->\n```console\n$ cat >x\n```\n# A\n", "utf-8")
     found = faults(tmp_path)
     assert found == [
-        "docs/a.md:6: the heading `A` stands here 2 times",
+        "docs/a.md:6: the heading `A` occurs 2 times; rename it",
         "docs/a.md:3: an example that never ends: `cat > x` waits for input",
     ]

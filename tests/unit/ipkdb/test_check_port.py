@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from ipkdb.kernel import KEY, Kernel
 from ipkdb.lab import HOST, Bench
+from ipkdb.network import IDEAL, Impairment, run
 from ipkdb.server import Server
-from ipkdb.weather import FINE, Weather, run
 from support.labfixture import LabPrefix, host_tool
 
 from rumplab.errors import RumplabError, UsageError
@@ -23,11 +23,11 @@ from rumplab.ipkdb.check_port import FAILED, PASSED, SKIPPED, Checks, Row
 HEADERS = Path(__file__).resolve().parents[2] / "ipkdb" / "netbsd"
 
 
-def checked(spoil: Callable[[Kernel], None] = lambda kernel: None, weather: Weather = FINE) -> dict[str, Row]:
+def checked(spoil: Callable[[Kernel], None] = lambda kernel: None, impairment: Impairment = IDEAL) -> dict[str, Row]:
     """Run check-port on a simulated kernel that `spoil` has changed; return its rows by name."""
 
     async def main() -> dict[str, Row]:
-        bench = Bench(weather)
+        bench = Bench(impairment)
         spoil(bench.kernel)
 
         class Other:
@@ -47,9 +47,11 @@ def checked(spoil: Callable[[Kernel], None] = lambda kernel: None, weather: Weat
     return result
 
 
-@pytest.mark.parametrize("weather", [FINE, Weather(lose=0.05, repeat=0.05, spread=0.002)], ids=["fine", "rough"])
-def test_netbsd_passes(weather: Weather) -> None:
-    rows = checked(weather=weather)
+@pytest.mark.parametrize(
+    "impairment", [IDEAL, Impairment(lose=0.05, repeat=0.05, spread=0.002)], ids=["ideal", "rough"]
+)
+def test_netbsd_passes(impairment: Impairment) -> None:
+    rows = checked(impairment=impairment)
     assert {row.result for row in rows.values()} == {PASSED, SKIPPED}, [r for r in rows.values() if r.result == FAILED]
     assert [name for name, row in rows.items() if row.result == SKIPPED] == ["M: more than a reply holds is refused"]
 

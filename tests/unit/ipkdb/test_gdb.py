@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 from ipkdb.kernel import DATA, FILLING, KEY, LOOP_INCREMENT, TEXT
+from ipkdb.network import IDEAL, Impairment
 from ipkdb.server import Server
-from ipkdb.weather import FINE, Weather
 from support.labfixture import LabPrefix
 from support.running import until
 
@@ -56,7 +56,7 @@ def session(
 
 @pytest.mark.parametrize("relayed", [False, True])
 def test_gdb_comes_by_a_socket_of_the_users_own(empty_lab: LabPrefix, key_file: Path, relayed: bool) -> None:
-    with Server(FINE) as server:
+    with Server(IDEAL) as server:
         process = empty_lab.start("ipkdb", "connect", "--target", f"127.0.0.1:{server.port}", "--key-file", key_file)
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -97,9 +97,9 @@ def check_walk(output: str, server: Server) -> None:
     assert server.kernel.cpu.registers["ebx"] == 77
 
 
-@pytest.mark.parametrize("weather", [FINE, Weather(0.1, 0.1, delay=0.0, spread=0.003)], ids=["fine", "rough"])
-def test_gdb_by_tcp(weather: Weather, empty_lab: LabPrefix, key_file: Path) -> None:
-    with Server(weather) as server, session(empty_lab, server, key_file) as (process, port):
+@pytest.mark.parametrize("impairment", [IDEAL, Impairment(0.1, 0.1, delay=0.0, spread=0.003)], ids=["ideal", "rough"])
+def test_gdb_by_tcp(impairment: Impairment, empty_lab: LabPrefix, key_file: Path) -> None:
+    with Server(impairment) as server, session(empty_lab, server, key_file) as (process, port):
         output = gdb(f"127.0.0.1:{port}", *WALK, lab=empty_lab)
         check_walk(output, server)
         assert process.wait(SECONDS) == 0
@@ -153,7 +153,7 @@ def test_files_for_a_pipe_are_refused_before_anything_is_sent_to_the_kernel(
 
 
 def test_64_kib_at_a_tenth_lost(empty_lab: LabPrefix, key_file: Path, tmp_path: Path) -> None:
-    with Server(Weather(lose=0.1, delay=0.0)) as server, session(empty_lab, server, key_file) as (_, port):
+    with Server(Impairment(lose=0.1, delay=0.0)) as server, session(empty_lab, server, key_file) as (_, port):
         dump = tmp_path / "memory"
         output = gdb(f"127.0.0.1:{port}", f"dump binary memory {dump} {DATA} {DATA + 65536}", "detach", lab=empty_lab)
         assert dump.read_bytes() == b"".join(FILLING), output

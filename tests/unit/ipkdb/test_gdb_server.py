@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ipkdb.kernel import DATA, LOOP_INCREMENT, NAMES, PAGE, PROGRAM, TEXT, make_cpu
 from ipkdb.lab import Bench
-from ipkdb.weather import FINE, Weather, run
+from ipkdb.network import IDEAL, Impairment, run
 
 from rumplab.gdb import rsp
 from rumplab.gdb.rsp import Packet, Parser, Sign
@@ -24,11 +24,11 @@ from rumplab.ipkdb.target import Target
 PC, AX, CX = NAMES.index("eip"), NAMES.index("eax"), NAMES.index("ecx")
 
 
-def talk(*commands: str | bytes, weather: Weather = FINE, prepare: Any = None, seed: int = 0) -> Any:
+def talk(*commands: str | bytes, impairment: Impairment = IDEAL, prepare: Any = None, seed: int = 0) -> Any:
     """Run a session with these commands; return (replies, bench, stub)."""
 
     async def main() -> Any:
-        bench = Bench(weather, seed)
+        bench = Bench(impairment, seed)
         if prepare:
             prepare(bench)
         await bench.link.open("t", 10)
@@ -321,11 +321,11 @@ def fresh_memory() -> dict[int, int]:
     return {base + at: byte for base in (TEXT, DATA) for at, byte in enumerate(pages[base // PAGE])}
 
 
-def session(sequence: list[str], weather: Weather, seed: int) -> tuple[list[bytes | None], bool, list[bytes]]:
+def session(sequence: list[str], impairment: Impairment, seed: int) -> tuple[list[bytes | None], bool, list[bytes]]:
     """Run a session; return (replies, whether it ended with Lost, the commands that the kernel executed)."""
 
     async def main() -> Any:
-        bench = Bench(weather, seed)
+        bench = Bench(impairment, seed)
         answers: list[bytes | None] = []
         try:
             await bench.link.open("t", 10)
@@ -345,8 +345,8 @@ def plain(done: list[bytes]) -> list[bytes]:
     return [data[:1] if data[:1] == b"O" else data for data in done]
 
 
-weathers = st.builds(
-    Weather,
+impairments = st.builds(
+    Impairment,
     lose=st.floats(0, 0.5),
     repeat=st.floats(0, 0.5),
     damage=st.floats(0, 0.3),
@@ -355,14 +355,14 @@ weathers = st.builds(
 )
 
 
-@given(st.lists(commands(), max_size=12).map(spelled), weathers, st.integers(0, 2**32))
+@given(st.lists(commands(), max_size=12).map(spelled), impairments, st.integers(0, 2**32))
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_on_any_network_each_command_is_done_once_or_ends_in_a_clean_error(
-    sequence: list[str], weather: Weather, seed: int
+    sequence: list[str], impairment: Impairment, seed: int
 ) -> None:
-    fine, failed, done = session(sequence, FINE, 0)
+    fine, failed, done = session(sequence, IDEAL, 0)
     assert not failed
-    rough, failed, rough_done = session(sequence, weather, seed)
+    rough, failed, rough_done = session(sequence, impairment, seed)
     if failed:
         assert rough == fine[: len(rough)]
         assert plain(rough_done) == plain(done)[: len(rough_done)]

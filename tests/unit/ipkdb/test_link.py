@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from ipkdb.kernel import DATA, KEY, TEXT, seal
 from ipkdb.lab import Bench
-from ipkdb.weather import Weather, run
+from ipkdb.network import Impairment, run
 
 from rumplab.errors import RumplabError, UsageError
 from rumplab.ipkdb import key, packet
@@ -18,7 +18,7 @@ from rumplab.ipkdb.link import Hint
 from rumplab.ipkdb.packet import BadMac, Malformed, Packet
 from rumplab.ipkdb.target import Target, split
 
-ROUGH = Weather(lose=0.1, repeat=0.1, delay=0.0005, spread=0.004)
+ROUGH = Impairment(lose=0.1, repeat=0.1, delay=0.0005, spread=0.004)
 
 
 def test_packet_has_the_documented_bytes() -> None:
@@ -81,9 +81,9 @@ def test_registers_stand_where_netbsd_has_them(name: str, register: str, word: i
     assert ARCHES[name].offset(ARCHES[name].number(register)) == 4 * word
 
 
-def with_bench(weather: Weather, act: Any, **options: Any) -> Any:
+def with_bench(impairment: Impairment, act: Any, **options: Any) -> Any:
     async def main() -> Any:
-        bench = Bench(weather, **options)
+        bench = Bench(impairment, **options)
         return await act(bench)
 
     return run(main())
@@ -97,7 +97,7 @@ def test_session_over_a_good_network_sends_nothing_twice() -> None:
         assert bench.kernel.done[0][5:] == b"tester@host"
         assert bench.network.carried == 4
 
-    with_bench(Weather(), act)
+    with_bench(Impairment(), act)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -108,7 +108,7 @@ def test_64_kib_at_a_tenth_lost_arrive_right(seed: int) -> None:
         data = await Target(bench.link, I386).read(DATA, 65536)
         return data, asyncio.get_running_loop().time() - start
 
-    data, seconds = with_bench(Weather(lose=0.1, delay=0.0005), act, seed=seed)
+    data, seconds = with_bench(Impairment(lose=0.1, delay=0.0005), act, seed=seed)
     assert data == bytes((page * 7 + at * 13 + (at >> 8)) & 0xFF for page in range(16) for at in range(4096))
     assert seconds < 30
 
@@ -131,10 +131,10 @@ def test_every_request_is_done_once(seed: int) -> None:
 def test_a_damaged_datagram_is_requested_again() -> None:
     async def act(bench: Bench) -> bytes:
         await bench.link.open("t", 10)
-        bench.network.weather = Weather(damage=0.3)
+        bench.network.impairment = Impairment(damage=0.3)
         return await Target(bench.link, I386).read(DATA, 4096)
 
-    assert with_bench(Weather(), act) == bytes((at * 13 + (at >> 8)) & 0xFF for at in range(4096))
+    assert with_bench(Impairment(), act) == bytes((at * 13 + (at >> 8)) & 0xFF for at in range(4096))
 
 
 def test_wrong_key_of_a_target_that_repeats_itself_is_told_at_once() -> None:
@@ -149,7 +149,7 @@ def test_wrong_key_of_a_target_that_repeats_itself_is_told_at_once() -> None:
             await stranger.open("t", 30)
         return asyncio.get_running_loop().time() - start
 
-    assert with_bench(Weather(), act) < 0.1
+    assert with_bench(Impairment(), act) < 0.1
 
 
 def test_wrong_key_of_a_fresh_target_is_silence() -> None:
@@ -157,7 +157,7 @@ def test_wrong_key_of_a_fresh_target_is_silence() -> None:
         with pytest.raises(Silent, match="nothing for 5 s"):
             await bench.link.open("t", 5)
 
-    with_bench(Weather(), act, key=b"quite another key, no?")
+    with_bench(Impairment(), act, key=b"quite another key, no?")
 
 
 def test_the_wait_is_bounded_and_repeats_become_rarer() -> None:
@@ -166,7 +166,7 @@ def test_the_wait_is_bounded_and_repeats_become_rarer() -> None:
             await bench.link.open("t", 60)
         assert 55 < bench.network.carried < 100
 
-    with_bench(Weather(lose=1.0), act)
+    with_bench(Impairment(lose=1.0), act)
 
 
 def test_a_running_kernel_is_waited_for() -> None:
@@ -180,7 +180,7 @@ def test_a_running_kernel_is_waited_for() -> None:
         await bench.link.open("t", 60)
         assert asyncio.get_running_loop().time() >= 20
 
-    with_bench(Weather(), act)
+    with_bench(Impairment(), act)
 
 
 def test_the_error_for_a_silent_kernel_says_that_it_runs() -> None:
@@ -189,7 +189,7 @@ def test_the_error_for_a_silent_kernel_says_that_it_runs() -> None:
         with pytest.raises(Silent, match="nobody listens there"):
             await bench.link.open("t", 3)
 
-    with_bench(Weather(), act)
+    with_bench(Impairment(), act)
 
 
 @pytest.mark.parametrize("refusals", [True, False])
@@ -201,11 +201,11 @@ def test_late_stop_is_waited_for_and_its_loss_is_noticed(refusals: bool) -> None
         going = asyncio.ensure_future(target.go())
         await asyncio.sleep(299)
         assert not going.done()
-        bench.network.weather = Weather(lose=0.6)
+        bench.network.impairment = Impairment(lose=0.6)
         await going
         assert bench.kernel.done.count(b"C") == 1
 
-    with_bench(Weather(), act, refusals=refusals)
+    with_bench(Impairment(), act, refusals=refusals)
 
 
 def test_target_that_restarts_is_a_clean_error() -> None:
@@ -220,7 +220,7 @@ def test_target_that_restarts_is_a_clean_error() -> None:
         await bench.link.open("t", 10)
         assert len(await Target(bench.link, I386).registers()) == 64
 
-    with_bench(Weather(), act)
+    with_bench(Impairment(), act)
 
 
 def test_another_debugger_takes_over() -> None:
@@ -232,7 +232,7 @@ def test_another_debugger_takes_over() -> None:
             await Target(bench.link, I386).registers()
         assert len(await Target(other, I386).registers()) == 64
 
-    with_bench(Weather(), act)
+    with_bench(Impairment(), act)
 
 
 def test_errors_of_the_target_are_reported_and_the_session_goes_on() -> None:
@@ -244,7 +244,7 @@ def test_errors_of_the_target_are_reported_and_the_session_goes_on() -> None:
             await bench.link.request(b"W1234")
         assert len(await Target(bench.link, I386).registers()) == 64
 
-    with_bench(Weather(), act)
+    with_bench(Impairment(), act)
 
 
 def test_registers_of_another_architecture_are_named() -> None:
@@ -253,7 +253,7 @@ def test_registers_of_another_architecture_are_named() -> None:
         with pytest.raises(Unexpected, match=r"64 bytes of registers, and powerpc 420; .* --arch"):
             await Target(bench.link, ARCHES["powerpc"]).registers()
 
-    with_bench(Weather(), act)
+    with_bench(Impairment(), act)
 
 
 def test_a_flood_of_invalid_datagrams_is_bounded() -> None:
@@ -266,7 +266,7 @@ def test_a_flood_of_invalid_datagrams_is_bounded() -> None:
         assert len(bench.link._inbox) <= 64
         assert len(await Target(bench.link, I386).registers()) == 64
 
-    with_bench(Weather(), act)
+    with_bench(Impairment(), act)
 
 
 def test_key_comes_from_a_private_file_or_the_environment(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

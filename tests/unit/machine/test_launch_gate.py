@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.labfixture import SOURCE, LabPrefix
+from support.labfixture import LabPrefix
 from support.running import until
 
 from rumplab.lab.config import load
@@ -21,13 +21,12 @@ KILLS = 500 if os.environ.get("RUMPLAB_TEST_ALL") else 40
 SEED = 11
 LAUNCH = """
 import sys
-sys.path.insert(0, sys.argv[1])
 from rumplab.machine import launch
 from rumplab.lab.config import load
 from rumplab.machine.registry import Machine, open_machines
 machines = open_machines(load())
 machine = machines.claim(Machine(name="m", directory=""), numbered=True)
-launch.detached(machines, machine, [sys.argv[2], sys.argv[3]])
+launch.detached(machines, machine, sys.argv[1:])
 """
 
 
@@ -59,7 +58,7 @@ def test_no_machine_is_lost_by_a_kill(empty_lab: LabPrefix, emulator: tuple[Path
     chance = random.Random(SEED)
     store: Machines = open_machines(load())
     recorded = 0
-    argv = [sys.executable, "-c", LAUNCH, str(SOURCE), *map(str, emulator)]
+    argv = [sys.executable, "-c", LAUNCH, *map(str, emulator)]
     for _ in range(KILLS):
         launcher = subprocess.Popen(argv, env=empty_lab.environment, stderr=subprocess.DEVNULL)
         time.sleep(chance.uniform(0.02, 0.25))
@@ -102,13 +101,12 @@ def test_a_record_that_cannot_be_written_leaves_no_process(
 
 FOREGROUND = """
 import sys
-sys.path.insert(0, sys.argv[1])
 from rumplab.lab.config import load
 from rumplab.machine import launch
 from rumplab.machine.registry import Machine, open_machines
 machines = open_machines(load())
 machine = machines.claim(Machine(name="m", directory=""), numbered=True)
-sys.exit(launch.foreground(machines, machine, [sys.argv[2]]))
+sys.exit(launch.foreground(machines, machine, sys.argv[1:]))
 """
 
 
@@ -120,7 +118,7 @@ def test_an_emulator_that_loses_a_signal_gets_it_again(
     lost = "trap 'trap - INT TERM HUP' INT TERM HUP"
     program.write_text(f"#!/bin/sh\n{lost}\n: >{ready}\nwhile :; do sleep 0.05; done\n", encoding="utf-8")
     program.chmod(0o755)
-    words = [sys.executable, "-c", FOREGROUND, str(SOURCE), str(program)]
+    words = [sys.executable, "-c", FOREGROUND, str(program)]
     # A shell can't trap a signal that is ignored when it starts, as under nohup.
     with subprocess.Popen(
         words,

@@ -271,7 +271,7 @@ def test_a_later_python_is_tried_with_a_warning(checkout: Checkout, tmp_path: Pa
     script.write_text(script.read_text("utf-8").replace("newest=14", "newest=10"), "utf-8")
     done = checkout.provision(PATH=str(programs_of(tmp_path / "programs", {})))
     given(done)
-    assert "and 3.10 is the latest that this was tried with: going on with it" in done.stderr
+    assert "and 3.10 is the latest tested version; continuing with it" in done.stderr
 
 
 DISTURBING = {

@@ -23,7 +23,7 @@ from base_images import (
     parse_release,
     sources_for,
 )
-from run_tests import Part, Patience, Result, add_up, choose, excerpt, molecule_parts, report, side_by_side
+from run_tests import Part, Result, Watchdog, add_up, choose, excerpt, molecule_parts, report, run_parallel
 
 JUNIT = """<testsuites><testsuite>
 <testcase name="a"/><testcase name="b"/>
@@ -107,22 +107,22 @@ def test_what_was_skipped_is_named_with_its_reason_and_number(tmp_path: Path) ->
     assert last[2:] == ["", "1 passed, 0 failed, 3 skipped"]
 
 
-def patience(load: float, sizes: Callable[[int], int], seconds: int = 10_000) -> int:
-    """Return the second at which a part is ended that may be silent for 100 s on 2 cores; -1 if it isn't."""
-    one = Patience(100.0, 2)
+def seconds_allowed(load: float, sizes: Callable[[int], int], seconds: int = 10_000) -> int:
+    """Return after how many seconds a Watchdog of 100 s, on 2 cores, ends a part; -1 for never."""
+    one = Watchdog(100.0, 2)
     return next((second for second in range(seconds) if one.is_over(1.0, load, sizes(second))), -1)
 
 
 def test_silence_ends_a_part_and_a_loaded_machine_gives_it_longer() -> None:
-    assert patience(0.5, lambda _: 0) == 100
-    assert patience(2.0, lambda _: 0) == 100
-    assert patience(8.0, lambda _: 0) == 400
+    assert seconds_allowed(0.5, lambda _: 0) == 100
+    assert seconds_allowed(2.0, lambda _: 0) == 100
+    assert seconds_allowed(8.0, lambda _: 0) == 400
 
 
 def test_a_part_with_output_now_and_then_goes_on() -> None:
-    assert patience(0.0, lambda second: second // 90, 750) == -1
+    assert seconds_allowed(0.0, lambda second: second // 90, 750) == -1
     # The total time has a limit, too.
-    assert patience(0.0, lambda second: second // 90) == 800
+    assert seconds_allowed(0.0, lambda second: second // 90) == 800
 
 
 def test_parts_without_images_begin_while_the_images_are_made() -> None:
@@ -139,7 +139,7 @@ def test_parts_without_images_begin_while_the_images_are_made() -> None:
         order.append("images")
 
     parts = [part("scenario", "molecule"), part("unit", "unit")]
-    assert [result.name for result in side_by_side(parts, run, prepare)] == ["unit", "scenario"]
+    assert [result.name for result in run_parallel(parts, run, prepare)] == ["unit", "scenario"]
     assert order == ["unit", "images", "scenario"]
 
 
@@ -148,7 +148,7 @@ def test_without_images_only_the_parts_that_need_them_fail() -> None:
         raise host.Failed("no engine")
 
     parts = [part("scenario", "molecule"), part("unit", "unit")]
-    results = side_by_side(parts, lambda part: Result(part.name, True, 0.0, 1, 0, 0), prepare)
+    results = run_parallel(parts, lambda part: Result(part.name, True, 0.0, 1, 0, 0), prepare)
     assert [(result.name, result.ok) for result in results] == [("unit", True), ("scenario", False)]
 
 
@@ -172,10 +172,10 @@ def test_a_run_of_everything_sets_a_variable_for_the_tests(tmp_path: Path) -> No
 def test_parts_can_be_interrupted_when_the_runner_starts_in_the_background() -> None:
     script = 'trap \'\' INT; exec "$0" "$@"'
     code = (
-        "import sys, subprocess; sys.path.insert(0, 'tools'); import run_tests; run_tests.main(['--list']);"
+        "import sys, subprocess, run_tests; run_tests.main(['--list']);"
         "sys.exit(subprocess.run(['sh', '-c', 'kill -INT $$; exit 3']).returncode)"
     )
-    argv = ["sh", "-c", script, sys.executable, "-c", code]
+    argv = ["sh", "-c", script, str(run_tests.ROOT / "tools/python"), "-c", code]
     done = subprocess.run(argv, cwd=run_tests.ROOT, capture_output=True, timeout=60, check=False)
     assert done.returncode == 256 - signal.SIGINT
 
@@ -204,7 +204,7 @@ def test_two_parts_run_at_once_and_results_keep_their_order() -> None:
         return Result(part.name, True, 0.0, 1, 0, 0)
 
     parts = [Part(name, ("true",), 1.0, "molecule") for name in "abcd"]
-    assert [result.name for result in side_by_side(parts, run, lanes=2)] == list("abcd")
+    assert [result.name for result in run_parallel(parts, run, lanes=2)] == list("abcd")
 
 
 def test_an_interruption_ends_what_runs_and_starts_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +221,7 @@ def test_an_interruption_ends_what_runs_and_starts_no_more(monkeypatch: pytest.M
 
     parts = [Part(name, ("true",), 1.0, "molecule") for name in ("a", "b", "c", "d", "e")]
     with pytest.raises(KeyboardInterrupt):
-        side_by_side(parts, run, lanes=2)
+        run_parallel(parts, run, lanes=2)
     assert process.wait(10) == -signal.SIGTERM
     assert "e" not in started
 

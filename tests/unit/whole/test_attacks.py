@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ipkdb.network import IDEAL
 from ipkdb.server import Server
-from ipkdb.weather import FINE
 from support.labfixture import LabPrefix, host_tool
 from support.running import detach, started, until
 
@@ -85,7 +85,7 @@ def test_another_user_reaches_neither_the_stub_nor_the_control_socket(
 def test_another_user_does_not_reach_the_bridge_to_ipkdb(
     empty_lab: LabPrefix, key_file: Path, open_umask: None
 ) -> None:
-    with Server(FINE) as server:
+    with Server(IDEAL) as server:
         bridge = empty_lab.start("ipkdb", "--target", f"127.0.0.1:{server.port}", "--key-file", key_file)
         assert bridge.stdout is not None
         path = Path(bridge.stdout.readline().partition("target remote ")[2].split(" ")[0])

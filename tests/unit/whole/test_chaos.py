@@ -7,7 +7,6 @@ import importlib
 import os
 import random
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -101,7 +100,7 @@ def test_a_kind_that_this_host_cannot_run_is_skipped_with_its_reason(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def unable(_: FakeRow) -> None:
-        raise row.Unable("no such device")
+        raise row.Unsupported("no such device")
 
     monkeypatch.setattr(FakeRow, "prepare", unable)
     monkeypatch.setitem(program.ROWS, "made", FakeRow)
@@ -145,7 +144,7 @@ def test_a_process_is_found_by_its_directory_arguments_and_environment(tmp_path:
     try:
         assert row.eventually(lambda: {one.pid for one in ways} <= set(row.processes_of(tmp_path)))
         assert bystander.pid not in row.processes_of(tmp_path)
-        row.end_all(tmp_path)
+        row.kill_all(tmp_path)
         assert [one.wait(10) for one in ways] == [-9, -9, -9] and bystander.poll() is None
     finally:
         for one in (*ways, bystander):
@@ -155,14 +154,14 @@ def test_a_process_is_found_by_its_directory_arguments_and_environment(tmp_path:
 
 def test_the_suite_runs_it_for_a_minute_or_for_an_hour_and_500_kills() -> None:
     (usual,), (more,) = chaos_parts(), chaos_parts(everything=True)
-    assert usual.argv[1:] == ("tests/chaos", "--minutes", "1")
-    assert more.argv[1:] == ("tests/chaos", "--minutes", "60", "--kills", "500")
+    assert usual.argv[1:] == ("-m", "chaos", "--minutes", "1")
+    assert more.argv[1:] == ("-m", "chaos", "--minutes", "60", "--kills", "500")
     for part in (usual, more):
-        chosen(*part.argv[2:])
+        chosen(*part.argv[3:])
 
 
 def test_its_help_names_the_kinds_and_an_unknown_one_is_refused() -> None:
-    argv = [sys.executable, str(ROOT / "tests/chaos")]
+    argv = [str(ROOT / "tools/python"), "-m", "chaos"]
     said = subprocess.run([*argv, "--help"], capture_output=True, text=True, timeout=60, check=True).stdout
     assert all(f"\n  {name} " in said for name in program.ROWS)
     wrong = subprocess.run([*argv, "--only", "kill,x"], capture_output=True, text=True, timeout=60, check=False)

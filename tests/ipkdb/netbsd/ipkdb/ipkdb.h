@@ -1,4 +1,4 @@
-/* What ipkdb(9) gives to a port: the interface's description, and who calls whom. */
+/* The interface between sys/ipkdb, the machine-dependent part and a network driver: see ipkdb(9). */
 #define	IPKDB_MYHW	1
 #define	IPKDB_MYIP	2
 
@@ -17,15 +17,15 @@ struct ipkdb_if {
 	void		(*send)(struct ipkdb_if *, u_char *, int);
 };
 
-/* Of sys/ipkdb, for the machine. */
+/* In sys/ipkdb, called by the machine-dependent part. */
 int	ipkdbcmds(void);
 
-/* Of either, depending on the release. */
+/* In one of both, depending on the release. */
 void	ipkdbcopy(const void *, void *, int);
 void	ipkdbzero(void *, int);
 int	ipkdbcmp(void *, void *, int);
 
-/* Of the machine, for sys/ipkdb. */
+/* In the machine-dependent part, called by sys/ipkdb. */
 void	ipkdbinit(void);
 void	ipkdb_trap(void);
 int	ipkdb_poll(void);

@@ -1,3 +1,3 @@
-/* As much of bus_space(9) as a port of IPKDB needs. */
+/* The types of bus_space(9) that the machine-dependent part of IPKDB needs. */
 typedef int		bus_space_tag_t;
 typedef unsigned long	bus_space_handle_t;

@@ -1,4 +1,4 @@
-/* As much of a kernel's <sys/param.h> as a port of IPKDB needs. */
+/* The types of a kernel's <sys/param.h> that the machine-dependent part of IPKDB needs. */
 typedef unsigned char	u_char;
 typedef unsigned char	u_int8_t;
 typedef unsigned short	u_int16_t;

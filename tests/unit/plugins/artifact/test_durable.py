@@ -220,9 +220,8 @@ def test_without_syncfs_each_file_is_synced(tmp_path: Path, monkeypatch: pytest.
 # Begins to write a file, reports that, and waits to be killed.
 WRITER = """
 import sys, time
-sys.path.insert(0, sys.argv[1])
 from plugins.module_utils.host import files
-with files.replacing(sys.argv[2] + "/x.json", opened=files.open_unchecked) as stream:
+with files.replacing(sys.argv[1] + "/x.json", opened=files.open_unchecked) as stream:
     stream.write(b"half")
     print("begun", flush=True)
     time.sleep(60)
@@ -230,8 +229,9 @@ with files.replacing(sys.argv[2] + "/x.json", opened=files.open_unchecked) as st
 
 
 def test_temporary_files_of_a_killed_run_are_removed_and_those_of_a_live_one_stay(tmp_path: Path) -> None:
-    argv = [sys.executable, "-c", WRITER, str(ROOT), str(tmp_path)]
-    writer = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    argv = [sys.executable, "-c", WRITER, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    writer = subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None and writer.stdout.readline() == "begun\n"
     durable.write_json(str(tmp_path / "y.json"), {})
     assert len(os.listdir(tmp_path)) == 2

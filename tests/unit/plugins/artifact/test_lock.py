@@ -18,9 +18,8 @@ from plugins.module_utils.artifact.lock import Lock
 # Takes the lock, starts a builder that waits for the end of its input, reports that, and waits to be killed.
 HOLDER = """
 import subprocess, sys, time
-sys.path.insert(0, sys.argv[1])
 from plugins.module_utils.artifact.lock import Lock
-with Lock(sys.argv[2], 5, "providing hello"):
+with Lock(sys.argv[1], 5, "providing hello"):
     builder = subprocess.Popen(["cat"], stdin=0, stdout=subprocess.DEVNULL, close_fds=False)
     print(builder.pid, flush=True)
     time.sleep(60)
@@ -75,8 +74,9 @@ def test_the_rest_of_an_earlier_holders_line_is_not_read(tmp_path: Path) -> None
 
 def test_a_builder_whose_run_was_killed_still_holds_the_lock(tmp_path: Path) -> None:
     path = str(tmp_path / "lock")
-    argv = [sys.executable, "-c", HOLDER, str(ROOT), path]
-    holder = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    argv = [sys.executable, "-c", HOLDER, path]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    holder = subprocess.Popen(argv, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert holder.stdin is not None and holder.stdout is not None
     builder = int(holder.stdout.readline())
     holder.kill()

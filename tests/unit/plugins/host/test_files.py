@@ -308,17 +308,17 @@ def test_an_error_names_the_whole_path() -> None:
 # Begins to write a file, reports that, and waits to be killed.
 WRITER = """
 import os, sys, time
-sys.path.insert(0, sys.argv[1])
 from plugins.module_utils.host import files
-directory = files.open_directory(sys.argv[2])
+directory = files.open_directory(sys.argv[1])
 print(files._fresh(directory, ".new-")[0], flush=True)
 time.sleep(60)
 """
 
 
 def test_temporary_files_of_a_killed_run_are_removed_and_those_of_a_live_one_stay(tmp_path: Path) -> None:
-    argv = [sys.executable, "-c", WRITER, str(ROOT), str(tmp_path)]
-    writer = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    argv = [sys.executable, "-c", WRITER, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    writer = subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None
     name = writer.stdout.readline().strip()
     files.write_text(str(tmp_path / "x"), "x")

@@ -1,4 +1,4 @@
-"""A network that loses, repeats, delays and damages what it carries, and a clock that goes only when nobody works."""
+"""A simulated network that loses, repeats, delays and damages datagrams, and an event loop in virtual time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class NoWait(selectors.SelectSelector):
-    """Turns the time that would be waited into time that has passed."""
+    """A selector that advances its clock by the timeout instead of waiting."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,13 +21,13 @@ class NoWait(selectors.SelectSelector):
         found = super().select(0)
         if not found:
             if timeout is None:
-                raise AssertionError("everybody waits, and nothing will ever happen")
+                raise AssertionError("deadlock: every task waits, and no timer is set")
             self.now += max(timeout, 0)
         return found
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock is its own. A run in which nothing can happen any more fails instead of hanging."""
+    """An event loop in virtual time. It raises AssertionError in a deadlock, where another loop would wait for ever."""
 
     def __init__(self) -> None:
         self.clock = NoWait()
@@ -38,7 +38,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def run(main: Any, limit: float = 100_000.0) -> Any:
-    """Runs a coroutine in virtual time, at most `limit` seconds of it."""
+    """Run a coroutine in virtual time, for at most `limit` virtual seconds, and return its result."""
     loop = VirtualLoop()
     try:
         return loop.run_until_complete(asyncio.wait_for(main, limit))
@@ -48,8 +48,11 @@ def run(main: Any, limit: float = 100_000.0) -> Any:
 
 
 @dataclass(frozen=True)
-class Weather:
-    """Chances for each datagram, and the delay in seconds, of which reordering comes."""
+class Impairment:
+    """How the network treats each datagram: probabilities, and the delay plus up to `spread`, both in seconds.
+
+    A spread reorders datagrams.
+    """
 
     lose: float = 0.0
     repeat: float = 0.0
@@ -58,24 +61,24 @@ class Weather:
     spread: float = 0.0
 
 
-FINE = Weather()
+IDEAL = Impairment()
 
 
 class Network:
-    """Carries datagrams one way or the other, as `weather` has it."""
+    """Deliver datagrams in both directions, impaired as `impairment` says."""
 
-    def __init__(self, weather: Weather, seed: int) -> None:
-        self.weather, self.random = weather, random.Random(seed)
+    def __init__(self, impairment: Impairment, seed: int) -> None:
+        self.impairment, self.random = impairment, random.Random(seed)
         self.carried = 0
 
     def carry(self, datagram: bytes, deliver: Callable[[bytes], None]) -> None:
         chance = self.random.random
         self.carried += 1
-        for _ in range(2 if chance() < self.weather.repeat else 1):
-            if chance() < self.weather.lose:
+        for _ in range(2 if chance() < self.impairment.repeat else 1):
+            if chance() < self.impairment.lose:
                 continue
             copy = bytearray(datagram)
-            if chance() < self.weather.damage:
+            if chance() < self.impairment.damage:
                 copy[self.random.randrange(len(copy))] ^= 1 << self.random.randrange(8)
-            delay = self.weather.delay + chance() * self.weather.spread
+            delay = self.impairment.delay + chance() * self.impairment.spread
             asyncio.get_running_loop().call_later(delay, deliver, bytes(copy))
