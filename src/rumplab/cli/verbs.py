@@ -14,7 +14,7 @@ VERBS = {
     "type": "press keys on a machine's keyboard",
     "stop": "end a machine",
     "debug": "attach GDB to a machine, with the symbols of its program",
-    "guest": "NetBSD and Linux kernels with a debugger of their own (kgdb, IPKDB): create, start, debug, stop",
+    "guest": "define, start, debug and stop a NetBSD or Linux kernel with kgdb or IPKDB",
     "ipkdb": "connect GDB to a NetBSD kernel over Ethernet (IPKDB)",
     "net": "the lab's network bridge for machines: bring it up, take it down, show it",
     "export": "make a VMware virtual machine from an image, with a debug stub",
