@@ -25,9 +25,9 @@ from rumplab.machine.registry import Machine, Machines, open_machines
 from rumplab.vmware.directory import open_export
 
 EPILOG = """\
-With SYMBOL, GDB sets a hardware breakpoint there and runs the machine to it. If there is no such SYMBOL, GDB ends with
-status 1 and the machine stays stopped. Then GDB executes the commands of --ex, then those of --script. What follows
-'--' goes to GDB unchanged. When GDB ends, the machine runs on; 'rumplab stop' ends it.
+With SYMBOL, GDB sets a hardware breakpoint there and runs the machine to it. Then it executes the commands of --ex, and
+those of --script. What follows '--' goes to GDB unchanged. When GDB ends, the machine runs on; 'rumplab stop' ends it.
+If there is no such SYMBOL, GDB ends with status 1, and the machine stays stopped.
 
 Sources: GDB looks where the symbols say, and in the current directory. If yours have moved, put 'set substitute-path
 /OLD /NEW' into a file and add: -- -ix FILE

@@ -43,7 +43,7 @@ TAKES_EXTRA = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "rumplab guest start NAME [OPTION…] [-- QEMU-ARGUMENT…]"
     parser.add_argument("name", metavar="NAME", help="the guest")
-    parser.add_argument("--kgdb", action="store_true", help="boot with -d: the kernel waits for GDB early in its start")
+    parser.add_argument("--kgdb", action="store_true", help="the kernel waits for GDB early in its start")
     parser.add_argument(
         "--ipkdb",
         action="store_true",
