@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE[,disk=CONTROLLER][,format=FORMAT][,snapshot]",
-        help="a further disk, for an image or a program (repeatable; a comma in FILE is written twice)",
+        help="add a disk (repeatable; write a comma in FILE twice)",
     )
 
 

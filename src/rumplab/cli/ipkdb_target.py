@@ -35,28 +35,38 @@ def timeout(text: str) -> int:
 
 
 def add_key(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument("--key-file", type=Path, metavar="FILE", help=f"its IPKDBKEY (default: ${key.VARIABLE})")
+    parser.add_argument(
+        "--key-file",
+        type=Path,
+        metavar="FILE",
+        help=f"a file with the kernel's IPKDBKEY (default: ${key.VARIABLE}, else the lab's etc/ipkdb.key)",
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("machine", metavar="NAME", nargs="?", help="a machine that runs; or give --target")
+    parser.add_argument("machine", metavar="NAME", nargs="?", help="a running machine; or give --target")
     target = parser.add_argument_group("the target")
-    target.add_argument("--target", type=address, metavar="IP[:PORT]", help="its address, instead of a machine's name")
+    target.add_argument("--target", type=address, metavar="IP[:PORT]", help="the kernel's address, instead of NAME")
     add_key(target)
-    target.add_argument("--arch", choices=tuple(arch.ARCHES), default="i386", help="what it runs on (default: i386)")
+    target.add_argument(
+        "--arch", choices=tuple(arch.ARCHES), default="i386", help="the kernel's processor (default: i386)"
+    )
     target.add_argument(
         "--timeout",
         type=timeout,
         default=DEFAULT_TIMEOUT,
         metavar="SECONDS",
-        help="for it to answer at first (default: %(default)s)",
+        help="how long to wait for the kernel's first answer (default: %(default)s)",
     )
     target.add_argument(
         "--i-know",
         action="store_true",
-        help="talk to an address outside the lab's networks, though nothing is encrypted: who listens reads the memory",
+        help="allow a --target outside the lab's networks; IPKDB encrypts nothing, so whoever can listen there reads"
+        " the kernel's memory",
     )
-    target.add_argument("--pcap", type=Path, metavar="FILE", help="write what goes over the wire")
+    target.add_argument(
+        "--pcap", type=Path, metavar="FILE", help="record the packets in FILE, for Wireshark or 'ipkdb decode'"
+    )
 
 
 def check_usage(args: argparse.Namespace) -> None:

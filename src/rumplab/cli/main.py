@@ -26,14 +26,16 @@ from rumplab.host.streams import OUTPUT, drop_output, prepare
 
 EXAMPLES = """\
 examples:
-  rumplab status                          what is provisioned
-  rumplab smoke                           prove that the whole lab works
-  rumplab build hello -o hello.bin        make a unikernel of a Go or C program
+  rumplab status                          show what is installed
+  rumplab smoke                           test the whole lab
+  rumplab build hello -o hello.bin        build a unikernel from a Go or C program
   rumplab stage hello.bin -o hello.img    make a bootable image, without root
   rumplab run hello.img --wait --detach   start it, stopped before its first instruction
-  rumplab debug hello main                attach the debugger and run to main
+  rumplab debug hello main                attach GDB and run to main
+  rumplab stop hello                      end the machine
 
-'rumplab VERB --help' explains a verb. Exit codes: 0 done, 1 failed, 2 usage, 3 not provisioned.
+'rumplab VERB --help' explains a verb. Exit status: 0 done, 1 failed, 2 the command line is wrong, 3 something that the
+command needs is not installed.
 """
 
 

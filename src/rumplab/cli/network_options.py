@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--net",
         choices=(*nics.NETWORKS, NONE),
-        help="user, the default: QEMU's own; bridge: the lab's; none: no network card",
+        help="user, the default: QEMU's user network; bridge: the lab's bridge; none: no network card",
     )
     group.add_argument(
         "--forward",
@@ -41,12 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="[udp:]HOST:GUEST",
-        help="lead port HOST of 127.0.0.1 to the guest's port GUEST (user network; repeatable)",
+        help="forward port HOST of this host's 127.0.0.1 to port GUEST of the guest; TCP, or UDP with udp: (user"
+        " network only; repeatable)",
     )
     group.add_argument(
         "--host-loopback",
         action="store_true",
-        help="let the guest on a user network reach 127.0.0.1 of this host, and what this host reaches",
+        help="let a guest on a user network connect to services on this host's 127.0.0.1, and to whatever this host"
+        " reaches",
     )
     group.add_argument(
         "--nic",
@@ -54,14 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="MODEL[,net=NETWORK][,mac=MAC]",
-        help=f"a network card: {', '.join(nics.MODELS)} (default: one e1000; repeatable)",
+        help=f"add a network card: {', '.join(nics.MODELS)} (default: one e1000; repeatable)",
     )
-    group.add_argument("--mac", type=mac, help=f"the first card's address (default: {macs.DEFAULT})")
+    group.add_argument("--mac", type=mac, help=f"MAC address of the first card (default: {macs.DEFAULT})")
+    group.add_argument("--no-pci-bridge", action="store_true", help="put the cards on PCI bus 0, without a PCI bridge")
     group.add_argument(
-        "--no-pci-bridge", action="store_true", help="the cards on the board's own PCI bus, without a bridge"
-    )
-    group.add_argument(
-        "--vmnet", choices=VMNET_MODES, help="macOS: what --net bridge means (default: shared, which reaches out)"
+        "--vmnet",
+        choices=VMNET_MODES,
+        help="macOS: the vmnet mode of --net bridge (default: shared, which also reaches outside networks)",
     )
 
 

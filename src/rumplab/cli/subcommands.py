@@ -33,7 +33,7 @@ class Group:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parsers = parser.add_subparsers(
             title="sub-commands",
-            description=f"each of which 'rumplab {self.verb} SUBCOMMAND --help' explains",
+            description=f"'rumplab {self.verb} SUBCOMMAND --help' explains each of them",
             dest="subcommand",
             metavar="SUBCOMMAND",
             required=True,

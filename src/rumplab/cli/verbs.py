@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 VERBS = {
-    "status": "show what is provisioned, from which source, what is deferred and why",
-    "doctor": "check what this host can do: accelerator, tools, network devices, disk",
-    "build": "make a unikernel of a Go or C program",
-    "stage": "make a bootable disk image of a unikernel, without root",
+    "status": "show what is installed, from which source, and what is deferred and why",
+    "doctor": "check this host and the installed tools: accelerator, network devices, disk space",
+    "build": "build a unikernel from a Go or C program",
+    "stage": "make a bootable disk image from a unikernel, without root",
     "run": "boot an image or a program in QEMU, with a debug stub",
-    "ps": "list the machines that are running",
+    "ps": "list your machines: what 'run' and 'guest start' have started",
     "logs": "print a machine's serial console",
     "screen": "print a machine's screen as text, or save a picture of it",
-    "type": "type on a machine's keyboard",
+    "type": "press keys on a machine's keyboard",
     "stop": "end a machine",
-    "debug": "attach the debugger to a machine, its symbols loaded",
-    "guest": "NetBSD guests: create, start, console, break, debug, stop",
-    "ipkdb": "debug a NetBSD kernel over Ethernet with today's GDB (IPKDB)",
-    "net": "the lab's own bridge for guests: bring it up, take it down, look at it",
-    "export": "make a virtual machine for VMware of an image, with a debug stub",
-    "smoke": "prove that the lab works: stage, boot, attach, break, read PCI",
+    "debug": "attach GDB to a machine, with the symbols of its program",
+    "guest": "define, start, debug and stop a NetBSD or Linux kernel with kgdb or IPKDB",
+    "ipkdb": "connect GDB to a NetBSD kernel over Ethernet (IPKDB)",
+    "net": "the lab's network bridge for machines: bring it up, take it down, show it",
+    "export": "make a VMware virtual machine from an image, with a debug stub",
+    "smoke": "test the whole lab: stage, boot, attach GDB, stop at a breakpoint, read PCI",
 }
 HIDDEN_VERBS = {
     "completion": "print a completion script for a shell",
-    "relay": "standard input and output to a debug stub on a UNIX socket, for a GDB before 8.3",
+    "relay": "connect standard input and output to a debug stub's UNIX socket, for a GDB before 8.3",
 }

@@ -26,15 +26,15 @@ from rumplab.lab import config
 from rumplab.lab.config import Lab
 
 EPILOG = """\
-DIR holds a Go program, package main, or the .c files of a C program; FILE is a single .go or .c file. The
-unikernel keeps its symbols. Nothing is written into DIR unless the output is there; if nothing has changed
-since the last build, no tool is called. C programs get CPPFLAGS, CFLAGS, LDFLAGS and LDLIBS from the environment.
+DIR holds a Go program (package main) or the .c files of a C program. The unikernel keeps its symbols. The command
+writes nothing into DIR, except the unikernel if -o names a file there. If nothing has changed since the last build, it
+calls no tool. For C programs it uses CPPFLAGS, CFLAGS, LDFLAGS and LDLIBS of the environment.
 
 examples:
   rumplab build .
   rumplab build myapp -o myapp.bin
   rumplab build hello.c --bake hw_virtio
-  rumplab build src --c -v                 C, though there are Go files; show what the tools say
+  rumplab build src --c -v                 C, though there are Go files; show the tools' output
   rumplab build myapp --dry-run            print the commands as shell
 """
 SOURCES = (".go", *gopath.OTHER_SOURCES)
@@ -57,24 +57,26 @@ class Plan:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="DIR|FILE", type=Path, help="the program's sources")
+    parser.add_argument(
+        "source", metavar="DIR|FILE", type=Path, help="the directory of a program, or a single .go or .c file"
+    )
     parser.add_argument(
         "-o",
         "--output",
         metavar="FILE",
         type=Path,
         default=Path("program.bin"),
-        help="the unikernel (default: %(default)s)",
+        help="the unikernel to write (default: %(default)s)",
     )
     parser.add_argument(
         "--bake",
         metavar="CONF",
         default="hw_generic",
-        help="rumprun's configuration: which drivers go in (default: %(default)s)",
+        help="the configuration of rumprun-bake, which says what drivers go in (default: %(default)s)",
     )
-    parser.add_argument("--c", action="store_true", help="a C program, though DIR holds Go files too")
-    parser.add_argument("--keep-work", action="store_true", help="keep the work directory, and say where it is")
-    parser.add_argument("-v", "--verbose", action="store_true", help="show each command and what it says")
+    parser.add_argument("--c", action="store_true", help="build the C program, though DIR holds Go files too")
+    parser.add_argument("--keep-work", action="store_true", help="keep the work directory, and print where it is")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show each command and its output")
     runner.add_option(parser)
     parser.add_argument("--json", action="store_true", help="report as JSON, with the unikernel's SHA-256")
     parser.add_argument("--dry-run", action="store_true", help="print the commands as shell, run none")

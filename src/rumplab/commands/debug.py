@@ -25,17 +25,21 @@ from rumplab.machine.registry import Machine, Machines, open_machines
 from rumplab.vmware.directory import open_export
 
 EPILOG = """\
-Without NAME: the only machine there is. With SYMBOL: a hardware breakpoint there, and on to it. Commands
-given by --ex and --script run after that. What follows '--' goes to GDB as it is.
+With SYMBOL, GDB sets a hardware breakpoint there and runs the machine to it. Then it executes the commands of --ex, and
+those of --script. What follows '--' goes to GDB unchanged. When GDB ends, the machine runs on; 'rumplab stop' ends it.
+If there is no such SYMBOL, GDB ends with status 1, and the machine stays stopped.
+
+Sources: GDB looks where the symbols say, and in the current directory. If yours have moved, put 'set substitute-path
+/OLD /NEW' into a file and add: -- -ix FILE
 
 examples:
-  rumplab debug                                       the only machine
+  rumplab debug                                       the only machine that runs
   rumplab debug hello main                            run to main
   rumplab debug hello 'found if bus == 1'             run to a breakpoint with a condition
   rumplab debug hello main --batch --ex bt --ex 'info registers rip'
   rumplab debug hello --dry-run                       print the GDB command instead
-  rumplab debug --vmware hello.vmwarevm main          an export's machine, which VMware runs on this host
-  rumplab debug hello main --container                the debugger of the lab's image
+  rumplab debug --vmware hello.vmwarevm main          an export; first start its machine.vmx in VMware on this host
+  rumplab debug hello main --container                with the GDB of the lab's builder image
 """
 TAKES_EXTRA = True
 # Docker Desktop's name for its host. A container that connects to it reaches the host's loopback interface.
@@ -45,11 +49,19 @@ REMOTE_SECONDS = 10
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "rumplab debug [NAME] [SYMBOL] [OPTION…] [-- GDB-ARGUMENT…]"
-    parser.add_argument("name", metavar="NAME", nargs="?", help="the machine (default: the only one)")
-    parser.add_argument("location", metavar="SYMBOL", nargs="?", help="where to break and run to")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="the machine (default: the only one that runs)")
+    parser.add_argument(
+        "location",
+        metavar="SYMBOL",
+        nargs="?",
+        help="a function, FILE:LINE or *ADDRESS to run to; 'if CONDITION' may follow",
+    )
     command_line.add_command_arguments(parser)
     parser.add_argument(
-        "--vmware", metavar="DIR", type=Path, help="attach to the machine of an export instead; see 'export'"
+        "--vmware",
+        metavar="DIR",
+        type=Path,
+        help="attach to the machine of this export (see 'export'), which VMware runs",
     )
     runner.add_option(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the GDB command and do nothing")

@@ -26,13 +26,14 @@ from rumplab.machine import accel, sandbox
 from rumplab.machine.registry import open_machines
 
 EPILOG = """\
-Each line is ok, warn or fail; warn and fail say what to do. Exits with 1 if a line is fail.
-With --verify it looks at what is installed instead of the host: every file is compared with the hash that was recorded
-when it was installed. Exits with 1 if one is altered, missing or was added.
+Each line is ok, warn or fail; warn and fail say what to do. The exit status is 1 if a line is fail. Nothing is changed.
+
+With --verify, the command checks the installed files instead: it compares each one with the hash that was recorded at
+its installation. The exit status is 1 if a file was altered, removed or added.
 
 examples:
   rumplab doctor
-  rumplab doctor --reprobe      try the accelerators again instead of remembering
+  rumplab doctor --reprobe      test the accelerators again, ignore the earlier result
   rumplab doctor --json
   rumplab doctor --verify       compare every installed file with its recorded hash
 """
@@ -75,7 +76,7 @@ class Check:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     either = parser.add_mutually_exclusive_group()
-    either.add_argument("--reprobe", action="store_true", help="try the accelerators again")
+    either.add_argument("--reprobe", action="store_true", help="test the accelerators again")
     either.add_argument("--verify", action="store_true", help="compare every installed file with its recorded hash")
 
 

@@ -27,13 +27,13 @@ from rumplab.vmware import directory as layout
 from rumplab.vmware import vmx
 
 EPILOG = """\
-DIR gets machine.vmx, disk.vmdk, the program with its symbols, and README.txt with the GDB command. Nothing is
-left of it unless all of it is there. --force replaces a DIR that an export made, and no other.
+The command writes machine.vmx, disk.vmdk, the program with its symbols, and README.txt with the GDB command into DIR.
+If it fails, DIR is as it was before.
 
 examples:
   rumplab export hello.img --vmware hello.vmwarevm
   rumplab export hello.img --vmware hello --adapter lsisas1068 --port 8865
-  rumplab debug --vmware hello main          attach to it, once VMware runs it
+  rumplab debug --vmware hello main          attach to it, after you have started machine.vmx in VMware
 """
 SERIALS = ("file", "pipe")
 MIB = 1024 * 1024
@@ -50,15 +50,22 @@ def memory(text: str) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", metavar="IMAGE", help="an image that 'rumplab stage' made, raw, qcow2 or vmdk")
+    parser.add_argument("image", metavar="IMAGE", help="a disk image: raw, qcow2 or VMDK; 'rumplab stage' makes one")
     parser.add_argument("--vmware", metavar="DIR", type=Path, required=True, help="the directory to make")
-    parser.add_argument("--force", action="store_true", help="replace an earlier export")
+    parser.add_argument("--force", action="store_true", help="replace DIR if an earlier export made it")
     parser.add_argument(
-        "--format", choices=recognise.FORMATS, help="of IMAGE (default: as on record; see docs/commands/run.md)"
+        "--format", choices=recognise.FORMATS, help="IMAGE's format (default: the one that rumplab has recorded for it)"
     )
-    parser.add_argument("--allow-backing", action="store_true", help="take an IMAGE that names other files")
     parser.add_argument(
-        "--port", type=unprivileged_port, default=vmx.PORT, help="of the stub, on 127.0.0.1 (default: %(default)s)"
+        "--allow-backing",
+        action="store_true",
+        help="accept an IMAGE that names other files, such as a qcow2 with a backing file",
+    )
+    parser.add_argument(
+        "--port",
+        type=unprivileged_port,
+        default=vmx.PORT,
+        help="TCP port of the debug stub, on 127.0.0.1 (default: %(default)s)",
     )
     parser.add_argument(
         "--adapter",
@@ -66,12 +73,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=vmx.ADAPTERS[0],
         help="the disk's controller: LSI Logic 1000:0030 (the default) or LSI SAS 1000:0054",
     )
-    parser.add_argument("--subformat", choices=vmdk.SUBFORMATS, default=vmdk.SUBFORMATS[0], help="default: %(default)s")
     parser.add_argument(
-        "--memory", type=memory, default=128, metavar="MIB", help="of the machine (default: %(default)s)"
+        "--subformat",
+        choices=vmdk.SUBFORMATS,
+        default=vmdk.SUBFORMATS[0],
+        help="the VMDK's layout; streamOptimized is compressed (default: %(default)s)",
     )
     parser.add_argument(
-        "--serial", choices=SERIALS, default=SERIALS[0], help="where the console goes (default: %(default)s)"
+        "--memory", type=memory, default=128, metavar="MIB", help="the machine's memory (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--serial",
+        choices=SERIALS,
+        default=SERIALS[0],
+        help="the first serial port: the file serial.log in DIR, or the UNIX socket serial.pipe there (default:"
+        " %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="report as JSON")
 

@@ -14,8 +14,8 @@ from rumplab.machine.consoles import VGA
 from rumplab.machine.registry import Machine, locate, open_machines, read_record
 
 EPILOG = """\
-The console of a machine that has ended stays readable until its name is used again. Where the console is the screen,
-see 'rumplab screen'; what the machine says on its serial port beside it is printed here all the same.
+You can read the console of a machine that has ended until its name is used again. If the console is the screen, use
+'rumplab screen'; this command then prints only what the machine wrote to its serial port.
 
 examples:
   rumplab logs hello
@@ -26,7 +26,7 @@ POLL_SECONDS = 0.1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the machine")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on until the machine ends")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on printing until the machine ends")
 
 
 def copy(log: BinaryIO, target: BinaryIO) -> None:

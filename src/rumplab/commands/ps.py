@@ -14,9 +14,9 @@ from rumplab.machine.registry import Machine, open_machines
 from rumplab.machine.run_state import run_state
 
 EPILOG = """\
-GDB is where the debug stub is: on a socket that only you can open, or on a TCP port (--gdb-port).
-STATE is QEMU's: 'prelaunch' waits before the first instruction, 'paused' is held by a debugger. CONSOLE is 'serial'
-(see logs) or 'vga' (see screen).
+STATE is QEMU's: 'prelaunch' waits before the first instruction, 'paused' is held by a debugger. GDB says where the
+debug stub is: 'socket', which only you can open, or a TCP port (--gdb-port). CONSOLE is 'serial' (see 'rumplab logs')
+or 'vga' (see 'rumplab screen').
 
 examples:
   rumplab ps

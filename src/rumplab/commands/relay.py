@@ -15,7 +15,7 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("socket", metavar="SOCKET", help="the stub's; 'rumplab ps --json' names it")
+    parser.add_argument("socket", metavar="SOCKET", help="the path of the stub's socket: 'stub' in 'rumplab ps --json'")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -25,12 +25,13 @@ from rumplab.machine.registry import Machine, Machines, addressed, base_name, ch
 from rumplab.network import attachment
 
 EPILOG = """\
-The machine: a PC with an e1000 (54:54:00:55:55:55) behind a PCI bridge, user network 192.168.76.0/24, and a debug stub
-that only you can reach, by 'rumplab debug'. Options change each part of it.
+The machine is a PC with an e1000 (54:54:00:55:55:55) behind a PCI bridge, on the user network 192.168.76.0/24, and with
+a debug stub that only you can reach: 'rumplab debug' attaches to it. The options change each part.
 
-Its console is the serial port, on this terminal (Ctrl-A x ends QEMU, Ctrl-A c is its monitor), and there is no VGA
-card: programs and staged images. Any other image, and a CD, has its console on the screen of a VGA card, on this
-terminal too (Alt-2 is QEMU's monitor, where 'quit' ends it; Alt-1 leads back). --console chooses.
+Without --detach, this terminal shows the console. For a PROGRAM and for an IMAGE that 'rumplab stage' made, that is the
+serial port, and the machine has no VGA card: Ctrl-A x ends QEMU, Ctrl-A c switches to its monitor and back. For any
+other image and for a CD, it is the screen of a VGA card: Alt-2 switches to QEMU's monitor, where 'quit' ends QEMU, and
+Alt-1 switches back. --console overrides the choice.
 
 examples:
   rumplab run hello.img                       on this terminal
@@ -38,7 +39,7 @@ examples:
   rumplab run hello.bin --args '{"cmdline": "hello"}'
   rumplab run hello.img --disk mpt --nic virtio --no-pci-bridge
   rumplab run hello.img --console vga --detach     with a screen: see 'rumplab screen' and 'rumplab type'
-  rumplab run hello.bin --drive data.img --config hello.yml    with a disk, and what rumprun is to mount
+  rumplab run hello.bin --drive data.img --config hello.yml    with a disk, which rumprun's configuration mounts
   rumplab run hello.img --drive a.img,disk=mpt --drive b.qcow2,snapshot
   rumplab run hello.img --forward 8080:80     the guest's port 80 on 127.0.0.1:8080
   rumplab run hello.img --net bridge --nic e1000 --nic e1000,net=user
@@ -54,52 +55,68 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--args",
         metavar="STRING",
-        help="a PROGRAM's command line (an image has its own); where it begins with '-': --args=-d",
+        help="a PROGRAM's command line (an image has its own); if it begins with '-', write --args=-d",
     )
     parser.add_argument(
-        "--config", metavar="FILE.yml", type=Path, help="rumprun's configuration, for a PROGRAM (see stage --rumprun)"
+        "--config",
+        metavar="FILE.yml",
+        type=Path,
+        help="rumprun's configuration for a PROGRAM, in YAML (as stage --rumprun)",
     )
     parser.add_argument(
         "--rumprun-schema",
         choices=rumprun_file.SCHEMAS,
-        help="which JSON to make of it: rumprun's newer (the default) or older one",
+        help="the JSON schema that --config is converted to: rumprun's newer one (the default) or its older one",
     )
     parser.add_argument(
         "--console",
         choices=consoles.CHOICES,
         default=consoles.AUTO,
-        help="serial: without a VGA card; vga: the screen of one; auto, the default: by what boots",
+        help="serial: the serial port, without a VGA card; vga: the screen of a VGA card; auto, the default: serial for"
+        " a PROGRAM and for an IMAGE that 'stage' made, else vga",
     )
-    parser.add_argument("--wait", action="store_true", help="stop before the first instruction, for a debugger")
+    parser.add_argument(
+        "--wait", action="store_true", help="stop before the first instruction, until a debugger continues"
+    )
     parser.add_argument("--detach", action="store_true", help="run in the background: see ps, logs, stop")
-    parser.add_argument("--name", help="the machine's name (default: made from the file's)")
-    parser.add_argument("--memory", type=memory, default="128M", metavar="SIZE", help="default: %(default)s")
-    parser.add_argument("--disk", choices=disk_controllers.CHOICES, help="an IMAGE's controller (default: virtio)")
+    parser.add_argument("--name", help="the machine's name (default: made from the file's name)")
+    parser.add_argument(
+        "--memory",
+        type=memory,
+        default="128M",
+        metavar="SIZE",
+        help="in MiB, or with M or G behind it (default: %(default)s)",
+    )
+    parser.add_argument("--disk", choices=disk_controllers.CHOICES, help="the IMAGE's controller (default: virtio)")
     drive_options.add_arguments(parser)
     parser.add_argument(
-        "--format", choices=recognise.FORMATS, help="of an IMAGE (default: as on record; see docs/commands/run.md)"
+        "--format",
+        choices=recognise.FORMATS,
+        help="the IMAGE's format (default: the one that rumplab has recorded for it)",
     )
     parser.add_argument(
-        "--allow-backing", action="store_true", help="take disks that name other files, as a qcow2 over another disk"
+        "--allow-backing",
+        action="store_true",
+        help="accept disks that name other files, such as a qcow2 with a backing file",
     )
-    parser.add_argument("--snapshot", action="store_true", help="throw writes to all disks away")
+    parser.add_argument("--snapshot", action="store_true", help="discard all writes to the disks when the machine ends")
     parser.add_argument(
         "--accel",
         choices=accel.ACCELS,
         default="auto",
-        help="auto, the default: the quickest that works here",
+        help="auto, the default: the fastest one that works here",
     )
     parser.add_argument(
         "--gdb-port",
         type=port,
         metavar="PORT",
-        help="the debug stub on this TCP port of 127.0.0.1, where every user of this host has it",
+        help="put the debug stub on this TCP port of 127.0.0.1, where every user of this host can attach",
     )
-    parser.add_argument("--symbols", metavar="FILE", help="the ELF file whose symbols debug loads")
+    parser.add_argument("--symbols", metavar="FILE", help="the ELF file with the symbols for 'rumplab debug'")
     parser.add_argument(
         "--exit-device",
         action="store_true",
-        help="let the guest end QEMU: a byte v written to port 0xf4 is status 2v+1",
+        help="a guest that writes a byte v to port 0xf4 ends QEMU with exit status 2v+1",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the QEMU command and do nothing")
     network_options.add_arguments(parser)

@@ -18,8 +18,8 @@ from rumplab.machine.registry import Machine, open_machines
 from rumplab.machine.screen import Screen, graphics, look
 
 EPILOG = """\
-The screen of a VGA card in text mode, at this moment. A machine that 'rumplab run' gave none has its console on the
-serial port: see 'rumplab logs'. A guest of 'rumplab guest' has both.
+Prints what the VGA card shows now, in text mode. A machine without a VGA card has its console on the serial port: see
+'rumplab logs'. A guest of 'rumplab guest' has both.
 
 examples:
   rumplab screen ipxe
@@ -33,8 +33,8 @@ TO_THE_TOP, TO_LINE_END, TO_SCREEN_END = "\x1b[H", "\x1b[K", "\x1b[J"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the machine")
-    parser.add_argument("--png", metavar="FILE", type=Path, help="save its picture, and print nothing")
-    parser.add_argument("-f", "--follow", action="store_true", help="print it again when it changes")
+    parser.add_argument("--png", metavar="FILE", type=Path, help="save the screen as a picture, print no text")
+    parser.add_argument("-f", "--follow", action="store_true", help="print the screen again whenever it changes")
     parser.add_argument("--json", action="store_true", help="print JSON; with --follow, a line each time")
 
 

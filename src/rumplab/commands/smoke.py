@@ -27,15 +27,16 @@ from rumplab.machine import consoles, disk_controllers, qemu_argv, registry, shu
 from rumplab.machine.registry import Machines, open_machines
 
 EPILOG = """\
-Stages the demo unikernel, boots it with an e1000 behind a PCI bridge, attaches the debugger, stops where the
-program finds the e1000, asks the debugger where that is, and lets it run to its end. Cleans up after itself.
-With --all it does the same from every disk controller, where it stops at the controller.
+The command stages the demo unikernel, boots it with an e1000 behind a PCI bridge, attaches GDB, stops where the demo
+finds the e1000, checks the PCI address that GDB reads there, and lets the demo run to its end. Then it removes the
+machine and the image. With --all, it also boots the demo from each disk controller, and stops where the demo finds that
+controller.
 
 examples:
   rumplab smoke
   rumplab smoke --all
-  rumplab smoke --record        remember that the lab, as it is, has passed (see status)
-  rumplab smoke --keep          leave machine and image for a look
+  rumplab smoke --record        record that the lab has passed: 'verified' in 'rumplab status'
+  rumplab smoke --keep          keep the machine and the image
 """
 COMPONENTS = ("qemu", "rump_stager", "gdb", "pcihello")
 DEFAULT_SECONDS = 120
@@ -92,14 +93,14 @@ class Loop:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--all", action="store_true", help="from every disk controller too")
+    parser.add_argument("--all", action="store_true", help="then boot from each disk controller, too")
     parser.add_argument("--record", action="store_true", help="record in the prefix that the lab has passed")
-    parser.add_argument("--keep", action="store_true", help="leave machine and image, and say where")
+    parser.add_argument("--keep", action="store_true", help="keep the machine and the image, and print where they are")
     parser.add_argument(
         "--timeout",
         type=seconds,
         metavar="SECONDS",
-        help=f"for all of it (default: {DEFAULT_SECONDS}, and {DISK_SECONDS} more a controller)",
+        help=f"time limit for everything (default: {DEFAULT_SECONDS}, with --all {DISK_SECONDS} more a controller)",
     )
 
 

@@ -22,11 +22,12 @@ from rumplab.image.writer import write_image
 from rumplab.lab import config
 
 EPILOG = """\
-The same program, arguments and configuration give the same image, bit for bit. Beside IMAGE stands
-IMAGE.rumplab.json, which tells 'rumplab run' and 'rumplab debug' where the program's symbols are.
+PROGRAM must be a Multiboot ELF file for x86. The same program, arguments and configuration give the same image, bit for
+bit. The command also writes IMAGE.rumplab.json, which tells 'rumplab run' and 'rumplab debug' where the program's
+symbols are.
 
-GRUB would change quotes and backslashes on a command line: a STRING that holds any becomes a Multiboot
-module, as FILE.json always does. Write --args=STRING when STRING begins with a dash.
+GRUB changes quotes and backslashes on a command line, so a STRING with one of them becomes a Multiboot module.
+FILE.json and FILE.yml always do. Write --args=STRING if STRING begins with '-'.
 
 examples:
   rumplab stage hello.bin -o hello.img
@@ -36,7 +37,7 @@ examples:
   rumplab stage hello.bin -o hello.img --rumprun hello.yml    rumprun's configuration, as YAML
   rumplab stage hello.bin -o hello.img --volume www --volume etc:config
   rumplab stage hello.bin -o hello.qcow2 --format qcow2
-  rumplab stage hello.bin -o hello.img --container            with the tools of the lab's image
+  rumplab stage hello.bin -o hello.img --container            with the tools of the lab's builder image
 """
 
 # In bytes. No configuration is as large, and checking its JSON must not exhaust a small host's memory.
@@ -45,26 +46,28 @@ LARGEST_CONFIGURATION = 1024 * 1024
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("program", metavar="PROGRAM", type=Path, help="the unikernel, an ELF file")
-    parser.add_argument("-o", "--output", metavar="IMAGE", type=Path, required=True, help="what to write")
+    parser.add_argument("-o", "--output", metavar="IMAGE", type=Path, required=True, help="the image to write")
     parser.add_argument("--args", metavar="STRING", default=None, help="the unikernel's command line")
-    parser.add_argument("--config", metavar="FILE.json", type=Path, help="the unikernel's configuration")
-    parser.add_argument("--rumprun", metavar="FILE.yml", type=Path, help="rumprun's configuration, written in YAML")
+    parser.add_argument("--config", metavar="FILE.json", type=Path, help="rumprun's configuration, in JSON")
+    parser.add_argument("--rumprun", metavar="FILE.yml", type=Path, help="rumprun's configuration, in YAML")
     parser.add_argument(
         "--rumprun-schema",
         choices=SCHEMAS,
-        help="which JSON to make of it: rumprun's newer (the default) or older one",
+        help="the JSON schema that --rumprun is converted to: rumprun's newer one (the default) or its older one",
     )
     parser.add_argument(
         "--volume",
         metavar="DIR[:LABEL]",
         action="append",
         default=[],
-        help="a further ext2 partition with the content of DIR; repeatable, up to 3",
+        help="add an ext2 partition with the content of DIR; repeatable, up to 3",
     )
     parser.add_argument(
-        "--format", choices=recognise.FORMATS, default="raw", help="of the image (default: %(default)s)"
+        "--format", choices=recognise.FORMATS, default="raw", help="the image's format (default: %(default)s)"
     )
-    parser.add_argument("--size", help="MiB, or with suffix M or G (default: what it takes)")
+    parser.add_argument(
+        "--size", help="the image's size in MiB, or with M or G behind it (default: as much as the content needs)"
+    )
     parser.add_argument("--force", action="store_true", help="overwrite IMAGE")
     runner.add_option(parser)
     parser.add_argument("--json", action="store_true", help="report as JSON, with the image's SHA-256")

@@ -15,8 +15,10 @@ from rumplab.lab import config, verified
 from rumplab.lab.config import DAMAGED, Component, Lab
 
 EPILOG = """\
-'verified' says whether 'rumplab smoke' has passed with exactly these components. Exits with 1 if a record of the lab
-is lost or damaged.
+SOURCE is where a component came from: upstream, mirror, substitute (the distribution's package in place of upstream),
+packages (the host's own) or bundle (this repository). STATE 'deferred' is no failure: the source can't be reached now;
+a line below the table says why, and what to run later. 'verified' says whether 'rumplab smoke' has passed with exactly
+these components. The exit status is 1 if a record of the lab is lost or damaged.
 
 examples:
   rumplab status

@@ -11,8 +11,8 @@ from rumplab.machine.registry import open_machines
 from rumplab.machine.shutdown import POWERDOWN_SECONDS, end
 
 EPILOG = """\
-QEMU is told to quit; if it doesn't, it gets SIGTERM and at last SIGKILL. Only the process that rumplab
-started is ever signalled.
+The command tells QEMU to quit; if QEMU doesn't, it sends SIGTERM, then SIGKILL. It signals only the process that
+rumplab started.
 
 examples:
   rumplab stop hello
@@ -27,12 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--forget",
         action="store_true",
-        help="with --all: and take away all that you have of this lab, guests and their disks too; for uninstalling",
+        help="with --all, before the lab is uninstalled: also delete your records, guests and the guests' disks",
     )
     parser.add_argument(
         "--powerdown",
         action="store_true",
-        help=f"let the guest shut down first, for {POWERDOWN_SECONDS:.0f} s at most",
+        help=f"press the power button first, and wait up to {POWERDOWN_SECONDS:.0f} s for the guest to shut down",
     )
 
 

@@ -19,7 +19,7 @@ examples:
   rumplab type ipxe --key ctrl-b
   rumplab type ipxe 'ifstat' --key ret
   rumplab type ipxe $'ifstat\\nroute\\n'
-  rumplab screen ipxe                     what came of it
+  rumplab screen ipxe                     see the result
 """
 # A PS/2 keyboard buffers only a few bytes, and a guest may read them slowly: so pause after each key.
 HOLD_MILLISECONDS = 20
@@ -54,8 +54,10 @@ ALIASES = {"enter": "ret", "return": "ret", "escape": "esc", "space": "spc", "pa
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "rumplab type NAME [TEXT] [--key KEY…]"
     parser.add_argument("name", metavar="NAME", help="the machine")
-    parser.add_argument("text", metavar="TEXT", nargs="?", help="what to type")
-    parser.add_argument("--key", metavar="KEY", action="append", default=[], help="a key to press then; repeatable")
+    parser.add_argument("text", metavar="TEXT", nargs="?", help="text to type")
+    parser.add_argument(
+        "--key", metavar="KEY", action="append", default=[], help="a key to press after TEXT; repeatable"
+    )
 
 
 def keys_of(text: str) -> list[list[str]]:

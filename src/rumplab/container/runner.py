@@ -65,7 +65,8 @@ def add_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         OPTION,
         action="store_true",
-        help="run in a container of the lab's image (on macOS also where the tools aren't installed)",
+        help="run the tools in a container of the lab's builder image (on macOS this is the default where they aren't"
+        " installed)",
     )
 
 

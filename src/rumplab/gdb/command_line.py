@@ -48,10 +48,16 @@ class Session:
 
 def add_command_arguments(parser: argparse.ArgumentParser) -> None:
     """What every verb that ends in GDB takes."""
-    parser.add_argument("--ex", metavar="COMMAND", action="append", default=[], help="run a GDB command; repeatable")
-    parser.add_argument("--script", metavar="FILE", action="append", default=[], help="run a file of GDB commands")
-    parser.add_argument("--batch", action="store_true", help="no questions, no user's .gdbinit; end after the commands")
-    parser.add_argument("--symbols", metavar="FILE", help="load these symbols instead of the machine's program")
+    parser.add_argument(
+        "--ex", metavar="COMMAND", action="append", default=[], help="a GDB command to execute; repeatable"
+    )
+    parser.add_argument(
+        "--script", metavar="FILE", action="append", default=[], help="a file of GDB commands; repeatable"
+    )
+    parser.add_argument(
+        "--batch", action="store_true", help="end GDB after these commands; ask nothing, read no .gdbinit of yours"
+    )
+    parser.add_argument("--symbols", metavar="FILE", help="an ELF file with the symbols, instead of the one on record")
 
 
 def command_line(session: Session, attach: Iterable[str]) -> list[str]:

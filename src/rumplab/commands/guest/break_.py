@@ -11,7 +11,9 @@ from rumplab.lab import config
 from rumplab.machine.registry import open_machines
 
 EPILOG = """\
-NetBSD gets a BREAK on its second serial port, Linux a BREAK and 'g' on its console. IPKDB can't be interrupted.
+The command sends a BREAK: to NetBSD on the second serial port, to Linux on the console, followed by 'g'. Then attach
+with 'rumplab guest debug NAME'. A kernel with IPKDB can't be stopped while it runs. For a kernel without a debugger of
+its own, use 'rumplab guest debug NAME --qemu-stub'.
 
 examples:
   rumplab guest break nb

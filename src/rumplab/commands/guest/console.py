@@ -22,8 +22,8 @@ from rumplab.lab import config
 from rumplab.machine.registry import Machine, open_machines
 
 EPILOG = """\
-The console goes on being logged: 'rumplab logs NAME' prints all of it. What a file or a pipe types is taken too;
-after its end, the console's silence for two seconds ends the session.
+Everything on the console is also logged: 'rumplab logs NAME' prints it. Standard input may be a file or a pipe: the
+command types its content, and ends when the console has then been silent for two seconds.
 
 examples:
   rumplab guest console nb

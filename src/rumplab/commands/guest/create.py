@@ -21,8 +21,9 @@ from rumplab.lab.config import Lab
 from rumplab.machine.registry import check_name
 
 EPILOG = """\
-Without --kernel the guest has the lab's own NetBSD kernel and disk, always the newest that was provisioned.
---kernel and --symbols take one that you have built with KGDB. --linux takes a Linux kernel's vmlinux.
+Without --kernel and --linux, the guest has the NetBSD kernel and disk that './provision --tags netbsd_guest' has built;
+each start takes the newest ones. --kernel and --symbols name a NetBSD kernel that you have built with KGDB. --linux
+names the vmlinux of a Linux kernel that you have built with KGDB.
 
 examples:
   rumplab guest create nb
@@ -36,30 +37,52 @@ DEFAULT_MEMORY = "256M"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the guest's name")
     parser.add_argument(
-        "--arch", choices=ARCHES, help="the kernel's architecture (default: amd64, and i386 with --config ipkdb)"
+        "--arch", choices=ARCHES, help="the kernel's architecture (default: amd64; with --config ipkdb: i386)"
     )
-    parser.add_argument("--release", metavar="VERSION", help="refuse another release than this, as 10.1")
     parser.add_argument(
-        "--config", metavar="NAME", help="one of the lab's other kernels: ipkdb, or of netbsd_guest_more_kernels"
+        "--release", metavar="VERSION", help="start only this release of the lab's kernel, for example 10.1"
+    )
+    parser.add_argument(
+        "--config", metavar="NAME", help="one of the lab's other kernels: ipkdb, or a name in netbsd_guest_more_kernels"
     )
     parser.add_argument("--kernel", metavar="FILE", help="a NetBSD kernel instead of the lab's")
-    parser.add_argument("--symbols", metavar="FILE", help="its debugging information, netbsd.gdb")
     parser.add_argument(
-        "--sources", metavar="[NAME=]DIR", help=f"the sources, which the symbols call NAME (default: {SOURCE_NAME})"
+        "--symbols", metavar="FILE", help="the file with that kernel's debugging information: netbsd.gdb"
     )
     parser.add_argument(
-        "--boot", choices=(GRUB, DIRECT), help="by GRUB's knetbsd, or QEMU's own loader (default: what fits)"
+        "--sources",
+        metavar="[NAME=]DIR",
+        help=f"DIR has the sources that the symbols look for in NAME (default: {SOURCE_NAME})",
+    )
+    parser.add_argument(
+        "--boot",
+        choices=(GRUB, DIRECT),
+        help="load the kernel by GRUB's knetbsd or by QEMU's own loader (default: what fits the kernel)",
     )
     parser.add_argument("--linux", metavar="VMLINUX", help="a Linux kernel with KGDB instead of a NetBSD one")
-    parser.add_argument("--bzimage", metavar="FILE", help="the same to boot (default: the one that was built with it)")
-    parser.add_argument("--initrd", metavar="FILE", help="Linux's initial RAM file system")
-    parser.add_argument("--append", metavar="STRING", help="more words for the command line of a Linux kernel")
-    parser.add_argument("--disk", metavar="FILE", help="the root disk (default: the lab's, for the lab's kernel)")
     parser.add_argument(
-        "--allow-backing", action="store_true", help="take a --disk that names other files, as a qcow2 over another"
+        "--bzimage", metavar="FILE", help="the bootable file of that kernel (default: the one in its build tree)"
     )
-    parser.add_argument("--root", metavar="DEVICE", help="the guest's name of its root device (default: what fits)")
-    parser.add_argument("--memory", type=memory, default=DEFAULT_MEMORY, metavar="SIZE", help="default: %(default)s")
+    parser.add_argument("--initrd", metavar="FILE", help="initial RAM file system of a Linux kernel")
+    parser.add_argument("--append", metavar="STRING", help="more words for the command line of a Linux kernel")
+    parser.add_argument(
+        "--disk", metavar="FILE", help="the root disk (default: for the lab's kernel, the lab's disk; else none)"
+    )
+    parser.add_argument(
+        "--allow-backing",
+        action="store_true",
+        help="accept a --disk that names other files, such as a qcow2 with a backing file",
+    )
+    parser.add_argument(
+        "--root", metavar="DEVICE", help="the root device, as the guest calls it, for example wd1a (default: what fits)"
+    )
+    parser.add_argument(
+        "--memory",
+        type=memory,
+        default=DEFAULT_MEMORY,
+        metavar="SIZE",
+        help="in MiB, or with M or G behind it (default: %(default)s)",
+    )
     network_options.add_arguments(parser)
 
 

@@ -21,14 +21,15 @@ from rumplab.lab.config import Lab
 from rumplab.machine.registry import Machine, open_machines
 
 EPILOG = """\
-With SYMBOL: a breakpoint there, and on to it. Commands given by --ex and --script run after that, in this order.
-What follows '--' goes to GDB as it is. Ctrl-C stops the kernel in its debugger, by a BREAK on its serial line; one that
-was started with --ipkdb is reached by 'rumplab ipkdb', and can't be stopped.
+The command waits until the kernel is in its debugger, and starts GDB. With SYMBOL, GDB sets a breakpoint there and runs
+the kernel to it. Then GDB executes the commands of --ex, then those of --script. What follows '--' goes to GDB
+unchanged. Ctrl-C in GDB sends a BREAK on the serial line, which stops the kernel in kgdb. A guest that was started with
+--ipkdb is reached through 'rumplab ipkdb connect', and can't be stopped once it runs.
 
 examples:
-  rumplab guest debug nb                        a guest that waits
+  rumplab guest debug nb                        a guest that waits in its debugger
   rumplab guest debug nb sys_sync               run to sys_sync
-  rumplab guest debug nb --break                a guest that runs: stop it first
+  rumplab guest debug nb --break                a guest that runs: stop it, then attach
   rumplab guest debug nb --batch --ex bt --ex nb-dmesg
   rumplab guest debug nb --qemu-stub            by QEMU's stub, whatever the kernel does
   rumplab guest debug nb8 --key-file ipkdb.key  by IPKDB, with another key than the lab's
@@ -40,18 +41,25 @@ TAKES_EXTRA = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "rumplab guest debug NAME [SYMBOL] [OPTION…] [-- GDB-ARGUMENT…]"
     parser.add_argument("name", metavar="NAME", help="the guest")
-    parser.add_argument("location", metavar="SYMBOL", nargs="?", help="where to break and run to")
+    parser.add_argument(
+        "location",
+        metavar="SYMBOL",
+        nargs="?",
+        help="a function, FILE:LINE or *ADDRESS to run to; 'if CONDITION' may follow",
+    )
     command_line.add_command_arguments(parser)
-    parser.add_argument("--break", action="store_true", dest="interrupt", help="stop a kernel that runs first")
-    parser.add_argument("--qemu-stub", action="store_true", help="by QEMU's stub, not the kernel's own debugger")
+    parser.add_argument("--break", action="store_true", dest="interrupt", help="if the kernel runs, stop it first")
+    parser.add_argument("--qemu-stub", action="store_true", help="use QEMU's debug stub, not the kernel's own debugger")
     parser.add_argument(
         "--timeout",
         type=seconds,
         default=BOOT_SECONDS,
         metavar="SECONDS",
-        help="for a kernel that has yet to come up (default: 120)",
+        help="how long to wait for the kernel to enter its debugger (default: 120)",
     )
-    parser.add_argument("--key-file", metavar="FILE", help="of a guest with IPKDB: its key (default: the lab's)")
+    parser.add_argument(
+        "--key-file", metavar="FILE", help="for a guest with IPKDB: a file with its key (default: the lab's key)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the GDB command and do nothing")
 
 

@@ -10,7 +10,7 @@ from rumplab.lab import config
 from rumplab.machine.registry import open_machines
 
 EPILOG = """\
-The files that it was made of stay where they are.
+The kernel, disk and source files that the definition names are not deleted. A running guest is refused.
 
 examples:
   rumplab guest delete nb

@@ -18,9 +18,9 @@ from rumplab.machine.registry import Machine, open_machines
 from rumplab.machine.run_state import run_state
 
 EPILOG = """\
-STATE is QEMU's, and 'waits' while the kernel waits for its first debugger. DEBUGGER is 'attached' while there is one,
-else where IPKDB is reached, if the guest was started for that. DISK is 'kept' where --persist has kept what the guest
-wrote.
+STATE is 'stopped' if the guest isn't started, 'waits' while its kernel waits for its first debugger, else QEMU's state.
+DEBUGGER is 'attached' while a debugger is attached; if the guest was started with --ipkdb, it is else the address of
+its IPKDB. DISK is 'kept' if --persist has kept what the guest wrote, 'fresh' if not, '-' if the guest has no disk.
 
 examples:
   rumplab guest list

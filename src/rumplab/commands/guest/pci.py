@@ -16,9 +16,10 @@ from rumplab.lab import config
 from rumplab.machine.registry import open_machines
 
 EPILOG = """\
-Runs pcictl(8) in a shell on the guest's console, where it logs in as root if that takes no password. pcictl names
-drivers from NetBSD 8 on; one that can't is replaced by the lab's own, if that is in the CD drive. While the kernel is
-stopped in its debugger, 'nb-pci' in 'rumplab guest debug NAME' shows the same.
+For a NetBSD guest that runs: the command types pcictl(8) into a shell on the guest's console, and logs in as root first
+if that needs no password. pcictl can name drivers from NetBSD 8 on; where the guest's can't, the command uses the lab's
+own pcictl, if that is in the guest's CD drive. While the kernel is stopped in its debugger, use the GDB command
+'nb-pci' in 'rumplab guest debug NAME'.
 
 examples:
   rumplab guest pci nb

@@ -25,16 +25,17 @@ from rumplab.machine.registry import Machine, Machines, addressed, open_machines
 from rumplab.network import attachment
 
 EPILOG = """\
-Its console is 'rumplab guest console NAME', its log 'rumplab logs NAME'. What it writes to its disk is thrown away
-when it ends, unless --persist keeps it. QEMU's debug stub is there always, on a socket that only you can open.
+'rumplab guest console NAME' connects to its console, 'rumplab logs NAME' prints what the console has shown. When the
+guest ends, its writes to its disk are discarded, unless --persist keeps them. QEMU's debug stub is always available, on
+a socket that only you can open.
 
 examples:
-  rumplab guest start nb --kgdb             the kernel waits in its debugger
-  rumplab guest start nb8 --ipkdb           the same by Ethernet: its kernel has IPKDB, on a network card of its own
-  rumplab guest start nb                    it boots; 'rumplab guest break nb' stops it in its debugger later
-  rumplab guest start nb --persist          what it writes stays for the next time
-  rumplab guest start nb --qemu-stub --wait for QEMU's stub, stopped before the first instruction
-  rumplab guest start nb --kgdb --dry-run   print the commands instead
+  rumplab guest start nb --kgdb              the kernel waits in its debugger
+  rumplab guest start nb8 --ipkdb            the same over Ethernet, for a kernel with IPKDB
+  rumplab guest start nb                     it boots; 'rumplab guest break nb' stops it in its debugger later
+  rumplab guest start nb --persist           keep what it writes for the next start
+  rumplab guest start nb --qemu-stub --wait  for QEMU's stub, stopped before the first instruction
+  rumplab guest start nb --kgdb --dry-run    print the commands instead
 """
 TAKES_EXTRA = True
 
@@ -42,24 +43,33 @@ TAKES_EXTRA = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "rumplab guest start NAME [OPTION…] [-- QEMU-ARGUMENT…]"
     parser.add_argument("name", metavar="NAME", help="the guest")
-    parser.add_argument("--kgdb", action="store_true", help="the kernel waits in its debugger before it does much")
-    parser.add_argument("--ipkdb", action="store_true", help="the same for IPKDB, over a network card of its own")
+    parser.add_argument("--kgdb", action="store_true", help="the kernel waits for GDB early in its start")
     parser.add_argument(
-        "--ipkdb-net", choices=nics.NETWORKS, help="with --ipkdb: that card's network (default: bridge if another is)"
+        "--ipkdb",
+        action="store_true",
+        help="the same for a kernel with IPKDB, and add the network card that IPKDB uses",
+    )
+    parser.add_argument(
+        "--ipkdb-net",
+        choices=nics.NETWORKS,
+        help="with --ipkdb: that card's network (default: bridge if another card is on it, else user)",
     )
     parser.add_argument(
         "--ipkdb-port",
         type=port,
         metavar="PORT",
-        help="with --ipkdb: the UDP port of 127.0.0.1 that leads to it (default: a free one)",
+        help="with --ipkdb on a user network: the UDP port of 127.0.0.1 that is forwarded to IPKDB (default: a free"
+        " one)",
+    )
+    parser.add_argument("--qemu-stub", action="store_true", help="use QEMU's debug stub, not the kernel's own debugger")
+    parser.add_argument("--wait", action="store_true", help="with --qemu-stub: stop before the first instruction")
+    parser.add_argument(
+        "--persist", action="store_true", help="keep what the guest writes to its disk, for later starts"
     )
     parser.add_argument(
-        "--qemu-stub", action="store_true", help="debug it by QEMU's stub, not by the kernel's own debugger"
+        "--accel", choices=accel.ACCELS, default="auto", help="auto, the default: the fastest one that works here"
     )
-    parser.add_argument("--wait", action="store_true", help="with --qemu-stub: stop before the first instruction")
-    parser.add_argument("--persist", action="store_true", help="keep what the guest writes to its disk")
-    parser.add_argument("--accel", choices=accel.ACCELS, default="auto", help="auto, the default: the quickest here")
-    parser.add_argument("--dry-run", action="store_true", help="print the commands and run none")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands, run none")
 
 
 def check_usage(args: argparse.Namespace) -> None:

@@ -18,13 +18,14 @@ from rumplab.machine import qmp, shutdown
 from rumplab.machine.registry import Machine, Machines, open_machines
 
 EPILOG = """\
-Where a shell's prompt or a login without a password is on the console, the shutdown is typed there; else the power
-button is pressed. A kernel that is stopped in its debugger can do neither, and is ended as it stands.
+If the console shows a shell's prompt, or a login that root needs no password for, the command types the shutdown there;
+else it presses the power button. A guest that isn't down in time, or whose kernel is stopped in its debugger, is ended
+without a shutdown.
 
 examples:
   rumplab guest stop nb
   rumplab guest stop nb --timeout 120
-  rumplab guest stop nb --now           like pulling the plug
+  rumplab guest stop nb --now           without a shutdown
   rumplab guest stop --all
 """
 DEFAULT_SECONDS = 60.0
@@ -39,9 +40,13 @@ HALTED = r"has halted|System halted|Please press any key to reboot"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", nargs="?", help="the guest")
     parser.add_argument("--all", action="store_true", help="all of your guests that run")
-    parser.add_argument("--now", action="store_true", help="don't let it shut down first")
+    parser.add_argument("--now", action="store_true", help="end it at once, without a shutdown")
     parser.add_argument(
-        "--timeout", type=seconds, default=DEFAULT_SECONDS, metavar="SECONDS", help="for shutting down (default: 60)"
+        "--timeout",
+        type=seconds,
+        default=DEFAULT_SECONDS,
+        metavar="SECONDS",
+        help="how long it may take to shut down (default: 60)",
     )
 
 

@@ -10,17 +10,18 @@ from rumplab.cli.subcommands import Group
 GROUP = Group(
     "ipkdb",
     {
-        "connect": "let GDB debug a kernel that waits in IPKDB",
-        "decode": "print a capture of IPKDB's packets in words",
-        "check-port": "try a kernel's IPKDB, point by point",
-        "new-port": "write what a port of IPKDB to another card or machine begins with",
+        "connect": "translate between GDB and a kernel that waits in IPKDB",
+        "decode": "print captured IPKDB packets as text",
+        "check-port": "test whether a kernel's IPKDB follows the protocol, request by request",
+        "new-port": "write skeleton files for a port of IPKDB to another card or machine",
     },
 )
 EPILOG = """\
-The key is the kernel's IPKDBKEY: in a file (--key-file), or in the environment (RUMPLAB_IPKDB_KEY).
+The key is the text of the kernel's option IPKDBKEY. Put it into a file that only you can read, and name that file with
+--key-file; or set RUMPLAB_IPKDB_KEY to the key itself.
 
 examples:
-  rumplab ipkdb connect netbsd --key-file ipkdb.key                then in GDB: target remote SOCKET
+  rumplab ipkdb connect netbsd --key-file ipkdb.key                then in GDB: target remote SOCKET, which it prints
   rumplab ipkdb connect --target 127.0.0.1:1138 --key-file ipkdb.key --port 2345
   rumplab ipkdb decode session.pcap --key-file ipkdb.key
   rumplab ipkdb check-port --target 127.0.0.1:1138 --json

@@ -16,7 +16,7 @@ from rumplab.ipkdb.session import Plan
 from rumplab.ipkdb.udp import linked
 
 EPILOG = """\
-The kernel waits in IPKDB, and is let go at the end.
+Start it while the kernel waits in IPKDB. At the end it detaches, and the kernel runs on.
 
 examples:
   rumplab ipkdb check-port netbsd --key-file ipkdb.key
@@ -27,7 +27,9 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     ipkdb_target.add_arguments(parser)
     parser.add_argument(
-        "--oversized", action="store_true", help="a read that is too large too, which harms NetBSD's kernel"
+        "--oversized",
+        action="store_true",
+        help="also request more bytes than a reply holds: NetBSD's own IPKDB then overruns its buffer",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 

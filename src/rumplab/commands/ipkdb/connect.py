@@ -11,14 +11,15 @@ from rumplab.errors import UsageError
 from rumplab.ipkdb import session
 
 EPILOG = """\
-NAME is a machine that runs with --forward udp:1138:1138 or on the lab's bridge. Without --port or --stdio, GDB comes by
-a socket that only you can open.
+NAME is a machine that was started with --forward udp:1138:1138, or one on the lab's bridge. Its kernel was booted with
+-d and waits in IPKDB. Without --port and --stdio, the command makes a UNIX socket that only you can open, and prints
+its path for GDB's 'target remote'. For a guest, 'rumplab guest debug' does all of this.
 
 examples:
-  rumplab ipkdb connect netbsd --key-file ipkdb.key                then in GDB: target remote SOCKET
+  rumplab ipkdb connect netbsd --key-file ipkdb.key                then in GDB: target remote SOCKET, which it prints
   rumplab ipkdb connect --target 127.0.0.1:1138 --key-file ipkdb.key --port 2345
   rumplab ipkdb connect --target 10.0.1.50 --stdio --pcap session.pcap
-                                          for GDB's: target remote | rumplab ipkdb connect …
+                                          started by GDB itself: target remote | rumplab ipkdb connect …
 """
 
 
@@ -26,10 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ipkdb_target.add_arguments(parser)
     gdb = parser.add_argument_group("GDB")
     gdb.add_argument(
-        "--port", type=port, help="wait for GDB on this TCP port, open to every user of this host (default: a socket)"
+        "--port",
+        type=port,
+        help="wait for GDB on this TCP port of 127.0.0.1, where every user of this host can attach (default: a socket)",
     )
-    gdb.add_argument("--stdio", action="store_true", help="GDB is on standard input and output")
-    gdb.add_argument("--trace", action="store_true", help="show both protocols on standard error")
+    gdb.add_argument("--stdio", action="store_true", help="talk to GDB on standard input and output")
+    gdb.add_argument("--trace", action="store_true", help="print the packets of both protocols on standard error")
 
 
 def run(args: argparse.Namespace) -> int:

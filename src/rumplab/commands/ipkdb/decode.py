@@ -12,7 +12,7 @@ from rumplab.errors import UsageError
 from rumplab.ipkdb import decode, reach
 
 EPILOG = """\
-Without the key, the packets are read, and their HMACs are said to be unchecked.
+Without the key, the packets are printed all the same; the output says that their HMACs were not checked.
 
 examples:
   rumplab ipkdb decode session.pcap --key-file ipkdb.key
@@ -21,7 +21,7 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", type=Path, help="a capture: pcap or pcapng")
+    parser.add_argument("file", metavar="FILE", type=Path, help="a capture file, pcap or pcapng")
     ipkdb_target.add_key(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from rumplab.ipkdb import new_port
 
 EPILOG = """\
+Each function in the files has a comment that says what it must do.
+
 examples:
   rumplab ipkdb new-port --interface xx --bus pci -o port
   rumplab ipkdb new-port --interface xx --bus pci --sys-arch zz -o port
@@ -17,14 +19,14 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--interface", metavar="XX", required=True, help="the card's driver, as in if_xx.c")
+    parser.add_argument("--interface", metavar="XX", required=True, help="name of the card's driver, as in if_xx.c")
     parser.add_argument(
-        "--bus", metavar="YY", required=True, help="the directory below sys/dev that it is in: pci, isa, ic …"
+        "--bus", metavar="YY", required=True, help="directory of that driver below sys/dev: pci, isa, ic …"
     )
-    parser.add_argument("--sys-arch", metavar="ZZ", help="the machine's half too, for sys/arch/ZZ")
+    parser.add_argument("--sys-arch", metavar="ZZ", help="also write the machine-dependent files, for sys/arch/ZZ")
     # The old name of --sys-arch. It was renamed, since a machine is a QEMU process in the rest of the tool.
     parser.add_argument("--machine", help=argparse.SUPPRESS)
-    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="a directory to make (default: ipkdb-XX)")
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="the directory to make (default: ipkdb-XX)")
 
 
 def run(args: argparse.Namespace) -> int:

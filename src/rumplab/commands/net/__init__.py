@@ -7,14 +7,15 @@ from rumplab.cli.subcommands import Group
 GROUP = Group(
     "net",
     {
-        "up": "bring the bridge up, as root",
-        "down": "take it down, as root",
-        "status": "show it, and what is attached to it",
+        "up": "make the bridge and its DHCP server; needs root",
+        "down": "remove them; needs root",
+        "status": "show the bridge, and what is attached to it",
     },
 )
 EPILOG = """\
-up and down can be repeated, and finish what a run that was killed has begun. down leaves the host's addresses, routes,
-kernel settings and firewall as up found them.
+The bridge needs the component 'bridge': docs/roles/bridge.md. You can repeat 'up' and 'down'; each finishes what a
+killed one has begun. 'down' restores the host's addresses, routes, kernel settings and firewall to what they were
+before 'up'.
 
 examples:
   rumplab net status

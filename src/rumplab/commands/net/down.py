@@ -14,17 +14,19 @@ from rumplab.network.bridge import carry_out, prepare_down, require_root, tools_
 from rumplab.network.steps import script
 
 EPILOG = """\
-While machines are attached it refuses, and names them. Needs root.
+While machines are attached, the command refuses and names them.
 
 examples:
   sudo rumplab net down
-  sudo rumplab net down --force  even while machines are attached
+  sudo rumplab net down --force  also while machines are attached
   rumplab net down --dry-run     print the commands instead
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--force", action="store_true", help="even while machines are attached")
+    parser.add_argument(
+        "--force", action="store_true", help="also while machines are attached, which then lose the network"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the commands and do nothing")
 
 

@@ -14,7 +14,8 @@ from rumplab.network.bridge import carry_out, look, prepare_up, require_root, to
 from rumplab.network.steps import Run, script
 
 EPILOG = """\
-Guests get addresses from the bridge, and reach out where the lab's settings say so. Needs root.
+Machines on the bridge get addresses by DHCP. They reach networks outside the host only if the lab's setting bridge_nat
+is true.
 
 examples:
   sudo rumplab net up
