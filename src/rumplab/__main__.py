@@ -1,12 +1,12 @@
-"""``python -m rumplab``, and the command that installing the package makes."""
+"""The entry point of ``python -m rumplab`` and of the installed command ``rumplab``."""
 
 from __future__ import annotations
 
-# The module behind `signal`, which takes long to load.
+# `_signal` is the C module that `signal` wraps; `signal` itself takes long to load.
 import _signal  # type: ignore[import-not-found]
 import sys
 
-# Until there is anything to clean up, Ctrl-C just ends the process, instead of in Python's own words.
+# While there is nothing to clean up, Ctrl-C ends the process at once. Python's default would print a traceback.
 if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
@@ -14,7 +14,7 @@ from rumplab.cli.main import program
 
 
 def entry() -> int:
-    """Run the command line as it was given; the exit code."""
+    """Runs the process's command line. Returns the exit code."""
     return program(sys.argv[1:])
 
 

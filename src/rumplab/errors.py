@@ -1,16 +1,16 @@
-"""The errors a user sees. Each names the thing that is wrong and what to do about it."""
+"""The errors that a user sees. Each message names the thing that is wrong and the remedy."""
 
 from __future__ import annotations
 
 
 class RumplabError(Exception):
-    """The verb could not do its work (exit code 1)."""
+    """The verb failed (exit code 1)."""
 
     exit_code = 1
 
 
 class UsageError(RumplabError):
-    """The command line asks for something that makes no sense (exit code 2)."""
+    """The command line is wrong (exit code 2)."""
 
     exit_code = 2
 

@@ -159,7 +159,7 @@ def test_a_console_that_is_open_types_for_others(machine: Machine, tmp_path: Pat
 def test_a_console_that_a_stranger_has(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.serial_log.touch()
     monkeypatch.setattr(lines, "taken", lambda machine, line: True)
-    with pytest.raises(RumplabError, match="in use by a program that is not rumplab's"), Console(machine):
+    with pytest.raises(RumplabError, match="in use by a program other than rumplab"), Console(machine):
         pass
     # The lock was given back.
     handle = lines.lock(machine, console.CONSOLE)

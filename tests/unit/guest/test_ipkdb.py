@@ -114,9 +114,9 @@ def lab_at(prefix: Path) -> Lab:
 @pytest.mark.parametrize(
     ("said", "complaint"),
     [
-        ("waiting for remote debugger\nfatal breakpoint trap\ndb> ", "its kernel is in DDB, which takes boot -d"),
+        ("waiting for remote debugger\nfatal breakpoint trap\ndb> ", "its kernel is in DDB, which handles boot -d"),
         ("IPKDB: No interface found!\nrunning\n", "found no card for IPKDB: IPKDB_NE_PCISLOT"),
-        ("IPKDBKEY must be at least 16 bytes long!\n", "a key that is too short"),
+        ("IPKDBKEY must be at least 16 bytes long!\n", "IPKDBKEY is too short"),
         ("kgdb waiting...", "no options KGDB"),
         ("", "is not in IPKDB 0 s after it was asked to"),
         ("waiting for remote debugger\n", "has no address yet 0 s after"),
@@ -300,7 +300,7 @@ def test_from_waiting_to_running_by_one_command(e: LabPrefix, key_file: Path) ->
     assert "doesn't listen while the kernel runs" in refused(e, "debug", "e", "--break", "--batch")
     # Nothing listens any more, and that doesn't take long to find out.
     again = e.tool("guest", "debug", "e", "--key-file", key_file, "--batch", timeout=SECONDS)
-    assert "heard nothing for 5 s; its kernel has said more since it waited" in again.stderr
+    assert "heard nothing for 5 s; its kernel has printed more since it waited" in again.stderr
     # The other way in is there as ever.
     assert "counter" in guest(e, "debug", "e", "--qemu-stub", "--batch", "--ex", "print &counter")
     assert guest(e, "stop", "e") == "e stopped\n"
@@ -355,7 +355,7 @@ def test_the_key_of_the_lab_serves_and_a_wrong_one_is_named(e: LabPrefix, key_fi
     wrong.write_text("another key of the same length")
     wrong.chmod(0o600)
     session = e.tool("guest", "debug", "e", "--key-file", wrong, "--batch", "--ex", "print $eip", timeout=SECONDS)
-    assert "then the key may be the wrong one" in session.stderr + session.stdout
+    assert "so the key may be wrong" in session.stderr + session.stdout
     assert "eip" in guest(e, "debug", "e", "--batch", "--ex", "info registers eip")
 
 

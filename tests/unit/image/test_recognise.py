@@ -92,13 +92,13 @@ DESCRIPTOR = '# Disk DescriptorFile\nversion=1\nparentCID={parent}\ncreateType="
 @pytest.mark.parametrize(
     ("parent", "extent", "message"),
     [
-        ("ffffffff", 'FLAT "/etc/passwd" 0', "a part that isn't beside it, '/etc/passwd'"),
-        ("ffffffff", 'FLAT "../secret" 0', "a part that isn't beside it, '../secret'"),
-        ("ffffffff", 'FLAT "link" 0', "is no file; put it there"),
-        ("ffffffff", 'SPARSE "gone.vmdk"', "gone.vmdk, a part of the VMDK .*, is no file"),
+        ("ffffffff", 'FLAT "/etc/passwd" 0', "a part outside its directory, '/etc/passwd'"),
+        ("ffffffff", 'FLAT "../secret" 0', "a part outside its directory, '../secret'"),
+        ("ffffffff", 'FLAT "link" 0', "is not a file; copy the part there"),
+        ("ffffffff", 'SPARSE "gone.vmdk"', "gone.vmdk, a part of the VMDK .*, is not a file"),
         ("ffffffff", 'VMFS "part"', "a part of kind VMFS"),
         ("12345678", 'FLAT "part" 0', "a VMDK over another one"),
-        ("ffffffff", "nonsense", "names no part|a part that isn't beside it|kind nonsense"),
+        ("ffffffff", "nonsense", "names no part|a part outside its directory|kind nonsense"),
     ],
 )
 def test_a_descriptor_names_no_file_but_those_beside_it(tmp_path: Path, parent: str, extent: str, message: str) -> None:
@@ -146,7 +146,7 @@ def test_a_program_that_qemus_loader_does_not_take_is_told_what_does(lab: LabPre
     path.write_bytes(wide.ljust(1 << 14, b"\0"))
     result = lab.tool("run", path)
     assert result.returncode == 1
-    assert "make an image of it, which boots: rumplab stage" in result.stderr
+    assert "make an image of it with: rumplab stage" in result.stderr
     result = lab.tool("run", "/bin/true")
     assert result.returncode == 1
     assert "has no Multiboot header" in result.stderr

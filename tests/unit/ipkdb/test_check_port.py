@@ -107,7 +107,7 @@ def test_a_target_with_a_wrong_command_fails_there_and_only_there() -> None:
         carry_out = kernel.carry_out
         return lambda data: kernel.reply(b"ok") if data[:1] == b"Q" else carry_out(data)
 
-    assert failed(replace("carry_out", shy)) == {"A command that there is not"}
+    assert failed(replace("carry_out", shy)) == {"An unknown command"}
 
 
 def test_a_target_that_doesnt_trap_is_lost_and_the_list_ends() -> None:
