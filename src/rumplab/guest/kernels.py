@@ -43,7 +43,7 @@ def resolve(lab: Lab, guest: Guest) -> Kernel:
     return Kernel(
         file=os.path.realpath(file),
         symbols=os.path.realpath(symbols) if symbols else None,
-        boot=guest.boot or way(Path(file), guest.kind),
+        boot=guest.boot or boot_method(Path(file), guest.kind),
         disk=disk(lab, guest),
         cdrom=beside(lab, guest, f"netbsd_pcictl_{guest.arch}", "iso"),
         release=release,
@@ -105,7 +105,7 @@ def beside(lab: Lab, guest: Guest, component: str, path: str) -> str | None:
     return None
 
 
-def way(kernel: Path, kind: str) -> str:
+def boot_method(kernel: Path, kind: str) -> str:
     """How `kernel` boots: DIRECT if QEMU's own loader accepts it, else GRUB. RumplabError when it isn't a kernel."""
     if kind == LINUX:
         return DIRECT

@@ -26,28 +26,28 @@ RUN = "run"
 
 @dataclass(frozen=True)
 class Plan:
-    """How a guest starts. `way` is KGDB or IPKDB if the kernel waits in that debugger, else RUN. `disk` is the root
+    """How a guest starts. `mode` is KGDB or IPKDB if the kernel waits in that debugger, else RUN. `disk` is the root
     disk's file, its format, and whether QEMU discards writes. With `kept`, the file is the overlay in the guest's
     directory; else it is the guest's original disk."""
 
     guest: Guest
     kernel: Kernel
     directory: Path
-    way: str
+    mode: str
     root: str | None
     disk: tuple[str, str, bool] | None
     kept: bool
 
     @property
     def waits(self) -> bool:
-        return self.way != RUN
+        return self.mode != RUN
 
     @property
     def boot_image(self) -> Path | None:
         return self.directory / BOOT_IMAGE if self.kernel.boot == GRUB else None
 
 
-def make_plan(guest: Guest, kernel: Kernel, directory: Path, way: str, persist: bool) -> Plan:
+def make_plan(guest: Guest, kernel: Kernel, directory: Path, mode: str, persist: bool) -> Plan:
     """The plan for starting `guest`. UsageError for `persist` without a disk. RumplabError when the path of a kernel
     that boots directly contains a blank."""
     if persist and kernel.disk is None:
@@ -61,7 +61,7 @@ def make_plan(guest: Guest, kernel: Kernel, directory: Path, way: str, persist: 
         file = (str(directory / DISK), DISK_FORMAT) if kept else (kernel.disk, guest.disk_format)
         disk = (*file, not persist)
     root = hardware.root_device(guest, kernel, boot_disk=kernel.boot == GRUB)
-    return Plan(guest, kernel, directory, way, root, disk, kept)
+    return Plan(guest, kernel, directory, mode, root, disk, kept)
 
 
 def with_ssh(cards: tuple[Nic, ...], avoid: Collection[int]) -> tuple[Nic, ...]:
@@ -92,7 +92,7 @@ def record(plan: Plan, spec: Spec) -> Machine:
         snapshot=plan.disk[2] if plan.disk else False,
         nics=spec.nics,
         accel=spec.accel,
-        guest=plan.way,
+        guest=plan.mode,
     )
 
 

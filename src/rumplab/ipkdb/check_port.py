@@ -158,7 +158,7 @@ class Checks:
         return int.from_bytes(value, self.arch.byte_order)
 
     @contextlib.asynccontextmanager
-    async def borrowed(self) -> AsyncIterator[tuple[int, bytes]]:
+    async def scratch_memory(self) -> AsyncIterator[tuple[int, bytes]]:
         """Yields (address, content) of memory that may be changed, and restores the content at the end."""
         address = self.scratch()
         content = await self.target.read(address, SCRATCH)
@@ -219,7 +219,7 @@ class Checks:
 
     async def write_memory(self) -> str:
         """N: memory, changed and put back."""
-        async with self.borrowed() as (address, content):
+        async with self.scratch_memory() as (address, content):
             changed = bytes(byte ^ 0xFF for byte in content)
             await self.target.write(address, changed)
             found = await self.target.read(address, SCRATCH)
@@ -246,7 +246,7 @@ class Checks:
 
     async def repeated_request(self) -> str:
         """A request twice: done once, answered twice."""
-        async with self.borrowed() as (address, content):
+        async with self.scratch_memory() as (address, content):
             request = self.next_datagram(packet.poke(address, bytes(byte ^ 0x0F for byte in content)))
             await self.target.write(address, bytes(byte ^ 0x0F for byte in content))
             await self.repeats(request, packet.DONE)
@@ -254,7 +254,7 @@ class Checks:
 
     async def old_request(self) -> str:
         """A request from before: not done again."""
-        async with self.borrowed() as (address, content):
+        async with self.scratch_memory() as (address, content):
             old = self.next_datagram(packet.poke(address, bytes(byte ^ 0xF0 for byte in content)))
             await self.target.write(address, bytes(byte ^ 0xF0 for byte in content))
             await self.target.write(address, content)
@@ -285,7 +285,7 @@ class Checks:
         return await self.ignored(make)
 
     async def ignored(self, make: Callable[[bytes], bytes]) -> str:
-        async with self.borrowed() as (address, content):
+        async with self.scratch_memory() as (address, content):
             await self.target.write(address, content)
             await self.repeats(make(packet.poke(address, bytes(byte ^ 0xFF for byte in content))), packet.DONE)
             if await self.target.read(address, SCRATCH) != content:

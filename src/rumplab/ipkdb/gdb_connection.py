@@ -22,7 +22,7 @@ CHUNK = 4096
 # down by flow control.
 WAITING = 16
 # Seconds to wait until GDB closes its connection after the session is lost.
-FAREWELL = 1.0
+HANG_UP_SECONDS = 1.0
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 NO_STREAM = "--stdio is for GDB's own pipe: target remote | rumplab ipkdb connect --stdio …"
 NO_ACKS = b"QStartNoAckMode"
@@ -135,7 +135,7 @@ class Conversation:
                 task = asyncio.create_task(self.stub.handle(data))
                 await self._listen_beside(task)
                 if not task.done():
-                    self.stub.outlive(task)
+                    self.stub.finish_in_background(task)
                     return
                 reply = task.result()
             else:
@@ -179,7 +179,7 @@ class Conversation:
         self.writer.write(self._last)
 
 
-class Door:
+class Acceptor:
     """Accepts one GDB at a time. `closed` is set when the session is over; `failure` is the error if it was lost."""
 
     def __init__(
@@ -190,7 +190,7 @@ class Door:
         self.closed = asyncio.Event()
         self.failure: Lost | None = None
 
-    async def enter(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serves one GDB. Closes the connection at once while another GDB is connected."""
         if self._busy:
             self._say("a second GDB was turned away: a session serves one GDB at a time")
@@ -201,7 +201,7 @@ class Door:
             await Conversation(self._stub, reader, writer, self._trace).run()
         except Lost as error:
             self.failure = error
-            await farewell(reader, writer)
+            await shut_down(reader, writer)
         finally:
             self._busy = False
             with contextlib.suppress(ConnectionError):
@@ -213,31 +213,31 @@ class Door:
             self._say("GDB has disconnected; the target's state is unchanged, and another GDB can connect")
 
 
-async def farewell(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Shuts down the sending side, then reads until GDB closes the connection, for FAREWELL seconds at most. Closing a
-    connection with unread data resets it, and GDB would lose the last reply."""
+async def shut_down(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Shuts down the sending side, then reads until GDB closes the connection, for HANG_UP_SECONDS seconds at most.
+    Closing a connection with unread data resets it, and GDB would lose the last reply."""
     with contextlib.suppress(OSError, asyncio.TimeoutError):
         writer.write_eof()
-        await asyncio.wait_for(all_of(reader), FAREWELL)
+        await asyncio.wait_for(discard_all(reader), HANG_UP_SECONDS)
 
 
-async def all_of(reader: asyncio.StreamReader) -> None:
+async def discard_all(reader: asyncio.StreamReader) -> None:
     """Reads until the end of the stream and discards the data."""
     while await reader.read(CHUNK):
         pass
 
 
-async def listen(door: Door, remote: str, port: int) -> asyncio.Server:
+async def listen(acceptor: Acceptor, remote: str, port: int) -> asyncio.Server:
     """A server that accepts GDB on `port` of 127.0.0.1, or with port 0 on the UNIX socket `remote`, which only this
     user can open. RumplabError when the port is in use."""
     if not port:
         before = os.umask(0o177)
         try:
-            return await asyncio.start_unix_server(door.enter, remote)
+            return await asyncio.start_unix_server(acceptor.accept, remote)
         finally:
             os.umask(before)
     try:
-        return await asyncio.start_server(door.enter, ports.LOOPBACK, port)
+        return await asyncio.start_server(acceptor.accept, ports.LOOPBACK, port)
     except OSError as error:
         raise RumplabError(f"port {port} on 127.0.0.1: {error.strerror}; use another --port") from error
 

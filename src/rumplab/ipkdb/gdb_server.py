@@ -32,7 +32,7 @@ CANNOT_INTERRUPT = (
 )
 
 
-class Misuse(ValueError):
+class InvalidCommand(ValueError):
     """A command of GDB's is invalid for this target."""
 
 
@@ -46,7 +46,7 @@ class Stub:
         self.running = False
         self.over = False
         self._lock = asyncio.Lock()
-        self._orphans: set[asyncio.Task[Any]] = set()
+        self._background: set[asyncio.Task[Any]] = set()
         self._area: bytes | None = None
         self._swbreak = False
         self._commands: dict[str, Callable[[bytes], Awaitable[bytes]]] = {
@@ -78,7 +78,7 @@ class Stub:
                 return UNKNOWN
             try:
                 reply = await command(data[1:])
-            except (Misuse, Refused) as error:
+            except (InvalidCommand, Refused) as error:
                 self.say(str(error))
                 return BAD_COMMAND
             return None if data == b"k" else reply
@@ -93,7 +93,7 @@ class Stub:
             return None
         try:
             address, size = self._range(data[1:])
-        except Misuse:
+        except InvalidCommand:
             return None
         found = self.breakpoints.kept(address, size)
         return None if found is None else binascii.hexlify(found)
@@ -106,27 +106,27 @@ class Stub:
                 with contextlib.suppress(Lost, Refused):
                     await self.breakpoints.look_ahead()
 
-    def outlive(self, task: asyncio.Task[Any]) -> None:
+    def finish_in_background(self, task: asyncio.Task[Any]) -> None:
         """Keeps the command `task` running after its GDB has disconnected. The next GDB's first command waits for its
         end."""
-        self._orphans.add(task)
-        task.add_done_callback(self._bury)
+        self._background.add(task)
+        task.add_done_callback(self._background_done)
 
-    def _bury(self, task: asyncio.Task[Any]) -> None:
-        self._orphans.discard(task)
+    def _background_done(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self.say(str(error))
 
-    async def part(self) -> None:
+    async def detach(self) -> None:
         """Removes the breakpoints and detaches, so that the target runs. Waits while the target runs."""
         async with self._lock:
-            await self._leave()
+            await self._detach_target()
 
-    async def _leave(self) -> None:
+    async def _detach_target(self) -> None:
         await self.breakpoints.clear()
         self.over = True
         try:
-            await self.target.detach(self.target.link.timing.parting)
+            await self.target.detach(self.target.link.timing.detaching)
         except Silent:
             # A running kernel refuses IPKDB's port with an ICMP message, which confirms the detach as well.
             if not self.target.link.hints[Hint.REFUSED]:
@@ -205,7 +205,7 @@ class Stub:
         return await self._stop_reply(await self._run(self.target.go))
 
     async def _signal(self, rest: bytes) -> bytes:
-        raise Misuse("IPKDB can't deliver a signal to a kernel; continue without one: signal 0")
+        raise InvalidCommand("IPKDB can't deliver a signal to a kernel; continue without one: signal 0")
 
     # Registers
 
@@ -228,7 +228,7 @@ class Stub:
             at += 2 * register.size
             if register.sent:
                 if len(digits) != 2 * register.size:
-                    raise Misuse(
+                    raise InvalidCommand(
                         f"GDB set {len(rest) // 2} bytes of registers, too few for {arch.name}; in GDB:"
                         f" set architecture {arch.gdb_name}"
                     )
@@ -239,7 +239,7 @@ class Stub:
     def _known(self, digits: bytes) -> int:
         index = number(digits)
         if index >= len(self.target.arch.registers):
-            raise Misuse(f"{self.target.arch.name} has no register {index}")
+            raise InvalidCommand(f"{self.target.arch.name} has no register {index}")
         return index
 
     async def _register(self, rest: bytes) -> bytes:
@@ -250,7 +250,7 @@ class Stub:
         try:
             area = self.target.arch.with_value(await self.area(), self._known(digits), raw(value))
         except ValueError as error:
-            raise Misuse(str(error)) from error
+            raise InvalidCommand(str(error)) from error
         await self._change(area)
         return OK
 
@@ -271,7 +271,7 @@ class Stub:
     async def _write_data(self, place: bytes, data: bytes) -> bytes:
         address, size = self._range(place)
         if size != len(data):
-            raise Misuse(f"GDB announced {size} bytes to write and sent {len(data)}")
+            raise InvalidCommand(f"GDB announced {size} bytes to write and sent {len(data)}")
         await self.breakpoints.write(address, data)
         return OK
 
@@ -284,7 +284,7 @@ class Stub:
         address = number(digits)
         if address >= SPACE:
             arch = self.target.arch
-            raise Misuse(
+            raise InvalidCommand(
                 f"GDB uses address {address:#x}, which {arch.name} doesn't have;"
                 f" in GDB: set architecture {arch.gdb_name}"
             )
@@ -298,7 +298,7 @@ class Stub:
         if fields[0] != b"0":
             return None
         if len(fields) != 3 or number(fields[2]) != len(self.target.arch.breakpoint):
-            raise Misuse(f"{self.target.arch.name} has no breakpoint of the kind that GDB requests")
+            raise InvalidCommand(f"{self.target.arch.name} has no breakpoint of the kind that GDB requests")
         return self._address(fields[1])
 
     async def _insert(self, rest: bytes) -> bytes:
@@ -311,7 +311,7 @@ class Stub:
             self.say(str(error))
             return BAD_MEMORY
         except ValueError as error:
-            raise Misuse(str(error)) from error
+            raise InvalidCommand(str(error)) from error
         return OK
 
     async def _remove(self, rest: bytes) -> bytes:
@@ -324,12 +324,12 @@ class Stub:
     # The session
 
     async def _detach(self, rest: bytes) -> bytes:
-        await self._leave()
+        await self._detach_target()
         return OK
 
     async def _kill(self, rest: bytes) -> bytes:
         # IPKDB can't kill a kernel, so the kernel continues as after a detach.
-        await self._leave()
+        await self._detach_target()
         return UNKNOWN
 
     async def _query(self, rest: bytes) -> bytes:
@@ -365,15 +365,15 @@ class Stub:
 
 
 def number(digits: bytes) -> int:
-    """The number that `digits` represent in hexadecimal. Misuse for other text."""
+    """The number that `digits` represent in hexadecimal. InvalidCommand for other text."""
     if not digits or len(digits) > 16 or not rsp.HEX.issuperset(digits):
-        raise Misuse(f"GDB sent {digits[:32]!r} instead of a number")
+        raise InvalidCommand(f"GDB sent {digits[:32]!r} instead of a number")
     return int(digits, 16)
 
 
 def raw(digits: bytes) -> bytes:
-    """The bytes that `digits` represent in hexadecimal. Misuse for other text."""
+    """The bytes that `digits` represent in hexadecimal. InvalidCommand for other text."""
     try:
         return binascii.unhexlify(digits)
     except binascii.Error:
-        raise Misuse(f"GDB sent {digits[:32]!r} instead of data") from None
+        raise InvalidCommand(f"GDB sent {digits[:32]!r} instead of data") from None

@@ -38,13 +38,13 @@ class Hint(Enum):
 class Timing:
     """Times in seconds. A request is repeated after `first`, or once round trips have been measured, after the time
     that they suggest, but at least `least`. The interval then doubles, up to `most`. `patience` limits a request,
-    `parting` the request to detach."""
+    `detaching` the request to detach."""
 
     first: float = 0.25
     least: float = 0.05
     most: float = 1.0
     patience: float = 10.0
-    parting: float = 3.0
+    detaching: float = 3.0
 
 
 class Link:

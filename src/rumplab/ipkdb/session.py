@@ -19,7 +19,7 @@ from rumplab.host.files import work_directory
 from rumplab.ipkdb import console_messages, gdb_connection
 from rumplab.ipkdb.arch import Arch
 from rumplab.ipkdb.faults import Silent
-from rumplab.ipkdb.gdb_connection import Door, Streams
+from rumplab.ipkdb.gdb_connection import Acceptor, Streams
 from rumplab.ipkdb.gdb_server import Stub
 from rumplab.ipkdb.link import Hint, Link, Timing
 from rumplab.ipkdb.pcap import Writer
@@ -84,8 +84,8 @@ async def run(plan: Plan) -> None:
             stub = Stub(Target(link, plan.arch), say)
             # Read the registers before GDB connects: a wrong --arch fails here.
             await stub.area()
-            door = Door(stub, say, trace.gdb if trace else None)
-            await attended(door, stub, plan, stop, streams)
+            acceptor = Acceptor(stub, say, trace.gdb if trace else None)
+            await serve(acceptor, stub, plan, stop, streams)
 
 
 def refuse_second_debugger(place: tuple[IPv4Address, int]) -> None:
@@ -136,18 +136,18 @@ def waiting(plan: Plan, link: Link) -> str:
     return f"{where} doesn't answer yet; waiting up to {plan.patience:.0f} s"
 
 
-async def attended(door: Door, stub: Stub, plan: Plan, stop: asyncio.Event, streams: Streams | None) -> None:
+async def serve(acceptor: Acceptor, stub: Stub, plan: Plan, stop: asyncio.Event, streams: Streams | None) -> None:
     """Serves GDB until the session is over, the machine has ended, or `stop` is set; then detaches."""
-    async with served(door, plan, streams) as gdb:
+    async with accepting(acceptor, plan, streams) as gdb:
         gone = asyncio.create_task(machine_gone(plan.machine))
-        ends = {gdb, gone, asyncio.create_task(stop.wait()), asyncio.create_task(door.closed.wait())}
+        ends = {gdb, gone, asyncio.create_task(stop.wait()), asyncio.create_task(acceptor.closed.wait())}
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in ends:
                 task.cancel()
-        if door.failure is not None:
-            raise door.failure
+        if acceptor.failure is not None:
+            raise acceptor.failure
         if plan.machine is not None and gone.done():
             name = plan.machine.name
             raise RumplabError(f"machine '{name}' has ended; read its console with: rumplab logs {name}")
@@ -156,23 +156,23 @@ async def attended(door: Door, stub: Stub, plan: Plan, stop: asyncio.Event, stre
             say("GDB has disconnected without detaching; the kernel stays stopped, and another session can continue")
             return
         if not stub.over:
-            await parted(stub)
+            await detach(stub)
     say("detached: the kernel runs, and IPKDB can't stop it; to debug it again, restart it with -d")
 
 
 @contextlib.asynccontextmanager
-async def served(door: Door, plan: Plan, streams: Streams | None) -> AsyncIterator[asyncio.Task[None]]:
+async def accepting(acceptor: Acceptor, plan: Plan, streams: Streams | None) -> AsyncIterator[asyncio.Task[None]]:
     """Accepts GDB on `streams`, else on a socket or TCP port. Yields a task that ends when no GDB can connect any
     more."""
     if streams is not None:
         say(f"{plan.place[0]}:{plan.place[1]} is stopped, {plan.arch.name}")
-        yield asyncio.create_task(door.enter(*streams))
+        yield asyncio.create_task(acceptor.accept(*streams))
         return
     where = f"{plan.place[0]}:{plan.place[1]}"
     # Only this user can enter the directory, so that no other user can open the socket at any time.
     with work_directory("ipkdb") as directory:
         remote = f"{ports.LOOPBACK}:{plan.port}" if plan.port else str(directory / SOCKET)
-        server = await gdb_connection.listen(door, remote, plan.port or 0)
+        server = await gdb_connection.listen(acceptor, remote, plan.port or 0)
         if plan.port:
             say(f"every user of this host can attach to {remote} and control the kernel; without --port only you can")
         older = "" if plan.port else f" (a GDB before 8.3: target remote | rumplab relay {remote})"
@@ -189,11 +189,11 @@ async def machine_gone(machine: Machine | None) -> None:
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def parted(stub: Stub) -> None:
+async def detach(stub: Stub) -> None:
     """Detaches from a stopped target. RumplabError when it runs: a running target handles no request."""
     timing = stub.target.link.timing
     try:
-        await asyncio.wait_for(stub.part(), timing.parting if stub.running else timing.parting + timing.patience)
+        await asyncio.wait_for(stub.detach(), timing.detaching if stub.running else timing.detaching + timing.patience)
     except asyncio.TimeoutError:
         left = ", ".join(f"{address:#x} (was {code.hex()})" for address, code in sorted(stub.breakpoints.code.items()))
         raise RumplabError(
