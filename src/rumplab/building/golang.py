@@ -150,7 +150,7 @@ def libraries(packages: Sequence[Package], tags: Collection[str]) -> Iterator[st
                     continue
                 if setting.verb == "pkg-config":
                     raise RumplabError(
-                        f"{package.directory}/{source.name} uses pkg-config for '{setting.value}', and pkg-config"
+                        f"{package.directory}/{source.name} asks pkg-config for '{setting.value}', and pkg-config"
                         " finds only the host's libraries; name one built for the unikernel with"
                         " '#cgo CFLAGS: -I…' and '#cgo LDFLAGS: -L… -l…'"
                     )

@@ -150,7 +150,7 @@ def test_libraries_of_cgo_go_to_the_link(recording: Toolchain, tmp_path: Path) -
         (
             {"a.go": 'package main\n// #cgo pkg-config: zlib\nimport "C"\n'},
             ".",
-            "a.go uses pkg-config for 'zlib', and pkg-config finds only the host's libraries",
+            "a.go asks pkg-config for 'zlib', and pkg-config finds only the host's libraries",
         ),
         ({"a.go": 'package main\n// #cgo LDFLAGS: "-lm\nimport "C"\n'}, ".", "No closing quotation"),
     ],
