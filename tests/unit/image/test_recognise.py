@@ -35,7 +35,7 @@ def at(offset: int, magic: bytes) -> bytes:
 def test_everything_that_is_recognised_is_refused_by_name(tmp_path: Path, kind: recognise.Kind) -> None:
     path = tmp_path / "x"
     path.write_bytes(at(kind.offset, kind.magic))
-    with pytest.raises(RumplabError, match="which isn't read; ") as raised:
+    with pytest.raises(RumplabError, match="which isn't supported; ") as raised:
         boot_media.inspect(str(path))
     assert kind.name in str(raised.value)
 
