@@ -250,7 +250,7 @@ def run_command(command: Sequence[str]) -> None:
 
 
 def refuse_interrupt() -> None:
-    report_error("Ctrl-C can't stop this guest; detach, and stop it in another way")
+    report_error("Ctrl-C can't stop this guest")
 
 
 def argv(
@@ -303,6 +303,6 @@ def main(arguments: Sequence[str]) -> int:
             wire.finish()
             return 0
         # GDB shows this message only after a failed read, not after a failed write. So keep reading until GDB closes.
-        report_error("the guest has closed its line; look at it with: rumplab ps")
+        report_error("the guest has closed its line")
         wire.drain_gdb()
     return 1
