@@ -79,7 +79,7 @@ def test_ssh_is_not_led_to_the_debuggers_card() -> None:
         (replace(GUEST, arch="amd64"), "e is netbsd/amd64, and IPKDB is NetBSD's, on PCs for i386 only"),
         (replace(GUEST, kind=LINUX), "e is linux/i386"),
         (replace(GUEST, kernel=None), "has kgdb, not IPKDB; make a guest with --config ipkdb"),
-        (replace(GUEST, nics=(Nic(),) * nics.MOST), "room for one of its own"),
+        (replace(GUEST, nics=(Nic(),) * nics.MOST), "and IPKDB needs one more"),
     ],
 )
 def test_guests_that_cannot_have_it(guest: Guest, complaint: str) -> None:
