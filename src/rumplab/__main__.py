@@ -1,4 +1,4 @@
-"""``python -m rumplab``, and the command that installing the package makes."""
+"""The entry point of ``python -m rumplab`` and of the installed command ``rumplab``."""
 
 from __future__ import annotations
 

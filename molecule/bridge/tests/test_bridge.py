@@ -292,7 +292,7 @@ def test_a_full_range_is_named(host: Host, before: dict[str, str], guests: list[
         second = Machine(host, "second", 7)
         guests.append(second)
         second.wait("netguest: no lease")
-        assert any("all 1 addresses are taken" in note for note in status(host)["notes"])
+        assert any("all 1 addresses are in use" in note for note in status(host)["notes"])
     finally:
         for guest in guests:
             guest.end()

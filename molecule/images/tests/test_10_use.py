@@ -163,7 +163,7 @@ def test_what_a_container_cannot_have_is_refused(host: Host) -> None:
     # As root, who can write to /etc: the image's files there must not change.
     done = host.run(f"rumplab stage {PROGRAM} -o /etc/a.img --container --dry-run")
     assert done.rc == 1
-    assert "/etc can't be given to a container, which needs its own /etc; use a directory of your own" in done.stderr
+    assert "/etc can't be mounted in a container, which needs its own /etc; use another directory" in done.stderr
 
 
 def test_errors_are_told_in_the_users_own_words(host: Host, directory: str) -> None:
@@ -179,7 +179,7 @@ def test_without_an_engine(host: Host, directory: str) -> None:
     words = f"rumplab stage {PROGRAM} -o a.img --container"
     done = host.run(f"cd {shlex.quote(directory)} && {ALICE} DOCKER_HOST=unix:///nonexistent {words}")
     assert done.rc == 1
-    assert "the Docker engine can't be asked" in done.stderr and "start it" in done.stderr
+    assert "the Docker engine can't be used" in done.stderr and "start it" in done.stderr
     done = host.run(f"cd {shlex.quote(directory)} && {ALICE} PATH=/usr/local/bin:/nowhere {words}")
     assert done.rc == 1
     assert "there is no docker command on PATH" in done.stderr

@@ -1,4 +1,4 @@
-"""The recipe of a C program: compile and link, then the bake."""
+"""The recipe of a C program: compile, link, bake."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rumplab.building.target import Tools
 from rumplab.errors import RumplabError
 
 SUFFIX = ".c"
-# As make has them.
+# The variables of make's built-in rules.
 COMPILER_FLAGS = ("CPPFLAGS", "CFLAGS")
 LINKER_FLAGS = ("LDFLAGS", "LDLIBS")
 
 
 @dataclass(frozen=True)
 class CProgram:
-    """C files of one directory, and their contents' SHA-256, in hex digits."""
+    """The C files of one directory. `sources` maps each path to the SHA-256 of its content, in hex digits."""
 
     directory: str
     sources: Mapping[str, str]
@@ -30,12 +30,12 @@ class CProgram:
 
 
 def read(directory: str, only: str | None, environment: Mapping[str, str]) -> CProgram:
-    """The program made of all C files in `directory`, or of the one called `only`."""
+    """The program of all C files in `directory`, or of its file `only`. RumplabError when there is none."""
     names = [only] if only else sorted(entry.name for entry in os.scandir(directory) if entry.is_file())
     sources = {
         os.path.join(directory, name): hashlib.sha256(Path(directory, name).read_bytes()).hexdigest()
         for name in names
-        # As the shell's *.c has them: editors and other systems leave hidden ones.
+        # Hidden files are skipped, as the shell's *.c does: editors and other systems create some.
         if name.endswith(SUFFIX) and (only or not name.startswith("."))
     }
     if not sources:
@@ -44,7 +44,7 @@ def read(directory: str, only: str | None, environment: Mapping[str, str]) -> CP
 
 
 def recipe(program: CProgram, tools: Tools, bake: str) -> Recipe:
-    """How `program` becomes a unikernel with rumprun's configuration `bake`."""
+    """The recipe that builds a unikernel from `program` with rumprun's configuration `bake`."""
     compiling = Step(
         name="compile",
         argv=(

@@ -1,4 +1,4 @@
-"""From what a tool says to what its user can do."""
+"""Turns a tool's error messages into remedies for the user."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import re
 import signal
 from collections.abc import Mapping
 
-# What a tool says, and what that means here; the first that fits counts.
+# Patterns of a tool's messages, and the remedy for each. The first pattern that matches counts.
 SIGNS = (
     (re.escape(os.strerror(errno.ENOSPC)), "the disk is full; free some space there"),
     (r"signal: killed", "the host ran out of memory"),
     (
         r"can(?:no|')t find -l([^\s:]+)",
-        "there is no library {0} for the unikernel; the host's doesn't serve: build one with {gcc}, and give its"
+        "there is no library {0} for the unikernel, and the host's can't be used: build one with {gcc}, and give its"
         " directory with -L",
     ),
     (
         r"fatal error: (\S+): No such file or directory",
-        "there is no header {0} for the unikernel; the host's don't serve: give the directory of one with -I",
+        "there is no header {0} for the unikernel, and the host's can't be used: give its directory with -I",
     ),
     (
         r'cannot find package "([^"]+)"',
         "package {0} is neither in a vendor directory of the program nor in GOPATH, and this Go, which is older"
-        " than modules, looks nowhere else; 'go mod vendor' or 'git clone' puts it there",
+        " than modules, looks nowhere else; add it with 'go mod vendor' or 'git clone'",
     ),
     (
         r"redefinition of .gomaincaller|gomaincaller redeclared",
@@ -32,24 +32,24 @@ SIGNS = (
     ),
     (
         r"undefined reference to [`']([^'`]+)'",
-        "nothing linked in has {0}: a library is missing (-l), or rumprun has no such function",
+        "no linked library defines {0}: a library is missing (-l), or rumprun has no such function",
     ),
 )
 
 
 MEANINGS: dict[int, str] = {
-    signal.SIGXFSZ: ": a file was to become larger than this account's limit (ulimit -f)",
+    signal.SIGXFSZ: ": a file exceeded this account's size limit (ulimit -f)",
     signal.SIGXCPU: ": it used more processor time than this account's limit (ulimit -t)",
 }
 UPWARDS = re.compile(r"(?<![^\s\"'(\[])(?:\.\./)+")
 
 
 def own_words(text: str, directory: str, own: Mapping[str, str], relative: Mapping[str, str]) -> str:
-    """What a command says in `directory`, with the user's paths in the place of those of the work directory.
+    """The output `text` of a command that ran in `directory`, with the work directory's paths replaced by the user's.
 
-    `own` maps directories. `relative` maps names of files that stand without a directory, before a colon.
+    `own` maps directories. `relative` maps names of files that appear without a directory, before a colon.
     """
-    # Go shortens what it can.
+    # Go prints relative paths where they are shorter.
     text = UPWARDS.sub(lambda found: os.path.normpath(os.path.join(directory, found[0])).rstrip("/") + "/", text)
     for theirs in sorted(own, key=len, reverse=True):
         text = re.sub(rf"{re.escape(theirs)}(?![\w.-])", own[theirs].replace("\\", r"\\"), text)
@@ -60,12 +60,12 @@ def own_words(text: str, directory: str, own: Mapping[str, str], relative: Mappi
 
 
 def heading(path: str) -> str:
-    """A package's path in the form that identifies it in go's headings, where go replaces what imports can't hold."""
+    """A package's path as it appears in go's headings: go replaces the characters that an import path can't contain."""
     return re.sub(r"[^\w/.~-]", "_", path)
 
 
 def remedy(said: str, gcc: str) -> str:
-    """What the user can do about `said`; empty where that is plain enough."""
+    """The remedy for the error messages in `said`; '' when no pattern matches."""
     for sign, words in SIGNS:
         found = re.search(sign, said)
         if found:
@@ -74,7 +74,7 @@ def remedy(said: str, gcc: str) -> str:
 
 
 def ending(code: int) -> str:
-    """How a command ended that had exit status `code`, as subprocess gives it."""
+    """A description of how a command ended. `code` is subprocess's return code."""
     if code < 0:
         try:
             return f"ended by {signal.Signals(-code).name}{MEANINGS.get(-code, '')}"

@@ -1,4 +1,4 @@
-"""What the head of a Go file says: package, imports, build constraints, cgo's settings.
+"""Reads the head of a Go file: package, imports, build constraints, cgo's settings.
 
 Formats: the Go specification (source file organisation), package go/build of Go 1.7 (constraints), and the
 documentation of its command cgo (``#cgo`` lines). ``//go:build`` lines came later: these releases ignore them.
@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-# What isn't closed is a token too: to look for its end from each of its bytes would take for ever.
+# An unterminated comment or string is a token too: searching its end from each of its bytes takes quadratic time.
 TOKEN = re.compile(
     r"""(?P<comment>//[^\n]*|/\*.*?(?:\*/|\Z))
       | (?P<string>"(?:[^"\\\n]|\\.)*"?|`[^`]*`)
@@ -42,7 +42,7 @@ class CgoSetting:
 
 @dataclass(frozen=True)
 class GoFile:
-    """`package` is None where the file has no package clause. `constraints` are the ``+build`` lines."""
+    """The head of a file. `package` is None when there is no package clause. `constraints` are the ``+build`` lines."""
 
     package: str | None
     imports: tuple[str, ...]
@@ -55,7 +55,7 @@ class GoFile:
 
 
 def read_head(text: str) -> GoFile:
-    """The head of a Go file with the content `text`. Whatever isn't Go is for the compiler to complain about."""
+    """The head of a Go file with the content `text`. Invalid Go raises no error, since the compiler reports it."""
     package: str | None = None
     imports: list[str] = []
     preamble = ""
@@ -78,7 +78,7 @@ def _clauses(text: str) -> Iterator[tuple[str, str | None, str]]:
             continue
         if kind == "line":
             newlines += 1
-            # An empty line parts a comment from what comes after it.
+            # After an empty line, a comment doesn't belong to the next declaration.
             comment = comment if newlines < 2 else ""
             continue
         if kind == "comment":
@@ -101,16 +101,17 @@ def _clauses(text: str) -> Iterator[tuple[str, str | None, str]]:
 
 
 def build_lines(text: str) -> Iterator[str]:
-    """What follows ``+build`` in the line comments at the top, up to the last empty line among them."""
+    """The words after ``+build`` in the line comments at the top of the file, before the last empty line among them: a
+    comment directly above the package clause is documentation."""
     top: list[str] = []
-    parted = 0
+    end = 0
     for line in text.splitlines():
         line = line.strip().lstrip("\ufeff")
         if line and not line.startswith("//"):
             break
         top.append(line)
-        parted = parted if line else len(top)
-    for line in top[:parted]:
+        end = end if line else len(top)
+    for line in top[:end]:
         words = line[2:].split()
         if words[:1] == ["+build"]:
             yield " ".join(words[1:])
@@ -123,7 +124,7 @@ def cgo_settings(preamble: str) -> Iterator[CgoSetting]:
 
 
 def satisfied(alternatives: Collection[str], tags: Collection[str]) -> bool:
-    """Whether one of `alternatives`, each a list of tags with commas between, holds; none at all do."""
+    """Whether `tags` satisfy one of `alternatives`, each a comma-separated list of tags. True without alternatives."""
     return not alternatives or any(
         all((term.lstrip("!") in tags) != term.startswith("!") for term in alternative.split(","))
         for alternative in alternatives
@@ -131,8 +132,8 @@ def satisfied(alternatives: Collection[str], tags: Collection[str]) -> bool:
 
 
 def selected(name: str, head: GoFile, tags: Collection[str]) -> bool:
-    """Whether Go builds the file `name` with these tags, by its name and its ``+build`` lines."""
-    # What stands before the first underscore is never a system: plan9.go is for all of them.
+    """Whether Go builds the file `name` with these tags, judged by its name and its ``+build`` lines."""
+    # The part before the first underscore is never a system: plan9.go is for all systems.
     parts = name.partition(".")[0].split("_")[1:]
     last = parts[-1:]
     if len(parts) > 1 and parts[-2] in SYSTEMS and parts[-1] in MACHINES:
@@ -142,5 +143,5 @@ def selected(name: str, head: GoFile, tags: Collection[str]) -> bool:
 
 
 def tags(goos: str, goarch: str, release: int) -> frozenset[str]:
-    """The tags that hold in a build with cgo by Go 1.`release`."""
+    """The tags that are set in a build with cgo by Go 1.`release`."""
     return frozenset({goos, goarch, "cgo", "gc", *(f"go1.{minor}" for minor in range(1, release + 1))})

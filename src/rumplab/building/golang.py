@@ -1,9 +1,10 @@
-"""The recipe of a Go program: an archive of it with a caller for C, a C program round that, the bake.
+"""The recipe of a Go program: compile it to a C archive with a function that C can call, link a C program with the
+archive, bake.
 
-`go build` wants a package's files in one directory, and the user's gets no file of ours. So the program and all
-that it imports are copied into a GOPATH of the build's own, each file with a line that says where it really is:
-errors and the debugger name the user's files. As nothing else is in that GOPATH, what Go compiles is exactly
-what was counted for the build cache.
+`go build` needs all files of a package in one directory, and the build must not write to the user's directory. So the
+build copies the program and its imports to a temporary GOPATH. Each copy starts with a line that names the original
+file, which error messages and the debugger then show. The GOPATH contains nothing else, so Go compiles exactly the
+files whose hashes are in the build's record.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from rumplab.building.recipe import RESULT, WORK, Recipe, Step, flags, generated
 from rumplab.building.target import Tools, go_release
 from rumplab.errors import RumplabError
 
-# What Go takes where CGO_CFLAGS isn't set.
+# Go's default when CGO_CFLAGS isn't set.
 GO_C_FLAGS = "-g -O2"
 PLAIN = re.compile(r"[^\s\"'\\=]+")
 CALLER = "rumplab_caller.go"
-# os.Args and the environment are C's here: in an archive, Go's runtime has no process start to read them from.
+# Sets os.Args and the environment from C: in an archive, Go's runtime can't read them from the start of the process.
 CALLER_TEXT = """\
 package main
 
@@ -61,9 +62,9 @@ func gomaincaller(arguments, environment **C.char) {
 }
 """
 MAIN = "main.c"
-# gorump's start-up takes its argument vector from the two variables, before main() is called. Behind the
-# arguments it reads the environment and the auxiliary vector, which both end with zeros. A C library whose
-# environment nobody uses need not have one.
+# Before main() runs, gorump's start-up code reads its argument vector from the two variables. After the arguments it
+# reads the environment and the auxiliary vector, which both end with zeros. `environ` is weak because the linker may
+# omit it from the C library if nothing else uses it.
 MAIN_TEXT = """\
 int kludge_argc = 1;
 char *kludge_argv[] = { "program", 0, 0, 0, 0 };
@@ -83,7 +84,7 @@ main(int argc, char *argv[])
 
 @dataclass(frozen=True)
 class GoProgram:
-    """The packages of a program, the main one first, and what is linked to them by ``#cgo LDFLAGS``.
+    """The packages of a program, package main first, and the linker's arguments of ``#cgo LDFLAGS`` and CGO_LDFLAGS.
 
     `gopath` is the first directory of the user's GOPATH, for messages.
     """
@@ -98,13 +99,13 @@ class GoProgram:
 
 
 def read(directory: str, only: str | None, tools: Tools, environment: dict[str, str]) -> GoProgram:
-    """The program in `directory`, or the one in its file `only`. RumplabError when it isn't a program."""
+    """The program in `directory`, or in its file `only`. RumplabError when it isn't a program."""
     roots = gopath.gopath(environment)
     root = gopath.root_of(directory, roots)
     path = root.path_of(directory) if root else "_" + directory
     main = gopath.read_package(path, directory, root, only)
     tags = gofile.tags(tools.target.goos, tools.target.goarch, go_release(tools.goroot))
-    # Go doesn't look at the constraints of a file that is named.
+    # Go ignores the constraints of a file that is named on its command line.
     check_main(main, [source for source in main.sources if only or chosen(source, tags)], only)
     own = (root,) if root and root.prefix else ()
     packages = Finder(tools.goroot, (*own, *roots)).closure(main)
@@ -135,9 +136,10 @@ def check_main(main: Package, sources: Sequence[Source], only: str | None) -> No
 
 
 def libraries(packages: Sequence[Package], tags: Collection[str]) -> Iterator[str]:
-    """The linker's arguments that the packages ask for. An archive doesn't carry them, so the next step has to.
+    """The linker's arguments in the packages' ``#cgo`` lines. An archive can't contain them, so the link step needs
+    them.
 
-    RumplabError for pkg-config, which knows the libraries of the host only.
+    RumplabError for pkg-config, which finds only libraries of the host.
     """
     for package in packages:
         for source in package.sources:
@@ -149,7 +151,7 @@ def libraries(packages: Sequence[Package], tags: Collection[str]) -> Iterator[st
                 if setting.verb == "pkg-config":
                     raise RumplabError(
                         f"{package.directory}/{source.name} asks pkg-config for '{setting.value}', and pkg-config"
-                        " knows the host's libraries only; name one built for the unikernel with"
+                        " finds only the host's libraries; name one built for the unikernel with"
                         " '#cgo CFLAGS: -I…' and '#cgo LDFLAGS: -L… -l…'"
                     )
                 if setting.verb == "LDFLAGS":
@@ -159,7 +161,7 @@ def libraries(packages: Sequence[Package], tags: Collection[str]) -> Iterator[st
 
 
 def link_words(value: str, directory: str, name: str) -> list[str]:
-    """The words of an LDFLAGS line."""
+    """The words of an LDFLAGS line in the file `name`. RumplabError when its quotes aren't closed."""
     try:
         return [word.replace("${SRCDIR}", directory) for word in shlex.split(value)]
     except ValueError as error:
@@ -167,7 +169,8 @@ def link_words(value: str, directory: str, name: str) -> list[str]:
 
 
 def link_arguments(words: Iterable[str], directory: str) -> Iterator[str]:
-    """The linker's arguments `words`, paths relative to `directory` made absolute, -L and -l joined with theirs."""
+    """The linker's arguments `words`. Paths relative to `directory` become absolute; -L and -l are joined with their
+    values."""
     rest = iter(words)
     for word in rest:
         if word in ("-L", "-l"):
@@ -181,7 +184,7 @@ def link_arguments(words: Iterable[str], directory: str) -> Iterator[str]:
 
 
 def linked_files(arguments: Sequence[str]) -> list[str]:
-    """The files that `arguments`, as link_arguments gives them, name outside the toolchain's own directories."""
+    """The files outside the toolchain's own directories that `arguments`, the result of link_arguments, name."""
     directories = [word[2:] for word in arguments if word.startswith("-L")]
     named = [word for word in arguments if not word.startswith("-")]
     found = [
@@ -194,12 +197,13 @@ def linked_files(arguments: Sequence[str]) -> list[str]:
 
 
 def place_of(package: Package) -> str:
-    """Where a package's copy lies in the work directory."""
+    """The path of a package's copy in the work directory."""
     return f"gopath/src/{package.path}" if package.root else f"local{package.directory}"
 
 
 def recipe(program: GoProgram, tools: Tools, bake: str, c_flags: str = "") -> Recipe:
-    """How `program` becomes a unikernel with rumprun's configuration `bake`; `c_flags` is CGO_CFLAGS."""
+    """The recipe that builds a unikernel from `program` with rumprun's configuration `bake`. `c_flags` is
+    CGO_CFLAGS."""
     caller = CALLER
     while any(source.name == caller for source in program.main.sources):
         caller = "x" + caller
@@ -210,7 +214,7 @@ def recipe(program: GoProgram, tools: Tools, bake: str, c_flags: str = "") -> Re
     for package in program.packages:
         for source in package.sources:
             target = f"{place_of(package)}/{source.name}"
-            # A byte order mark may only stand at the very beginning.
+            # A byte order mark is valid only at the beginning of a file, so no line can be put before it.
             plain = source.head is None or source.marked
             (links if plain else copies)[target] = os.path.join(package.directory, source.name)
         if package.uses_cgo:
@@ -243,16 +247,16 @@ def recipe(program: GoProgram, tools: Tools, bake: str, c_flags: str = "") -> Re
 
 
 def import_places(packages: Sequence[Package]) -> set[str]:
-    """Where Go would look, in and beside the copies of `packages`, for what they import."""
+    """The paths, in and beside the copies of `packages`, where Go would look for their imports."""
     imported = {path for package in packages for path in package.imports}
     beside = {os.path.dirname(place_of(package)) + "/vendor" for package in packages}
     return {f"{directory}/{path}" for directory in {"gopath/src"} | beside for path in imported}
 
 
 def surroundings(package: Package, places: Collection[str]) -> dict[str, str]:
-    """Links to what lies in and beside a package, which C code may mean by a relative path.
+    """Links to the files and directories in and beside a package, to which C code may refer by a relative path.
 
-    Nothing is linked in the way of `places`: copies of packages stand there, or what Go must not find there.
+    No link uses one of the paths `places`: they hold copies of packages, or must stay empty so that Go finds nothing.
     """
     links: dict[str, str] = {}
     place = place_of(package)
@@ -264,11 +268,12 @@ def surroundings(package: Package, places: Collection[str]) -> dict[str, str]:
 def link_below(
     directory: str, place: str, places: Collection[str], links: dict[str, str], suffixes: tuple[str, ...] = ("",)
 ) -> None:
-    """Adds to `links`, for `place`, what `directory` holds: directories, and files with one of `suffixes`."""
+    """Adds to `links` links below `place` to the content of `directory`: directories, and files with one of
+    `suffixes`."""
     try:
         entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
     except PermissionError:
-        # What is beside a package may be nobody's business; its C code can't mean that, then.
+        # The directory beside a package may be unreadable; then the package's C code can't use it either.
         return
     for entry in entries:
         inner = f"{place}/{entry.name}"
@@ -281,26 +286,26 @@ def link_below(
 
 
 def cgo_flags(packages: Sequence[Package], given: str) -> str:
-    """CGO_CFLAGS with which the debugger finds the C files where they really are; `given` is the caller's."""
+    """CGO_CFLAGS that make the debug information name the original C files. `given` are the caller's flags."""
     maps = [
         f"-fdebug-prefix-map={WORK}/{place_of(package)}={package.directory}"
         for package in packages
-        # Go takes the flags apart at blanks.
+        # Go splits the flags at blanks.
         if package.uses_cgo and PLAIN.fullmatch(package.directory)
     ]
     return " ".join([given or GO_C_FLAGS, *maps])
 
 
 def archive_step(program: GoProgram, tools: Tools, place: str, given: str) -> Step:
-    """`go build`, which makes program.a of the package in `place` of the work directory."""
+    """The step `go build`, which makes program.a from the package in `place` of the work directory."""
     return Step(
         name="Go archive",
-        # With -a, since the installed standard packages were compiled without cgo; and so that the C compiler
-        # reads every header each time, and notes it.
+        # -a rebuilds the standard packages, which were installed without cgo. It also makes the C compiler read, and
+        # record, every header in each build.
         argv=(tools.go, "build", "-buildmode=c-archive", "-a", "-o", f"{WORK}/program.a", "."),
         directory=f"{WORK}/{place}",
         environment={
-            # Only by its name, found on PATH: go takes CC apart at blanks.
+            # Only the name, which is found on PATH: go splits CC at blanks, which a path may contain.
             "CC": os.path.basename(tools.target.gcc),
             "CXX": os.path.basename(tools.target.gxx),
             "CGO_ENABLED": "1",
@@ -310,7 +315,7 @@ def archive_step(program: GoProgram, tools: Tools, place: str, given: str) -> St
             "GOROOT": tools.goroot,
             "GOPATH": f"{WORK}/gopath",
             "GO15VENDOREXPERIMENT": "1",
-            # Settings for the user's own, newer Go mean something else here.
+            # The user's settings for a newer Go must not affect this one.
             "GO111MODULE": "off",
             "GOFLAGS": "",
             "TMPDIR": f"{WORK}/tmp",
@@ -320,13 +325,13 @@ def archive_step(program: GoProgram, tools: Tools, place: str, given: str) -> St
 
 
 def link_step(tools: Tools, arguments: Sequence[str]) -> Step:
-    """The C program round the archive, not yet linked with the kernel."""
+    """The step that links the C program with the archive, before the kernel is linked."""
     argv = (tools.target.gcc, "-g", "-o", "program", MAIN, "program.a", *arguments)
-    # The trial link with a minimal set of libraries fails for Go: the bake links what it lacks.
+    # rumprun's trial link with a minimal set of libraries fails for Go; the bake links the missing ones.
     return Step("stub link", argv, environment={"RUMPRUN_STUBLINK": "succeed", "TMPDIR": f"{WORK}/tmp"})
 
 
 def bake_step(tools: Tools, bake: str) -> Step:
-    """The unikernel: the program with the kernel's components of configuration `bake`."""
+    """The step that makes the unikernel: it links the program with the kernel's components of configuration `bake`."""
     argv = (tools.bake, bake, RESULT, "program")
     return Step("bake", argv, environment={"RUMPRUN_WARNING_STFU": "please", "TMPDIR": f"{WORK}/tmp"})

@@ -1,7 +1,7 @@
-"""Which Go packages a program is made of, and where they lie, as Go 1.5 to 1.7 look for them.
+"""Finds the Go packages of a program by the rules of Go 1.5 to 1.7: GOPATH and ``vendor`` directories.
 
-Their rules are those of GOPATH and ``vendor`` directories. A program that lies outside GOPATH is placed by its
-``go.mod`` or its ``vendor`` directory; one with neither can import by relative path.
+For a program outside GOPATH, the directory of its ``go.mod`` or of its ``vendor`` directory is an import root. A
+program with neither can also import packages by relative path.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from rumplab.errors import RumplabError
 
 MODULE = re.compile(r'^[ \t]*module[ \t]+"?([^\s"]+)', re.MULTILINE)
 PLAIN = re.compile(r"[\w.~-]+")
-# What `go build` compiles or links besides Go files.
+# The suffixes of files other than Go files that `go build` compiles or links.
 OTHER_SOURCES = (".c", ".cc", ".cpp", ".cxx", ".h", ".hh", ".hpp", ".hxx", ".s", ".S", ".syso")
 
 
 @dataclass(frozen=True)
 class Root:
-    """A directory below which DIR is imported as PREFIX/DIR, or as DIR where `prefix` is empty."""
+    """An import root: its subdirectory DIR has the import path PREFIX/DIR, or DIR if `prefix` is empty."""
 
     prefix: str
     directory: str
@@ -34,7 +34,7 @@ class Root:
         return self.prefix if inside == os.curdir else os.path.join(self.prefix, inside)
 
     def directory_of(self, path: str) -> str | None:
-        """Where the package `path` would lie; None where it doesn't belong to this root."""
+        """The directory for the import path `path`; None if `path` doesn't belong to this root."""
         if not self.prefix:
             return os.path.join(self.directory, path)
         if path != self.prefix and not path.startswith(self.prefix + "/"):
@@ -44,7 +44,7 @@ class Root:
 
 @dataclass(frozen=True)
 class Source:
-    """A file of a package; `head` is None where it isn't Go."""
+    """A file of a package. `head` is None for a file other than Go; `marked` tells that it has a byte order mark."""
 
     name: str
     sha256: str
@@ -54,7 +54,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Package:
-    """A package, by its import path; `root` is None for one that is found by relative path only."""
+    """A package. `path` is its import path; `root` is None if it can be imported only by relative path."""
 
     path: str
     directory: str
@@ -67,13 +67,13 @@ class Package:
 
     @property
     def imports(self) -> list[str]:
-        """What any of its files imports, whatever system the file is for."""
+        """The import paths in all of its files, also in files for other systems."""
         heads = [source.head for source in self.sources if source.head is not None]
         return list(dict.fromkeys(path for head in heads for path in head.imports))
 
 
 def gopath(environment: dict[str, str]) -> tuple[Root, ...]:
-    """The roots of GOPATH, or of its default, the directory go in the home directory."""
+    """The import roots of GOPATH; its default is the directory ``go`` in the home directory."""
     home = environment.get("HOME")
     value = environment.get("GOPATH") or (os.path.join(home, "go") if home else "")
     places = [place for place in value.split(os.pathsep) if os.path.isabs(place)]
@@ -81,7 +81,7 @@ def gopath(environment: dict[str, str]) -> tuple[Root, ...]:
 
 
 def root_of(directory: str, roots: Sequence[Root]) -> Root | None:
-    """The root to which a program in `directory` belongs; None when it has none."""
+    """The import root of a program in `directory`; None when it has none. RumplabError for an invalid ``go.mod``."""
     for root in roots:
         for outer in (root.directory, os.path.realpath(root.directory)):
             if directory.startswith(outer + os.sep):
@@ -91,7 +91,7 @@ def root_of(directory: str, roots: Sequence[Root]) -> Root | None:
         if module.is_file():
             named = MODULE.search(module.read_text(encoding="utf-8", errors="replace"))
             if named is None or not orderly(named[1]):
-                raise RumplabError(f"{module} names no module; its first line should be: module NAME")
+                raise RumplabError(f"{module} has no valid module name; its first line must be: module NAME")
             return Root(named[1], str(parent))
         if (parent / "vendor").is_dir():
             return Root(parent.name if PLAIN.fullmatch(parent.name) else "program", str(parent))
@@ -101,12 +101,12 @@ def root_of(directory: str, roots: Sequence[Root]) -> Root | None:
 
 
 def orderly(path: str) -> bool:
-    """Whether `path` can be an import path, and so stays in the directory that it is looked for in."""
+    """Whether `path` is a valid import path. A valid path never leaves the directory in which it is looked up."""
     return os.path.normpath(path) == path and not path.startswith(("/", "../")) and path not in (".", "..")
 
 
 def read_package(path: str, directory: str, root: Root | None, only: str | None = None) -> Package:
-    """The package in `directory`, or the part of it that is the one Go file `only`."""
+    """The package in `directory`; with `only`, the package of this one Go file."""
     names = [only] if only else sorted(entry.name for entry in os.scandir(directory) if entry.is_file())
     return Package(path, directory, root, tuple(_sources(directory, names)))
 
@@ -123,7 +123,7 @@ def _sources(directory: str, names: Sequence[str]) -> Iterator[Source]:
 
 @dataclass(frozen=True)
 class Found:
-    """Where an imported package lies; see Package."""
+    """The location of an imported package; the fields are those of Package."""
 
     path: str
     directory: str
@@ -132,13 +132,13 @@ class Found:
 
 @dataclass(frozen=True)
 class Finder:
-    """Finds what a package imports: in the `roots`, in order, unless `goroot` has it."""
+    """Finds imported packages in the `roots`, in this order, unless they are standard packages in `goroot`."""
 
     goroot: str
     roots: tuple[Root, ...]
 
     def find(self, path: str, importer: Package) -> Found | None:
-        """The package that `importer` means by `path`; None for a standard one, and for one that isn't there."""
+        """The package that `importer` imports as `path`; None for a standard package, or if it doesn't exist."""
         if path in ("C", "unsafe"):
             return None
         if path.startswith(("./", "../")) or path in (".", ".."):
@@ -159,7 +159,7 @@ class Finder:
         return None
 
     def _vendored(self, path: str, importer: Package) -> Found | None:
-        """`path` in the nearest directory called vendor, from the importer's own directory upwards."""
+        """`path` in the nearest ``vendor`` directory, from the importer's own directory upwards; None if in none."""
         root = importer.root
         if root is None:
             return None
@@ -172,7 +172,7 @@ class Finder:
         return None
 
     def closure(self, main: Package) -> tuple[Package, ...]:
-        """`main` and every package it needs that isn't a standard one, `main` first."""
+        """`main`, followed by all packages, except standard ones, that it imports directly or indirectly."""
         found = {main.path: main}
         waiting = [main]
         while waiting:
@@ -187,5 +187,5 @@ class Finder:
 
 
 def _has_go(directory: str) -> bool:
-    """Whether a directory called vendor counts: Go passes over one that has no Go file."""
+    """Whether `directory` contains a Go file; Go ignores a vendored package without one."""
     return os.path.isdir(directory) and any(name.endswith(".go") for name in os.listdir(directory))

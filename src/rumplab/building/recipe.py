@@ -1,4 +1,4 @@
-"""What is done to build a program, as data: `runner` carries it out, `shell` prints it."""
+"""The steps that build a program, as data. Module `runner` executes them; `shell` prints them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 
 from rumplab.errors import UsageError
 
-# Stands for the work directory in every string of a recipe; no path and no argument can hold a NUL.
+# A placeholder for the work directory in every string of a recipe. No path or argument can contain a NUL.
 WORK = "\0work\0"
 RESULT = "program.bin"
 
 
 @dataclass(frozen=True)
 class Step:
-    """One command, run in `directory` with `environment` besides the caller's. Its output is shown though it
-    succeeds where `telling` is set."""
+    """One command. It runs in `directory`, with `environment` added to the caller's. With `telling`, its output is
+    shown even if it succeeds."""
 
     name: str
     argv: tuple[str, ...]
@@ -28,12 +28,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The work directory's content, then the steps, which leave the unikernel in its `program.bin`.
+    """The content of the work directory, and the steps, which write the unikernel to `program.bin` in it.
 
-    Keys of the mappings are paths in the work directory. `copies` are Go files: each gets a first line that
-    tells the compiler where the file really is. `links` are symbolic. `own` maps directories of the work
-    directory to those of the user, for messages; `relative` are the files that messages name without a directory,
-    by package (explain.heading): go's line "# PACKAGE" says whose messages follow; before any, they are the first's.
+    `files` maps paths in the work directory to contents, `copies` and `links` map them to the user's paths. `copies`
+    are Go files; each copy starts with a line that tells the compiler the original path. `links` are symbolic links.
+    `path` are directories for PATH.
+
+    `own` and `relative` are for messages. `own` maps directories of the work directory to the user's directories.
+    `relative` maps a package (see explain.heading) to the files that messages name without a directory. A line
+    "# PACKAGE" of go tells the package of the messages that follow it; messages before such a line are the first
+    package's.
     """
 
     steps: tuple[Step, ...]
@@ -46,13 +50,13 @@ class Recipe:
 
     @property
     def directories(self) -> tuple[str, ...]:
-        """The directories that must be made, parents first."""
+        """The directories to make in the work directory, parents first."""
         parents = {os.path.dirname(name) for name in (*self.files, *self.copies, *self.links)}
         return ("tmp", *sorted(parents - {""}))
 
 
 def flags(names: tuple[str, ...], environment: Mapping[str, str]) -> tuple[str, ...]:
-    """The words of the variables `names`; UsageError where a shell couldn't take one apart."""
+    """The words of the environment variables `names`, split as a shell does. UsageError when quotes aren't closed."""
     words: list[str] = []
     for name in names:
         try:
@@ -63,34 +67,34 @@ def flags(names: tuple[str, ...], environment: Mapping[str, str]) -> tuple[str, 
 
 
 def origin(source: str) -> str:
-    """The line that makes Go's compiler, and so the debugger, take what follows for the file `source`."""
+    """The line that makes Go's compiler, and so the debugger, attribute the following lines to the file `source`."""
     return f"//line {source}:1\n"
 
 
 def generated(name: str) -> str:
-    """What a message calls the file `name` that the build has made: nobody finds it where the program is."""
+    """The text for messages about the file `name`, which the build generates and the user doesn't have."""
     return f"({name}, which build adds)"
 
 
 def in_work(text: str, work: str) -> str:
-    """`text` with the work directory filled in."""
+    """`text` with WORK replaced by the path `work`."""
     return text.replace(WORK, work)
 
 
 def quoted(text: str) -> str:
-    """`text` as one word of a shell, in which $work is the work directory."""
+    """`text` as one word of a shell in whose variable $work is the work directory."""
     parts = [shlex.quote(part) if part else "" for part in text.split(WORK)]
     return '"$work"'.join(parts) or "''"
 
 
 def command(step: Step) -> str:
-    """One step as a line of shell."""
+    """The step's command as a line of shell."""
     settings = [f"{name}={quoted(value)}" for name, value in step.environment.items()]
     return " ".join([*settings, *map(quoted, step.argv)])
 
 
 def shell(recipe: Recipe, output: str) -> str:
-    """`recipe` as a POSIX shell command that writes `output`, fit to be pasted."""
+    """`recipe` as a POSIX shell command that writes `output`. The user can paste it into a shell."""
     temporary = os.path.join(os.path.dirname(output), ".rumplab-build.XXXXXX")
     lines = [
         "set -eu",

@@ -1,7 +1,7 @@
-"""What a build was made of, so that the next one of the same costs nothing.
+"""The record of a build's inputs. A build with unchanged inputs is skipped.
 
-A record is JSON: ``schema`` 1, ``digest`` (SHA-256 of everything that was known before the build), ``files``
-(SHA-256 of each further file that the compiler read, by path) and ``output`` (see `identity`).
+A record is JSON: ``schema`` 1, ``digest`` (SHA-256 of all inputs that are known before the build), ``files`` (maps the
+path of each further file that the compiler read to its SHA-256) and ``output`` (see `identity`).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from rumplab.host.answers import MALFORMED
 from rumplab.host.files import sha256
 
 SCHEMA = 1
-# The wrappers round the compilers take the names of files apart at blanks.
+# The toolchain's compiler wrappers split file names at blanks.
 PLAIN = re.compile(r"[\w./+@%~,-]+", re.ASCII)
 LOCK_SECONDS = 1800.0
-# By so much, in seconds, the clock of a file system may be behind.
+# A file system's clock may be late by so many seconds.
 CLOCK_GRAIN = 0.02
 RULE = re.compile(r"(?:\\.|\$\$|[^\s\\$])+")
 
@@ -39,7 +39,7 @@ def digest(parts: Any) -> str:
 
 
 def file_sha256(path: str) -> str | None:
-    """SHA-256 of a file, in hex digits; None where it can't be read."""
+    """SHA-256 of a file, in hex digits; None when it can't be read."""
     try:
         return sha256(path)
     except OSError:
@@ -47,7 +47,8 @@ def file_sha256(path: str) -> str | None:
 
 
 def identity(path: Path) -> list[int] | None:
-    """What changes with a file: size, times of change in ns, inode; None where there is no file."""
+    """The values that change whenever the file changes: size, mtime and ctime in ns, inode. None when there is no
+    file."""
     try:
         status = path.stat()
     except OSError:
@@ -56,31 +57,32 @@ def identity(path: Path) -> list[int] | None:
 
 
 def read_files(rules: str, directories: Iterable[str], outside: Iterable[str], since: float) -> dict[str, str]:
-    """The files that make rules `rules` name, by their paths, with their SHA-256.
+    """Maps the path of each file that the make rules `rules` name to its SHA-256.
 
-    Relative names are looked for in all `directories`. Files in the directories `outside` don't count, but those
-    that links in there lead to. One that changed after the time `since` has no sum, since the compiler may have
-    seen another state of it.
+    Relative names are looked up in all `directories`. Files in the directories `outside` are omitted, except the
+    targets of links there. The hash of a file that changed after the time `since` (UNIX time in seconds) is '', because
+    the compiler may have read an older state.
     """
     found: dict[str, str] = {}
     beyond = tuple(os.path.realpath(place) + os.sep for place in outside)
     bases = [*directories]
     for name in dict.fromkeys(prerequisites(rules)):
         if "\0" in name:
-            # No file is called so.
+            # A file name can't contain a NUL.
             continue
         for path in {os.path.join(base, name) for base in bases}:
             real = os.path.realpath(path)
             if real.startswith(beyond) or not os.path.isfile(real):
                 continue
-            # A symbolic link of the user's may lead elsewhere the next time; one in `outside` is not there then.
+            # Record the user's symbolic link itself, since its target may change. A link in `outside` is temporary, so
+            # record its target.
             path = real if path.startswith(beyond) else path
             found[path] = "" if changed(path, since) else file_sha256(path) or ""
     return found
 
 
 def changed(path: str, since: float) -> bool:
-    """Whether the file `path` has changed, or gone, after the time `since`."""
+    """Whether the file `path` has changed after the time `since`, or is missing."""
     try:
         return os.stat(path).st_ctime >= since - CLOCK_GRAIN
     except OSError:
@@ -88,16 +90,17 @@ def changed(path: str, since: float) -> bool:
 
 
 def complete(rules: str) -> bool:
-    """Whether GCC has noted what it read, and each rule stands by itself.
+    """Whether `rules` has rules and none is mixed with another.
 
-    It writes a long rule in pieces, between which another GCC's may come; with options like -MMD it notes nothing.
+    GCC writes a long rule in pieces, so the output of parallel GCCs may be interleaved. With options like -MMD, GCC
+    writes no rules to the file.
     """
     parts = [*right_sides(rules)]
     return bool(parts) and not any(": " in part for part in parts)
 
 
 def prerequisites(rules: str) -> Iterator[str]:
-    """The files right of the colons in make rules as GCC writes them."""
+    """The prerequisites of the make rules that GCC writes."""
     for part in right_sides(rules):
         for name in RULE.findall(part):
             yield re.sub(r"\\(.)", r"\1", name.replace("$$", "$"))
@@ -109,20 +112,20 @@ def right_sides(rules: str) -> Iterator[str]:
 
 
 def cache_root(environment: Mapping[str, str]) -> Path:
-    """Where records and work directories are kept. RumplabError when the tools couldn't work there."""
+    """The directory of the records and work directories. RumplabError when the toolchain can't use its path."""
     base = environment.get("XDG_CACHE_HOME") or os.path.join(environment.get("HOME", ""), ".cache")
     root = Path(base, "rumplab", "build")
     if not PLAIN.fullmatch(str(root)) or not root.is_absolute():
         raise RumplabError(
-            f"{root} is no path that the toolchain can work in, which splits names at blanks; set XDG_CACHE_HOME"
-            " to a plain absolute one"
+            f"{root} is not a path that the toolchain can use: it must be absolute, without blanks or special"
+            " characters; set XDG_CACHE_HOME to such a path"
         )
     return root
 
 
 @dataclass(frozen=True)
 class Slot:
-    """What is kept for one output: its record and the work directory of its builds."""
+    """The directory for one output: it contains the record and the work directory of its builds."""
 
     directory: Path
     lock: int
@@ -136,7 +139,7 @@ class Slot:
         return self.directory / "record.json"
 
     def fresh(self, wanted: str, output: Path) -> bool:
-        """Whether `output` is what a build with the digest `wanted` would make."""
+        """Whether `output` is up to date: the record has the digest `wanted`, and no recorded file has changed."""
         try:
             known = json.loads(self.record.read_text(encoding="utf-8"))
             same = known["schema"] == SCHEMA and known["digest"] == wanted
@@ -145,7 +148,7 @@ class Slot:
                 file_sha256(path) == sha256 for path, sha256 in files
             )
         except (OSError, *MALFORMED):
-            # No record, or one that was cut short: then there is something to build.
+            # There is no record, or it is damaged, so a build is necessary.
             return False
 
     def forget(self) -> None:
@@ -166,14 +169,14 @@ class Slot:
 
 @contextlib.contextmanager
 def slot(output: Path, environment: Mapping[str, str]) -> Iterator[Slot]:
-    """The slot of `output`, for this process alone as long as the context lasts; waits for others."""
+    """Yields the slot of `output` with an exclusive lock. Waits for another build of the same output."""
     directory = cache_root(environment) / hashlib.sha256(os.fsencode(output)).hexdigest()[:16]
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise RumplabError(
-            f"cannot write in {directory}: {error.strerror}; set XDG_CACHE_HOME to a directory of yours"
+            f"cannot write in {directory}: {error.strerror}; set XDG_CACHE_HOME to a directory that you can write to"
         ) from error
     try:
         _acquire(lock, output)

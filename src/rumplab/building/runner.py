@@ -1,4 +1,4 @@
-"""Carries a recipe out, in a work directory, and puts the unikernel where it belongs."""
+"""Executes a recipe in a work directory and copies the unikernel to its output path."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from rumplab.output import shortened
 STEP_SECONDS = 3600
 LINES_TOLD = 40
 PATIENCE = 5
-# More than that of what a tool says is dropped.
+# Output of a tool beyond so many characters is dropped.
 LARGEST_OUTPUT = 4 << 20
-# Where the C compiler notes which files it read; see its manual, "Environment Variables".
+# The file in which GCC records the files that it reads; see GCC's manual, "Environment Variables".
 DEPENDENCIES = "dependencies"
 ELF_MAGIC = b"\x7fELF"
 
 
 def lay_out(recipe: Recipe, work: Path) -> None:
-    """Makes the content of the work directory, which is empty."""
+    """Makes the recipe's directories, files, copies and links in the empty directory `work`."""
     for name in recipe.directories:
         (work / name).mkdir(parents=True, exist_ok=True)
     for name, content in recipe.files.items():
@@ -45,9 +45,10 @@ def lay_out(recipe: Recipe, work: Path) -> None:
 
 @dataclass(frozen=True)
 class Runner:
-    """Runs the steps of `recipe` in `work`. `lock` is kept open by them, so that it outlives this process.
+    """Runs the steps of `recipe` in `work`. The steps inherit the open file `lock`, so the lock is held until they end,
+    even if this process is killed.
 
-    With `verbose`, each command and what it says go to standard error as they come.
+    With `verbose`, each command and its output are printed on standard error at once.
     """
 
     recipe: Recipe
@@ -57,7 +58,7 @@ class Runner:
     verbose: bool = False
 
     def run(self) -> Path:
-        """Runs all steps. Returns the unikernel's path. RumplabError names the step that failed, and why."""
+        """Runs all steps and returns the unikernel's path. RumplabError names the step that failed, and why."""
         lay_out(self.recipe, self.work)
         if self.verbose:
             print(f"+ work={shlex.quote(str(self.work))}", file=sys.stderr)
@@ -68,13 +69,13 @@ class Runner:
         result = self.work / RESULT
         if not is_elf(result):
             raise RumplabError(
-                f"step {self.recipe.steps[-1].name} ended well, but left no ELF program; provision"
-                " rump_toolchain again, or look into it with --keep-work -v"
+                f"step {self.recipe.steps[-1].name} succeeded, but made no ELF program; provision"
+                " rump_toolchain again, or examine the build with --keep-work -v"
             )
         return result
 
     def step(self, step: Step) -> str:
-        """Runs one command to its end. Returns what it said, in the user's words."""
+        """Runs one command until it ends. Returns its output, with the user's paths."""
         argv = [in_work(word, str(self.work)) for word in step.argv]
         if self.verbose:
             print(f"+ cd {quoted(step.directory)} && {command(step)}", file=sys.stderr, flush=True)
@@ -83,18 +84,20 @@ class Runner:
             said = self.listen(process, place)
             code = process.wait()
         if expired.is_set():
-            raise RumplabError(f"step {step.name} took more than {STEP_SECONDS} s and was ended")
+            raise RumplabError(
+                f"step {step.name} took more than {STEP_SECONDS} s and was killed; see where it hangs: -v"
+            )
         if code:
             raise RumplabError(self.failure(step, code, said))
         return said
 
     def listen(self, process: subprocess.Popen[bytes], directory: str) -> str:
-        """What `process`, which runs in `directory`, says until it says no more, in the user's words."""
+        """The output of `process`, which runs in `directory`, with the user's paths. Reads until the output ends."""
         lines: list[str] = []
         size = 0
         own = {in_work(theirs, str(self.work)): users for theirs, users in self.recipe.own.items()}
         if directory == str(self.work):
-            # The names there are of what lies there, whatever the program's own files are called.
+            # In the work directory, a relative name is a generated file, even if the program has a file of that name.
             names: Mapping[str, str] = {name: generated(name) for name in self.recipe.files if "/" not in name}
         else:
             names = next(iter(self.recipe.relative.values()), {})
@@ -110,7 +113,7 @@ class Runner:
         return "".join(lines)
 
     def failure(self, step: Step, code: int, said: str) -> str:
-        """The message for a step that failed with status `code`."""
+        """The error message for a step that failed with return code `code` and output `said`."""
         parts = [f"step {step.name} failed ({explain.ending(code)})"]
         if said.strip() and not self.verbose:
             parts = [parts[0] + ":", shortened(said, LINES_TOLD, "; -v shows all")]
@@ -118,7 +121,8 @@ class Runner:
         return "\n".join([*parts, words] if words else parts)
 
     def environment(self, step: Step) -> dict[str, str]:
-        """What a build sees of the caller's, the toolchain's directories on PATH, and the step's settings."""
+        """The step's environment: the allowed variables of the caller, PATH with the toolchain's directories, and the
+        step's own variables."""
         settings = {name: in_work(value, str(self.work)) for name, value in step.environment.items()}
         given = child_environment.of(child_environment.BUILD)
         path = os.pathsep.join([*self.recipe.path, given.get("PATH", os.defpath)])
@@ -137,7 +141,7 @@ def is_elf(path: Path) -> bool:
 def running(
     argv: Sequence[str], directory: str, environment: dict[str, str], lock: int
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Starts a command as a process group of its own, nothing of which outlives the context."""
+    """Starts a command in its own process group. Ends the whole group at the end of the context."""
     try:
         process = subprocess.Popen(
             argv,
@@ -159,20 +163,21 @@ def running(
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the group of `process`, so that tools clean up, then SIGKILL to what is left of it."""
+    """Sends SIGTERM to the group of `process`, so that tools can clean up, and then SIGKILL to the remaining
+    processes."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(PATIENCE)
-    # Its leader gone, a group keeps its number as long as it has a member.
+    # After its leader has ended, a group keeps its id while it has a member.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager
 def time_limit(process: subprocess.Popen[bytes], seconds: float = STEP_SECONDS) -> Iterator[threading.Event]:
-    """Ends the group of `process` after `seconds`; the event tells whether that was needed."""
+    """Kills the group of `process` after `seconds`. Yields an event that is set when this happens."""
     expired = threading.Event()
 
     def end() -> None:
@@ -190,7 +195,7 @@ def time_limit(process: subprocess.Popen[bytes], seconds: float = STEP_SECONDS) 
 
 
 def deliver(result: Path, output: Path, then: Callable[[], None]) -> None:
-    """Puts a copy of `result` into the place of `output`, all of it or nothing; calls `then` just before."""
+    """Replaces `output` by a copy of `result`, atomically. Calls `then` just before the replacement."""
     sweep(output.parent)
     with temporary_file(output.parent) as made:
         shutil.copyfile(result, made)

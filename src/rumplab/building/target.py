@@ -1,4 +1,4 @@
-"""Which system a toolchain compiles for, told by the toolchain itself."""
+"""Finds out from a toolchain for which system it compiles."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ RELEASE = re.compile(r"go1\.([0-9]{1,4})")
 
 @dataclass(frozen=True)
 class Target:
-    """The C compiler `gcc`, whose name is TUPLE-gcc as GNU tools have it, and the system it compiles for.
+    """The C compiler `gcc`, with the name TUPLE-gcc of GNU cross compilers, and the system for which it compiles.
 
-    x86_64-rumprun-netbsd-gcc makes programs for Go's GOOS=rumprun GOARCH=amd64: the second part of the tuple is
-    the system, and the first the machine. This is the only place that says so; a toolchain of another name
-    makes programs for another system.
+    The first part of the tuple is the machine, the second part the system: x86_64-rumprun-netbsd-gcc compiles for Go's
+    GOOS=rumprun GOARCH=amd64. Only the compiler's name defines the system.
     """
 
     gcc: str
@@ -30,12 +29,12 @@ class Target:
 
     @property
     def gxx(self) -> str:
-        """The C++ compiler, which stands beside the C compiler."""
+        """The C++ compiler, which is in the directory of the C compiler."""
         return self.gcc[: -len("gcc")] + "g++"
 
 
 def target(gcc: str) -> Target:
-    """The target of the compiler at path `gcc`. RumplabError when its name isn't that of a cross compiler."""
+    """The target of the compiler `gcc` (a path). RumplabError when its name isn't that of a cross compiler."""
     named = COMPILER.fullmatch(os.path.basename(gcc))
     if named is None or named["machine"] not in GO_ARCHITECTURES:
         raise RumplabError(
@@ -45,20 +44,20 @@ def target(gcc: str) -> Target:
 
 
 def go_release(goroot: str) -> int:
-    """The minor number of the Go release in `goroot` (7 for go1.7beta2), by its file VERSION.
+    """The minor number of the Go release in `goroot` (7 for go1.7beta2), from its file VERSION.
 
-    RumplabError when the file is missing or says something else.
+    RumplabError when the file is missing or has another content.
     """
     path = Path(goroot, "VERSION")
     found = RELEASE.match(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else None
     if found is None:
-        raise RumplabError(f"{path} does not say which Go this is; provision go_builder again")
+        raise RumplabError(f"{path} does not contain Go's version; provision go_builder again")
     return int(found[1])
 
 
 @dataclass(frozen=True)
 class Tools:
-    """The programs that a build calls. `go` and `goroot` are empty where none is needed."""
+    """The programs that a build calls. `go` and `goroot` are empty for a C program."""
 
     target: Target
     bake: str
@@ -69,13 +68,14 @@ class Tools:
 
     @property
     def path(self) -> tuple[str, ...]:
-        """The directories that must be on PATH, the first first."""
+        """The directories that must be on PATH, in this order."""
         tools = [self.target.gcc, self.bake, *([self.go] if self.go else [])]
         return tuple(dict.fromkeys(os.path.dirname(tool) for tool in tools))
 
     @property
     def trees(self) -> tuple[str, ...]:
-        """The directories that the stamps stand for: what holds the bin directories, and GOROOT."""
+        """The trees of the toolchain, whose content the stamps identify: the parents of the bin directories, and
+        GOROOT."""
         return (*(os.path.dirname(place) for place in self.path), *([self.goroot] if self.goroot else []))
 
 

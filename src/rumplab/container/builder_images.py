@@ -1,6 +1,7 @@
-"""The lab's builder images, as ``etc/images.json`` below the prefix describes them, and as the engine has them.
+"""The lab's builder images: their description in ``etc/images.json`` below the prefix, and their state in the Docker
+engine.
 
-docs/roles/images.md says what stands in that file, and in an image's labels.
+docs/roles/images.md defines the content of that file and of an image's labels.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from rumplab.container.docker import Image
 from rumplab.errors import NotProvisioned, RumplabError
 from rumplab.lab.config import Lab, optional_text, read_object, text
 
-# The image that serves instead of a component, by component.
+# Maps a component to the image that can replace it.
 FOR_COMPONENT = {
     "rump_stager": "stager",
     "gdb": "gdb",
@@ -24,7 +25,7 @@ MAKE = ".venv/bin/ansible-playbook playbooks/images.yml"
 
 @dataclass(frozen=True)
 class Described:
-    """An image as the last run of ``playbooks/images.yml`` left it."""
+    """An image as the last run of ``playbooks/images.yml`` recorded it."""
 
     name: str
     image: str
@@ -35,7 +36,7 @@ class Described:
 
     @property
     def remedy(self) -> str:
-        """The command that makes it."""
+        """The command that makes the image."""
         return remedy(self.name)
 
 
@@ -44,7 +45,7 @@ def remedy(name: str) -> str:
 
 
 def described(lab: Lab) -> list[Described]:
-    """What the lab knows of its images, by name; nothing where none was ever asked for."""
+    """The recorded images, sorted by name; empty when no image was ever requested. RumplabError for an invalid file."""
     path = lab.prefix / "etc" / "images.json"
     if not path.exists():
         return []
@@ -65,8 +66,8 @@ def described(lab: Lab) -> list[Described]:
 
 
 def present(lab: Lab) -> list[Described]:
-    """The same with the states that the engine's answers make of them: as described, or ``missing``, ``replaced``, or
-    ``unknown`` where none answers."""
+    """The recorded images with their current states: the recorded state, or ``missing`` or ``replaced`` in the engine,
+    or ``unknown`` when the engine doesn't answer."""
     return [replace(one, state=_state_now(one)) for one in described(lab)]
 
 
@@ -83,7 +84,8 @@ def _state_now(one: Described) -> str:
 
 
 def find(lab: Lab, component: str) -> Image:
-    """The image that serves instead of `component`. NotProvisioned when the engine has none."""
+    """The image that replaces `component`. NotProvisioned when the engine doesn't have it; RumplabError when an image
+    of that name isn't one of rumplab's."""
     name = FOR_COMPONENT[component]
     known = next((one for one in described(lab) if one.name == name), None)
     image = known.image if known else f"rumplab/{name}:latest"
@@ -92,5 +94,5 @@ def find(lab: Lab, component: str) -> Image:
         why = f" ({known.reason})" if known and known.reason else ""
         raise NotProvisioned(f"there is no image {image}{why}; make it: {remedy(name)}")
     if "rumplab.component" not in found.labels:
-        raise RumplabError(f"the image {image} isn't rumplab's; give it another name and remove this one")
+        raise RumplabError(f"the image {image} is not one of rumplab's; give it another name, then remove this one")
     return found

@@ -1,4 +1,4 @@
-"""Talking to the Docker engine by its command, every call bounded."""
+"""Calls the Docker engine with the docker command. Every call has a time limit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ INSPECT = '{"id": {{json .Id}}, "labels": {{json .Config.Labels}}}'
 
 @dataclass(frozen=True)
 class Image:
-    """An image of the engine's: its identity and its labels."""
+    """An image in the engine: its name, its id and its labels."""
 
     name: str
     identity: str
@@ -31,11 +31,11 @@ class Image:
 
     @property
     def prefix(self) -> str:
-        """Where the lab stands in it."""
+        """The lab's prefix in the image."""
         return self.labels.get("rumplab.prefix", "/opt/rumplab")
 
     def version(self, component: str) -> str | None:
-        """The version of `component` in the image; None when the labels tell none."""
+        """The version of `component` in the image; None when the labels don't tell it."""
         try:
             for one in json.loads(self.labels["rumplab.components"]):
                 if one["name"] == component:
@@ -45,19 +45,22 @@ class Image:
         return None
 
     def path(self, component: str, logical: str) -> str:
-        """The path that `component` has for `logical` in the image. RumplabError when the labels tell none."""
+        """The path `logical` of `component` in the image. RumplabError when the labels don't tell it."""
         try:
             for one in json.loads(self.labels["rumplab.components"]):
                 if one["name"] == component:
                     return str(typed(one["paths"][logical], str))
         except MALFORMED:
-            # As where it says nothing.
+            # Invalid labels are treated as missing ones.
             pass
-        raise RumplabError(f"image {self.name} doesn't say where its {logical} is; remove it, and make it again")
+        raise RumplabError(
+            f"image {self.name} has no label with the path of its {logical}; remove it, then make it again"
+        )
 
 
 def ask(*words: str, seconds: float = ANSWER_SECONDS) -> subprocess.CompletedProcess[str]:
-    """Runs ``docker WORDS`` and returns what it said. RumplabError where there is no such command or no answer."""
+    """Runs ``docker WORDS`` and returns its status and output. RumplabError when there is no docker command, or no
+    answer within `seconds`."""
     try:
         return subprocess.run(
             [DOCKER, *words],
@@ -68,31 +71,31 @@ def ask(*words: str, seconds: float = ANSWER_SECONDS) -> subprocess.CompletedPro
             timeout=seconds,
             check=False,
             env=child_environment.of(child_environment.DOCKER),
-            # A terminal's Ctrl-C is this process's to deal with.
+            # In its own session, docker doesn't receive the terminal's Ctrl-C; this process handles it.
             start_new_session=True,
         )
     except FileNotFoundError as error:
         raise RumplabError(
-            "there is no docker command on PATH; install a Docker engine, or leave --container out"
+            "there is no docker command on PATH; install a Docker engine, or omit --container"
         ) from error
     except subprocess.TimeoutExpired as error:
         raise RumplabError(f"the Docker engine did not answer within {seconds:.0f} s; is it running?") from error
 
 
 def image(name: str) -> Image | None:
-    """The engine's image `name`; None when it has none. RumplabError when it doesn't answer."""
+    """The engine's image `name`; None when there is none. RumplabError when the engine doesn't answer."""
     said = ask("image", "inspect", "--format", INSPECT, name)
     if said.returncode == 0:
         return image_in(said.stdout, name)
     if "no such image" in said.stderr.lower():
         return None
     raise RumplabError(
-        f"the Docker engine can't be asked: {said.stderr.strip()}; start it, and see that this account may use it"
+        f"the Docker engine can't be used: {said.stderr.strip()}; start it, and check that this account may use it"
     )
 
 
 def image_in(said: str, name: str) -> Image:
-    """The image in the engine's answer to INSPECT. RumplabError where that is something else."""
+    """The image in the engine's answer to INSPECT. RumplabError for an unexpected answer."""
     with parsing(f"what the Docker engine says of {name}"):
         data: dict[str, Any] = json.loads(said)
         labels = typed(data["labels"], dict, type(None)) or {}
@@ -100,7 +103,7 @@ def image_in(said: str, name: str) -> Image:
 
 
 def is_rootless() -> bool:
-    """Whether the engine is its user's own, in whose containers root stands for that user."""
+    """Whether the engine is rootless. In its containers, root is the host's user who runs the engine."""
     said = ask("info", "--format", "{{json .SecurityOptions}}")
     return "name=rootless" in said.stdout
 
@@ -109,14 +112,14 @@ def program() -> str:
     """The path of the docker command. RumplabError when there is none."""
     found = shutil.which(DOCKER)
     if found is None:
-        raise RumplabError("there is no docker command on PATH; install a Docker engine, or leave --container out")
+        raise RumplabError("there is no docker command on PATH; install a Docker engine, or omit --container")
     return found
 
 
 def stop(name: str, client: subprocess.Popen[bytes]) -> None:
-    """Ends the container `name` and with it `client`, the ``docker run`` that started it.
+    """Stops the container `name`, and ends `client`, the ``docker run`` that started it.
 
-    The container may not exist yet, or exist and not have been started: it is over only when `client` is.
+    The container may not exist yet, or may not be started yet, so the stop is repeated until `client` ends.
     """
     deadline = time.monotonic() + 2 * STOP_SECONDS
     while client.poll() is None and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""Which of the user's files a container sees: each under its own name, and written only where it has to be."""
+"""The mounts that show a user's files to a container: each at its own path, and read-only unless it must be written."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from pathlib import PurePosixPath
 
 from rumplab.errors import RumplabError
 
-# What the image itself needs in its place: no mount may cover it.
+# Directories that the image needs; a mount must not cover them.
 NEEDED = (
     *("/bin", "/dev", "/etc", "/lib", "/lib64", "/proc", "/sbin", "/sys"),
     *("/usr/bin", "/usr/lib", "/usr/sbin", "/usr/local/bin", "/usr/share"),
 )
-# No file of the host's there means the same in a container.
+# Files in these directories have another meaning in a container.
 KERNEL = ("/dev", "/proc", "/sys")
-# What lies below the prefix in an image, too.
+# The directories below the prefix that an image has as well.
 OF_PREFIX = ("etc", "rumplab", "store")
 
 
 @dataclass(frozen=True)
 class Mount:
-    """A file or directory of the host, by its absolute path, which is the same in the container."""
+    """A file or directory of the host. `path` is its absolute path on the host and in the container."""
 
     path: str
     writable: bool = False
 
     def option(self) -> str:
-        """The value of docker's ``--mount``: a line of comma-separated values, as RFC 4180 writes them."""
+        """The value of docker's ``--mount``: a line of comma-separated values in the format of RFC 4180."""
         values = ["type=bind", f"source={os.path.realpath(self.path)}", f"target={self.path}"]
         if not self.writable:
             values.append("readonly")
@@ -41,10 +41,10 @@ def _field(text: str) -> str:
 
 
 def collect(read: Iterable[str], written: Iterable[str], prefix: str) -> list[Mount]:
-    """The mounts for files that are only read and for directories that are written to, by path.
+    """The mounts for the files `read` and the writable directories `written`, sorted by path. `prefix` is the lab's
+    prefix in the container.
 
-    What doesn't exist is left out, for the tool to complain about. RumplabError for what a container can't have:
-    `prefix` is where the lab stands in it.
+    A missing file is left out; the tool in the container reports it. RumplabError for a path that can't be mounted.
     """
     wanted: dict[str, bool] = {}
     for path in read:
@@ -58,7 +58,8 @@ def collect(read: Iterable[str], written: Iterable[str], prefix: str) -> list[Mo
 
 
 def _is_covered(path: str, mounts: dict[str, bool]) -> bool:
-    """Whether another mount shows this very file there already, and no link leads out of it."""
+    """Whether another mount contains `path`, with the same access, and no symbolic link between the two leads outside
+    it."""
     return any(
         (writable or not mounts[path])
         and other != path
@@ -69,7 +70,7 @@ def _is_covered(path: str, mounts: dict[str, bool]) -> bool:
 
 
 def possible(path: str, prefix: str) -> bool:
-    """Whether `path` can be mounted under its own name."""
+    """Whether `path` can be mounted at its own path."""
     try:
         check(path, prefix)
     except RumplabError:
@@ -78,16 +79,16 @@ def possible(path: str, prefix: str) -> bool:
 
 
 def check(path: str, prefix: str) -> None:
-    """RumplabError when `path` can't be mounted under its own name."""
-    # The engine is told names as JSON, whose text is Unicode, in a line that drops carriage returns.
+    """RumplabError when `path` can't be mounted at its own path."""
+    # docker drops carriage returns from the option, and passes the path to the engine as JSON, which is Unicode.
     if "\r" in path or path != path.encode(errors="replace").decode():
-        raise RumplabError(f"{path!r} can't be given to a container: its name isn't plain UTF-8; rename it")
+        raise RumplabError(f"{path!r} can't be mounted in a container: its name isn't plain UTF-8; rename it")
     here = PurePosixPath(path)
     for place in KERNEL:
         if PurePosixPath(place) in here.parents:
-            raise RumplabError(f"{path} can't be given to a container, which has its own {place}; copy it elsewhere")
+            raise RumplabError(f"{path} can't be mounted in a container, which has its own {place}; copy it elsewhere")
     for place in (*NEEDED, *(os.path.join(prefix, name) for name in OF_PREFIX)):
         if here == PurePosixPath(place) or here in PurePosixPath(place).parents:
             raise RumplabError(
-                f"{path} can't be given to a container, which needs its own {place}; use a directory of your own"
+                f"{path} can't be mounted in a container, which needs its own {place}; use another directory"
             )

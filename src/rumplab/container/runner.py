@@ -1,7 +1,7 @@
-"""Running a tool of the lab in a container of its builder image, on the caller's files and as the caller.
+"""Runs a tool of the lab in a container of its builder image, with the caller's files and user id.
 
-A container has no privilege and no device, and sees the files that it is given, under their own names.
-docs/roles/images.md says which verbs do that and when.
+A container has no privileges and no devices. It sees only the files that are mounted, at their own paths.
+docs/roles/images.md tells which verbs use a container, and when.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ OPTION = "--container"
 PLATFORM = "linux/amd64"
 USUAL_UMASK = 0o022
 ENDING = (signal.SIGTERM, signal.SIGHUP)
-# What docker run itself ends with: it could not run the container; its command; its command isn't there.
+# The exit statuses of docker run itself: it can't run the container; the command isn't executable; it doesn't exist.
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who runs a container, and where: what is written belongs to `uid` and `gid`."""
+    """The user who runs a container, and the working directory. Files that the container writes belong to `uid` and
+    `gid`."""
 
     uid: int
     gid: int
@@ -46,8 +47,8 @@ class Caller:
 
 @dataclass(frozen=True)
 class Container:
-    """A container to be run. `command` runs in the caller's directory; `terminal` and `stdin` are what it gets, and
-    `environment` its settings, each ``NAME=VALUE``."""
+    """A container to run. `command` runs in the caller's directory. `environment` are its variables, each
+    ``NAME=VALUE``; `stdin` and `terminal` tell whether it has the caller's standard input and a terminal."""
 
     image: str
     name: str
@@ -61,7 +62,7 @@ class Container:
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:
-    """The option of the verbs that can do this."""
+    """Adds the option ``--container`` to a verb."""
     parser.add_argument(
         OPTION,
         action="store_true",
@@ -71,9 +72,8 @@ def add_option(parser: argparse.ArgumentParser) -> None:
 
 
 def wanted(asked: bool, lab: Lab, platform: str, *components: str) -> bool:
-    """Whether `components` are to be had from an image: `asked` for, or the only way on macOS.
-
-    `platform` is one of sys.platform's names.
+    """Whether a verb uses an image instead of `components`: if the user `asked` for it; on macOS also if a component
+    isn't installed. `platform` is a value of sys.platform.
     """
     if asked or platform != "darwin":
         return asked
@@ -86,7 +86,7 @@ def wanted(asked: bool, lab: Lab, platform: str, *components: str) -> bool:
 
 
 def caller() -> Caller:
-    """This process's user, as the engine sees it."""
+    """This process's user, with the ids that the container must use: root's in a rootless engine."""
     mask = os.umask(USUAL_UMASK)
     os.umask(mask)
     uid, gid = (0, 0) if docker.is_rootless() else (os.getuid(), os.getgid())
@@ -95,7 +95,7 @@ def caller() -> Caller:
 
 
 def run_argv(container: Container) -> list[str]:
-    """The command line of docker. Nothing is fetched, no privilege given."""
+    """The command line of docker. It downloads no image and gives the container no privileges."""
     who = container.caller
     argv = [docker.DOCKER, "run", "--rm", "--init", "--pull", "never", "--platform", PLATFORM]
     argv += ["--name", container.name, "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
@@ -114,14 +114,14 @@ def run_argv(container: Container) -> list[str]:
 
 
 def with_umask(command: Sequence[str], mask: int) -> list[str]:
-    """`command`, run under the caller's umask, which docker doesn't pass on."""
+    """`command`, run with the umask `mask`, which docker itself can't set."""
     if mask == USUAL_UMASK:
         return list(command)
     return ["sh", "-c", f'umask {mask:03o}; exec "$@"', "sh", *command]
 
 
 def words_inside(words: Sequence[str]) -> list[str]:
-    """A verb's words as the tool in the image gets them."""
+    """A verb's arguments for the tool in the image: without --container and --dry-run."""
     end = words.index("--") if "--" in words else len(words)
     return [word for word in words[:end] if word not in (OPTION, "--dry-run")] + list(words[end:])
 
@@ -135,10 +135,10 @@ def run_verb(
     written: Iterable[str],
     environment: Iterable[str] = (),
 ) -> int:
-    """Runs ``rumplab VERB`` with the same words in the image of `component`; returns its exit status.
+    """Runs ``rumplab VERB`` with the same arguments in the image of `component`; returns its exit status.
 
-    It sees the files `read` and may write in the directories `written`, has the settings ``NAME=VALUE`` of
-    `environment`, and no network.
+    The container can read the files `read` and write in the directories `written`. It has the variables `environment`,
+    each ``NAME=VALUE``, and no network. With --dry-run, prints docker's command instead.
     """
     image = builder_images.find(lab, component)
     container = Container(
@@ -157,21 +157,21 @@ def run_verb(
 
 
 def new_name(verb: str) -> str:
-    """A name that no other container has."""
+    """A unique name for a container."""
     return f"rumplab-{verb}-{secrets.token_hex(6)}"
 
 
 def supervise(argv: Sequence[str], name: str) -> int:
-    """Runs a container to its end and returns its exit status.
+    """Runs a container until it ends and returns its exit status.
 
-    SIGINT, SIGTERM and SIGHUP stop it, in bounded time, and then end this process.
+    SIGINT, SIGTERM and SIGHUP stop the container within a time limit, then end this process.
     """
-    # In a session of its own, or Ctrl-C would end docker's command between the making and the start.
+    # In its own session, docker doesn't receive Ctrl-C, which would end it between creating and starting the container.
     return _run(argv, name, (signal.SIGINT, *ENDING), stdin=subprocess.DEVNULL, start_new_session=True)
 
 
 def attend(argv: Sequence[str], name: str, stdin: bool) -> int:
-    """The same for a program that talks to the user, to whom Ctrl-C belongs: docker's command passes it on."""
+    """As `supervise`, for an interactive program: docker passes Ctrl-C to the program, and this process ignores it."""
     before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
         return _run(argv, name, ENDING, stdin=None if stdin else subprocess.DEVNULL)
@@ -185,7 +185,7 @@ def _run(argv: Sequence[str], name: str, ending: Iterable[signal.Signals], **opt
 
     def leave(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        # Until there is a process to end, and while it is being ended, nothing may come in between.
+        # Don't raise before there is a process to end, or again while it is being ended.
         if started and len(received) == 1:
             raise SystemExit(128 + number)
 
@@ -209,7 +209,7 @@ def _run(argv: Sequence[str], name: str, ending: Iterable[signal.Signals], **opt
 
 
 def stop(name: str, process: subprocess.Popen[bytes]) -> None:
-    """Ends the container undisturbed by further signals; it takes seconds at most."""
+    """Stops the container, ignoring further signals. This takes some seconds at most."""
     if process.poll() is not None:
         return
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, *ENDING)}
@@ -221,7 +221,7 @@ def stop(name: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def checked(status: int, argv: Sequence[str]) -> int:
-    """`status`, unless it is docker's own failure, which has been told on standard error by then."""
+    """`status`, if it is the command's. RumplabError for a failure of docker itself, which has printed the reason."""
     if status in (FAILED, NOT_EXECUTABLE, NOT_FOUND) or status < 0:
         raise RumplabError(f"docker could not run the container; its command was: {shlex.join(argv)}")
     return status

@@ -1,1 +1,1 @@
-"""GDB: its command line, the pipe to a stub on a socket, and its protocol."""
+"""GDB: its command line, the pipe between GDB and a stub's socket, and its remote protocol."""

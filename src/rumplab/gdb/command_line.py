@@ -1,4 +1,4 @@
-"""GDB's command line, and turning into GDB: what ``rumplab debug`` and ``rumplab guest debug`` have in common."""
+"""Builds GDB's command line and replaces the process by GDB, for ``rumplab debug`` and ``rumplab guest debug``."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from rumplab.lab.config import Lab
 from rumplab.machine.registry import Machine
 
 COMPONENT = "gdb"
-# The first version whose 'target remote' takes the path of a UNIX socket, as numbers.
+# The first version of GDB whose 'target remote' accepts the path of a UNIX socket.
 TAKES_SOCKETS = (8, 3)
 VERSION = re.compile(r"(\d+)\.(\d+)")
-# A place as GDB's linespecs have it: a function, FILE:LINE or *ADDRESS, maybe with a condition.
-# What GDB can tell of a machine that it is attached to and that is stopped, and of no other.
+# An expression that GDB can evaluate only while it is attached to a stopped machine.
 STOPPED = "$pc == $pc"
 FLAG = "rumplab_held"
+# A GDB linespec: a function, FILE:LINE or *ADDRESS, optionally with a condition.
 LOCATION = re.compile(r"[^\x00-\x1f]+")
 
 
 @dataclass(frozen=True)
 class Session:
-    """One GDB session: runs to `location`, then `commands`, then `scripts`. `sources` is a directory, `remote` what
-    'target remote' takes: the stub as the debugger sees it."""
+    """One GDB session: runs to `location`, then executes `commands`, then `scripts`. `sources` is a directory; `remote`
+    is the argument of 'target remote'."""
 
     gdb: str
     gdbinit: str | None
@@ -47,7 +47,7 @@ class Session:
 
 
 def add_command_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every verb that ends in GDB takes."""
+    """Adds the options that every verb that starts GDB has."""
     parser.add_argument(
         "--ex", metavar="COMMAND", action="append", default=[], help="a GDB command to execute; repeatable"
     )
@@ -61,7 +61,7 @@ def add_command_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def command_line(session: Session, attach: Iterable[str]) -> list[str]:
-    """GDB's command line, with the commands `attach` before the session's own. Nothing in it is newer than GDB 7.6."""
+    """GDB's command line, with the commands `attach` before the session's own. GDB 7.6 and later accept it."""
     argv = [session.gdb, "-q"]
     # The user's own .gdbinit must not change what a script sees.
     argv += ["-nx", "-batch"] if session.batch else []
@@ -76,31 +76,32 @@ def command_line(session: Session, attach: Iterable[str]) -> list[str]:
 
 
 def either(flag: str, none: str, one: str, rest: str = "") -> str:
-    """The GDB command `none` while the convenience variable `flag` is 0, and `one` when it is 1, words of one length,
-    with `rest` behind. GDB's `if` takes lines that no command line has; without Python, arithmetic has to do."""
+    """A GDB command that executes the command `none` if the convenience variable `flag` is 0, and `one` if it is 1.
+    Both have the same length; `rest` is appended. GDB's `if` needs several lines, which `-ex` can't have, and GDB may
+    lack Python, so the command computes the letters."""
     letters = [f"{ord(no)} + {ord(yes) - ord(no)} * ${flag}" for no, yes in zip(none, one)]
     return f'eval "{"%c" * len(none)}{rest}", {", ".join(letters)}'
 
 
 def go_on_if(fact: str, held: bool) -> list[str]:
-    """Commands that end GDB, with status 1, unless the expression `fact` can be evaluated and is true. The machine
-    stays where it is: with `held`, it is left without being told to run. Each `-ex` is run whatever became of the one
-    before it."""
-    # GDB's `stop` does nothing: it is there for hooks.
+    """Commands that end GDB with status 1 unless GDB can evaluate the expression `fact` and it is true. With `held`,
+    GDB disconnects first, so that the machine stays stopped. GDB runs each `-ex` even if the one before it has
+    failed."""
+    # GDB's `stop` does nothing; it exists for hooks.
     leave = [either(FLAG, "disc", "stop")] if held else []
     return [f"set ${FLAG} = 0", f"set ${FLAG} = {fact}", *leave, either(FLAG, "quit", "stop", " 1")]
 
 
 def attached(connect: str) -> list[str]:
-    """The commands that attach, by `connect`, or end GDB."""
+    """The commands that attach with the command `connect`, and end GDB if that fails."""
     return [connect, *go_on_if(STOPPED, held=False)]
 
 
 def run_to(location: str, how: str) -> list[str]:
-    """The commands that set a breakpoint, by GDB's command `how`, and go on to it; they end GDB where there is none to
-    set, or when the machine has ended before."""
+    """The commands that set a breakpoint with GDB's command `how` and continue to it. They end GDB if the breakpoint
+    can't be set, or if the machine ends before it stops there."""
     return [
-        # A breakpoint for a library that may yet be loaded would never be met.
+        # A pending breakpoint waits for a library to be loaded. A kernel loads none, so GDB would never hit it.
         "set breakpoint pending off",
         "set $bpnum = 0",
         f"{how} {location}",
@@ -117,27 +118,28 @@ def gdb_quote(path: str) -> str:
 
 
 def debugger(lab: Lab) -> tuple[str, str | None]:
-    """The lab's GDB, and its settings where it has any. NotProvisioned where there is none."""
+    """The paths of the lab's GDB and of its gdbinit (None if it has none). NotProvisioned when there is no GDB."""
     gdb = lab.component(COMPONENT)
     return gdb.path("gdb"), gdb.path("gdbinit") if "gdbinit" in gdb.paths else None
 
 
 def takes_sockets(version: str | None) -> bool:
-    """Whether the GDB of this version opens a UNIX socket itself; one that tells none isn't believed to."""
+    """Whether a GDB of this version opens a UNIX socket itself; False for an unknown version."""
     found = VERSION.match(version or "")
     return found is not None and tuple(map(int, found.groups())) >= TAKES_SOCKETS
 
 
 def remote(stub: str, version: str | None, relay: Sequence[str] | None = None) -> str:
-    """What 'target remote' takes for the stub at `stub` (see Machine.stub) in a GDB of `version`. An old one gets to a
-    socket by a pipe; `relay` is the command of that, where it isn't this very tool's."""
+    """The argument of 'target remote' for the stub at `stub` (see Machine.stub) in a GDB of `version`. An old GDB uses
+    a pipe to reach a socket; `relay` is the pipe's command, this tool's own by default."""
     if not os.path.isabs(stub) or takes_sockets(version):
         return stub
     return f"| {shlex.join(relay or pipe.argv(stub, through=True))}"
 
 
 def symbols_of(machine: Machine) -> str | None:
-    """The machine's program, if it is still there; says on stderr what is wrong with it."""
+    """The path of the machine's program; None when it is unknown or gone. Warns on stderr when it is missing or has
+    changed."""
     if machine.program is None:
         warn(f"{machine.name} has no program on record, so no symbols; give them with --symbols FILE")
         return None
@@ -154,22 +156,22 @@ def warn(message: str) -> None:
 
 
 def check_files(*paths: str | None) -> None:
-    """RumplabError names the first of `paths`, where it isn't None, that is no file."""
+    """RumplabError for the first of `paths` that isn't a file; None is skipped."""
     for path in paths:
         if path is not None and not os.path.isfile(path):
             raise RumplabError(f"{path}: no such file")
 
 
 def checked_location(location: str | None) -> str | None:
-    """`location`, if it is one line of text; UsageError otherwise."""
+    """`location`, if it is one line of text or None. Else UsageError."""
     if location is not None and not LOCATION.fullmatch(location):
-        raise UsageError("SYMBOL must be one line: a function, FILE:LINE or *ADDRESS, maybe with 'if CONDITION'")
+        raise UsageError("SYMBOL must be one line: a function, FILE:LINE or *ADDRESS, optionally with 'if CONDITION'")
     return location
 
 
 def replace_process(argv: list[str], batch: bool, lock: int | None) -> NoReturn:
-    """GDB takes this process's place, so that Ctrl-C and a caller's signals reach it alone. It holds `lock` from then
-    on, since it has the file open, and drops it however it ends."""
+    """Replaces this process by GDB, so that Ctrl-C and a caller's signals reach only GDB. GDB inherits the open file
+    `lock`, so it holds the lock until it ends, in whatever way. With `batch`, standard input is /dev/null."""
     sys.stdout.flush()
     if lock is not None:
         os.set_inheritable(lock, True)

@@ -1,16 +1,17 @@
-"""GDB's side of a session with a kernel: the commands that prepare GDB for the stub, and attach it.
+"""The GDB commands that prepare GDB for a kernel's stub and attach to it.
 
-Nothing here is newer than GDB 7.3 and nothing runs anything. The stubs:
+GDB 7.3 and later accept the commands. This module only builds them and runs nothing. The stubs are:
 
 ``kgdb``
-    NetBSD's. Knows ``? g G m M c s D k`` only, and its buffer of 512 bytes overflows on the ``m`` that would just
-    fit. ``g`` has a layout of its own on amd64, which a target description tells GDB (``gdb/kgdb-amd64.xml``).
+    NetBSD's stub. It handles only ``? g G m M c s D k``. Its buffer of 512 bytes overflows on an ``m`` whose reply
+    would exactly fit. On amd64 its ``g`` has a layout that differs from GDB's; a target description
+    (``gdb/scripts/kgdb-amd64.xml``) tells GDB.
 ``linux-kgdb``
-    Linux's, with GDB's own layout of the registers.
+    Linux's stub, with GDB's own layout of the registers.
 ``ipkdb``
-    What ``rumplab ipkdb`` makes of NetBSD's IPKDB, over a pipe; it describes itself.
+    The translator ``rumplab ipkdb`` to NetBSD's IPKDB, over a pipe. It sends its own target description.
 ``qemu``
-    QEMU's, on a socket of its user's or over TCP, which describes itself.
+    QEMU's stub, on a UNIX socket or over TCP. It sends its own target description.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ IPKDB = "ipkdb"
 QEMU = "qemu"
 
 ARCHITECTURES = {"amd64": "i386:x86-64", "i386": "i386"}
-# A guest without acceleration on a busy host takes its time between two characters.
+# On a busy host, a guest without an accelerator may pause for seconds between two characters.
 TIMEOUT_SECONDS = 10
-# The bridge to IPKDB answers once it has opened its target, which it says itself when it can't.
+# The translator to IPKDB answers only after it has opened its target; it reports a failure itself, before this time.
 BRIDGE_SECONDS = 40
-# Characters of a packet: an `m` asks for half of it at most, and with room for the header, an `M` fits too.
+# The characters of a packet. An `m` requests at most half as many bytes; an `M` with its header still fits the buffer.
 PACKET_SIZE = 400
-# What kgdb answers with an empty packet. It does no harm to ask, but each question is a round trip.
+# Packets that kgdb doesn't support. They are turned off to save a round trip each.
 UNKNOWN_PACKETS = (
     *("supported-packets", "target-features", "trace-status", "query-attached", "symbol-lookup"),
     *("verbose-resume", "binary-download", "fetch-register", "set-register", "search-memory"),
@@ -48,13 +49,13 @@ UNKNOWN_PACKETS = (
 
 @dataclass(frozen=True)
 class KgdbSession:
-    """What GDB is to be attached to.
+    """The stub that GDB attaches to, and the kernel's symbols and sources.
 
-    `stub` and `architecture` are names of this module's. `bridge` is the command that speaks for the stub on its
-    standard input and output (of IPKDB), `socket` the UNIX socket of the guest's serial line (of KGDB and LINUX_KGDB),
-    `remote` what 'target remote' takes (of QEMU). Ctrl-C in GDB sends a BREAK on the character device `line` through
-    the QMP socket `control`, or runs the command `interrupt`. `sources` maps directories as the symbols name them to
-    where they are here.
+    `stub` is one of this module's constants, `architecture` a key of ARCHITECTURES. One field tells how GDB reaches the
+    stub: `bridge`, the translator's command with the stub on its standard input and output (for IPKDB); `socket`, the
+    UNIX socket of the guest's serial line (for KGDB and LINUX_KGDB); `remote`, the argument of 'target remote' (for
+    QEMU). On Ctrl-C, the pipe sends a BREAK on the character device `line` through the QMP socket `control`, or runs
+    the command `interrupt`. `sources` are pairs of a directory in the symbols and the same directory on this host.
     """
 
     stub: str
@@ -70,12 +71,12 @@ class KgdbSession:
 
 
 def commands(session: KgdbSession) -> list[str]:
-    """GDB's commands that attach, and end GDB when that fails."""
+    """The commands that prepare GDB and attach it, and end GDB if that fails."""
     return [*preparation(session), *attached(f"target remote {target(session)}")]
 
 
 def preparation(session: KgdbSession) -> list[str]:
-    """What comes before ``target remote``. ValueError for a stub or an architecture that there isn't."""
+    """The commands before ``target remote``. ValueError for an unknown stub or architecture."""
     if session.architecture not in ARCHITECTURES:
         raise ValueError(f"no architecture {session.architecture}; there are {', '.join(ARCHITECTURES)}")
     ways = {KGDB: prepare_kgdb, LINUX_KGDB: prepare_linux, IPKDB: prepare_ipkdb, QEMU: prepare_qemu}
@@ -91,17 +92,17 @@ def preparation(session: KgdbSession) -> list[str]:
 
 
 def prepare_kgdb(session: KgdbSession) -> list[str]:
-    """What GDB must know of NetBSD's stub before its first packet."""
+    """The settings for NetBSD's stub, which GDB needs before its first packet."""
     return [
         f"set architecture {ARCHITECTURES[session.architecture]}",
         f"set tdesc filename {description(session.architecture)}",
         f"set remote memory-read-packet-size {PACKET_SIZE}",
         f"set remote memory-write-packet-size {PACKET_SIZE}",
-        # Else GDB goes by the size of the last register reply, which is less.
+        # Without "fixed", GDB limits the size to that of the register reply, which is smaller.
         "set remote memory-read-packet-size fixed",
         "set remote memory-write-packet-size fixed",
         *(f"set remote {name}-packet off" for name in UNKNOWN_PACKETS),
-        # The stub sets no debug registers: watchpoints are made of single steps.
+        # The stub doesn't set debug registers, so GDB must single-step for watchpoints.
         "set can-use-hw-watchpoints 0",
     ]
 
@@ -111,31 +112,31 @@ def prepare_linux(session: KgdbSession) -> list[str]:
 
 
 def prepare_ipkdb(session: KgdbSession) -> list[str]:
-    """The protocol has no watchpoints: GDB makes them of single steps."""
+    """The settings for IPKDB. The protocol has no watchpoints, so GDB must single-step for them."""
     return [f"set architecture {ARCHITECTURES[session.architecture]}", "set can-use-hw-watchpoints 0"]
 
 
 def prepare_qemu(_session: KgdbSession) -> list[str]:
-    """The stub of qemu-system-x86_64 has the registers of x86-64 also for a guest of i386."""
+    """The settings for QEMU's stub. That of qemu-system-x86_64 sends the registers of x86-64 also for an i386 guest."""
     return [f"set architecture {ARCHITECTURES['amd64']}"]
 
 
 def description(architecture: str) -> Path:
-    """The target description of NetBSD's kgdb on `architecture`."""
+    """The file with the target description of NetBSD's kgdb on `architecture`."""
     return DATA / f"kgdb-{architecture}.xml"
 
 
 def symbol_commands(session: KgdbSession) -> list[str]:
-    """The symbols, and where their sources are."""
+    """The commands that load the symbols and set the directories of their sources."""
     found = [f"file {gdb_quote(session.symbols)}"] if session.symbols else []
-    # GDB takes the first rule that fits, so the longest name must come first.
+    # GDB applies the first rule that matches, so the longest name must come first.
     for recorded, here in sorted(session.sources, key=lambda rule: len(rule[0]), reverse=True):
         found.append(f"set substitute-path {gdb_quote(recorded)} {gdb_quote(here)}")
     return found
 
 
 def target(session: KgdbSession) -> str:
-    """What ``target remote`` takes."""
+    """The argument of ``target remote``."""
     if session.stub == QEMU:
         return session.remote
     if session.stub == IPKDB:

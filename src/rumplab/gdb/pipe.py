@@ -1,11 +1,10 @@
-"""The wire between GDB and a guest's serial line, or a debug stub: ``target remote | python … SOCKET …`` in GDB.
+"""The relay between GDB and a guest's serial line, or a debug stub: ``target remote | python … SOCKET …`` in GDB.
 
-A pipe because every GDB takes one, and a UNIX socket only since 8.3; and because of Ctrl-C. GDB sends the byte
-0x03 to stop a running program, which a kernel that debugs itself over a serial line doesn't listen for: it is
-taken out of the stream here, and the guest is stopped by a BREAK on the line, or by a command. A stub does
-listen for it.
+It is a pipe because every GDB supports pipes, but UNIX sockets only since 8.3; and because of Ctrl-C. To stop a running
+program, GDB sends the byte 0x03. A kernel that debugs itself over a serial line ignores this byte. So the relay removes
+it from the stream and stops the guest with a BREAK on the line, or with a command. QEMU's stub handles the byte itself.
 
-GDB's prompt waits for this module to load, which is why it does without much of the standard library.
+GDB's prompt waits until this module is loaded, so the module imports little of the standard library.
 """
 
 from __future__ import annotations
@@ -26,35 +25,40 @@ PACKET_START = ord("$")
 PACKET_END = ord("#")
 ACKNOWLEDGEMENTS = b"+-"
 CHECKSUM_DIGITS = 2
-# The packets that nothing answers until the program stops.
+# The packets whose answer comes only when the program stops.
 RESUMING = b"cCsS"
 CHUNK = 4096
 THROUGH = "--through"
-# How long GDB's last packet and its answer may take, and by which silence all has come. GDB grants its pipe 5 s.
+# The time limit for GDB's last packet and its answer, and the silence after which the transmission is complete. GDB
+# kills its pipe after 5 s.
 FINISH_SECONDS = 3.0
 QUIET_SECONDS = 0.1
-# Of a command that stops the guest.
+# The time limit of a command that stops the guest.
 COMMAND_SECONDS = 30
-# This very module, whatever the working directory and the user's Python settings hold. It needs no site-packages.
+# Runs this file's module, independent of the working directory and the user's Python settings. It needs no
+# site-packages.
 CALL = "import sys; sys.path.insert(0, sys.argv[1]); from rumplab.gdb.pipe import main; sys.exit(main(sys.argv[2:]))"
 
 
 class Stream:
-    """One direction of the protocol. `kind` is the first byte of the last packet, `left` counts the bytes that its
-    end still has; `owed` says that it has ended and the other side hasn't acknowledged it yet, `asked` that the other
-    side's answer hasn't ended yet."""
+    """One direction of the protocol.
+
+    `inside` tells that the data of a packet is being read. `kind` is the first byte of the last packet; `left` is the
+    number of checksum digits that are missing. `unacknowledged` tells that the packet is complete and the other side
+    hasn't acknowledged it; `unanswered` that the other side's answer isn't complete.
+    """
 
     def __init__(self) -> None:
         self.inside = False
         self.kind = 0
         self.left = 0
-        self.owed = False
-        self.asked = False
+        self.unacknowledged = False
+        self.unanswered = False
 
     def feed(self, data: bytes, other: Stream) -> tuple[bytes, int]:
-        """`data` without the interrupts, and how many there were. 0x03 within a packet is data.
+        """`data` without the interrupts, and the number of interrupts. 0x03 within a packet is data.
 
-        What it acknowledges is `other`'s.
+        The acknowledgements in `data` are for packets of the opposite direction, `other`.
         """
         kept = bytearray()
         interrupts = 0
@@ -62,7 +66,8 @@ class Stream:
             if self.left:
                 self.left -= 1
                 if not self.left:
-                    self.owed, self.asked, other.asked = True, self.kind not in RESUMING, False
+                    self.unacknowledged, self.unanswered = True, self.kind not in RESUMING
+                    other.unanswered = False
             elif self.inside:
                 self.kind = self.kind or byte
                 if byte == PACKET_END:
@@ -70,7 +75,7 @@ class Stream:
             elif byte == PACKET_START:
                 self.inside, self.kind = True, 0
             elif byte in ACKNOWLEDGEMENTS:
-                other.owed = False
+                other.unacknowledged = False
             elif byte == INTERRUPT:
                 interrupts += 1
                 continue
@@ -79,8 +84,8 @@ class Stream:
 
 
 class Wire:
-    """Carries bytes from the file `source` to `guest` and from there to the file `sink`. `waiting` is what the
-    guest hasn't taken yet."""
+    """Copies bytes from the file `source` to the socket `guest`, and from `guest` to the file `sink`. `waiting` are the
+    bytes that the guest's socket hasn't accepted yet."""
 
     def __init__(self, guest: socket.socket, source: int, sink: int) -> None:
         self.guest = guest
@@ -91,8 +96,9 @@ class Wire:
         self.waiting = b""
 
     def relay(self, interrupt: Callable[[], None]) -> bool:
-        """Until one side ends. Calls `interrupt` for every Ctrl-C of GDB's. Returns whether it was GDB that ended."""
-        # Never wait for the guest to take something: it may be running, and Ctrl-C must come through all the same.
+        """Copies until one side closes its end. Calls `interrupt` for every Ctrl-C. Returns whether GDB closed
+        first."""
+        # A running guest may accept nothing, and Ctrl-C must work all the same, so a write must not block.
         self.guest.setblocking(False)
         while True:
             sources: list[int | socket.socket] = [self.source, self.guest]
@@ -115,19 +121,20 @@ class Wire:
                 for _ in range(interrupts):
                     interrupt()
 
-    def pass_on(self) -> None:
-        """Gives the other end an interrupt as GDB does."""
+    def forward_interrupt(self) -> None:
+        """Sends the interrupt byte to the stub."""
         self.waiting += bytes([INTERRUPT])
 
     def command(self) -> bytes:
-        """What GDB sends, nothing once it has hung up: maybe with something unread, which resets its socket."""
+        """The bytes that GDB sends; empty when GDB has closed its end. If GDB closes with data unread, the socket is
+        reset."""
         try:
             return read(self.source, CHUNK)
         except ConnectionError:
             return b""
 
     def receive(self) -> bytes:
-        """What the guest sends, nothing once it has closed the line."""
+        """The bytes that the guest sends; empty when the guest has closed the line."""
         try:
             data = self.guest.recv(CHUNK)
         except ConnectionError:
@@ -136,7 +143,7 @@ class Wire:
         return data
 
     def send(self) -> bool:
-        """Gives the guest what it takes; whether it is still there."""
+        """Sends as many waiting bytes as the socket accepts. Returns False when the guest has closed the line."""
         try:
             self.waiting = self.waiting[self.guest.send(self.waiting) :]
         except ConnectionError:
@@ -144,26 +151,28 @@ class Wire:
         return True
 
     def finish(self) -> None:
-        """Sees to it, when GDB has hung up, that its last packet still arrives.
+        """After GDB has closed its end, waits until the guest has received GDB's last packet, and acknowledges the
+        answer.
 
-        QEMU drops what the guest hasn't taken when the connection ends, and the kernel waits for its answer to be
-        acknowledged: GDB, which ends a session with `k`, doesn't wait for one.
+        When the connection ends, QEMU drops the bytes that the guest hasn't read. GDB ends a session with `k` and
+        doesn't wait for an answer, but the kernel sends one and waits for its acknowledgement.
         """
         deadline = time.monotonic() + FINISH_SECONDS
         while time.monotonic() < deadline:
-            if self.incoming.owed:
-                self.incoming.owed = False
+            if self.incoming.unacknowledged:
+                self.incoming.unacknowledged = False
                 self.waiting += b"+"
             wanted = [self.guest] if self.waiting else []
             readable, writable, _ = select.select([self.guest], wanted, [], QUIET_SECONDS)
             if (writable and not self.send()) or (readable and not self.receive()):
                 return
-            expected = self.outgoing.owed or self.outgoing.asked or unread(self.guest)
+            expected = self.outgoing.unacknowledged or self.outgoing.unanswered or unread(self.guest)
             if not readable and not writable and not expected:
                 return
 
-    def hear_out(self) -> None:
-        """Ends what GDB reads, and takes what it still writes until it hangs up, for a while."""
+    def drain_gdb(self) -> None:
+        """Ends GDB's input, then reads and discards what GDB sends until it closes its end, for FINISH_SECONDS at
+        most."""
         try:
             # GDB's pipe is one socket for both directions.
             with socket.socket(fileno=os.dup(self.sink)) as sink:
@@ -177,8 +186,8 @@ class Wire:
 
 
 def unread(sender: socket.socket) -> bool:
-    """Whether the other end hasn't read all that was sent yet; False where the system can't tell."""
-    # Only here, as in send_break() and run_command(): GDB has gone by then.
+    """Whether the peer hasn't read all sent bytes yet; False if the system can't tell."""
+    # Imported here to keep the module's load short; GDB doesn't wait for this function.
     import fcntl
     import termios
 
@@ -190,7 +199,7 @@ def unread(sender: socket.socket) -> bool:
 
 
 def write_all(sink: int, data: bytes) -> bool:
-    """Writes all of `data`; whether somebody still reads it."""
+    """Writes all of `data`. Returns False when the reader has closed its end."""
     try:
         while data:
             data = data[write(sink, data) :]
@@ -199,14 +208,14 @@ def write_all(sink: int, data: bytes) -> bool:
     return True
 
 
-def complain(message: str) -> None:
-    """GDB shows what the other end of its pipe writes here."""
+def report_error(message: str) -> None:
+    """Prints an error on standard error, which GDB shows to its user."""
     print(f"rumplab: {message}", file=sys.stderr, flush=True)
 
 
 def send_break(control: str, line: str) -> None:
     """Sends a BREAK on the machine's character device `line`, through its QMP socket `control`."""
-    # Only here, as in run_command(), so that a session's start doesn't wait for it.
+    # Imported here and in run_command(), so that a session's start doesn't wait for these modules.
     from pathlib import Path
 
     from rumplab.machine import qmp
@@ -214,11 +223,11 @@ def send_break(control: str, line: str) -> None:
     try:
         qmp.execute(Path(control), "chardev-send-break", arguments={"id": line})
     except qmp.QmpError as error:
-        complain(f"cannot send a BREAK to the guest: {error}")
+        report_error(f"cannot send a BREAK to the guest: {error}")
 
 
 def run_command(command: Sequence[str]) -> None:
-    """Runs the command that stops the guest, and shows what it says when it fails."""
+    """Runs the command that stops the guest. Prints its output if it fails."""
     import subprocess
 
     from rumplab.host import child_environment
@@ -234,14 +243,14 @@ def run_command(command: Sequence[str]) -> None:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        complain(f"cannot stop the guest: {error}")
+        report_error(f"cannot stop the guest: {error}")
     else:
         if result.returncode:
-            complain(f"cannot stop the guest: {result.stdout.decode(errors='replace').strip()}")
+            report_error(f"cannot stop the guest: {result.stdout.decode(errors='replace').strip()}")
 
 
-def no_way() -> None:
-    complain("Ctrl-C can't stop this guest")
+def refuse_interrupt() -> None:
+    report_error("Ctrl-C can't stop this guest")
 
 
 def argv(
@@ -251,9 +260,11 @@ def argv(
     command: Sequence[str] = (),
     through: bool = False,
 ) -> list[str]:
-    """The command that GDB's pipe runs: ``… SOCKET [--through | --break CONTROL LINE | -- COMMAND…]``. `control` is
-    a QMP socket, `line` the character device that a BREAK goes to; `command` is what stops the guest instead. With
-    `through` a stub is behind the socket, which takes an interrupt as it is."""
+    """The command of GDB's pipe: ``… SOCKET [--through | --break CONTROL LINE | -- COMMAND…]``.
+
+    On Ctrl-C, it sends a BREAK on the character device `line` through the QMP socket `control`, or runs `command`. With
+    `through`, the socket belongs to a stub that handles the interrupt byte itself.
+    """
     root = os.path.dirname(os.path.dirname(os.path.abspath(rumplab.__file__)))
     call = [sys.executable, "-I", "-S", "-c", CALL, root, line_socket]
     if through:
@@ -263,35 +274,35 @@ def argv(
     return [*call, "--break", control, line] if control and line else call
 
 
-def way(words: Sequence[str], wire: Wire) -> Callable[[], None]:
-    """What Ctrl-C does, by what stands behind the socket in `argv`."""
+def interrupt_handler(words: Sequence[str], wire: Wire) -> Callable[[], None]:
+    """The function to call on Ctrl-C. `words` are the arguments after the socket; see `argv`."""
     if words[:1] == [THROUGH]:
-        return wire.pass_on
+        return wire.forward_interrupt
     if words[:1] == ["--"]:
         return lambda: run_command(words[1:])
     if words[:1] == ["--break"]:
         _, control, line = words
         return lambda: send_break(control, line)
-    return no_way
+    return refuse_interrupt
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Entry point, run by GDB with the words of `argv`. Returns 0 when GDB hung up, 1 when the guest did or wasn't
-    there."""
+    """The entry point, which GDB's pipe runs with the arguments that `argv` makes. Returns 0 when GDB closed its end, 1
+    when the guest closed the line or couldn't be reached."""
     line_socket, words = arguments[0], list(arguments[1:])
-    # A terminal sends Ctrl-C to everything on it; what it means is for GDB to say.
+    # A terminal sends SIGINT to GDB and to its pipe; GDB alone handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as guest:
         try:
             guest.connect(line_socket)
         except OSError as error:
-            complain(f"{line_socket}: {error.strerror}; is the guest running?")
+            report_error(f"{line_socket}: {error.strerror}; is the guest running?")
             return 1
         wire = Wire(guest, sys.stdin.fileno(), sys.stdout.fileno())
-        if wire.relay(way(words, wire)):
+        if wire.relay(interrupt_handler(words, wire)):
             wire.finish()
             return 0
-        # GDB shows this only when its next read fails, and not when a write does: so it is read on until it gives up.
-        complain("the guest has closed its line")
-        wire.hear_out()
+        # GDB shows this message only after a failed read, not after a failed write. So keep reading until GDB closes.
+        report_error("the guest has closed its line")
+        wire.drain_gdb()
     return 1

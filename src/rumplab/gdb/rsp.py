@@ -9,13 +9,13 @@ from enum import Enum
 START, END, ESCAPE, INTERRUPT = ord("$"), ord("#"), ord("}"), 3
 ESCAPED = frozenset(b"#$}*")
 TOGGLE = 0x20
-# The longest packet taken, as its data's bytes in the frame: GDB keeps to the size that it is told.
+# The longest accepted packet, in bytes of escaped data. GDB observes the PacketSize that it is told.
 PACKET_LIMIT = 0x4000
 HEX = frozenset(b"0123456789abcdefABCDEF")
 
 
 class Sign(Enum):
-    """What GDB sends that isn't a packet. BROKEN is a packet with a wrong checksum or without an end."""
+    """Something other than a valid packet. BROKEN is a packet with a wrong checksum, or one that is too long."""
 
     ACK = "+"
     NAK = "-"
@@ -31,14 +31,14 @@ class Packet:
 
 
 class Parser:
-    """Takes bytes as they come; what is left of a frame between two calls never exceeds PACKET_LIMIT."""
+    """Parses a stream in pieces of any size. It keeps at most PACKET_LIMIT bytes between two calls."""
 
     def __init__(self) -> None:
         self._frame: bytearray | None = None
         self._tail: bytearray | None = None
 
     def feed(self, data: bytes) -> Iterator[Packet | Sign]:
-        """What is complete with `data`, in order."""
+        """Yields the packets and signs that `data` completes, in order."""
         at = 0
         while at < len(data):
             if self._frame is None:
@@ -74,11 +74,11 @@ class Parser:
         return None
 
     def _inside(self, frame: bytearray, data: bytes, at: int) -> tuple[int, bool]:
-        """Takes what belongs to the frame from `at` on; (where it ended, whether the frame is too long)."""
+        """Adds the bytes from `at` on to `frame`. Returns (position after them, whether the frame is too long)."""
         end = data.find(END, at)
         start = data.rfind(START, at, end if end >= 0 else len(data))
         if start >= 0:
-            # GDB gave the frame up and began another.
+            # GDB has abandoned the frame and started another one.
             frame.clear()
             at = start + 1
         stop = len(data) if end < 0 else end
@@ -96,7 +96,7 @@ class Parser:
 
 
 def unescape(data: bytes | bytearray) -> bytes:
-    """`data` without the escapes that binary data has."""
+    """The binary data that `data` represents with escapes."""
     if ESCAPE not in data:
         return bytes(data)
     plain = bytearray()
@@ -111,7 +111,7 @@ def unescape(data: bytes | bytearray) -> bytes:
 
 
 def escape(data: bytes) -> bytes:
-    """`data` as it may stand in a packet."""
+    """`data` with the escapes that a packet needs."""
     if ESCAPED.isdisjoint(data):
         return data
     result = bytearray()
@@ -121,5 +121,5 @@ def escape(data: bytes) -> bytes:
 
 
 def frame(data: bytes) -> bytes:
-    """The packet that carries `data`, which is escaped where it must be."""
+    """The packet with the data `data`, which the caller has escaped if necessary."""
     return b"$" + data + b"#" + f"{sum(data) % 256:02x}".encode("ascii")

@@ -1,1 +1,1 @@
-"""Guests: machines with a definition of their own, whose kernels have debuggers."""
+"""Guests: kernels with a stored definition, which are started repeatedly and debugged with GDB."""

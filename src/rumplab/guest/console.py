@@ -1,8 +1,8 @@
-"""A guest's console, for a dialogue that a verb has with whatever answers there.
+"""A guest's console: a verb sends text to it and waits for the output that it expects.
 
-What the console says is read from its log, which QEMU writes whoever is connected. What is typed goes through
-the console's socket or, while a user has that open, through the user's ``rumplab guest console``, which listens
-on a socket of its own for it.
+Output is read from the console's log, which QEMU writes whether or not a client is connected. Input goes through the
+console's socket. While a user has that socket open with ``rumplab guest console``, input goes to that command, which
+listens on a second socket for it.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from rumplab.machine.registry import Machine
 CHUNK = 4096
 MOST = 1 << 20
 POLL_SECONDS = 0.05
-# What of the log a user who attaches sees first.
+# Bytes at the end of the log that a user sees first on attaching.
 CONTEXT = 2000
-# A prompt at the very end of what the console has said: sh's or csh's, with or without the host's name.
+# A prompt at the very end of the console's output: sh's or csh's, with or without the host's name.
 PROMPT = r"(?:^|[\r\n])[^\r\n]{0,60}[#$%>] \Z"
 
 
 def typed_path(machine: Machine) -> Path:
-    """Where `rumplab guest console` takes what others type."""
+    """The socket on which `rumplab guest console` receives input from other commands."""
     return machine.path / f"{CONSOLE}.in"
 
 
 class Console:
-    """A dialogue. `expect` looks at what has been said since the last match, or since the dialogue began."""
+    """A dialogue with the console. `expect` searches the output since the last match, or since the dialogue began."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -50,7 +50,7 @@ class Console:
         elif lines.taken(self.machine, CONSOLE):
             os.close(self._lock)
             raise RumplabError(
-                f"the console of {self.machine.name} is in use by a program that is not rumplab's; end that first"
+                f"the console of {self.machine.name} is in use by a program other than rumplab; end that first"
             )
         else:
             self._line = connect(socket_path(self.machine, CONSOLE), socket.SOCK_STREAM, self.machine)
@@ -65,7 +65,7 @@ class Console:
             os.close(self._lock)
 
     def send(self, text: str) -> None:
-        """Types `text`."""
+        """Sends `text` as input. RumplabError when the console is closed."""
         if self._line is None:
             raise RuntimeError("the console isn't open")
         try:
@@ -74,21 +74,21 @@ class Console:
             raise RumplabError(f"the console of {self.machine.name} is gone: {error.strerror}") from error
 
     def said(self) -> str:
-        """What the console has said since the last match."""
+        """The console's output since the last match; of a long output, the last MOST bytes."""
         self._drain()
         with self.machine.serial_log.open("rb") as log:
-            # A guest may say more than anybody wants to hold: then the end of it counts.
+            # A guest may print more than fits in memory; then only the end is searched.
             self.position = max(self.position, log.seek(0, os.SEEK_END) - MOST)
             log.seek(self.position)
-            # A character a byte, so that the position can be counted.
+            # Latin-1 has one character per byte, so positions in the text are positions in the file.
             return log.read(MOST).decode("latin-1")
 
     def tail(self) -> str:
-        """The end of what has been said at all."""
+        """The end of all output so far."""
         return end(self.machine.serial_log).decode("latin-1")
 
     def expect(self, pattern: str, seconds: float) -> str | None:
-        """What was said up to the end of the first match of `pattern`; None if none comes within `seconds`."""
+        """The output up to the end of the first match of `pattern`; None when nothing matches within `seconds`."""
         deadline = time.monotonic() + seconds
         while True:
             text = self.said()
@@ -101,7 +101,7 @@ class Console:
             time.sleep(POLL_SECONDS)
 
     def _drain(self) -> None:
-        """Takes what comes through the socket, which else would hold the guest up."""
+        """Reads and discards what the socket delivers; a full socket would block the guest."""
         if self._line is not None and self._lock is not None:
             while select.select([self._line], [], [], 0)[0] and self._line.recv(CHUNK):
                 pass
@@ -121,7 +121,7 @@ def connect(path: Path, kind: socket.SocketKind, machine: Machine) -> socket.soc
 
 
 def end(log: Path) -> bytes:
-    """The end of the log, from a line's beginning on."""
+    """The last CONTEXT bytes of the log, starting at the beginning of a line."""
     with log.open("rb") as handle:
         handle.seek(max(handle.seek(0, os.SEEK_END) - CONTEXT, 0))
         text = handle.read()

@@ -1,4 +1,4 @@
-"""Getting a guest's kernel into its debugger, and GDB to it."""
+"""Stops a guest's kernel in its debugger and prepares GDB's session with it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from rumplab.host.process import own_command
 from rumplab.lab.config import Lab
 from rumplab.machine.registry import Machine
 
-# From the firmware to a kernel's debugger, without an accelerator on a slow host.
+# How long a boot takes from the firmware to the kernel's debugger, on a slow host without an accelerator.
 BOOT_SECONDS = 120.0
 POLL_SECONDS = 0.002
 
 
 def until_waiting(machine: Machine, seconds: float) -> None:
-    """Waits until a kernel that was started to wait in its debugger does. RumplabError when it doesn't."""
+    """Waits until a kernel that was started with its debugger has stopped in it. RumplabError after `seconds`, or when
+    the machine has ended."""
     deadline = time.monotonic() + seconds
     while not kernel_debugger.waits(machine):
         if not machine.alive():
@@ -37,8 +38,8 @@ def until_waiting(machine: Machine, seconds: float) -> None:
 
 
 def bring_in(lab: Lab, machine: Machine, guest: Guest, args: argparse.Namespace, first: bool) -> None:
-    """Returns when the kernel is in its debugger. RumplabError when it runs and isn't to be interrupted. With
-    `first`, nobody has debugged it yet."""
+    """Returns when the kernel is in its debugger. RumplabError when it runs and `args` doesn't allow to interrupt it.
+    `first` tells that no debugger has attached to it yet."""
     kernel_debugger.require_executing(machine)
     if machine.guest == IPKDB:
         ipkdb.until_waiting(machine, lab, args.timeout)
@@ -59,7 +60,7 @@ def bring_in(lab: Lab, machine: Machine, guest: Guest, args: argparse.Namespace,
 def gdb_session(
     lab: Lab, guest: Guest, machine: Machine, qemu_stub: bool, key_file: str | None = None, version: str | None = None
 ) -> KgdbSession:
-    """What GDB, of `version`, is to know of the guest."""
+    """The description of the guest's stub, symbols and sources for a GDB of `version`."""
     sources = kernels.sources(lab, guest)
     linux = guest.kind == LINUX
     own = kgdb_commands.IPKDB if machine.guest == IPKDB else kgdb_commands.LINUX_KGDB if linux else kgdb_commands.KGDB
@@ -71,7 +72,7 @@ def gdb_session(
         remote=command_line.remote(machine.stub, version),
         control=None if linux else str(machine.socket),
         line=DEBUGGER,
-        # A BREAK on the debugger's line means nothing to Linux.
+        # Linux ignores a BREAK on the debugger's line, so a command stops it.
         interrupt=tuple(own_command("guest", "break", guest.name)) if linux else (),
         symbols=machine.program,
         sources=((guest.source_name, sources),) if sources else (),
@@ -80,8 +81,8 @@ def gdb_session(
 
 @contextlib.contextmanager
 def line_of(lab: Lab, machine: Machine, args: argparse.Namespace) -> Iterator[int]:
-    """Holds the lock of the debugger's line, which is kept by the open file that it yields. RumplabError names
-    whoever has it."""
+    """Takes the lock of the debugger's line and yields the open file that holds it. RumplabError names the process that
+    has the line."""
     what, remedy = lines.second_debugger(machine)
     by_network = machine.guest == IPKDB and not args.qemu_stub
     if not by_network:
@@ -89,7 +90,7 @@ def line_of(lab: Lab, machine: Machine, args: argparse.Namespace) -> Iterator[in
             yield handle
         return
     locked = lines.lock(machine, IPKDB)
-    # 'rumplab ipkdb' needs no lock.
+    # 'rumplab ipkdb' takes no lock, so a free lock doesn't exclude another debugger.
     who = lines.holder(machine, IPKDB) if locked is None else ipkdb.debugger(machine, lab)
     if locked is None or who:
         raise RumplabError(f"{what} ({who}); {remedy}")

@@ -1,8 +1,8 @@
-"""What a guest is: a file ``guest.json`` in a directory of its own, which outlives its machines.
+"""A guest's definition: the file ``guest.json`` in the guest's directory. It stays when the guest's machine ends.
 
 ``<root>/NAME/`` holds the definition, the image that boots the guest's kernel, and the disk that
-``rumplab guest start --persist`` keeps. The machine that a guest is while it runs has the guest's name and is
-recorded like every other; see rumplab.machine.registry.
+``rumplab guest start --persist`` keeps. A running guest is a machine with the guest's name, which
+rumplab.machine.registry records like every other machine.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from rumplab.machine.nics import Nic
 from rumplab.machine.registry import Machine, Machines, check_name
 
 FILE = "guest.json"
-# The disk of its own that a guest keeps beside its definition; see rumplab.guest.overlay.
+# The disk that `--persist` keeps beside the definition; see rumplab.guest.overlay.
 DISK = "disk.qcow2"
 DISK_FORMAT = "qcow2"
 NETBSD = "netbsd"
 LINUX = "linux"
 ARCHES = ("amd64", "i386")
-# What NetBSD's own build, and the lab's, calls the directory of the sources.
+# The directory of the sources as NetBSD's own build and the lab's build record it in the symbols.
 SOURCE_NAME = "/usr/src"
 GRUB = "grub"
 DIRECT = "direct"
-# The lab's kernel with IPKDB (`config`), and how it is started (in the machine's record).
+# The `config` of the lab's kernel with IPKDB, and the value of `guest` in the record of a machine that waits in IPKDB.
 IPKDB = "ipkdb"
 
 
 @dataclass(frozen=True)
 class Guest:
-    """A guest's definition. `kernel` is None for the lab's own kernel, whichever that is when it starts; `config`
-    names one of the lab's others. The symbols call the directory `sources` by `source_name`.
+    """A guest's definition. `kernel` is None for the lab's kernel, which is looked up at each start; then `config`
+    names a kernel other than the lab's default. The symbols name the directory `sources` as `source_name`.
 
-    `boot` is GRUB, DIRECT or None, which lets the kernel decide. `disk` is the root disk, of `disk_format`.
+    `boot` is GRUB or DIRECT; None means that the kernel's format decides. `disk` is the root disk, of `disk_format`.
     """
 
     name: str
@@ -77,7 +77,8 @@ class Guests:
         return self.root / name
 
     def all(self, tell: Callable[[str], None]) -> list[Guest]:
-        """Every guest, by name. A file that describes none hides no other: `tell` hears what is wrong with it."""
+        """Every guest, sorted by name. An invalid definition is skipped, and `tell` is called with the error
+        message."""
         found = []
         for path in sorted(self.root.glob(f"*/{FILE}")):
             try:
@@ -87,8 +88,8 @@ class Guests:
         return found
 
     def named(self, name: str) -> str:
-        """`name`, if there is such a guest, whatever its file holds; RumplabError lists those there are. UsageError
-        for what can't be a name."""
+        """`name`, if a guest of that name exists, with a valid definition or not. Else RumplabError lists the existing
+        guests; UsageError when `name` is not a valid name."""
         if self.directory(check_name(name)).is_dir():
             return name
         names = ", ".join(sorted(path.parent.name for path in self.root.glob(f"*/{FILE}")))
@@ -96,11 +97,11 @@ class Guests:
         raise RumplabError(f"no guest is called '{name}'; {known}; make one with: rumplab guest create {name}")
 
     def find(self, name: str) -> Guest:
-        """The guest `name`. RumplabError as `named`, and for a file that describes no guest."""
+        """The guest `name`. Errors as `named`, and RumplabError for an invalid definition."""
         return self._read(self.directory(self.named(name)) / FILE)
 
     def add(self, guest: Guest) -> None:
-        """Writes a new definition, whole or not at all. RumplabError when the name is taken."""
+        """Writes a new definition, atomically. RumplabError when the name is taken."""
         directory = self.directory(guest.name)
         with locks.held(self.root):
             if directory.exists():
@@ -118,9 +119,9 @@ class Guests:
                 raise
 
     def remove(self, name: str) -> None:
-        """Takes a guest away, with the disk that was kept."""
+        """Removes a guest, with the disk that `--persist` kept."""
         with locks.held(self.root):
-            # Out of sight first, so that nothing half removed is taken for a guest.
+            # The rename hides the directory first, so a half removed one is never taken for a guest.
             gone = self.root / f".{name}"
             shutil.rmtree(gone, ignore_errors=True)
             self.directory(name).rename(gone)
@@ -139,38 +140,38 @@ class Guests:
 
 
 def check_types(guest: Guest) -> None:
-    """TypeError for a value of another type than the field of Guest has."""
+    """TypeError when a value doesn't have the type of its field of Guest, or isn't one of the field's values."""
     check_fields(guest)
     if guest.kind not in (NETBSD, LINUX) or guest.arch not in ARCHES or guest.boot not in (GRUB, DIRECT, None):
         raise TypeError(f"there is no {guest.kind}/{guest.arch} that boots by {guest.boot}")
 
 
 def open_guests(lab: Lab) -> Guests:
-    """The guests of this user, which outlive a session and the machine's start. Those that are where they were formerly
-    are named."""
+    """The guests of this user. Their directory survives a logout and a reboot. Prints the names of guests that are
+    still in the directory that an earlier version used."""
     guests = Guests(places.directory(lab, "guests", lasting=True))
     old = places.former(lab)
     left = sorted(path.parent.name for path in old.glob(f".guests/*/{FILE}")) if old else []
     if old and left:
         places.warn_once(
-            f"{len(left)} of your guests ({', '.join(left)}) are in {old / '.guests'}, where they are looked for no"
-            f" more; stop them, and bring each here with: mv {old / '.guests'}/NAME {guests.root}/"
+            f"{len(left)} of your guests ({', '.join(left)}) are in {old / '.guests'}, which rumplab no longer uses;"
+            f" stop them, then move each with: mv {old / '.guests'}/NAME {guests.root}/"
         )
     return guests
 
 
 def keeps_disk(directory: Path) -> bool:
-    """Whether the guest in `directory` has a disk of its own."""
+    """Whether the guest in `directory` has a disk that `--persist` kept."""
     return (directory / DISK).exists()
 
 
 def running(machines: Machines, name: str) -> Machine | None:
-    """The machine that the guest `name` is just now, if it runs."""
+    """The machine of the guest `name`; None when it isn't running."""
     return next((machine for machine in machines.all() if machine.name == name and machine.guest), None)
 
 
 def require_running(machines: Machines, guest: Guest) -> Machine:
-    """The machine that `guest` is just now; RumplabError when it isn't running."""
+    """The machine of `guest`. RumplabError when it isn't running."""
     machine = running(machines, guest.name)
     if machine is None:
         raise RumplabError(f"{guest.name} is not running; start it with: rumplab guest start {guest.name}")

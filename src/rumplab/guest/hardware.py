@@ -1,7 +1,7 @@
 """QEMU's command line for a guest. Nothing here runs anything.
 
-The console is the first serial port, the kernel's debugger the second, each a UNIX socket. The machine has one
-processor: NetBSD's kgdb doesn't stop others.
+The first serial port is the console, the second is the line of the kernel's debugger; each is a UNIX socket. The
+machine has one processor, because NetBSD's kgdb doesn't stop the other ones.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rumplab.machine.registry import Machine
 
 ROOT_DRIVE = "root0"
 SPEED = 115200
-# What the root device is called, behind the disk that boots and without one.
+# The name of the root device: after a boot disk, and without a boot disk.
 ROOTS = {NETBSD: ("wd1a", "wd0a"), LINUX: ("/dev/sdb", "/dev/sda")}
 
 
@@ -28,34 +28,35 @@ def root_device(guest: Guest, kernel: Kernel, boot_disk: bool) -> str | None:
 
 
 def command_line(guest: Guest, root: str | None, waits: bool) -> str:
-    """What a kernel that boots directly is told. With `waits` it stops in its debugger first."""
+    """The command line of a kernel that boots directly. With `waits`, the kernel stops in its debugger first."""
     rest = [guest.append] if guest.append else []
     if guest.kind == LINUX:
         words = [f"console=ttyS0,{SPEED}", f"kgdboc=ttyS1,{SPEED}", "nokaslr"]
-        # A breakpoint that is set before the kernel protects its text could not be taken out afterwards.
+        # After the kernel has made its text read-only, kgdb can't remove a breakpoint that was set before.
         words += ["kgdbwait", "rodata=off"] if waits else []
         return " ".join([*words, *([f"root={root}"] if root else []), *rest])
-    # NetBSD takes flags only where they stand first.
+    # NetBSD reads flags only at the start of the command line.
     words = ["-d"] if waits else []
     words += [f"root={root}"] if root else []
     return " ".join([*words, "console=com", f"console_speed={SPEED}", *rest])
 
 
 def disk_argv(path: str, kind: str, snapshot: bool) -> list[str]:
-    """The root disk, on the board's own controller, behind the disk that boots if there is one."""
+    """The options for the root disk. It is on the board's IDE controller, after the boot disk if there is one."""
     drive = f"file={value(path)},format={kind},id={ROOT_DRIVE},if=none"
     return ["-drive", drive + (",snapshot=on" if snapshot else ""), "-device", f"ide-hd,drive={ROOT_DRIVE}"]
 
 
 def port_argv(name: str, path: str, log: str | None = None) -> list[str]:
-    """A serial port on a UNIX socket, which one client at a time can open; all it says goes to `log` too."""
+    """The options for a serial port on a UNIX socket, which serves one client at a time. Its output also goes to
+    `log`."""
     logged = f",logfile={value(log)}" if log else ""
     return ["-chardev", f"socket,id={name},path={value(path)},server=on,wait=off{logged}", "-serial", f"chardev:{name}"]
 
 
 def machine_argv(spec: Spec, guest: Guest, kernel: Kernel, disk: tuple[str, str, bool] | None) -> list[str]:
-    """The machine without its serial ports. `disk` is the root disk's file, its format, and whether writes to
-    it are thrown away."""
+    """The options for the machine without its serial ports. `disk` is the root disk's file, its format, and whether
+    QEMU discards writes to it."""
     argv = [*qemu_argv.machine_argv(spec), "-smp", "1"]
     argv += ["-initrd", guest.initrd] if guest.initrd else []
     argv += disk_argv(*disk) if disk else []
@@ -64,7 +65,7 @@ def machine_argv(spec: Spec, guest: Guest, kernel: Kernel, disk: tuple[str, str,
 
 
 def running_argv(machine: Machine) -> list[str]:
-    """The ports and the control socket of a machine with a record."""
+    """The options for the serial ports and the QMP socket of a recorded machine."""
     return [
         *port_argv(CONSOLE, str(socket_path(machine, CONSOLE)), str(machine.serial_log)),
         *port_argv(DEBUGGER, str(socket_path(machine, DEBUGGER))),
@@ -73,5 +74,6 @@ def running_argv(machine: Machine) -> list[str]:
 
 
 def standalone_argv(name: str) -> list[str]:
-    """The ports of a command that a user pastes: console on the terminal, debugger in the working directory."""
+    """The options for the serial ports of a command that a user pastes into a shell: the console is the terminal, the
+    debugger's socket is in the working directory."""
     return [*qemu_argv.terminal_argv(), *port_argv(DEBUGGER, f"{name}-{DEBUGGER}.sock")]

@@ -1,7 +1,7 @@
-"""Whether a guest's kernel is in its debugger, and getting it there.
+"""Finds out whether a guest's kernel is in its debugger, and stops it there.
 
-The one sign that can be relied on is an answer: a kernel in kgdb answers GDB's ``?``, and a kernel that runs
-doesn't listen. The packets are those of GDB's remote serial protocol, of which no more is needed here.
+The only reliable sign is an answer: a kernel in kgdb answers GDB's ``?`` packet, a running kernel doesn't. This module
+needs only this packet of GDB's remote serial protocol.
 """
 
 from __future__ import annotations
@@ -20,43 +20,43 @@ from rumplab.guest.lines import CONSOLE, DEBUGGER, socket_path
 from rumplab.machine import qmp
 from rumplab.machine.registry import Machine
 
-# The acknowledgement is for a kernel that still waits for one, of what it told an earlier debugger.
+# The leading '+' acknowledges a packet that the kernel may have sent to an earlier debugger.
 QUESTION = b"+" + rsp.frame(b"?")
 ANSWER_SECONDS = 1.5
 ENTER_SECONDS = 5.0
-# Silence after the last byte, by which everything has come.
+# After so many seconds without a byte, the transmission is complete.
 QUIET_SECONDS = 0.2
 AGAIN_SECONDS = 1.0
 CHUNK = 4096
 LOOKED_AT = 1 << 20
-# What kernels print on the console when they wait for a debugger for the first time.
+# What NetBSD and Linux print on the console when they wait for a debugger for the first time.
 WAITING = ("kgdb waiting...", "KGDB: Waiting for connection from remote gdb")
-# What Linux prints when it has understood a key of magic SysRq's.
+# What Linux prints when it has received a magic SysRq key.
 SYSRQ = r"(?i)sysrq ?: "
 HELD = ("paused", "prelaunch", "debug")
 
 
 def ask(path: Path, seconds: float) -> bool:
-    """Whether a debugger stub answers on the socket `path` within `seconds`. Leaves nothing unanswered behind."""
+    """Whether a debug stub answers on the socket `path` within `seconds`. Reads and acknowledges all of its answers."""
     deadline = time.monotonic() + seconds
     try:
         with socket.socket(socket.AF_UNIX) as line:
             line.settimeout(seconds)
             line.connect(str(path))
             while (left := deadline - time.monotonic()) > 0:
-                # A kernel on its way into the debugger may have lost the question.
+                # A kernel that is entering its debugger may lose the packet, so it is sent again.
                 line.sendall(QUESTION)
                 if _answered(line, min(left, AGAIN_SECONDS)):
                     _drain(line)
                     return True
     except OSError:
-        # It has gone.
+        # The machine has ended.
         return False
     return False
 
 
 def _answered(line: socket.socket, seconds: float) -> bool:
-    """Whether a whole packet comes within `seconds`; it is acknowledged then."""
+    """Whether a whole packet arrives within `seconds`. Acknowledges it. ConnectionResetError at the stream's end."""
     deadline = time.monotonic() + seconds
     parser = rsp.Parser()
     while (left := deadline - time.monotonic()) > 0:
@@ -72,13 +72,13 @@ def _answered(line: socket.socket, seconds: float) -> bool:
                 line.sendall(b"+")
                 return True
             if part is rsp.Sign.BROKEN:
-                # Have it sent again.
+                # '-' requests the packet again.
                 line.sendall(b"-")
     return False
 
 
 def _drain(line: socket.socket) -> None:
-    """Takes what else comes, since questions may have been waiting in front of the one that was answered."""
+    """Reads and acknowledges further answers: the kernel answers each of the packets that were sent to it."""
     line.settimeout(QUIET_SECONDS)
     parser = rsp.Parser()
     with contextlib.suppress(socket.timeout):
@@ -95,16 +95,16 @@ def state(machine: Machine) -> str:
 
 
 def require_executing(machine: Machine) -> None:
-    """RumplabError when QEMU itself holds the processor, so that the kernel can't do anything."""
+    """RumplabError unless QEMU executes the guest: the kernel can't answer while QEMU has stopped the processor."""
     found = state(machine)
     if found in HELD:
         raise RumplabError(
-            f"{machine.name} is held by QEMU's own debug stub ({found}); let it go on there:"
+            f"{machine.name} is held by QEMU's own debug stub ({found}); continue it with:"
             f" rumplab guest debug {machine.name} --qemu-stub --batch --ex detach"
         )
     if found != "running":
         raise RumplabError(
-            f"{machine.name} doesn't run, QEMU says: {found}; look at its console: rumplab logs {machine.name}"
+            f"{machine.name} doesn't run (QEMU reports: {found}); read its console with: rumplab logs {machine.name}"
         )
 
 
@@ -113,7 +113,7 @@ def waits(machine: Machine) -> bool:
     signs = [sign.encode() for sign in WAITING]
     before = b""
     with machine.serial_log.open("rb") as log:
-        # A guest may have said more than there is memory for.
+        # The log may be larger than the memory, so it is read in pieces.
         for piece in iter(lambda: log.read(LOOKED_AT), b""):
             if any(sign in before + piece for sign in signs):
                 return True
@@ -127,12 +127,13 @@ def first_time(machine: Machine) -> bool:
 
 
 def stopped(machine: Machine, seconds: float = ANSWER_SECONDS) -> bool:
-    """Whether the kernel is in its debugger. The line must be free."""
+    """Whether the kernel is in its debugger. Requires that no other client has the line."""
     return ask(socket_path(machine, DEBUGGER), seconds)
 
 
 def in_debugger(machine: Machine) -> bool:
-    """Whether the kernel is in its debugger. With another debugger on its line it isn't asked: it may be running."""
+    """Whether the kernel is in its debugger. While another debugger has the line, the answer is False: the kernel can't
+    be asked."""
     if machine.guest == ipkdb.IPKDB:
         return ipkdb.waits(machine)
     return not lines.taken(machine, DEBUGGER) and stopped(machine)
@@ -147,15 +148,15 @@ def send_break(machine: Machine, line: str) -> None:
 
 
 def interrupt(machine: Machine, guest: Guest, confirm: bool) -> None:
-    """Stops a running kernel in its debugger. With `confirm`, for which the debugger's line must be free, returns
-    when it is there; RumplabError when it isn't within ENTER_SECONDS."""
+    """Stops a running kernel in its debugger. With `confirm`, waits until it has stopped, and raises RumplabError after
+    ENTER_SECONDS; this requires that no other client has the debugger's line."""
     with contextlib.ExitStack() as stack:
         if guest.kind == LINUX:
             # Magic SysRq on the serial console: a BREAK, then the key within five seconds.
             console = stack.enter_context(Console(machine))
             send_break(machine, CONSOLE)
             console.send("g")
-            # Only what it says tells that the key has arrived, before the line is let go.
+            # Linux's message confirms that the key has arrived. The console must stay open until then.
             if not console.expect(SYSRQ, ENTER_SECONDS):
                 raise RumplabError(f"{machine.name} doesn't listen to a BREAK on its console; {advice(guest)}")
         else:

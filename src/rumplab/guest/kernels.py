@@ -1,4 +1,4 @@
-"""Which files a guest's kernel, its symbols, its sources and its disk are."""
+"""Finds the files of a guest's kernel, its symbols, its sources and its disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from rumplab.lab.config import Component, Lab, tag
 
 @dataclass(frozen=True)
 class Kernel:
-    """A guest's files, resolved: `file` boots by `boot`, `cdrom` has a pcictl for it."""
+    """A guest's files, with symbolic links resolved. `boot` tells how `file` boots (GRUB or DIRECT); `cdrom` is the ISO
+    image with a pcictl for this kernel."""
 
     file: str
     symbols: str | None
@@ -27,8 +28,8 @@ class Kernel:
 
 
 def resolve(lab: Lab, guest: Guest) -> Kernel:
-    """The files of `guest` as they are now. NotProvisioned while the lab has no kernel for it; RumplabError for
-    a file that is gone, and for a lab's kernel of another release than the guest's."""
+    """The current files of `guest`. NotProvisioned when the lab has no kernel for it, or one of another release;
+    RumplabError when a file is missing."""
     if guest.kernel is not None:
         file, symbols, release = guest.kernel, guest.symbols, guest.release
     else:
@@ -37,12 +38,12 @@ def resolve(lab: Lab, guest: Guest) -> Kernel:
         file, symbols, release = component.path("kernel"), component.path("symbols"), component.version
     for path in (file, symbols, guest.disk, guest.initrd):
         if path is not None and not os.path.isfile(path):
-            raise RumplabError(f"{path} of guest '{guest.name}' is gone; put it back, or make the guest anew")
-    # Links of the lab may be switched while the guest runs: it has booted what they led to.
+            raise RumplabError(f"{path} of guest '{guest.name}' is gone; restore it, or delete and create the guest")
+    # The lab may switch its links while the guest runs; the record must name the files that were booted.
     return Kernel(
         file=os.path.realpath(file),
         symbols=os.path.realpath(symbols) if symbols else None,
-        boot=guest.boot or way(Path(file), guest.kind),
+        boot=guest.boot or boot_method(Path(file), guest.kind),
         disk=disk(lab, guest),
         cdrom=beside(lab, guest, f"netbsd_pcictl_{guest.arch}", "iso"),
         release=release,
@@ -72,12 +73,12 @@ def built(lab: Lab, guest: Guest) -> Component:
 
 
 def sources(lab: Lab, guest: Guest) -> str | None:
-    """The directory that the guest's `source_name` stands for: its own, else the lab's for the lab's kernel."""
+    """The directory of the guest's sources: the guest's own; else the lab's, if the kernel is the lab's; else None."""
     return guest.sources or beside(lab, guest, "netbsd_sources", "sources")
 
 
 def disk(lab: Lab, guest: Guest) -> str | None:
-    """The root disk: the guest's own, else the lab's where the kernel is the lab's and there is one."""
+    """The root disk: the guest's own; else the lab's, if the kernel is the lab's; else None."""
     if guest.disk is not None:
         return os.path.realpath(guest.disk)
     found = beside(lab, guest, f"netbsd_disk_{guest.arch}", "disk")
@@ -85,7 +86,7 @@ def disk(lab: Lab, guest: Guest) -> str | None:
 
 
 def require_readable(kernel: str, guest: Guest) -> None:
-    """RumplabError when the kernel isn't for this user's eyes, since a secret is compiled into it."""
+    """RumplabError when this user may not read the kernel: a kernel with IPKDB contains a secret key."""
     if os.path.exists(kernel) and not os.access(kernel, os.R_OK):
         owner = pwd.getpwuid(os.stat(kernel).st_uid).pw_name
         raise RumplabError(
@@ -94,18 +95,18 @@ def require_readable(kernel: str, guest: Guest) -> None:
 
 
 def beside(lab: Lab, guest: Guest, component: str, path: str) -> str | None:
-    """A path of a component that belongs to the lab's own kernel, and that a guest can do without. None for a kernel
-    that isn't the lab's, and where there is none."""
+    """The path `path` of an optional component that belongs to the lab's kernel. None when the guest has another
+    kernel, or the component isn't provisioned."""
     if guest.kernel is not None:
         return None
     with contextlib.suppress(NotProvisioned):
-        # Role ipkdb's kernel is of another release than netbsd_guest's, and so is all that goes with it.
+        # Role ipkdb builds a kernel of another release than role netbsd_guest, with components of its own.
         return lab.component(f"{component}_{IPKDB}" if guest.config == IPKDB else component).path(path)
     return None
 
 
-def way(kernel: Path, kind: str) -> str:
-    """How `kernel` boots: directly, where QEMU's own loader takes it, else by GRUB."""
+def boot_method(kernel: Path, kind: str) -> str:
+    """How `kernel` boots: DIRECT if QEMU's own loader accepts it, else GRUB. RumplabError when it isn't a kernel."""
     if kind == LINUX:
         return DIRECT
     with kernel.open("rb") as handle:

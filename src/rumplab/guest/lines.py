@@ -1,7 +1,7 @@
-"""Who holds one of a guest's serial lines, or a machine's debug stub: each serves one client at a time.
+"""Locks on a guest's serial lines and on a machine's debug stub, each of which serves one client at a time.
 
-A client that would be the second one isn't refused by QEMU, but waits until the first one has gone. So a tool
-that opens a line takes a lock beside its socket, and asks QEMU about others.
+QEMU doesn't refuse a second client: the client waits until the first one disconnects. So a tool that opens a line takes
+a lock file beside the socket, and asks QEMU whether a client without a lock is connected.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from rumplab.host.answers import MALFORMED
 from rumplab.machine import qmp
 from rumplab.machine.registry import Machine
 
-# The serial ports: each is a UNIX socket of QEMU's.
+# The serial ports. Each is a UNIX socket on which QEMU listens.
 CONSOLE = "com0"
 DEBUGGER = "com1"
-# QEMU's own name of the debug stub.
+# QEMU's name for the character device of its debug stub.
 STUB = "gdb"
 DISCONNECTED = "disconnected:"
-# A connection as QEMU shows it: the other end of TCP, or the socket that somebody is connected to.
+# A connection as QEMU shows it: the peer's TCP port, or the path of the socket that a client has opened.
 PEER = re.compile(r"<-> 127\.0\.0\.1:([0-9]+)$")
 OWN = re.compile(r"unix:(.+?)(?:,server(?:=on)?)?", re.DOTALL)
 
@@ -40,7 +40,7 @@ def lock_path(machine: Machine, line: str) -> Path:
 
 
 def lock(machine: Machine, line: str) -> int | None:
-    """An open file with the lock of `line`, which lasts as long as it is open; None if somebody has it."""
+    """An open file that holds the lock of `line` until it is closed; None if another process holds the lock."""
     handle = os.open(lock_path(machine, line), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -53,7 +53,7 @@ def lock(machine: Machine, line: str) -> int | None:
 
 
 def holder(machine: Machine, line: str) -> str:
-    """Who has the lock of `line`, in words."""
+    """The process that holds the lock of `line`, as text for a message."""
     text = lock_path(machine, line).read_text(encoding="ascii", errors="replace").strip()
     if re.fullmatch("[0-9]{1,10}", text) and process.started(int(text)):
         return f"pid {text}"
@@ -61,40 +61,40 @@ def holder(machine: Machine, line: str) -> str:
 
 
 def second_debugger(machine: Machine) -> tuple[str, str]:
-    """What `held` says to who comes second to a debugger's line."""
+    """The arguments `what` and `remedy` of `held` for a debugger's line."""
     return f"another debugger is attached to {machine.name}", "leave that first"
 
 
 def taken(machine: Machine, line: str) -> bool:
-    """Whether some client is connected to the socket of `line`."""
+    """Whether a client is connected to the socket of `line`."""
     return client(machine, line) is not None
 
 
 def client(machine: Machine, line: str) -> str | None:
-    """Who is connected to the socket of `line`, in words; None for nobody."""
+    """The client that is connected to the socket of `line`, as text for a message; None when there is none."""
     try:
         for chardev in qmp.execute(machine.socket, "query-chardev"):
             if chardev["label"] == line:
                 name: str = chardev["filename"]
                 return None if name.startswith(DISCONNECTED) else described(name)
     except MALFORMED as error:
-        raise RumplabError(f"{machine.name} answers in a form that isn't known: {error}") from error
+        raise RumplabError(f"{machine.name} sends an unknown answer: {error}; look at it with: rumplab ps") from error
     except qmp.QmpError as error:
         raise RumplabError(f"{machine.name} doesn't answer: {error}; look at it with: rumplab ps") from error
-    raise RumplabError(f"{machine.name} has no line {line}; 'rumplab guest start' makes those of a guest")
+    raise RumplabError(f"{machine.name} has no serial line {line}; use a machine that 'rumplab guest start' started")
 
 
 def described(connection: str) -> str:
-    """The client of a `connection` as QEMU shows it, in words."""
+    """The client of a `connection` (in QEMU's notation), as text for a message."""
     peer, own = PEER.search(connection), OWN.fullmatch(connection)
     found = holders.of_connection(int(peer[1])) if peer else holders.of_client(own[1]) if own else None
-    return found or "a program that is not rumplab's has opened its socket"
+    return found or "a program other than rumplab has opened its socket"
 
 
 @contextlib.contextmanager
 def held(machine: Machine, line: str, what: str, remedy: str) -> Iterator[int]:
-    """Holds the lock of `line` and yields its open file. RumplabError names whoever has the line: `what` says
-    what it is then, `remedy` what to do about it."""
+    """Takes the lock of `line` and yields the open file that holds it. RumplabError when another process has the line:
+    its message is `what`, the process, and `remedy`."""
     handle = lock(machine, line)
     if handle is None:
         raise RumplabError(f"{what} ({holder(machine, line)}); {remedy}")

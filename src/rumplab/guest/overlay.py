@@ -1,7 +1,7 @@
-"""A guest's disk when ``--persist`` keeps what is written to it: a qcow2 file over the disk it was made from.
+"""The disk that ``--persist`` keeps for a guest: a qcow2 overlay whose backing file is the guest's original disk.
 
-Such a file holds the blocks that differ. Over another base than its own it is garbage, so the base's size, time
-and content are remembered beside it.
+An overlay holds only the blocks that differ from its base. With another base it is garbage, so the base's size,
+modification time and hash are recorded beside it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from rumplab.lab.config import SCHEMA, read_object
 from rumplab.machine.registry import Machines
 
 RECORD = "disk.json"
-# An empty overlay, and room to write something into it.
+# The free space that a new overlay needs, in bytes: the empty file and some blocks.
 LEAST = 16 * MIB
 SECONDS = 60
 
 
 @dataclass(frozen=True)
 class Base:
-    """The disk below an overlay: its path, its size in bytes, when it was changed, and its SHA-256."""
+    """The base of an overlay: its path, its size in bytes, its modification time, and its SHA-256."""
 
     path: str
     size: int
@@ -38,7 +38,7 @@ class Base:
 
 
 def create_step(qemu_img: str, base: str, kind: str, target: str) -> Step:
-    """Makes the overlay `target` over `base` of format `kind`."""
+    """The command that makes the overlay `target` over `base` of format `kind`."""
     return Step((qemu_img, "create", "-q", "-f", DISK_FORMAT, "-F", kind, "-b", base, target))
 
 
@@ -48,8 +48,8 @@ def look(path: str) -> Base:
 
 
 def provide(qemu_img: str, directory: Path, base: str, kind: str, machines: Machines) -> Path:
-    """The overlay in `directory` over `base`, made unless it is there. RumplabError when the base isn't the one
-    that it was made over, or there is no space."""
+    """The path of the overlay in `directory` over `base`; makes it unless it exists. RumplabError when an existing
+    overlay has another base, or when there is no space."""
     target = directory / DISK
     if keeps_disk(directory):
         check(directory, base)
@@ -65,19 +65,19 @@ def provide(qemu_img: str, directory: Path, base: str, kind: str, machines: Mach
 
 
 def check(directory: Path, base: str) -> None:
-    """RumplabError unless `base` is the disk below the overlay in `directory`, and unchanged."""
+    """RumplabError unless `base` is the base of the overlay in `directory`, and unchanged."""
     path = directory / RECORD
-    remedy = f"put the old one back, or throw the guest's disk away: rumplab guest delete {directory.name}"
+    remedy = f"restore the old one, or delete the guest with its disk: rumplab guest delete {directory.name}"
     data = read_object(path, remedy)
     if data.get("path") != base:
         raise RumplabError(
             f"{directory / DISK} was made over {data.get('path')}, and the guest's disk is now {base}; {remedy}"
         )
     status = os.stat(base)
-    # A copy that was put back has another time and the same content.
+    # A restored copy has another modification time and the same content, so the content decides.
     if status.st_mtime_ns == data.get("mtime_ns") and status.st_size == data.get("size"):
         return
     if status.st_size != data.get("size") or sha256(base) != data.get("sha256"):
         raise RumplabError(
-            f"{base} has changed since {directory / DISK} was made over it, so the two don't fit any more; {remedy}"
+            f"{base} has changed since {directory / DISK} was made over it, so the two no longer fit; {remedy}"
         )

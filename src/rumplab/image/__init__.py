@@ -1,1 +1,1 @@
-"""The pieces that `rumplab stage` builds a disk image from."""
+"""Disk images: how `rumplab stage` builds one, and recognising the format of an existing one."""

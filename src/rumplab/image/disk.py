@@ -1,4 +1,4 @@
-"""Questions to qemu-img about an existing image, and steps on it, with what it complains about explained."""
+"""Runs qemu-img on an existing image, and explains its error messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rumplab.image.step import Step
 from rumplab.machine.registry import Machines
 
 INFO_SECONDS = 30
-# A step that moves less than so many bytes a second, or hangs, is given up.
+# A step that is slower, in bytes per second, or hangs, is stopped.
 SLOWEST = 1024 * 1024
 PATIENCE = 60
 LOCKED = "Is another process using the image"
@@ -25,14 +25,14 @@ FULL = "No space left on device"
 
 
 def virtual_size(qemu_img: str, image: str, kind: str, machines: Machines) -> int:
-    """The size in bytes of the disk that `image` of format `kind` holds."""
+    """The size in bytes of the disk in `image`, whose format is `kind`."""
     step = Step((qemu_img, "info", "--output=json", "-f", kind, image))
     said = run(step, Path.cwd(), INFO_SECONDS, image, machines)
     return virtual_size_in(said, image)
 
 
 def virtual_size_in(said: str, image: str) -> int:
-    """The size in what ``qemu-img info --output=json`` said of `image`. RumplabError where there is none."""
+    """The size in bytes in the output of ``qemu-img info --output=json``. RumplabError for unexpected output."""
     with parsing(f"what qemu-img says of {image}"):
         size: int = typed(json.loads(said)["virtual-size"], int)
         if size < 0:
@@ -41,13 +41,13 @@ def virtual_size_in(said: str, image: str) -> int:
 
 
 def run_all(steps: Sequence[Step], work: Path, size: int, image: str, machines: Machines) -> None:
-    """Runs `steps` in `work` on a disk of `size` bytes in `image`."""
+    """Runs `steps` in `work` on `image`, a disk of `size` bytes. RumplabError when one fails."""
     for step in steps:
         run(step, work, PATIENCE + size / SLOWEST, image, machines)
 
 
 def run(step: Step, work: Path, seconds: float, image: str, machines: Machines) -> str:
-    """Runs one command in `work` for at most `seconds`; what it printed. RumplabError when it fails."""
+    """Runs one command in `work` for at most `seconds` and returns its output. RumplabError when it fails."""
     try:
         done = subprocess.run(
             step.argv,
@@ -60,10 +60,10 @@ def run(step: Step, work: Path, seconds: float, image: str, machines: Machines) 
         )
     except subprocess.TimeoutExpired as error:
         raise RumplabError(
-            f"{step.argv[0]} took more than {seconds:.0f} s and was stopped; is {image} on a disk that answers?"
+            f"{step.argv[0]} took more than {seconds:.0f} s and was stopped; check the disk with {image}"
         ) from error
     except OSError as error:
-        raise RumplabError(f"cannot run {step.argv[0]}: {error.strerror}") from error
+        raise RumplabError(f"cannot run {step.argv[0]}: {error.strerror}; check that it is installed") from error
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip()
         raise RumplabError(explain(step, said or ending(done.returncode), work, image, machines))
@@ -71,17 +71,17 @@ def run(step: Step, work: Path, seconds: float, image: str, machines: Machines) 
 
 
 def explain(step: Step, said: str, work: Path, image: str, machines: Machines) -> str:
-    """What to tell a user about a command that failed and said so."""
+    """The error message for a failed command with the error output `said`."""
     if LOCKED in said:
         return in_use(image, machines)
     if FULL in said:
         free = shutil.disk_usage(work).free // (1024 * 1024)
-        return f"no space left in {work.parent}, which has {free} MiB free; free some or choose another place"
+        return f"no space left in {work.parent}, which has {free} MiB free; free some space or choose another directory"
     return f"{step.argv[0]} failed: {said}"
 
 
 def in_use(image: str, machines: Machines) -> str:
-    """Who holds the lock of `image`, if it is one of the lab's machines, and how to end that."""
+    """The error message for a locked `image`: names the machine that uses it, if it is one of this user's."""
     real = os.path.realpath(image)
     for machine in machines.all():
         if (real, True) in machine.files:
@@ -89,4 +89,4 @@ def in_use(image: str, machines: Machines) -> str:
                 f"{image} is in use by machine '{machine.name}' (pid {machine.pid}); stop it with:"
                 f" rumplab stop {machine.name}"
             )
-    return f"{image} is in use by another process, which is none of your machines; end that first"
+    return f"{image} is in use by a process that is not one of your machines; end that first"

@@ -1,4 +1,4 @@
-"""From a raw image to another format, by qemu-img. Nothing here runs anything."""
+"""The steps that convert a raw image to another format with qemu-img. This module runs nothing."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from rumplab.image import vmdk
 from rumplab.image.layout import SECTOR
 from rumplab.image.step import Step
 
-# The directory, in a recipe's work directory, in which the converted image has its final name.
+# The directory in the work directory where the converted image has its final name.
 CONVERTED = "converted"
 
 
 def conversion(qemu_img: str, kind: str, name: str, size: int) -> tuple[Step, ...]:
-    """Makes `converted/NAME`, of format `kind`, of the raw `image` of `size` bytes, and checks it."""
+    """The steps that convert the raw `image` of `size` bytes to `converted/NAME` of format `kind`, and check it."""
     if kind == "raw":
         return ()
     target = f"{CONVERTED}/{name}"
@@ -26,7 +26,7 @@ def conversion(qemu_img: str, kind: str, name: str, size: int) -> tuple[Step, ..
 def vmdk_steps(
     qemu_img: str, source_format: str, source: str, target: str, size: int, subformat: str
 ) -> tuple[Step, ...]:
-    """Makes the VMDK file `target` of the disk `source` of `size` bytes, and checks it."""
+    """The steps that convert the disk `source` of `size` bytes to the VMDK file `target`, and check it."""
     options = f"subformat={subformat},adapter_type={vmdk.ADAPTER}"
     text = vmdk.descriptor(vmdk.check_name(target.rpartition("/")[2]), size, subformat)
     place = (f"bs={SECTOR}", f"seek={vmdk.DESCRIPTOR_SECTOR}", "conv=notrunc")
@@ -38,5 +38,5 @@ def vmdk_steps(
 
 
 def check(qemu_img: str, kind: str, target: str) -> Step:
-    """Fails when the image's own tables don't fit together."""
+    """The step that checks whether the image's metadata is consistent."""
     return Step((qemu_img, "check", "-q", "-f", kind, target))

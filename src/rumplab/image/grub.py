@@ -1,10 +1,10 @@
 """GRUB's menu, and how a text gets from the command line of `rumplab stage` to the unikernel unchanged.
 
-Two things stand between. GRUB's script language, of which single quotes switch everything off. And GRUB's
-`multiboot` command, which joins its words with spaces to the unikernel's command line, but puts a backslash
-before every quote and backslash in them, and double quotes round a word with a space. No quoting in the menu
-prevents that, and JSON can't be written without quotes. A Multiboot module arrives as it is; rumprun takes
-its configuration from the first module if there is one, else from the command line.
+Two parts of GRUB may change the text. In GRUB's script language, single quotes prevent any change. GRUB's `multiboot`
+command joins its words with spaces to the unikernel's command line; it adds a backslash before every quote and
+backslash, and double quotes around a word with a space. Quoting in the menu can't prevent this, and JSON needs quotes.
+A Multiboot module arrives unchanged, and rumprun reads its configuration from the first module, or from the command
+line if there is no module.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from rumplab.errors import RumplabError
 
 PROGRAM = "/boot/program.bin"
 
-# What GRUB's core needs to find the rest of it, in the file system. The core is compressed, slowly, whenever
-# an image is made: with all modules in it, that would take longer than everything else together.
+# The modules that GRUB's core needs to find the other ones in the file system. grub-mkimage compresses the core, which
+# is slow: with all modules in the core, this would take longer than all other steps together.
 CORE_MODULES = ("biosdisk", "part_msdos", "ext2")
 TERMINAL_MODULES = ("serial", "terminal")
 COMMAND_MODULES = (*TERMINAL_MODULES, "multiboot")
-# The device is left out: it is the disk that the firmware booted, whichever number that has.
+# The prefix has no disk, so that it means the disk that the firmware booted, with whatever number.
 PREFIX = "(,msdos1)/boot/grub"
 
-# rumprun keeps its command line in 4096 bytes, with the program's name and a NUL.
+# rumprun stores its command line in 4096 bytes, including the program's name and a NUL.
 COMMAND_LINE_LIMIT = 4096 - len(PROGRAM) - len(" ") - 1
 
 ESCAPED_BY_GRUB = frozenset("\\'\"")
@@ -32,7 +32,7 @@ ESCAPED_BY_GRUB = frozenset("\\'\"")
 
 @dataclass(frozen=True)
 class Menu:
-    """The file grub.cfg, the modules of its commands, and where in the image the program stands that it boots."""
+    """The file grub.cfg, the modules for its commands, and the path in the image of the program that it boots."""
 
     text: str
     commands: tuple[str, ...] = COMMAND_MODULES
@@ -40,21 +40,21 @@ class Menu:
 
 
 def modules_in_file_system(dependencies: str, commands: Iterable[str] = COMMAND_MODULES) -> list[str]:
-    """The modules, sorted, that a menu with the modules `commands` needs beyond the core. `dependencies` is the
-    content of GRUB's file moddep.lst: lines of `MODULE: MODULE…`. RumplabError when it doesn't know a module."""
+    """The modules, sorted, that a menu with the modules `commands` needs in addition to the core. `dependencies` is the
+    content of GRUB's file moddep.lst: lines of `MODULE: MODULE…`. RumplabError when a module is missing in it."""
     needs = {name: rest.split() for name, _, rest in (line.partition(":") for line in dependencies.splitlines())}
 
     def closure(names: Iterable[str]) -> set[str]:
         found: set[str] = set()
-        open_ends = list(names)
-        while open_ends:
-            name = open_ends.pop()
+        waiting = list(names)
+        while waiting:
+            name = waiting.pop()
             if name in found:
                 continue
             if name not in needs:
                 raise RumplabError(f"GRUB's moddep.lst has no module {name}; reinstall GRUB's modules")
             found.add(name)
-            open_ends += needs[name]
+            waiting += needs[name]
         return found
 
     return sorted(closure(["normal", *commands]) - closure(CORE_MODULES))
@@ -74,15 +74,14 @@ def quote(word: str) -> str:
 
 
 def command_line_words(text: str) -> list[str]:
-    """The words that GRUB joins with single spaces to `text`; an empty word stands for a further space."""
+    """The words that GRUB joins with single spaces to `text`. An empty word makes an additional space."""
     return text.split(" ") if text else []
 
 
 def menu(arguments: str, module: str | None) -> str:
-    """The file grub.cfg. `arguments` must survive the command line; `module` is a path in the image.
+    """The file grub.cfg. `arguments` must satisfy survives_command_line; `module` is a path in the image.
 
-    GRUB leaves the file's name out of the command line, so it is given again as the first word, which is
-    where programs expect it.
+    GRUB omits the program's name from the command line. Programs expect it as the first word, so the menu repeats it.
     """
     words = [quote(word) for word in [PROGRAM, *command_line_words(arguments)]]
     lines = [f"\tmultiboot {PROGRAM} {' '.join(words)}"]
@@ -92,7 +91,7 @@ def menu(arguments: str, module: str | None) -> str:
 
 
 def _entry(title: str, lines: Iterable[str], modules: Iterable[str]) -> str:
-    """A menu of one entry, which boots at once, with its terminal on the first serial port too."""
+    """A menu with one entry that boots at once. The first serial port is an additional terminal."""
     commands = "\n".join(lines)
     loads = "".join(f"insmod {name}\n" for name in modules)
     return f"""\
@@ -107,11 +106,11 @@ menuentry '{title}' {{
 
 
 def netbsd_menu(root: str | None, debugger: bool) -> Menu:
-    """A menu that boots a NetBSD kernel as its own boot loader would, console on the first serial port.
+    """A menu that boots a NetBSD kernel with its console on the first serial port.
 
-    `root` names the root device as NetBSD does (``wd1a``); with `debugger` the kernel waits in its debugger.
+    `root` is NetBSD's name of the root device (``wd1a``). With `debugger`, the kernel waits in its debugger.
     """
-    # The kernel stands where a NetBSD system has it: libkvm looks for it by the name that GRUB passes on.
+    # The kernel is at /netbsd, as in a NetBSD system: GRUB passes this name on, and libkvm looks for that file.
     words = ["knetbsd", "/netbsd", "--serial=com0,115200"]
     words += [f"--root={quote(root)}"] if root else []
     words += ["--kdb"] if debugger else []

@@ -1,4 +1,4 @@
-"""How large an image has to be. All sizes are in bytes unless a name says otherwise."""
+"""Computes the size of an image. All sizes are in bytes unless a name tells another unit."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from rumplab.errors import RumplabError, UsageError
 KIB = 1024
 MIB = 1024 * KIB
 SECTOR = 512
-# The usual first sector: what is left before it holds GRUB's core image.
+# The usual start of the first partition. GRUB's core image is in the space before it.
 PARTITION_START = MIB
 BLOCK = 4 * KIB
 INODES = 64
 
-# An inode points to so many blocks itself, to others by way of blocks of pointers.
+# An inode has so many direct pointers to blocks; it reaches other blocks through blocks of pointers.
 DIRECT = 12
 POINTERS = BLOCK // 4
 BLOCKS_PER_GROUP = 8 * BLOCK
-# Superblock, group descriptors, two bitmaps and the inode table: a group has at most that many.
+# The most blocks of metadata in a group: superblock, group descriptors, two bitmaps and the inode table.
 BLOCKS_OF_A_GROUP = 16
-# Directories, the 16 KiB of lost+found, and 1 MiB for GRUB's modules, which take a third of it.
+# Directories, the 16 KiB of lost+found, and 1 MiB for GRUB's modules, which need a third of it.
 FIXED_BLOCKS = 16 + MIB // BLOCK
 INODE = 256
 INODES_PER_GROUP = 8 * BLOCK
-# A descriptor takes 32 bytes, and every copy of the superblock has the descriptors of all groups beside it.
+# A group descriptor takes 32 bytes. The descriptors of all groups follow every copy of the superblock.
 DESCRIPTORS_PER_BLOCK = BLOCK // 32
-# An MBR counts sectors in 32 bits.
+# An MBR stores the number of sectors in 32 bits.
 LARGEST = (2**32 - 1) * SECTOR // MIB * MIB
 
 UNITS = {"": MIB, "m": MIB, "mib": MIB, "g": KIB * MIB, "gib": KIB * MIB}
@@ -35,7 +35,7 @@ SIZE = re.compile(r"([0-9]{1,9}) ?([a-z]*)", re.IGNORECASE)
 
 
 def parse_size(text: str) -> int:
-    """`64` (MiB), `64M`, `64MiB`, `1G` or `1GiB` in bytes. UsageError for anything else."""
+    """The size in bytes that `text` means: `64` (MiB), `64M`, `64MiB`, `1G` or `1GiB`. UsageError for other text."""
     match = SIZE.fullmatch(text)
     unit = UNITS.get(match[2].lower()) if match else None
     if match is None or unit is None:
@@ -47,7 +47,7 @@ def parse_size(text: str) -> int:
 
 
 def blocks_of_file(size: int) -> int:
-    """How many blocks an ext2 file of `size` bytes takes: its data and at most its indirect blocks."""
+    """The number of blocks for an ext2 file of `size` bytes: its data, and the most indirect blocks that it needs."""
     if size <= DIRECT * BLOCK:
         return -(-size // BLOCK)
     data = -(-size // BLOCK)
@@ -56,7 +56,7 @@ def blocks_of_file(size: int) -> int:
 
 
 def image_size(contents: Iterable[int]) -> int:
-    """The size of the smallest image, in whole MiB, that is certain to hold files of these sizes."""
+    """The size of an image, rounded up to a MiB, that has room for files of the sizes `contents`."""
     blocks = FIXED_BLOCKS + sum(map(blocks_of_file, contents))
     groups = 1 + blocks // (BLOCKS_PER_GROUP - BLOCKS_OF_A_GROUP)
     blocks += groups * BLOCKS_OF_A_GROUP
@@ -64,29 +64,29 @@ def image_size(contents: Iterable[int]) -> int:
 
 
 def volume_inodes(entries: int) -> int:
-    """How many inodes a volume of so many files, directories and links gets: some are left for the guest."""
+    """The number of inodes for a volume with `entries` files, directories and links, with spare ones for the guest."""
     return entries + entries // 8 + INODES
 
 
 def volume_size(contents: Iterable[int], entries: int) -> int:
-    """The size of a volume, in whole MiB, that is certain to hold files of these sizes, an eighth more and
-    at least 1 MiB. `entries` counts files, directories and links."""
+    """The size of a volume, rounded up to a MiB, that has room for files of the sizes `contents`, plus an eighth and at
+    least 1 MiB. `entries` is the number of files, directories and links."""
     inodes = volume_inodes(entries)
     blocks = sum(map(blocks_of_file, contents)) + -(-inodes * INODE // BLOCK) + FIXED_BLOCKS
     blocks += blocks // 8
-    # A group holds so many inodes, so that many small files need more groups than their data does. Not quite
-    # as many are counted on, since mke2fs rounds up.
+    # The number of inodes per group is limited, so many small files may need more groups than their data does. The
+    # divisor is slightly below the limit, because mke2fs rounds up.
     least_groups = -(-inodes // (INODES_PER_GROUP - BLOCK // INODE))
     if least_groups > 1:
         blocks = max(blocks, least_groups * BLOCKS_PER_GROUP)
     groups = 1 + blocks // (BLOCKS_PER_GROUP // 2)
-    # In each: superblock, two bitmaps, the end of an inode table, the descriptors.
+    # Each group has a superblock, two bitmaps, the partly used last block of an inode table, and the descriptors.
     blocks += groups * (4 + -(-groups // DESCRIPTORS_PER_BLOCK))
     return -(-blocks * BLOCK // MIB) * MIB
 
 
 def place_volumes(boot: int, sizes: Iterable[int]) -> list[tuple[int, int]]:
-    """Start and size in bytes of each volume behind a boot image of `boot` bytes."""
+    """(start, size) in bytes of each volume after a boot image of `boot` bytes."""
     places = []
     for size in sizes:
         places.append((boot, size))
@@ -95,7 +95,8 @@ def place_volumes(boot: int, sizes: Iterable[int]) -> list[tuple[int, int]]:
 
 
 def choose(wanted: int | None, needed: int, what: str) -> int:
-    """`wanted`, or `needed` without one. RumplabError when that is too small for `what`, or can't be."""
+    """The size `wanted`, or `needed` if that is None. RumplabError when `wanted` is too small for `what`, or `needed`
+    is larger than an image can be."""
     if needed > LARGEST:
         raise RumplabError(f"{what} is too large: an image has at most {LARGEST // MIB} MiB")
     if wanted is None:
@@ -103,6 +104,6 @@ def choose(wanted: int | None, needed: int, what: str) -> int:
     if wanted < needed:
         raise RumplabError(
             f"{what} is larger than the image: it needs {needed // MIB} MiB and --size gives"
-            f" {wanted // MIB}; leave --size out or give at least {needed // MIB}"
+            f" {wanted // MIB}; omit --size or give at least {needed // MIB}"
         )
     return wanted

@@ -1,6 +1,6 @@
-"""Whether a program is one that a Multiboot 1 loader starts.
+"""Checks whether a Multiboot 1 loader can start a program.
 
-The header's format: Multiboot Specification 0.6.96, section 3.1. It lies 4-aligned in the first 8192 bytes.
+Multiboot Specification 0.6.96, section 3.1, defines the header. It is in the first 8192 bytes, aligned to 4 bytes.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ SEARCH = 8192
 MAGIC = 0x1BADB002
 MAGIC_BYTES = struct.pack("<I", MAGIC)
 HEADER_SIZE = 12
-# Bits 0 to 15 are demands on the loader; GRUB knows the first three and refuses a program with another one.
+# Bits 0 to 15 are required features; GRUB has the first three and refuses a program that requires another one.
 UNKNOWN_DEMANDS = 0xFFF8
-# Bit 16: the header says where the program belongs, whatever kind of file it is in.
+# Bit 16: the header contains the load addresses, so the loader needn't read them from the ELF headers.
 HAS_ADDRESSES = 0x10000
 
 PT_INTERP = 3
 PT_NOTE = 4
 ET_DYN = 3
-# Its sizes, its type XEN_ELFNOTE_PHYS32_ENTRY, and its name.
+# The beginning of the ELF note: its sizes, its type XEN_ELFNOTE_PHYS32_ENTRY, and its name.
 PVH_NOTE = re.compile(rb"\x04\0\0\0[\x04\x08]\0\0\0\x12\0\0\0Xen\0")
 ELF_MAGIC = b"\x7fELF"
 ELF_LITTLE_ENDIAN = 1
@@ -36,9 +36,9 @@ ELF_IDENTITY = struct.Struct("<4sBB10xHH")
 
 
 def check_program(path: Path) -> int:
-    """The size in bytes of the unikernel `path`. RumplabError says why it can't be booted, if it can't."""
+    """The size in bytes of the unikernel `path`. RumplabError when it can't be booted, with the reason."""
     try:
-        # Opening a FIFO would wait for a writer.
+        # Without O_NONBLOCK, opening a FIFO waits for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         raise RumplabError(f"cannot read {path}: {error.strerror}") from error
@@ -56,7 +56,7 @@ def check_program(path: Path) -> int:
 
 
 def elf_problem(head: bytes) -> str | None:
-    """Why a file that begins with `head` is no x86 ELF program, or None."""
+    """Why a file that begins with `head` isn't an x86 ELF program; None if it is one."""
     if not head.startswith(ELF_MAGIC):
         return "is not an ELF file; name the unikernel that the build wrote, not an image or an archive"
     if len(head) < ELF_IDENTITY.size:
@@ -68,8 +68,8 @@ def elf_problem(head: bytes) -> str | None:
 
 
 def hosted(head: bytes) -> bool:
-    """Whether the x86 ELF program whose first 8192 bytes are `head` is one that an operating system starts: a library,
-    a program that runs at any address, or one that names its dynamic linker. A kernel is none of these."""
+    """Whether the x86 ELF program with the first 8192 bytes `head` is for an operating system: a shared library, a
+    position-independent program, or a program with a dynamic linker. A kernel is none of these."""
     if struct.unpack_from("<H", head, 16)[0] == ET_DYN:
         return True
     wide = head[len(ELF_MAGIC)] == ELF_64BIT
@@ -78,12 +78,12 @@ def hosted(head: bytes) -> bool:
         size, count = struct.unpack_from("<HH", head, 54 if wide else 42)
         return any(struct.unpack_from("<I", head, start + number * size)[0] == PT_INTERP for number in range(count))
     except (struct.error, OverflowError):
-        # Its headers are elsewhere, or damaged.
+        # The program headers are not in the first 8192 bytes, or are damaged.
         return False
 
 
 def header_problem(head: bytes) -> str | None:
-    """Why the first 8192 bytes `head` hold no usable Multiboot header, or None."""
+    """Why the first 8192 bytes `head` contain no valid Multiboot header; None if they do."""
     problem = None
     for offset in range(0, len(head) - HEADER_SIZE + 1, 4):
         magic, flags, checksum = struct.unpack_from("<III", head, offset)
@@ -93,7 +93,7 @@ def header_problem(head: bytes) -> str | None:
             problem = problem or f"has a Multiboot header at byte {offset} whose checksum is wrong"
         elif flags & UNKNOWN_DEMANDS:
             demands = flags & UNKNOWN_DEMANDS
-            return f"asks the boot loader for a feature that GRUB doesn't have (header flags {demands:#x})"
+            return f"requires a boot loader's feature that GRUB doesn't have (header flags {demands:#x})"
         else:
             return None
     unaligned = head.find(MAGIC_BYTES)
@@ -105,15 +105,16 @@ def header_problem(head: bytes) -> str | None:
 
 
 def boots_directly(head: bytes) -> bool:
-    """Whether QEMU's own loader starts the x86 ELF program whose first 8192 bytes are `head`. It takes Multiboot
-    programs, and files of 64 bits only where the header has the addresses that it would look for in them."""
+    """Whether QEMU's own loader starts the x86 ELF program with the first 8192 bytes `head`. QEMU accepts Multiboot
+    programs. It can't read 64-bit ELF headers, so it accepts a 64-bit program only if the Multiboot header has the
+    addresses."""
     if header_problem(head) is not None:
         return False
     return head[len(ELF_MAGIC)] != ELF_64BIT or header_flags(head) & HAS_ADDRESSES != 0
 
 
 def header_flags(head: bytes) -> int:
-    """The flags of the first Multiboot header with a right checksum in `head`; 0 without one."""
+    """The flags of the first Multiboot header with a correct checksum in `head`; 0 when there is none."""
     for offset in range(0, len(head) - HEADER_SIZE + 1, 4):
         magic, flags, checksum = struct.unpack_from("<III", head, offset)
         if magic == MAGIC and (magic + flags + checksum) & 0xFFFFFFFF == 0:
@@ -122,20 +123,20 @@ def header_flags(head: bytes) -> int:
 
 
 def direct_problem(path: str) -> str | None:
-    """Why QEMU's own loader can't start the ELF program at `path`, and what to do, or None."""
+    """Why QEMU's own loader can't start the program at `path`, with the remedy; None if it can."""
     with open(path, "rb") as stream:
         head = stream.read(SEARCH)
         problem = elf_problem(head)
         if problem or boots_directly(head) or has_pvh_entry(stream, head):
             return problem
     if header_problem(head) is None:
-        return "has 64 bits, which QEMU's own loader doesn't take; make an image of it, which boots: rumplab stage"
+        return "has 64 bits, which QEMU's own loader doesn't accept; make an image of it with: rumplab stage"
     return header_problem(head)
 
 
 def has_pvh_entry(stream: BinaryIO, head: bytes) -> bool:
-    """Whether the ELF program has the note that tells Xen, and QEMU, an entry in 32-bit mode: then it needs no
-    Multiboot header."""
+    """Whether the ELF program has the note that tells Xen and QEMU its 32-bit entry point. A program with this note
+    needs no Multiboot header."""
     wide = head[len(ELF_MAGIC)] == ELF_64BIT
     try:
         start = struct.unpack_from("<Q" if wide else "<I", head, 32 if wide else 28)[0]
@@ -150,6 +151,6 @@ def has_pvh_entry(stream: BinaryIO, head: bytes) -> bool:
                 if PVH_NOTE.search(stream.read(min(length, SEARCH))):
                     return True
     except (struct.error, OSError, OverflowError, ValueError):
-        # A damaged one has no entry.
+        # A damaged program counts as one without the note.
         return False
     return False

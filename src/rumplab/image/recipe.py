@@ -1,7 +1,7 @@
-"""What is done to build an image, as data: `writer` carries it out, `shell` prints it.
+"""The steps that build an image, as data. Module `writer` executes them; `shell` prints them.
 
-Every command runs in a work directory that holds the recipe's files and links under fixed names, so no
-command line contains a path that the user chose. `image` is a link to the file being made.
+Every command runs in a work directory with the recipe's files and links under fixed names, so no command line contains
+a path that the user chose. `image` is a link to the file that is made.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from rumplab.image.layout import BLOCK, INODE, INODES, KIB, MIB, PARTITION_START
 from rumplab.image.step import Step
 from rumplab.image.volume import Volume
 
-# Nothing in an image may depend on the moment, the user or the host's settings. The time is the first second
-# of 2000; /dev/null keeps the host's mke2fs.conf out.
+# The content of an image must not depend on the time, the user or the host's settings. The time is the first second of
+# 2000; /dev/null replaces the host's mke2fs.conf.
 TIME = 946684800
 ENVIRONMENT = {
     "E2FSPROGS_FAKE_TIME": str(TIME),
@@ -36,7 +36,7 @@ BOOT_CODE = 440
 
 @dataclass(frozen=True)
 class Partition:
-    """A volume's place in the image, in bytes, and its number: the first one is partition 2."""
+    """A volume's partition: its number, and its start and size in bytes. The first volume is partition 2."""
 
     volume: Volume
     number: int
@@ -45,12 +45,12 @@ class Partition:
 
     @property
     def source(self) -> str:
-        """The link to the volume's directory in the work directory."""
+        """The name, in the work directory, of the link to the volume's directory."""
         return f"volume{self.number}"
 
     @property
     def population(self) -> str:
-        """The file with debugfs's commands in the work directory."""
+        """The name, in the work directory, of the file with debugfs's commands."""
         return f"population{self.number}"
 
     @property
@@ -60,10 +60,10 @@ class Partition:
 
 @dataclass(frozen=True)
 class Recipe:
-    """`files` (name → content) and `links` (name → absolute path) come first, then the steps.
+    """The content of the work directory, `files` (name → content) and `links` (name → absolute path), and the steps.
 
-    `loader` needs nothing of `disk` and takes as long, so the two may run side by side; `boot` needs both.
-    `convert` makes `converted/NAME`, which is the result then, of the raw `image`.
+    `loader` doesn't depend on `disk` and takes about as long, so the two may run in parallel; `boot` needs both. With
+    `convert`, the result is `converted/NAME`, made from the raw `image`.
     """
 
     files: Mapping[str, bytes]
@@ -76,14 +76,14 @@ class Recipe:
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """All of them, one after the other."""
+        """All steps in sequence."""
         return (*self.disk, self.loader, *self.boot, *self.convert)
 
 
 def partition_table(boot: int, partitions: Iterable[Partition]) -> str:
-    """The input of sfdisk: one bootable Linux partition up to byte `boot`, and one for each volume.
+    """The input of sfdisk: one bootable Linux partition that ends at byte `boot`, and one partition for each volume.
 
-    Without volumes, up to the end of the disk.
+    Without volumes, the bootable partition ends at the end of the disk.
     """
     volumes = [f"start={place.start // SECTOR}, size={place.size // SECTOR}, type=83\n" for place in partitions]
     size = f" size={(boot - PARTITION_START) // SECTOR}," if volumes else ""
@@ -92,12 +92,12 @@ def partition_table(boot: int, partitions: Iterable[Partition]) -> str:
 
 
 def file_commands(source: str, name: str) -> list[str]:
-    """debugfs: copies `source` into the current directory. The mode of `source` must not come along."""
+    """debugfs's commands that copy `source` to its current directory, with a fixed mode and owner."""
     return [f"write {source} {name}", f"sif {name} mode 0100644", f"sif {name} uid 0", f"sif {name} gid 0"]
 
 
 def population(module: str | None, grub_modules: Iterable[str], program: str = grub.PROGRAM) -> str:
-    """The input of debugfs that fills the file system, always in the same order. `program` is a path in it."""
+    """The input of debugfs that fills the file system, in a fixed order. `program` is the program's path in it."""
     directory, _, name = program.rpartition("/")
     commands = [
         f"set_current_time @{TIME}",
@@ -118,7 +118,8 @@ def population(module: str | None, grub_modules: Iterable[str], program: str = g
 def file_system_steps(
     tools: Mapping[str, str], start: int, size: int, label: str, uuid: str, inodes: int, population: str
 ) -> tuple[Step, ...]:
-    """An ext2 file system in the `size` bytes from `start` of the image, filled by the commands in a file."""
+    """The steps that make an ext2 file system of `size` bytes at byte `start` of the image. `population` is the file
+    with the commands that fill it."""
     options = f"offset={start},hash_seed={uuid},root_owner=0:0,nodiscard"
     return (
         Step(
@@ -134,7 +135,8 @@ def file_system_steps(
 
 
 def disk_steps(tools: Mapping[str, str], boot: int, partitions: Iterable[Partition]) -> tuple[Step, ...]:
-    """A disk with the boot partition up to byte `boot`, those of the volumes behind it, and their files."""
+    """The steps that make a disk with the boot partition, which ends at byte `boot`, the volumes' `partitions` after
+    it, and their files."""
     partitions = tuple(partitions)
     size = partitions[-1].start + partitions[-1].size if partitions else boot
     steps = [
@@ -154,13 +156,13 @@ def disk_steps(tools: Mapping[str, str], boot: int, partitions: Iterable[Partiti
 
 
 def loader_step(tools: Mapping[str, str]) -> Step:
-    """GRUB's core, as one file."""
+    """The step that makes the file with GRUB's core."""
     options = ("-O", "i386-pc", "-d", tools["grub-modules"], "-o", "core.img", "-p", grub.PREFIX)
     return Step((tools["grub-mkimage"], *options, *grub.CORE_MODULES))
 
 
 def boot_steps(tools: Mapping[str, str]) -> tuple[Step, ...]:
-    """GRUB in front of the partition."""
+    """The steps that write GRUB to the space before the first partition."""
     boot_image = f"{tools['grub-modules']}/boot.img"
     return (
         Step(("dd", f"if={boot_image}", "of=image", f"bs={BOOT_CODE}", "count=1", "conv=notrunc")),
@@ -178,9 +180,9 @@ def recipe(
     convert: tuple[Step, ...] = (),
     menu: grub.Menu | None = None,
 ) -> Recipe:
-    """The whole recipe. `tools` are the paths of component rump_stager; `size` is where the boot partition
-    ends; `module` is the name and content of the Multiboot module, if there is one; `convert` makes another
-    format of the raw image; `menu` takes the place of the one that passes `arguments` to a unikernel."""
+    """The whole recipe. `tools` are the paths of component rump_stager; `size` is the end of the boot partition in
+    bytes; `module` is the name and content of the Multiboot module, if there is one; `convert` are the steps that
+    convert the raw image. `menu` replaces the default menu, which passes `arguments` to a unikernel."""
     partitions = tuple(partitions)
     grub_modules = Path(tools["grub-modules"])
     name = module[0] if module else None
@@ -208,7 +210,7 @@ def recipe(
 
 
 def shell(made: Recipe, output: Path) -> str:
-    """`made` as a POSIX shell command that writes `output`, fit to be pasted."""
+    """`made` as a POSIX shell command that writes `output`. The user can paste it into a shell."""
     target = shlex.quote(str(output))
     temporary = shlex.quote(str(output.parent / ".rumplab-stage.XXXXXX"))
     result = f'"$converted"/{shlex.quote(output.name)}' if made.convert else '"$image"'

@@ -1,5 +1,5 @@
-"""What a file that is to be a disk is, by its own bytes: read, or refused by its name. Nothing is taken for a raw disk
-only because it is nothing else that is known here."""
+"""Recognises the format of a disk by its content. Refuses known formats that rumplab doesn't support, with their names,
+so that such a file isn't used as a raw disk."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ UNPACK = "unpack it first: {tool} {path}"
 
 @dataclass(frozen=True)
 class Kind:
-    """Something with `magic` at byte `offset`, or from the end where that is negative. It is `name`, and `remedy` says
-    what to do about it."""
+    """An unsupported kind of file: it has the bytes `magic` at byte `offset`, which counts from the end if negative.
+    `name` and `remedy` are for the message."""
 
     name: str
     offset: int
@@ -30,7 +30,7 @@ class Kind:
 
 
 def foreign(name: str, offset: int, magic: bytes, format: str) -> Kind:
-    """A disk in another format, which QEMU calls `format`."""
+    """A disk in an unsupported format. `format` is QEMU's name of the format."""
     return Kind(name, offset, magic, CONVERT.replace("{format}", format))
 
 
@@ -38,7 +38,7 @@ def packed(name: str, magic: bytes, tool: str, offset: int = 0) -> Kind:
     return Kind(name, offset, magic, UNPACK.replace("{tool}", tool))
 
 
-# The first that fits counts.
+# The first kind that matches counts.
 KINDS = (
     Kind(
         "a kernel in Linux's boot protocol",
@@ -69,20 +69,21 @@ KINDS = (
     Kind("a program for EFI or Windows", 0, b"MZ", "the machine has a BIOS, which boots a disk; name one"),
     Kind("a Mach-O program", 0, b"\xcf\xfa\xed\xfe", "name an ELF program, or a disk"),
 )
-# ISO 9660: what its first descriptor says, behind a byte for its kind.
+# ISO 9660: the identifier in the first descriptor, after the byte with the descriptor's type.
 CD_AT, CD = 16 * 2048 + 1, b"CD001"
 DESCRIPTOR = b"# Disk DescriptorFile"
-# As many bytes as a descriptor has at most, to QEMU.
+# The most bytes that QEMU reads of a descriptor.
 LARGEST_DESCRIPTOR = 20 * SECTOR
 EXTENT = re.compile(r'^[ \t]*(?:RW|RDONLY|NOACCESS)[ \t]+\d+[ \t]+(\w+)(?:[ \t]+"([^"]*)")?', re.MULTILINE)
 PARENT = re.compile(r"^[ \t]*parentCID[ \t]*=[ \t]*(\w+)", re.MULTILINE)
 NO_PARENT = "ffffffff"
-# Whatever stands in a text; none of it begins a disk.
+# The bytes of a text file. A disk doesn't begin with such bytes only.
 TEXT = frozenset(range(0x20, 0x7F)) | {0x09, 0x0A, 0x0D} | frozenset(range(0x80, 0x100))
 
 
 def format_of(path: str) -> str:
-    """RAW, QCOW2 or VMDK. RumplabError names what is something else. OSError where it can't be read."""
+    """The format of the file `path`: RAW, QCOW2 or VMDK. RumplabError for another kind of file; OSError when it can't
+    be read."""
     with regular.opened(path) as stream:
         head = stream.read(SECTOR * 2)
         if head.startswith(b"QFI\xfb") and head[4:8] != b"\0\0\0\x01":
@@ -95,49 +96,51 @@ def format_of(path: str) -> str:
             return VMDK
         for kind in KINDS:
             if at(stream, kind) == kind.magic:
-                raise RumplabError(f"{path} is {kind.name}, which isn't read; {kind.remedy.format(path=path)}")
+                raise RumplabError(f"{path} is {kind.name}, which isn't supported; {kind.remedy.format(path=path)}")
     if head and TEXT.issuperset(head):
         raise RumplabError(f"{path} is a text, not a disk image; name an image or a program")
     return RAW
 
 
 def at(stream: BinaryIO, kind: Kind) -> bytes:
-    """What stands where `kind` has its mark."""
+    """The bytes at the position of the magic of `kind`."""
     try:
         stream.seek(kind.offset, os.SEEK_END if kind.offset < 0 else os.SEEK_SET)
     except OSError:
-        # It is shorter than that.
+        # The file is shorter than the offset.
         return b""
     return stream.read(len(kind.magic))
 
 
 def check_sparse(path: str, head: bytes) -> None:
-    """RumplabError for a sparse VMDK that names other files: QEMU takes its descriptor for one that stands alone."""
+    """RumplabError for a sparse VMDK without data: QEMU treats it as a descriptor, which names other files."""
     capacity = struct.unpack_from("<Q", head.ljust(SECTOR, b"\0"), 12)[0]
     if not capacity:
-        raise RumplabError(f"{path} is a VMDK without data of its own, which isn't read; convert it to one file")
+        raise RumplabError(f"{path} is a VMDK without data of its own, which isn't supported; {convert_vmdk(path)}")
 
 
 def check_descriptor(path: str, content: bytes) -> None:
-    """RumplabError unless the VMDK descriptor at `path` is of a disk whose parts are files beside it: a part may be any
-    file of the user's, and a guest reads and writes it."""
+    """RumplabError unless all parts of the VMDK descriptor at `path` are files in its directory. A descriptor could
+    name any file of the user as a part, and the guest would read and write that file."""
     text = content.decode(errors="surrogateescape")
     parent = PARENT.search(text)
     if parent and parent[1].lower() != NO_PARENT:
-        raise RumplabError(f"{path} is a VMDK over another one, which isn't read; {convert_vmdk(path)}")
+        raise RumplabError(f"{path} is a VMDK over another one, which isn't supported; {convert_vmdk(path)}")
     parts = EXTENT.findall(text)
     if not parts:
-        raise RumplabError(f"{path} is a VMDK descriptor that names no part of a disk; is it all there?")
+        raise RumplabError(f"{path} is a VMDK descriptor that names no part of a disk; get a complete copy of it")
     for kind, name in parts:
         if kind == "ZERO":
             continue
         if kind not in ("FLAT", "SPARSE"):
-            raise RumplabError(f"{path} is a VMDK with a part of kind {kind}, which isn't read; {convert_vmdk(path)}")
+            raise RumplabError(
+                f"{path} is a VMDK with a part of kind {kind}, which isn't supported; {convert_vmdk(path)}"
+            )
         if not name or "/" in name or name in (".", ".."):
-            raise RumplabError(f"{path} is a VMDK with a part that isn't beside it, '{name}'; {convert_vmdk(path)}")
+            raise RumplabError(f"{path} is a VMDK with a part outside its directory, '{name}'; {convert_vmdk(path)}")
         part = os.path.join(os.path.dirname(path), name)
         if os.path.islink(part) or not os.path.isfile(part):
-            raise RumplabError(f"{part}, a part of the VMDK {path}, is no file; put it there")
+            raise RumplabError(f"{part}, a part of the VMDK {path}, is not a file; copy the part there")
 
 
 def convert_vmdk(path: str) -> str:
@@ -145,7 +148,7 @@ def convert_vmdk(path: str) -> str:
 
 
 def boots(path: str) -> bool:
-    """Whether a raw disk has the mark that a BIOS looks for before it boots one, or is a CD, which has none."""
+    """Whether a BIOS boots the raw disk: it has the boot signature, or it is a CD, which needs none."""
     with regular.opened(path) as stream:
         if stream.read(SECTOR)[-2:] == b"\x55\xaa":
             return True
@@ -153,7 +156,7 @@ def boots(path: str) -> bool:
 
 
 def is_cd(path: str) -> bool:
-    """Whether it has ISO 9660's first descriptor where that is; it may be a disk's too (a hybrid)."""
+    """Whether the file has ISO 9660's first descriptor. A hybrid image has it as well and is also a disk."""
     with regular.opened(path) as stream:
         stream.seek(CD_AT)
         return stream.read(len(CD)) == CD

@@ -1,7 +1,8 @@
-"""The format of a disk, as it was when the user first gave it: never read again from bytes that a guest can write.
+"""Records the format of a disk when the user first uses it. Later runs use the record and not the disk's content, which
+a guest can write.
 
-A guest that writes the header of a qcow2 file into its raw disk would else have, at the next run, any file of the
-user's that the header names as what is below it, or as its data.
+Without the record, a guest could write a qcow2 header to its raw disk. At the next run, it could then access any file
+of the user that this header names as the backing file or the data file.
 """
 
 from __future__ import annotations
@@ -24,18 +25,19 @@ from rumplab.lab.config import Lab
 from rumplab.machine import boot_media
 from rumplab.machine.boot_media import Media
 
-# Of a qcow2 file: where the name of what is below it stands, how long that is, and what a reader has to know.
+# Fields of a qcow2 header: offset and length of the backing file's name; the incompatible features, and the bit for an
+# external data file.
 BACKING, FEATURES, DATA_FILE = struct.Struct(">QI"), struct.Struct(">Q"), 1 << 2
-# Of a sparse VMDK: its size, and where its description is, in sectors.
+# Fields of a sparse VMDK's header: the capacity; offset and length of the embedded descriptor. All are in sectors.
 EXTENT, DESCRIPTION = struct.Struct("<Q"), struct.Struct("<QQ")
 LARGEST_DESCRIPTION = 128 * SECTOR
 PARENT = re.compile(rb"^[ \t]*parentCID[ \t]*=[ \t]*(?!ffffffff)\w+", re.MULTILINE | re.IGNORECASE)
 
 
 def settle(lab: Lab, path: str, given: str | None, allow_backing: bool) -> Media:
-    """The program or the disk at `path`. The format of a disk is what the user has `given`, what was recorded when it
-    was staged or first run, or what it looks like, which is recorded then. RumplabError for one that names other files,
-    unless `allow_backing`."""
+    """The program or disk at `path`. The format of a disk is the one that the user has `given`, else the one recorded
+    when the disk was staged or first used, else the one that its content shows; this is recorded. RumplabError for a
+    disk that names other files, unless `allow_backing`."""
     absolute = os.path.abspath(path)
     known = None if given else staged(absolute) or remembered(lab, absolute)
     found = boot_media.inspect(path, given or known)
@@ -51,32 +53,32 @@ def settle(lab: Lab, path: str, given: str | None, allow_backing: bool) -> Media
 
 
 def tell_change(path: str, known: str) -> None:
-    """Says where the disk at `path`, `known` as that, looks like something else by now."""
+    """Prints a warning if the content of the disk at `path` no longer looks like the recorded format `known`."""
     try:
         looks = boot_media.inspect(path).format
     except RumplabError:
-        # What a guest writes there, as a file system without a boot sector, need be nothing that is known here.
+        # A guest may write any content to its disk, for example a file system without a boot sector.
         return
     if looks not in (known, None):
         print(
-            f"rumplab: {path} is a {known} disk on record and looks like {looks} now; it is run as {known}. If you, and"
-            f" not a guest, have changed it: --format {looks} (of --drive: format={looks})",
+            f"rumplab: {path} is recorded as a {known} disk and looks like {looks} now; it is used as {known}. If you"
+            f" changed it, and not a guest, use: --format {looks} (with --drive: format={looks})",
             file=sys.stderr,
         )
 
 
 def check(path: str, kind: str) -> None:
-    """RumplabError for a disk that names other files, which whoever made it has chosen."""
+    """RumplabError for a disk that names other files: the disk's author has chosen them, and not the user."""
     others = references(path, kind)
     if others:
         raise RumplabError(
-            f"{path} {others}, so that a guest would have files that you don't name here; if you trust whoever made it:"
-            f" --allow-backing; or make one file of it: qemu-img convert -f {kind} -O qcow2 {path} NEW.qcow2"
+            f"{path} {others}, so a guest could access files that you haven't named; if you trust the disk's author,"
+            f" use --allow-backing; or make one file of it: qemu-img convert -f {kind} -O qcow2 {path} NEW.qcow2"
         )
 
 
 def staged(path: str) -> str | None:
-    """What ``rumplab stage`` wrote beside the image."""
+    """The format in the image's sidecar, which ``rumplab stage`` wrote; None when there is none."""
     try:
         kind = json.loads(Path(f"{path}.rumplab.json").read_text(encoding="utf-8"))["format"]
     except (OSError, *MALFORMED):
@@ -90,7 +92,7 @@ def place(lab: Lab, path: str) -> Path:
 
 
 def identity(path: str) -> list[int]:
-    """What tells this file from another that was put in its place."""
+    """The device and inode of the file, which distinguish it from another file at the same path."""
     status = os.stat(path)
     return [status.st_dev, status.st_ino]
 
@@ -105,7 +107,7 @@ def remembered(lab: Lab, path: str) -> str | None:
 
 
 def remember(lab: Lab, path: str, kind: str) -> None:
-    """Records the format. RumplabError where that can't be done: the next run would have to guess."""
+    """Records the format. RumplabError when that fails: without a record, the next run would read the content."""
     target = place(lab, path)
     made = target.with_name(f".{target.name}.{os.getpid()}")
     try:
@@ -113,11 +115,13 @@ def remember(lab: Lab, path: str, kind: str) -> None:
         made.replace(target)
     except OSError as error:
         made.unlink(missing_ok=True)
-        raise RumplabError(f"cannot record the format of {path} in {target}: {error.strerror}") from error
+        raise RumplabError(
+            f"cannot record the format of {path} in {target}: {error.strerror}; make its directory writable"
+        ) from error
 
 
 def references(path: str, kind: str) -> str | None:
-    """Which other files the disk needs, in words; None for a disk that is all there."""
+    """A phrase about the other files that the disk refers to; None when it refers to none."""
     if kind == RAW:
         return None
     with open(path, "rb") as stream:
@@ -126,11 +130,11 @@ def references(path: str, kind: str) -> str | None:
             offset, length = BACKING.unpack_from(head, 8)
             if offset:
                 stream.seek(min(offset, 1 << 40))
-                return f"lies over {stream.read(min(length, 1023)).decode(errors='replace')!r}"
+                return f"has the backing file {stream.read(min(length, 1023)).decode(errors='replace')!r}"
             later = int.from_bytes(head[4:8], "big") >= 3
             return "has its data in another file" if later and FEATURES.unpack_from(head, 72)[0] & DATA_FILE else None
         if head.startswith(recognise.DESCRIPTOR):
-            # Its parts stand beside it, or it is refused.
+            # check_descriptor() refuses parts outside the descriptor's directory.
             recognise.check_descriptor(path, head + stream.read(recognise.LARGEST_DESCRIPTOR))
             return None
         if not EXTENT.unpack_from(head, 12)[0]:
@@ -138,4 +142,4 @@ def references(path: str, kind: str) -> str | None:
         offset, length = DESCRIPTION.unpack_from(head, 28)
         stream.seek(min(offset, 1 << 40) * SECTOR)
         text = stream.read(min(length * SECTOR, LARGEST_DESCRIPTION))
-    return "lies over another disk" if PARENT.search(text) or b"parentFileNameHint" in text else None
+    return "has another disk as its parent" if PARENT.search(text) or b"parentFileNameHint" in text else None

@@ -1,7 +1,7 @@
-"""rumprun's configuration, read from a YAML file that a person can read. docs/protocols/rumprun-config.md defines it.
+"""Reads rumprun's configuration from a YAML file. docs/protocols/rumprun-config.md defines the format.
 
-The file is read as YAML's nodes, not as values, so that every complaint names its line, and so that a number
-stays as it is written: `1.10` and `0755` are arguments of a program, not numbers.
+The file is read as YAML nodes and not as values, so that every error message has a line number, and so that a number
+keeps its text: `1.10` and `0755` are arguments of a program, not numbers.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import yaml
 from rumplab.errors import RumplabError
 from rumplab.image import rumprun_schema as schema
 
-# Far beyond what rumprun takes, and short enough for a reader in Python.
+# Much larger than a configuration that rumprun accepts, and small enough for a YAML parser in Python.
 LARGEST_FILE = 64 * 1024
-# The reader's time grows with the square of the brackets that are open. A configuration has six.
+# The parser's time grows with the square of the nesting depth. A valid configuration has a depth of at most six.
 DEEPEST = 100
 BRACKET = re.compile(r"[\[\]{}]")
-# rumprun copies its configuration into 4096 bytes, with a NUL.
+# rumprun copies its configuration to a buffer of 4096 bytes, including a NUL.
 LARGEST_CONFIGURATION = 4094
 TAG = "tag:yaml.org,2002:"
 READ_AS_OTHERS = {f"{TAG}bool": "true or false", f"{TAG}null": "nothing"}
@@ -40,9 +40,9 @@ MOST_NAMESERVERS, MOST_SEARCHED = 3, 6
 
 
 def configuration(path: Path, kind: str) -> bytes:
-    """The JSON for rumprun in schema `kind`, `new` or `old`, of the YAML file `path`.
+    """The configuration in the YAML file `path` as JSON for rumprun, in the schema `kind`: `new` or `old`.
 
-    RumplabError names file and line of what is wrong.
+    RumplabError names the file and line of an error.
     """
     config = read(path)
     try:
@@ -52,30 +52,31 @@ def configuration(path: Path, kind: str) -> bytes:
     content = text.encode()
     if len(content) > LARGEST_CONFIGURATION:
         raise RumplabError(
-            f"{path}: rumprun takes a configuration of at most {LARGEST_CONFIGURATION} bytes, and this one"
-            f" makes {len(content)}; move data into files of a --volume"
+            f"{path}: rumprun accepts a configuration of at most {LARGEST_CONFIGURATION} bytes, and this one"
+            f" has {len(content)}; move data into files of a --volume"
         )
     return content
 
 
 def read(path: Path) -> schema.Config:
-    """The configuration in the YAML file `path`. RumplabError names file and line of what is wrong."""
+    """The configuration in the YAML file `path`. RumplabError names the file and line of an error."""
     try:
         with open(path, "rb") as file:
             content = file.read(LARGEST_FILE + 1)
     except OSError as error:
         raise RumplabError(f"cannot read {path}: {error.strerror}") from error
     if len(content) > LARGEST_FILE:
-        raise RumplabError(f"{path} is larger than 64 KiB; put data into files of a --volume")
+        raise RumplabError(f"{path} is larger than 64 KiB; move data into files of a --volume")
     root = compose(path, content)
-    # Without aliases, no file of that size has as many.
+    # A file of the allowed size exceeds this number of values only with aliases.
     if root is not None and values(root, {}) > LARGEST_FILE:
-        raise RumplabError(f"{path} stands for more values than a configuration has room for; use fewer aliases")
+        raise RumplabError(f"{path} has more values than a configuration can have; use fewer aliases")
     return Reader(path).config(root)
 
 
 def compose(path: Path, content: bytes) -> yaml.Node | None:
-    """The root of the one YAML document in `content`, or None of an empty one."""
+    """The root node of the one YAML document in `content`; None for an empty document. RumplabError for invalid
+    YAML."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -95,14 +96,14 @@ def compose(path: Path, content: bytes) -> yaml.Node | None:
     except RecursionError as error:
         raise RumplabError(f"{path} is nested too deeply to be a configuration") from error
     except (ValueError, OverflowError) as error:
-        # Of a number in an escape or in a version, which the reader doesn't look at.
+        # The parser doesn't check the number in an escape sequence or in the YAML version.
         raise RumplabError(f"{path} is not YAML: {error}") from error
 
 
 def values(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many values a node stands for, with those that aliases repeat; `known` has what was counted."""
+    """The number of values in a node, including those that aliases repeat. `known` caches the numbers by node id."""
     if id(node) not in known:
-        # For an alias in what it stands for itself, which the configuration has no place for.
+        # The entry ends the recursion for an alias inside its own anchor, which the reader rejects later.
         known[id(node)] = 0
         inner = node.value if isinstance(node, yaml.CollectionNode) else ()
         parts = (one for item in inner for one in (item if isinstance(item, tuple) else (item,)))
@@ -111,14 +112,14 @@ def values(node: yaml.Node, known: dict[int, int]) -> int:
 
 
 def depth(text: str) -> int:
-    """How deep brackets are nested in `text`, about: those in quotes and comments count."""
+    """An estimate of the nesting depth of brackets in `text`; it includes brackets in quotes and comments."""
     changes = (1 if found[0] in "[{" else -1 for found in BRACKET.finditer(text))
     return max(accumulate(changes, initial=0))
 
 
 @dataclass(frozen=True)
 class Mapping:
-    """A mapping of YAML: its values by key, each key as a node for its line, and the line it begins on."""
+    """A YAML mapping: the value node and the key node of each key, and the line on which the mapping begins."""
 
     values: dict[str, yaml.Node]
     keys: dict[str, yaml.Node]
@@ -127,7 +128,7 @@ class Mapping:
 
 @dataclass(frozen=True)
 class Reader:
-    """Turns YAML's nodes into a configuration. Every method raises RumplabError with the node's line."""
+    """Converts YAML nodes to a configuration. For an invalid node, every method raises RumplabError with its line."""
 
     path: Path
 
@@ -135,7 +136,7 @@ class Reader:
         raise RumplabError(f"{self.path}: line {node.start_mark.line + 1}: {message}")
 
     def mapping(self, node: yaml.Node, what: str, known: Iterable[str] | None = None) -> Mapping:
-        """The mapping `node`, whose keys must be among the `known` ones, if those are given."""
+        """The mapping `node`. If `known` is given, it has all allowed keys. `what` names the node in messages."""
         if not isinstance(node, yaml.MappingNode):
             self.fail(node, f"{what} must be a mapping: lines of 'key: value'")
         values: dict[str, yaml.Node] = {}
@@ -144,7 +145,7 @@ class Reader:
             key = self.text(key_node, f"a key in {what}")
             if key in values:
                 first = keys[key].start_mark.line + 1
-                self.fail(key_node, f"'{key}' stands in {what} again, after line {first}")
+                self.fail(key_node, f"'{key}' is in {what} twice, first in line {first}; remove one")
             if known is not None and key not in known:
                 self.unknown(key_node, key, what, known)
             values[key], keys[key] = value, key_node
@@ -162,7 +163,7 @@ class Reader:
         return list(node.value)
 
     def text(self, node: yaml.Node, what: str) -> str:
-        """The scalar `node` as it is written. Refused when YAML takes it for something that has no text."""
+        """The text of the scalar `node`. An unquoted boolean or null is an error."""
         if not isinstance(node, yaml.ScalarNode):
             self.fail(node, f"{what} must be one value")
         if node.tag in READ_AS_OTHERS:
@@ -170,13 +171,13 @@ class Reader:
             self.fail(node, f"{what}: YAML reads {written} as {READ_AS_OTHERS[node.tag]}; quote it")
         value: str = node.value
         if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-            self.fail(node, f"{what} can't hold a NUL or half a surrogate pair")
+            self.fail(node, f"{what} can't contain a NUL or half a surrogate pair")
         return value
 
     def matching(self, node: yaml.Node, what: str, pattern: re.Pattern[str], example: str) -> str:
         value = self.text(node, what)
         if not pattern.fullmatch(value):
-            self.fail(node, f"'{value}' can't be {what}; write it like {example}")
+            self.fail(node, f"'{value}' is not {what}; write it like {example}")
         return value
 
     def choice(self, node: yaml.Node, what: str, choices: Iterable[str]) -> str:
@@ -256,7 +257,7 @@ class Reader:
         return schema.Interface(line, name, create, tuple(self.address(item) for item in addresses))
 
     def address(self, node: yaml.Node) -> schema.Address:
-        """`dhcp`, `auto` (IPv6), or ADDRESS/PREFIX."""
+        """An interface's address: `dhcp`, `auto` (IPv6), or ADDRESS/PREFIX."""
         value = self.text(node, "an address")
         line = node.start_mark.line + 1
         if value in schema.METHODS:
@@ -264,9 +265,9 @@ class Reader:
         try:
             interface = ipaddress.ip_interface(value)
         except ValueError:
-            self.fail(node, f"'{value}' can't be an address; write dhcp, auto, 10.0.0.2/24 or fd00::2/64")
+            self.fail(node, f"'{value}' is not an address; write dhcp, auto, 10.0.0.2/24 or fd00::2/64")
         if "/" not in value:
-            self.fail(node, f"address {value} needs the length of its network's prefix, such as {value}/24")
+            self.fail(node, f"address {value} has no prefix length; write it like {value}/24")
         cidr = f"{interface.ip}/{interface.network.prefixlen}"
         return schema.Address(line, schema.FAMILIES[interface.version], "static", cidr)
 
@@ -275,7 +276,7 @@ class Reader:
         try:
             return ipaddress.ip_address(value)
         except ValueError:
-            self.fail(node, f"'{value}' can't be {what}; write it like 10.0.0.1 or fd00::1")
+            self.fail(node, f"'{value}' is not {what}; write it like 10.0.0.1 or fd00::1")
 
     def gateways(self, node: yaml.Node) -> tuple[schema.Gateway, ...]:
         found: list[schema.Gateway] = []
@@ -283,7 +284,7 @@ class Reader:
             address = self.ip(item, "a gateway")
             family = schema.FAMILIES[address.version]
             if any(gateway.family == family for gateway in found):
-                self.fail(item, f"a second gateway for {family}; rumprun takes one for IPv4 and one for IPv6")
+                self.fail(item, f"a second gateway for {family}; rumprun accepts one for IPv4 and one for IPv6")
             found.append(schema.Gateway(item.start_mark.line + 1, family, str(address)))
         return tuple(found)
 
@@ -309,7 +310,7 @@ class Reader:
                 self.fail(node, f"device {name} needs '{needed}'")
         kind = self.choice(fields.values["type"], "type", ("etfs", "vnd"))
         if kind == "vnd" and not VND.fullmatch(name):
-            self.fail(key, f"'{name}' can't be a vnd device's name; write it like vnd0")
+            self.fail(key, f"'{name}' is not a vnd device's name; write it like vnd0")
         path = self.text(fields.values["path"], "path")
         return schema.Device(key.start_mark.line + 1, name, kind, path)
 
@@ -335,7 +336,7 @@ class Reader:
     def absolute(self, node: yaml.Node, what: str) -> str:
         value = self.text(node, what)
         if not value.startswith("/"):
-            self.fail(node, f"'{value}' can't be {what}; it begins with /")
+            self.fail(node, f"'{value}' is not {what}; begin it with /")
         return value
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""rumprun's configuration for the verbs that take one, without loading a YAML reader before it is needed."""
+"""rumprun's configuration, for the verbs that accept one. The YAML parser is loaded only when it is needed."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 from rumplab.errors import NotProvisioned
 from rumplab.lab.config import Lab
 
-# rumprun_schema has a function for each; the first is the default.
+# The schemas; rumprun_schema has a function for each. The first one is the default.
 SCHEMAS = ("new", "old")
 
 
 def make(path: Path, kind: str | None, lab: Lab, option: str) -> bytes:
-    """rumprun's JSON made of the YAML file `path`, which `option` named, in schema `kind` or the default one.
-    NotProvisioned when there is no YAML reader."""
+    """The YAML file `path`, which the user gave with `option`, as JSON for rumprun in schema `kind` (None: the
+    default). NotProvisioned when PyYAML isn't installed."""
     try:
         from rumplab.image import rumprun_config
     except ImportError as error:

@@ -1,8 +1,8 @@
-"""What a rumprun unikernel can be told, and the two JSON schemas in which it is told.
+"""The configuration of a rumprun unikernel, and the two JSON schemas for it.
 
-The newer schema is that of rumprun's doc/config.md, as its code reads it. The older one is what rumprun read
-before: flat objects, and a key again for each device, interface and variable. JSON as a list of pairs, in
-`Pairs`, can hold that.
+The newer schema is that of rumprun's doc/config.md; where rumprun's code differs, the code counts. The older schema is
+that of earlier releases: flat objects, in which a key is repeated for each device, interface and variable. `Pairs`
+represents an object with repeated keys.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ SOURCES = ("blk", "kernfs", "tmpfs")
 FAMILIES = {4: "inet", 6: "inet6"}
 METHODS = {"dhcp": "inet", "auto": "inet6"}
 ETFS_PREFIX = "blkfront:"
-# Readers of the older schema don't agree on whether to decode JSON's escapes.
+# Some parsers of the older schema decode JSON's escapes, and some don't.
 ESCAPED = re.compile(r"[\"\\\x00-\x1f]")
 
 
 class NotExpressible(Exception):
-    """Something that the older schema has no words for; `line` is where the file asks for it."""
+    """The older schema can't express a part of the configuration. `line` is the part's line in the file."""
 
     def __init__(self, line: int, message: str) -> None:
-        super().__init__(f"{message}; use --rumprun-schema new, or leave it out")
+        super().__init__(f"{message}; use --rumprun-schema new, or omit the option")
         self.line = line
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """A JSON object as a sequence of keys and values, in which a key may stand more than once."""
+    """A JSON object as a sequence of keys and values. A key may occur more than once."""
 
     items: tuple[tuple[str, Json], ...]
 
@@ -42,7 +42,7 @@ Json = Union[str, bool, "list[Json]", Pairs]
 
 @dataclass(frozen=True)
 class Program:
-    """A program of the unikernel; `runmode` is empty, `&` or `|`. `line`, here and below: in the file."""
+    """A program of the unikernel. `runmode` is '', '&' or '|'. Here and below, `line` is the line in the YAML file."""
 
     line: int
     name: str
@@ -104,7 +104,8 @@ class Network:
 
 @dataclass(frozen=True)
 class Device:
-    """A device made at boot: `kind` etfs, with the path of a Xen disk, or vnd, with that of a file."""
+    """A device that rumprun makes at boot. `kind` is 'etfs', with the path of a Xen disk, or 'vnd', with that of a
+    file."""
 
     line: int
     name: str
@@ -114,7 +115,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Mount:
-    """A file system: `source` blk, with the `path` of a device, kernfs, or tmpfs, maybe with a `size`."""
+    """A file system. `source` is 'blk', with the `path` of a device; 'kernfs'; or 'tmpfs', optionally with a `size`."""
 
     line: int
     place: str
@@ -134,7 +135,7 @@ class Config:
 
 
 def write(value: Json) -> str:
-    """`value` as JSON, its keys in their order, without blanks: rumprun's room is small."""
+    """`value` as JSON, with the keys in their order. It has no blanks, because rumprun's buffer is small."""
     if isinstance(value, Pairs):
         return "{" + ",".join(f"{write(key)}:{write(item)}" for key, item in value.items) + "}"
     if isinstance(value, list):
@@ -143,7 +144,7 @@ def write(value: Json) -> str:
 
 
 def pairs(items: Iterable[tuple[str, Json | None]]) -> Pairs:
-    """The items that have a value."""
+    """A JSON object of the items whose value isn't None."""
     return Pairs(tuple((key, value) for key, value in items if value is not None))
 
 
@@ -180,7 +181,7 @@ def texts(values: Iterable[str]) -> list[Json]:
 
 
 def new_program(item: Program) -> Pairs:
-    # The document says `args`; the code reads `argv`, refuses `args`, and doesn't check that it is there.
+    # rumprun's document says `args`, but its code reads `argv`, rejects `args`, and doesn't check that `argv` exists.
     return pairs([("bin", item.name), ("argv", texts(item.arguments)), ("runmode", item.runmode or None)])
 
 
@@ -198,7 +199,7 @@ def new_mount(item: Mount) -> Pairs:
 
 
 def old(config: Config) -> str:
-    """`config` in the older schema. NotExpressible where that has no words for it."""
+    """`config` in the older schema. NotExpressible when the schema can't express it."""
     if config.network.dns:
         raise NotExpressible(config.network.dns.line, "the older schema has no name servers")
     if len(config.programs) > 1:
@@ -213,14 +214,14 @@ def old(config: Config) -> str:
 
 
 def plain(line: int, text: str) -> str:
-    """`text`, if all readers of the older schema read it alike."""
+    """`text`, if all parsers of the older schema read it unchanged. Else NotExpressible."""
     if ESCAPED.search(text):
         raise NotExpressible(line, f"{text!r}: a quote, backslash or control character may arrive changed")
     return text
 
 
 def command_line(program: Program) -> str:
-    """The words of `program` as rumprun splits them: at blanks, except in quotes."""
+    """The command line of `program`, which rumprun splits at blanks outside quotes."""
     if program.runmode:
         raise NotExpressible(program.line, "the older schema has no runmode")
     words = [plain(program.line, word) for word in (program.name, *program.arguments)]
@@ -231,7 +232,7 @@ def command_line(program: Program) -> str:
 
 
 def old_devices(config: Config) -> list[Json]:
-    """The older schema's blk objects: a device and its mount in one."""
+    """The older schema's blk objects. Each describes a device and its mount."""
     found: list[Json] = []
     mounted = set()
     for item in config.mounts:
@@ -240,7 +241,7 @@ def old_devices(config: Config) -> list[Json]:
         device = next((device for device in config.devices if item.path in paths_of(device)), None)
         if device:
             mounted.add(device.name)
-        # The older schema asks for source and path of a kernfs too, and doesn't look at them.
+        # The older schema requires source and path also for a kernfs, and ignores their values.
         source, path = ("dev", item.path or "virtual") if device is None else old_source(device)
         found.append(
             pairs(
@@ -256,24 +257,24 @@ def old_devices(config: Config) -> list[Json]:
         if device.name in mounted:
             continue
         raise NotExpressible(
-            device.line, f"device {device.name} isn't mounted, and the older schema chooses its name itself"
+            device.line, f"device {device.name} isn't mounted, and in the older schema only a mount makes a device"
         )
     return found
 
 
 def paths_of(device: Device) -> tuple[str, ...]:
-    """Where `device` stands in the newer schema; a vnd is used by its raw partition."""
+    """The paths of `device` in mounts of the newer schema. A vnd may be mounted by its raw partition."""
     path = f"/dev/{device.name}"
     return (path, f"{path}d") if device.kind == "vnd" else (path,)
 
 
 def old_source(device: Device) -> tuple[str, str]:
-    """Source and path of `device`; the older schema knows Xen's disks without a prefix."""
+    """Source and path of `device`. In the older schema, the path of a Xen disk has no prefix."""
     return device.kind, device.path.removeprefix(ETFS_PREFIX)
 
 
 def old_network(network: Network) -> list[Json]:
-    """The older schema's net objects: one address each, the gateway beside the one whose network it is in."""
+    """The older schema's net objects. Each has one address; a gateway is in the object of an address in its network."""
     waiting = list(network.gateways)
     found: list[Json] = []
     for interface in network.interfaces:

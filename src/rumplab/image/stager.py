@@ -1,4 +1,4 @@
-"""From a program, its arguments and its volumes to the recipe of an image."""
+"""Makes the recipe of an image from a program, its arguments and its volumes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ TOOLS = ("sfdisk", "mke2fs", "debugfs", "grub-mkimage", "grub-modules")
 
 @dataclass(frozen=True)
 class Content:
-    """What goes into the image beside the program. `module` is a file name and its content."""
+    """The unikernel's arguments and configuration in the image. `module` is the name and content of the Multiboot
+    module, if there is one."""
 
     arguments: str
     module: tuple[str, bytes] | None
@@ -32,8 +33,10 @@ def plan(
     wanted: int | None,
     kind: str,
 ) -> tuple[Recipe, int]:
-    """The recipe of an image of format `kind` whose boot partition takes up to `boot` bytes, and the disk's
-    size, `wanted` or just large enough. What is more than enough goes to the last partition."""
+    """The recipe of an image of format `kind`, and the disk's size in bytes. `boot` is the end of the boot partition.
+
+    The size is `wanted`, or the smallest possible one if that is None. The last partition gets the surplus.
+    """
     sizes = [layout.volume_size(item.contents, item.inodes) for item in volumes]
     what = "the program with its volumes" if volumes else "the program"
     size = layout.choose(wanted, boot + sum(sizes), what)
@@ -45,26 +48,27 @@ def plan(
     partitions = [
         Partition(item, number, start, length) for number, (item, (start, length)) in enumerate(zip(volumes, places), 2)
     ]
-    # QEMU is needed for the other formats only.
+    # Only formats other than raw need QEMU.
     qemu_img = "" if kind == "raw" else config.load().component("qemu").path("qemu-img")
     convert = formats.conversion(qemu_img, kind, output.name, size)
     return recipe(tools(), program, boot, content.arguments, content.module, partitions, convert), size
 
 
 def tools() -> dict[str, str]:
-    """The paths of the programs that build an image. NotProvisioned when one is missing."""
+    """The paths of the tools that build an image, by name. NotProvisioned when the component is missing."""
     component = config.load().component(COMPONENT)
     return {name: component.path(name) for name in TOOLS}
 
 
 def content_sizes(program_size: int, content: Content) -> list[int]:
-    """The sizes in bytes of the files in the image; the menu is at most a few pages of arguments."""
+    """The sizes in bytes of the program, the module and the menu; the menu's size is an upper bound."""
     module = len(content.module[1]) if content.module else 0
     return [program_size, module, 4 * len(content.arguments) + layout.BLOCK]
 
 
 def choose_content(arguments: str | None, configuration: bytes | None) -> Content:
-    """Which way the arguments and the configuration go into the image; see rumplab.image.grub."""
+    """Puts the arguments and the configuration on the command line or in a module; rumplab.image.grub tells why.
+    UsageError when neither is possible."""
     arguments = arguments or ""
     fits = grub.survives_command_line(arguments)
     if configuration is None:
@@ -73,7 +77,7 @@ def choose_content(arguments: str | None, configuration: bytes | None) -> Conten
         return Content("", ("arguments", arguments.encode(errors="surrogateescape")))
     if not fits:
         raise UsageError(
-            "with a configuration, --args can hold no quote, backslash or control character and at most"
+            "with a configuration, --args can't contain a quote, a backslash, a control character or more than"
             f" {grub.COMMAND_LINE_LIMIT} bytes: GRUB would change it; move it into the configuration"
         )
     return Content(arguments, ("config.json", configuration))

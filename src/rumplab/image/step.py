@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Step:
-    """One command. `quiet`: it says nothing on standard error but its version unless something is wrong."""
+    """One command. `quiet` tells that its standard error has only its version unless it fails."""
 
     argv: tuple[str, ...]
     stdin: str = ""

@@ -1,4 +1,4 @@
-"""Carries a recipe out: into a temporary file beside the output, which takes its place at the end."""
+"""Executes a recipe: it writes a temporary file in the output's directory and renames it at the end."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from rumplab.output import own_lines, shortened
 SIDECAR_SUFFIX = ".rumplab.json"
 VERSION_LINE = re.compile(r"\S+ [0-9]+\.[0-9]+.*\([^)]*\)\s*")
 OUT_OF_SPACE = os.strerror(errno.ENOSPC)
-# A step that writes slower than that, or hangs, is given up.
+# A step that writes fewer bytes per second, or hangs, is stopped.
 SLOWEST = MIB
 PATIENCE = 60
 LINES_TOLD = 8
-# Two renames take much less.
+# Seconds to wait for another process that publishes; its two renames take much less.
 PUBLISHING = 5.0
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 def sidecar(output: Path) -> Path:
-    """The file beside an image that says what was staged into it."""
+    """The path of the image's sidecar: a file that describes the image's content."""
     return output.with_name(output.name + SIDECAR_SUFFIX)
 
 
 def write_image(
     recipe: Recipe, output: Path, needed: int, describe: Callable[[], dict[str, object]], force: bool = False
 ) -> None:
-    """Writes the image `output` and its sidecar, or nothing. `needed` is what it takes on disk, in bytes. RumplabError
-    when somebody else has made `output` meanwhile, unless with `force`.
+    """Writes the image `output` and its sidecar, or neither. `needed` is the disk space in bytes. RumplabError when
+    another process has made `output` meanwhile, unless with `force`.
 
-    `describe`, called while commands are running, returns what the sidecar says.
+    `describe` returns the sidecar's content. It is called while commands are running.
     """
     sweep(output.parent)
     check_space(output.parent, needed)
@@ -75,11 +75,10 @@ def write_image(
 
 
 def publish(result: Path, description: Path, output: Path, force: bool) -> None:
-    """Gives the files the names `output` and that of its sidecar. RumplabError when there is an `output`, unless with
-    `force`."""
+    """Renames the files to `output` and its sidecar. RumplabError when `output` exists, unless with `force`."""
     with alone_in(output.parent):
         if force:
-            # Who is killed in between leaves no description beside an image that it doesn't describe.
+            # Remove the old sidecar first: a process that is killed here must not leave it beside the new image.
             sidecar(output).unlink(missing_ok=True)
             result.rename(output)
         else:
@@ -89,10 +88,11 @@ def publish(result: Path, description: Path, output: Path, force: bool) -> None:
 
 @contextlib.contextmanager
 def alone_in(directory: Path) -> Iterator[None]:
-    """Has others who publish in `directory` wait, so that an image and its description are of one stage."""
+    """Excludes other processes that publish in `directory`, so that an image and its sidecar belong together."""
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        # Everybody who may read the directory can hold its lock, and keeps nobody from staging by that.
+        # Every user who can read the directory can hold its lock. So continue without the lock after PUBLISHING
+        # seconds.
         with contextlib.suppress(RumplabError, OSError):
             locks.exclusive(handle, "another stage", str(directory), PUBLISHING)
         yield
@@ -101,20 +101,20 @@ def alone_in(directory: Path) -> Iterator[None]:
 
 
 def take_name(result: Path, output: Path) -> None:
-    """Gives the file `result` the name `output`, which one of those who want it at a time gets. RumplabError for the
-    others."""
+    """Renames `result` to `output` if `output` doesn't exist; of several processes, exactly one succeeds. RumplabError
+    for the others."""
     try:
         try:
             os.link(result, output)
         except OSError as error:
             if error.errno not in NO_LINKS:
                 raise
-            # A file system without hard links: the name is taken by an empty file first.
+            # The file system has no hard links, so create an empty file exclusively and replace it.
             os.close(os.open(output, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
             result.rename(output)
     except FileExistsError:
         raise RumplabError(
-            f"{output} has been made by somebody else meanwhile; overwrite it with --force or choose another name"
+            f"{output} has been made by another process meanwhile; overwrite it with --force or choose another name"
             " with -o"
         ) from None
 
@@ -129,7 +129,7 @@ def lay_out(recipe: Recipe, work: Path, image: Path) -> None:
 
 @dataclass(frozen=True)
 class Runner:
-    """Where steps run: in `work`, on behalf of an image in `directory` that takes `needed` bytes there."""
+    """Runs steps in `work`, for an image that needs `needed` bytes in `directory`."""
 
     work: Path
     environment: Mapping[str, str]
@@ -137,13 +137,13 @@ class Runner:
     needed: int
 
     def run(self, step: Step) -> None:
-        """Runs one command to its end. RumplabError with what it said when it fails."""
+        """Runs one command until it ends. RumplabError with its error output when it fails."""
         with self.running(step) as process:
             self.finish(step, process)
 
     @contextlib.contextmanager
     def running(self, step: Step) -> Iterator[subprocess.Popen[bytes]]:
-        """Starts a command, which does not outlive the context."""
+        """Starts a command. Kills it if it still runs at the end of the context."""
         try:
             process = subprocess.Popen(
                 step.argv,
@@ -154,7 +154,7 @@ class Runner:
                 stderr=subprocess.PIPE,
             )
         except OSError as error:
-            raise RumplabError(f"cannot run {step.argv[0]}: {error.strerror}") from error
+            raise RumplabError(f"cannot run {step.argv[0]}: {error.strerror}; check that it is installed") from error
         with process:
             try:
                 yield process
@@ -163,13 +163,13 @@ class Runner:
                     process.kill()
 
     def finish(self, step: Step, process: subprocess.Popen[bytes]) -> None:
-        """Waits for a command that `running` started. RumplabError with what it said when it has failed."""
+        """Waits for a command that `running` started. RumplabError with its error output when it fails."""
         try:
             _, errors = process.communicate(step.stdin.encode(), timeout=PATIENCE + self.needed / SLOWEST)
         except subprocess.TimeoutExpired as error:
             raise RumplabError(
-                f"{step.argv[0]} took more than {error.timeout:.0f} s and was stopped; is {self.directory}"
-                " on a disk that answers?"
+                f"{step.argv[0]} took more than {error.timeout:.0f} s and was stopped; check the disk with"
+                f" {self.directory}"
             ) from error
         said = errors.decode(errors="replace").strip()
         if OUT_OF_SPACE in said:
@@ -180,7 +180,7 @@ class Runner:
 
 
 def complaints(said: str) -> list[str]:
-    """The lines of `said` that are not just a program's name and version."""
+    """The lines of `said`, except those with a program's name and version only."""
     return [line for line in own_lines(said) if line.strip() and not VERSION_LINE.fullmatch(line)]
 
 
@@ -196,5 +196,5 @@ def out_of_space(directory: Path, needed: int) -> RumplabError:
     free = status.f_bavail * status.f_frsize
     return RumplabError(
         f"no space left: the image needs {-(-needed // MIB)} MiB in {directory}, which has {free // MIB} MiB"
-        f" free, and 1 MiB in {tempfile.gettempdir()}; free some space or choose another place with -o"
+        f" free, and 1 MiB in {tempfile.gettempdir()}; free some space or choose another directory with -o"
     )

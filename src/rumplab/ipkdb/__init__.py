@@ -1,1 +1,1 @@
-"""IPKDB, NetBSD's kernel debugger over IP: its protocol, the bridge to GDB's, and the kit for a port of it."""
+"""IPKDB, NetBSD's kernel debugger over IP: its protocol, the translator to GDB's protocol, and templates for a port."""

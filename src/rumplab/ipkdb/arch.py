@@ -1,8 +1,8 @@
-"""What differs between machines: registers as IPKDB sends them and as GDB knows them, and the breakpoint.
+"""What differs between architectures: the registers, as IPKDB sends them and as GDB numbers them, and the breakpoint.
 
-IPKDB's register area is ``ipkdbregs`` of the machine's ``<machine/ipkdb.h>``, raw and in the target's byte order.
-The target descriptions are in GDB's format (GDB manual, appendix "Target Descriptions"); features and register
-names are those that GDB demands of the architecture. GDB's register numbers are the positions here.
+IPKDB's register area is ``ipkdbregs`` of the machine's ``<machine/ipkdb.h>``, as raw bytes in the target's byte order.
+The target descriptions are in GDB's format (GDB manual, appendix "Target Descriptions"), with the features and register
+names that GDB requires for the architecture. A register's position in `Arch.registers` is GDB's register number.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ WORD_SIZE = 4
 
 @dataclass(frozen=True)
 class Register:
-    """`size` in bytes; `type` is GDB's. With `sent`, it stands in IPKDB's area; else GDB hears that it isn't known."""
+    """One register. `size` is in bytes; `type` is a type of GDB's target descriptions. With `sent`, IPKDB's area
+    contains the register; else GDB gets the value "unavailable"."""
 
     name: str
     size: int = WORD_SIZE
@@ -30,9 +31,12 @@ class Register:
 
 @dataclass(frozen=True)
 class Arch:
-    """One machine. `area` is the size of IPKDB's register area in bytes, `breakpoint` what is written over code,
-    and `past_break` how far behind it the kernel reports the program counter. `shown` are the registers that go
-    with every stop, so that GDB needn't ask."""
+    """One architecture.
+
+    `area` is the size of IPKDB's register area in bytes. `breakpoint` is the instruction that is written over code. At
+    a breakpoint, the kernel reports a program counter that is `past_break` bytes after the breakpoint's address. Every
+    stop reply contains the registers `shown`, so that GDB needn't request them.
+    """
 
     name: str
     gdb_name: str
@@ -54,27 +58,27 @@ class Arch:
         return [0, *accumulate(sizes)]
 
     def number(self, name: str) -> int:
-        """GDB's number of a register."""
+        """GDB's number of the register `name`. KeyError when there is none."""
         return self._numbers[name]
 
     def offset(self, number: int) -> int | None:
-        """Where register `number` starts in the area, in bytes; None when IPKDB doesn't send it."""
+        """The offset of register `number` in the area, in bytes; None when IPKDB doesn't send it."""
         return self._offsets[number] if self.registers[number].sent else None
 
     def value(self, area: bytes, number: int) -> bytes | None:
-        """Register `number` in a register area, in the target's byte order; None when it isn't sent."""
+        """The value of register `number` in `area`, in the target's byte order; None when IPKDB doesn't send it."""
         start = self.offset(number)
         return None if start is None else area[start : start + self.registers[number].size]
 
     def with_value(self, area: bytes, number: int, value: bytes) -> bytes:
-        """`area` with another value for register `number`, which must be one that is sent."""
+        """`area` with `value` in register `number`. ValueError when IPKDB doesn't send it, or for a wrong size."""
         start = self.offset(number)
         if start is None or len(value) != self.registers[number].size:
             raise ValueError(f"{self.registers[number].name} can't be set to {len(value)} bytes")
         return area[:start] + value + area[start + len(value) :]
 
     def counter(self, area: bytes) -> int:
-        """The program counter in a register area."""
+        """The program counter in `area`."""
         value = self.value(area, self.number(self.pc)) or b""
         return int.from_bytes(value, self.byte_order)
 
@@ -107,7 +111,7 @@ class Arch:
 
 
 def named(names: str, feature: str, **kinds: str) -> tuple[Register, ...]:
-    """Word-sized registers of `feature`; `kinds` has the type where it isn't int."""
+    """Registers of one word, of `feature`; `kinds` maps a register's name to its type, if that isn't int."""
     return tuple(Register(name, WORD_SIZE, kinds.get(name, "int"), feature) for name in names.split())
 
 
@@ -124,7 +128,7 @@ I386 = Arch(
             ebp="data_ptr",
             eip="code_ptr",
         ),
-        # GDB takes no i386 without an FPU; IPKDB sends none of it.
+        # GDB requires FPU registers of an i386; IPKDB doesn't send them.
         *(Register(f"st{number}", 10, "i387_ext", I386_CORE, False) for number in range(8)),
         *(
             Register(name, WORD_SIZE, "int", I386_CORE, False)
@@ -150,7 +154,7 @@ POWERPC = Arch(
         *named("pc msr cr lr ctr xer", POWER_CORE, pc="code_ptr", lr="code_ptr"),
         Register("fpscr", WORD_SIZE, "int", POWER_FPU, False),
     ),
-    # Three words more than the registers take: NetBSD follows the size that GDB's tables had then.
+    # Three words more than the registers need: NetBSD uses the size of the register table in GDB at that time.
     area=105 * WORD_SIZE,
     pc="pc",
     breakpoint=bytes.fromhex("7fe00008"),
@@ -173,7 +177,7 @@ ARM = Arch(
     ),
     area=18 * WORD_SIZE,
     pc="pc",
-    # The undefined instruction that NetBSD's glue tells from its own; the kernel itself sets pc back to it.
+    # An undefined instruction that NetBSD's IPKDB code recognises. The kernel itself sets pc back to its address.
     breakpoint=bytes.fromhex("110000e6"),
     past_break=0,
     shown=("sp", "pc"),

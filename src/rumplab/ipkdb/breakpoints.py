@@ -1,8 +1,8 @@
-"""Breakpoints, which IPKDB leaves to the host: an instruction written over code, and the code kept here.
+"""Breakpoints. IPKDB has no request for them, so the host writes an instruction over the code and keeps the old code.
 
-GDB takes its breakpoints out at every stop and puts them in again before it goes on. What it takes out stays in
-memory until the target is resumed, so that putting it in again costs nothing; all reads and writes of memory go
-through here and never show the difference.
+GDB removes its breakpoints at every stop and inserts them again before it resumes. To save the requests, a removed
+breakpoint stays in memory until the target is resumed. All reads and writes of memory go through this module, which
+hides the breakpoints from GDB.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ LINE = 64
 
 
 class Unwritable(RumplabError):
-    """Memory that doesn't hold what was written to it."""
+    """Memory doesn't contain the breakpoint that was written to it."""
 
 
 class Breakpoints:
-    """The breakpoints of one session. `code` has what stood at each that is in memory, `wanted` those that count.
+    """The breakpoints of one session. `code` maps the address of each breakpoint in memory to the code that it
+    replaces; `wanted` are the addresses of the breakpoints that GDB has inserted.
 
-    GDB looks at the instruction under the program counter several times a stop, so the memory around it is kept once
-    it has been read, and may be read before it is asked for: it is executed, and so no device's. Nothing else is.
+    GDB reads the instruction at the program counter several times per stop. So the memory around it is cached, and may
+    be read in advance: it is executed, so it isn't a device's registers. No other memory is cached.
     """
 
     def __init__(self, target: Target) -> None:
@@ -33,48 +34,49 @@ class Breakpoints:
         self._counter: int | None = None
 
     def stopped(self, counter: int) -> None:
-        """The target has stopped there."""
+        """Records that the target has stopped at `counter`; empties the cache."""
         self._counter, self._line = counter, None
 
     async def insert(self, address: int) -> None:
-        """Puts one in, or keeps it. ValueError when it overlaps another; Unwritable when memory doesn't take it."""
+        """Inserts a breakpoint, unless it is in memory. ValueError when it overlaps another one; Unwritable when the
+        memory is read-only."""
         if address not in self.code:
             size = len(self.instruction)
             if any(abs(address - other) < size for other in self.code):
                 raise ValueError(f"a breakpoint at {address:#x} would overlap another")
-            # On record before it is there: whatever comes between, `clear` restores it.
+            # The old code is recorded before the write, so that `clear` restores it even if the write fails midway.
             self.code[address] = await self.target.read(address, size)
             await self._put(address, self.instruction)
             if await self.target.read(address, size) != self.instruction:
                 await self.lift(address)
-                raise Unwritable(f"the memory at {address:#x} doesn't take a breakpoint: it can't be written")
+                raise Unwritable(f"the memory at {address:#x} can't be written, so no breakpoint can be set there")
         self.wanted.add(address)
 
     def remove(self, address: int) -> None:
-        """GDB wants it no longer; it leaves memory at the next `settle`."""
+        """Marks a breakpoint as removed; the next `settle` restores the code."""
         self.wanted.discard(address)
 
     async def settle(self) -> None:
-        """Takes those out of memory that nobody wants any more, as before the target runs."""
+        """Restores the code of the removed breakpoints. Called before the target runs."""
         for address in sorted(self.code.keys() - self.wanted):
             await self.lift(address)
 
     async def lift(self, address: int) -> None:
-        """Takes one out of memory."""
+        """Restores the code of one breakpoint."""
         await self._put(address, self.code[address])
         del self.code[address]
 
     async def clear(self) -> None:
-        """Takes all out of memory."""
+        """Restores the code of all breakpoints."""
         self.wanted.clear()
         await self.settle()
 
     async def read(self, address: int, size: int) -> bytes:
-        """Memory as it is without breakpoints."""
+        """`size` bytes of memory, with the original code in place of breakpoints."""
         return self._laid_over(address, await self._get(address, size))
 
     def kept(self, address: int, size: int) -> bytes | None:
-        """The same, where it has been read since the stop; else None."""
+        """As `read`, from the cache; None when the cache doesn't contain this memory."""
         if self._line is None:
             return None
         base, line = self._line
@@ -83,7 +85,7 @@ class Breakpoints:
         return self._laid_over(address, line[address - base : address - base + size])
 
     async def look_ahead(self) -> None:
-        """Reads the memory around the program counter, which GDB wants to see at every stop."""
+        """Reads the memory around the program counter into the cache, since GDB reads it at every stop."""
         if self._line is None and self._counter is not None:
             base = self._counter - self._counter % LINE
             self._line = base, await self.target.read(base, LINE)
@@ -102,7 +104,7 @@ class Breakpoints:
         await self.target.write(address, data)
 
     async def write(self, address: int, data: bytes) -> None:
-        """Changes memory; where a breakpoint stands, the code that comes back when it goes."""
+        """Writes memory. Where a breakpoint is in memory, changes the recorded code and leaves the breakpoint."""
         raw = bytearray(data)
         changed = {}
         for place, code in self.code.items():
@@ -125,10 +127,10 @@ class Breakpoints:
         return bytes(shown)
 
     def hit(self, counter: int) -> int | None:
-        """The address of the breakpoint that left the program counter there; None if none did.
+        """The address of the breakpoint that stopped the target with the program counter `counter`; None if none did.
 
-        An instruction that is stepped over and jumps right behind a breakpoint on a one-byte instruction looks the
-        same. The kernel doesn't say which it was, and a breakpoint in an interrupt's handler is the likelier.
+        A single step of a jump to the address after a breakpoint gives the same program counter. The kernel doesn't
+        tell the two apart; a breakpoint in an interrupt handler is the likelier cause.
         """
         address = (counter - self.target.arch.past_break) % SPACE
         return address if address in self.code else None

@@ -1,7 +1,7 @@
-"""``rumplab ipkdb check-port``: a list of what a target must do to be an IPKDB, tried on a live one.
+"""``rumplab ipkdb check-port``: checks on a live target that it implements IPKDB.
 
-The target is stopped when the list begins and runs on when it ends. What is changed on the way, memory at the stack
-pointer and registers, is put back before it runs.
+The target is stopped when the checks begin and runs when they end. The checks change registers and the memory at the
+stack pointer, and restore both before the target runs.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ WRONG_KEY = b"not this target's key at all"
 
 
 class Wrong(Exception):
-    """What the target did instead."""
+    """The target behaved differently; the message tells how."""
 
 
 class Skip(Exception):
-    """Why a point of the list isn't tried."""
+    """A check is skipped; the message tells why."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One point of the list and how it went."""
+    """One check and its result: PASSED, FAILED or SKIPPED."""
 
     name: str
     result: str
@@ -50,7 +50,10 @@ Other = Callable[[bytes], "contextlib.AbstractAsyncContextManager[Link]"]
 
 
 class Checks:
-    """The list, on an unopened `link`. `other` makes further links to the same target, with another key."""
+    """The checks, on a `link` that isn't opened yet. `other` makes a further link to the same target with another key.
+
+    The docstring of each check is its name in the output.
+    """
 
     def __init__(self, link: Link, arch: Arch, other: Other, who: str, oversized: bool) -> None:
         self.link, self.arch, self.other, self.who, self.oversized = link, arch, other, who, oversized
@@ -59,7 +62,7 @@ class Checks:
         self.lost = False
 
     async def run(self) -> AsyncIterator[Row]:
-        """Each point as it is done. Where the target is lost, which `lost` tells then, the list ends."""
+        """Yields the row of each check when it is done. Ends early, with `lost` set, when the target is lost."""
         for check in (
             self.opens,
             self.open_again,
@@ -102,16 +105,16 @@ class Checks:
             return Row(name, FAILED, str(error))
 
     async def _again(self) -> None:
-        """A new session, since a target that did wrong may count differently now."""
+        """Opens a new session: after a failed check, the target's sequence number may differ from the host's."""
         try:
             await self.link.open(self.who, self.link.timing.patience)
         except Lost:
             self.lost = True
 
-    # Tools
+    # Helpers
 
     async def replied(self, link: Link, datagram: bytes) -> Packet | None:
-        """What the target answers to `datagram`, which is sent anew when nothing comes."""
+        """The target's answer to `datagram`; None after TRIES attempts without an answer."""
         loop = asyncio.get_running_loop()
         for _ in range(TRIES):
             await self.drained(link)
@@ -123,12 +126,12 @@ class Checks:
         return None
 
     async def drained(self, link: Link) -> None:
-        """Throws away what has come and nobody asked for."""
+        """Discards the answers that have arrived before the next request."""
         while await link.next(asyncio.get_running_loop().time()) is not None:
             pass
 
     async def repeats(self, datagram: bytes, expected: bytes) -> None:
-        """Wrong unless the target answers `datagram` by its last reply, which has the data `expected`."""
+        """Wrong unless the target answers `datagram` by repeating its last reply, whose data is `expected`."""
         reply = await self.replied(self.link, datagram)
         last = self.link.sequence - 1
         if reply is None:
@@ -137,11 +140,11 @@ class Checks:
             raise Wrong(f"answered {reply.seq} {reply.data[:16]!r} instead of its last reply, {last} {expected[:16]!r}")
 
     def next_datagram(self, data: bytes, ahead: int = 0) -> bytes:
-        """A request with the number that is due, or `ahead` of it."""
+        """A request with the next sequence number, or with one that is `ahead` higher."""
         return packet.encode(Packet(self.link.sequence + ahead, data), self.link.key)
 
     async def refused(self, data: bytes) -> str:
-        """Wrong unless the target answers `data` with an error; its text."""
+        """The text of the error with which the target answers `data`. Wrong when it answers otherwise."""
         try:
             reply = await self.link.request(data)
         except Refused as error:
@@ -149,14 +152,14 @@ class Checks:
         raise Wrong(f"answered {reply[:16]!r} instead of an error")
 
     def scratch(self) -> int:
-        """Memory that can be changed for a while: the interrupted code's stack."""
+        """The address of memory that the checks may change: the stack of the interrupted code."""
         name = next(name for name in self.arch.shown if name != self.arch.pc)
         value = self.arch.value(self.area, self.arch.number(name)) or b""
         return int.from_bytes(value, self.arch.byte_order)
 
     @contextlib.asynccontextmanager
-    async def borrowed(self) -> AsyncIterator[tuple[int, bytes]]:
-        """(address, content) of memory that is put back at the end."""
+    async def scratch_memory(self) -> AsyncIterator[tuple[int, bytes]]:
+        """Yields (address, content) of memory that may be changed, and restores the content at the end."""
         address = self.scratch()
         content = await self.target.read(address, SCRATCH)
         try:
@@ -167,7 +170,7 @@ class Checks:
         finally:
             await self.target.write(address, content)
 
-    # The list
+    # Checks
 
     async def opens(self) -> str:
         """Opens."""
@@ -216,7 +219,7 @@ class Checks:
 
     async def write_memory(self) -> str:
         """N: memory, changed and put back."""
-        async with self.borrowed() as (address, content):
+        async with self.scratch_memory() as (address, content):
             changed = bytes(byte ^ 0xFF for byte in content)
             await self.target.write(address, changed)
             found = await self.target.read(address, SCRATCH)
@@ -225,7 +228,7 @@ class Checks:
         return f"{SCRATCH} bytes at {address:#x}"
 
     async def unknown_command(self) -> str:
-        """A command that there is not: an error."""
+        """An unknown command: an error."""
         return await self.refused(b"Q")
 
     async def bad_lengths(self) -> str:
@@ -243,7 +246,7 @@ class Checks:
 
     async def repeated_request(self) -> str:
         """A request twice: done once, answered twice."""
-        async with self.borrowed() as (address, content):
+        async with self.scratch_memory() as (address, content):
             request = self.next_datagram(packet.poke(address, bytes(byte ^ 0x0F for byte in content)))
             await self.target.write(address, bytes(byte ^ 0x0F for byte in content))
             await self.repeats(request, packet.DONE)
@@ -251,7 +254,7 @@ class Checks:
 
     async def old_request(self) -> str:
         """A request from before: not done again."""
-        async with self.borrowed() as (address, content):
+        async with self.scratch_memory() as (address, content):
             old = self.next_datagram(packet.poke(address, bytes(byte ^ 0xF0 for byte in content)))
             await self.target.write(address, bytes(byte ^ 0xF0 for byte in content))
             await self.target.write(address, content)
@@ -282,7 +285,7 @@ class Checks:
         return await self.ignored(make)
 
     async def ignored(self, make: Callable[[bytes], bytes]) -> str:
-        async with self.borrowed() as (address, content):
+        async with self.scratch_memory() as (address, content):
             await self.target.write(address, content)
             await self.repeats(make(packet.poke(address, bytes(byte ^ 0xFF for byte in content))), packet.DONE)
             if await self.target.read(address, SCRATCH) != content:
@@ -313,7 +316,7 @@ class Checks:
         request = self.next_datagram(packet.STEP)
         await self.target.step()
         after = await self.target.registers()
-        # R was answered since, so that is the last reply.
+        # The last reply is the one to R, not to S.
         await self.repeats(request, packet.DATA + after)
         before, self.area = self.arch.counter(self.area), after
         return f"{before:#x} to {self.arch.counter(after):#x}"
@@ -326,7 +329,7 @@ class Checks:
         try:
             await asyncio.wait_for(self.target.go(), self.link.timing.patience)
         except asyncio.TimeoutError:
-            # Nothing can be put back in a kernel that runs.
+            # A running kernel answers no request, so the code can't be restored.
             left = f"the breakpoint at {at:#x} (was {code.hex()}) is still there"
             raise Silent(f"heard nothing after C; {left}") from None
         after = await self.target.registers()
@@ -353,5 +356,5 @@ class Checks:
 
 
 def damaged(datagram: bytes) -> bytes:
-    """The datagram with another last bit."""
+    """The datagram with its last bit inverted."""
     return datagram[:-1] + bytes((datagram[-1] ^ 1,))

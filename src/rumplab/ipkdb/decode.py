@@ -1,4 +1,4 @@
-"""``rumplab ipkdb decode``: a capture of IPKDB in words, its HMACs checked."""
+"""``rumplab ipkdb decode``: prints a capture of IPKDB as text and checks its HMACs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ UNCHECKED, GOOD, BAD = "unchecked", "good", "bad"
 
 @dataclass(frozen=True)
 class Line:
-    """One datagram. `time` in seconds since the capture's first record; `hmac` is one of the words above, '' for
-    what isn't a packet; `repeated` when the same bytes went the same way before."""
+    """One datagram. `time` is in seconds since the capture's first record. `hmac` is UNCHECKED, GOOD or BAD, or '' for
+    a datagram that isn't a packet. `repeated` tells that the same source sent the same bytes before."""
 
     time: float
     source: str
@@ -38,17 +38,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Capture:
-    """The IPKDB datagrams of a capture, and how many records couldn't be read, by the reason why."""
+    """The IPKDB datagrams of a capture, and the number of unreadable records per reason."""
 
     lines: list[Line]
     unread: Counter[str]
 
 
 def read(path: Path, key: bytes | None) -> Capture:
-    """The IPKDB datagrams of a capture: those from or to port 1138, and what else has the form of a packet.
-
-    A forward leads from another port of the host to the guest's 1138. RumplabError for what isn't a capture.
-    """
+    """The IPKDB datagrams of a capture: those from or to port 1138, and others that have the form of a packet, since a
+    port forward uses another port of the host. RumplabError when the file isn't a capture."""
     unread: Counter[str] = Counter()
     try:
         with path.open("rb") as stream:
@@ -58,7 +56,7 @@ def read(path: Path, key: bytes | None) -> Capture:
 
 
 def lines(records: Iterator[Record], key: bytes | None, unread: Counter[str]) -> Iterator[Line]:
-    """The same, one by one; counts in `unread` what can't be read."""
+    """Yields the IPKDB datagrams in `records`, and counts the unreadable records in `unread`."""
     start: float | None = None
     seen: set[tuple[object, object, bytes]] = set()
     for record in records:
@@ -81,7 +79,8 @@ def lines(records: Iterator[Record], key: bytes | None, unread: Counter[str]) ->
 
 
 def interpret(payload: bytes, key: bytes | None) -> tuple[int | None, str, str]:
-    """(sequence number, state of the HMAC, words) of a datagram's payload."""
+    """(sequence number, state of the HMAC, description) of a datagram's payload. The number is None and the state ''
+    when it isn't a packet."""
     hmac = UNCHECKED if key is None else GOOD
     try:
         found = packet.decode(payload, key)
@@ -93,7 +92,7 @@ def interpret(payload: bytes, key: bytes | None) -> tuple[int | None, str, str]:
 
 
 def as_text(found: list[Line]) -> list[str]:
-    """A line each for people."""
+    """The output for people: one line per datagram."""
     return [
         f"{line.time:10.6f}  {line.source} > {line.target}  {'-' if line.seq is None else line.seq}  {line.text}"
         + (f"  [HMAC {line.hmac}]" if line.hmac else "")
@@ -103,7 +102,7 @@ def as_text(found: list[Line]) -> list[str]:
 
 
 def describe(data: bytes) -> str:
-    """One line about the data of a packet, request or reply; anything may be in it."""
+    """One line that describes the data of a request or reply. The data may be arbitrary, but not empty."""
     command, rest = chr(data[0]), data[1:]
     if command in REQUESTS and not rest:
         return f"{command} {REQUESTS[command]}"
@@ -129,10 +128,10 @@ def describe(data: bytes) -> str:
 
 
 def shown(data: bytes) -> str:
-    """The first bytes in hexadecimal digits."""
+    """The first SHOWN bytes in hexadecimal digits."""
     return data[:SHOWN].hex() + ("…" if len(data) > SHOWN else "")
 
 
 def printable(data: bytes) -> str:
-    """Text that came over the network, with nothing in it that a terminal would obey."""
+    """Text from the network, with '.' for each byte that isn't printable ASCII: a terminal obeys control characters."""
     return "".join(chr(byte) if 32 <= byte < 127 else "." for byte in data)

@@ -1,4 +1,4 @@
-"""What can go wrong between the bridge and the target, in words for the user."""
+"""The errors between the translator and the target, with messages for the user."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from rumplab.errors import RumplabError
 
 
 class Lost(RumplabError):
-    """The session with the target is over; nothing is known about a request under way."""
+    """The session with the target is over. The target may or may not have executed the last request."""
 
 
 class WrongKey(Lost):
-    """The first answer has an HMAC that the key doesn't give."""
+    """The HMAC of the first answer doesn't match the key."""
 
     def __init__(self) -> None:
         super().__init__(
-            "wrong key: the target's answer isn't authenticated by it; give the IPKDBKEY that its kernel was built with"
+            "wrong key: the HMAC of the target's answer doesn't match; give the IPKDBKEY that its kernel was built with"
         )
 
 
 class Silent(Lost):
-    """No valid answer within the time allowed."""
+    """The target sent no valid answer within the time limit."""
 
 
 class Refused(RumplabError):
-    """The target answered with an error of its own; the session goes on."""
+    """The target answered with an error packet; the session continues."""
 
 
 class Unexpected(Lost):
-    """A valid answer that doesn't belong to the request."""
+    """The target sent a valid packet that isn't an answer to the request."""

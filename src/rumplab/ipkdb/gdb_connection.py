@@ -1,4 +1,4 @@
-"""GDB's side of the bridge: a conversation with one GDB, and the socket, the TCP port or the pipe that it comes by."""
+"""The translator's side towards GDB: the connection of one GDB, and the socket, TCP port or pipe that it uses."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ from rumplab.ipkdb.faults import Lost
 from rumplab.ipkdb.gdb_server import BAD_COMMAND, CANNOT_INTERRUPT, Stub
 
 CHUNK = 4096
-# Packets kept while another is being done. GDB sends none then; who does is told by TCP to wait.
+# The number of packets that are queued while one is handled. GDB sends none meanwhile; a client that does is slowed
+# down by flow control.
 WAITING = 16
-# Seconds for GDB to hang up when the session is lost.
-FAREWELL = 1.0
+# Seconds to wait until GDB closes its connection after the session is lost.
+HANG_UP_SECONDS = 1.0
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 NO_STREAM = "--stdio is for GDB's own pipe: target remote | rumplab ipkdb connect --stdio …"
 NO_ACKS = b"QStartNoAckMode"
-# Commands that let the target run.
+# The commands that resume the target.
 RESUMING = (b"c", b"s")
 
 
 class Conversation:
-    """One GDB's connection. `trace` hears of each packet, with '>' from GDB and '<' to it."""
+    """The connection of one GDB. `trace` is called with each packet, and with '>' for GDB's packets or '<' for the
+    translator's."""
 
     def __init__(
         self,
@@ -40,19 +42,20 @@ class Conversation:
         trace: Callable[[str, bytes], None] | None = None,
     ) -> None:
         self.stub, self.reader, self.writer = stub, reader, writer
-        # asyncio makes room for as much each time that it reads, a quarter of a MiB by itself.
+        # asyncio allocates a buffer of this size for each read; its default is 256 KiB.
         writer.transport.max_size = CHUNK  # type: ignore[attr-defined]
         self._trace = trace or (lambda direction, data: None)
         self._acks = True
         self._last = b""
         self._gone = False
-        # What has come and waits to be done; None is the end.
+        # The received events that aren't handled yet; None is the end of the stream.
         self._events: deque[Packet | Sign | None] = deque()
         self._room = asyncio.Event()
         self._waiter: asyncio.Future[None] | None = None
 
     async def run(self) -> None:
-        """Until GDB goes or the session is over. Lost when the target is; GDB has been told then."""
+        """Serves GDB until GDB disconnects or the session is over. Lost when the target is lost; GDB has the error
+        reply by then."""
         pump = asyncio.create_task(self._pump())
         try:
             while not (self._gone or self.stub.over):
@@ -70,7 +73,7 @@ class Conversation:
             pump.cancel()
 
     async def _pump(self) -> None:
-        """Turns what comes into events, and answers at once what needs nothing of the target."""
+        """Queues what GDB sends as events, and answers a command at once if its reply is cached."""
         parser = rsp.Parser()
         with contextlib.suppress(ConnectionError):
             while data := await self.reader.read(CHUNK):
@@ -86,7 +89,8 @@ class Conversation:
         self._wake()
 
     def _quick(self, data: bytes) -> bool:
-        """Whether the command has been answered here, since nothing else is under way and GDB reads its replies."""
+        """Answers a command from the cache; False when the reply isn't cached, another command is being handled, or GDB
+        hasn't read the earlier replies."""
         if self._waiter is None or self._events or self.writer.transport.get_write_buffer_size():
             return False
         reply = self.stub.ready(data)
@@ -97,7 +101,7 @@ class Conversation:
         return True
 
     async def _wait(self) -> None:
-        """Until there is something to look at."""
+        """Waits until `_wake` is called."""
         self._waiter = asyncio.get_running_loop().create_future()
         try:
             await self._waiter
@@ -116,7 +120,7 @@ class Conversation:
             self.writer.write(self._last)
         elif event is Sign.BROKEN and self._acks:
             self.writer.write(b"-")
-        # A ^C between commands crossed the reply of a stop, and has what it wants.
+        # An interrupt between commands needs no action: the target stopped while GDB sent it.
         await self.writer.drain()
 
     def _accept(self, data: bytes) -> None:
@@ -131,7 +135,7 @@ class Conversation:
                 task = asyncio.create_task(self.stub.handle(data))
                 await self._listen_beside(task)
                 if not task.done():
-                    self.stub.outlive(task)
+                    self.stub.finish_in_background(task)
                     return
                 reply = task.result()
             else:
@@ -149,7 +153,7 @@ class Conversation:
             self._acks = False
 
     async def _listen_beside(self, task: asyncio.Task[bytes | None]) -> None:
-        """Until `task` is done, or GDB has gone while the target runs."""
+        """Waits until `task` is done, or until GDB has disconnected while the target runs. Answers interrupts."""
         task.add_done_callback(self._wake)
         while not task.done():
             for _ in range(len(self._events)):
@@ -166,7 +170,7 @@ class Conversation:
             await self._wait()
 
     def _console(self, text: str) -> None:
-        """What GDB shows to its user; it takes that only while the target runs."""
+        """Has GDB show `text` to its user. GDB accepts that only while the target runs."""
         self._send(b"O" + text.encode("ascii", "replace").hex().encode("ascii"))
 
     def _send(self, data: bytes) -> None:
@@ -175,8 +179,8 @@ class Conversation:
         self.writer.write(self._last)
 
 
-class Door:
-    """Lets one GDB in at a time. `failed` is set when the session is lost."""
+class Acceptor:
+    """Accepts one GDB at a time. `closed` is set when the session is over; `failure` is the error if it was lost."""
 
     def __init__(
         self, stub: Stub, say: Callable[[str], None], trace: Callable[[str, bytes], None] | None = None
@@ -186,10 +190,10 @@ class Door:
         self.closed = asyncio.Event()
         self.failure: Lost | None = None
 
-    async def enter(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serves one GDB, or turns it away."""
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serves one GDB. Closes the connection at once while another GDB is connected."""
         if self._busy:
-            self._say("a second GDB was turned away: a session has one")
+            self._say("a second GDB was turned away: a session serves one GDB at a time")
             writer.close()
             return
         self._busy = True
@@ -197,7 +201,7 @@ class Door:
             await Conversation(self._stub, reader, writer, self._trace).run()
         except Lost as error:
             self.failure = error
-            await farewell(reader, writer)
+            await shut_down(reader, writer)
         finally:
             self._busy = False
             with contextlib.suppress(ConnectionError):
@@ -206,34 +210,34 @@ class Door:
         if self.failure is not None or self._stub.over:
             self.closed.set()
         else:
-            self._say("GDB has gone; the target is as it left it, and another GDB can connect")
+            self._say("GDB has disconnected; the target's state is unchanged, and another GDB can connect")
 
 
-async def farewell(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Ends what is sent, and waits a while for GDB to end its own. A connection that is closed with something unread in
-    it is reset, and what GDB was told last is lost with it."""
+async def shut_down(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Shuts down the sending side, then reads until GDB closes the connection, for HANG_UP_SECONDS seconds at most.
+    Closing a connection with unread data resets it, and GDB would lose the last reply."""
     with contextlib.suppress(OSError, asyncio.TimeoutError):
         writer.write_eof()
-        await asyncio.wait_for(all_of(reader), FAREWELL)
+        await asyncio.wait_for(discard_all(reader), HANG_UP_SECONDS)
 
 
-async def all_of(reader: asyncio.StreamReader) -> None:
-    """Reads to the end, and keeps nothing."""
+async def discard_all(reader: asyncio.StreamReader) -> None:
+    """Reads until the end of the stream and discards the data."""
     while await reader.read(CHUNK):
         pass
 
 
-async def listen(door: Door, remote: str, port: int) -> asyncio.Server:
-    """Waits for GDB on `port` of 127.0.0.1, or with 0 on the UNIX socket `remote`. RumplabError when the port is
-    taken."""
+async def listen(acceptor: Acceptor, remote: str, port: int) -> asyncio.Server:
+    """A server that accepts GDB on `port` of 127.0.0.1, or with port 0 on the UNIX socket `remote`, which only this
+    user can open. RumplabError when the port is in use."""
     if not port:
         before = os.umask(0o177)
         try:
-            return await asyncio.start_unix_server(door.enter, remote)
+            return await asyncio.start_unix_server(acceptor.accept, remote)
         finally:
             os.umask(before)
     try:
-        return await asyncio.start_server(door.enter, ports.LOOPBACK, port)
+        return await asyncio.start_server(acceptor.accept, ports.LOOPBACK, port)
     except OSError as error:
         raise RumplabError(f"port {port} on 127.0.0.1: {error.strerror}; use another --port") from error
 
@@ -243,21 +247,22 @@ def is_stream(mode: int) -> bool:
 
 
 async def standard_streams() -> Streams:
-    """Standard input and output, left open at the end. RumplabError when they aren't pipes or a socket."""
+    """Standard input and output as streams. Closing them leaves standard input and output open. RumplabError unless
+    they are pipes or a socket."""
     for number in (0, 1):
-        # Of a file or /dev/null nobody can be told when there is more.
+        # The event loop can't wait for input from a file or /dev/null.
         if not is_stream(os.fstat(number).st_mode):
             raise RumplabError(NO_STREAM)
     given, taken = os.dup(0), os.dup(1)
     if stat.S_ISSOCK(os.fstat(given).st_mode):
-        # GDB's own: one socket for both directions.
+        # GDB's pipe is one socket for both directions.
         os.close(taken)
         return await asyncio.open_connection(sock=socket.socket(fileno=given))
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     try:
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(given, "rb"))
-        # A writer wants a protocol that knows about flow control; a reader's does.
+        # A StreamWriter needs a protocol with flow control; StreamReaderProtocol has it.
         transport, protocol = await loop.connect_write_pipe(
             lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader()), os.fdopen(taken, "wb")
         )

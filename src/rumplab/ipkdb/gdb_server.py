@@ -1,7 +1,7 @@
-"""GDB's commands (GDB manual, appendix "Remote Protocol", section "Packets"), done on an IPKDB target.
+"""Executes GDB's commands (GDB manual, appendix "Remote Protocol", section "Packets") on an IPKDB target.
 
-Numbers in commands are hexadecimal; data is in hexadecimal digits, but in ``X``. A command that isn't known gets an
-empty reply, which tells GDB so.
+Numbers in commands are hexadecimal. Data is in hexadecimal digits, except in ``X``, where it is binary. The reply to an
+unknown command is empty, as the protocol defines.
 """
 
 from __future__ import annotations
@@ -22,21 +22,23 @@ from rumplab.ipkdb.target import SPACE, Target
 
 OK, UNKNOWN = b"OK", b""
 BAD_COMMAND, BAD_MEMORY = b"E01", b"E0e"
-# One read of GDB's is this many of IPKDB's: enough to hide GDB's own pace, and done well before GDB loses patience.
+# The bytes of one read by GDB: eight reads of IPKDB. This is enough to hide GDB's own delay between reads, and takes
+# much less than GDB's timeout.
 READ_LIMIT = 8 * DATA_LIMIT
 PACKET_SIZE = 2 * READ_LIMIT + 32
 CANNOT_INTERRUPT = (
-    "IPKDB can't interrupt a running kernel: it stops at a breakpoint or in a panic. If it was restarted, end this"
-    " session and attach again.\n"
+    "IPKDB can't interrupt a running kernel: the kernel stops at a breakpoint or in a panic. If the kernel was"
+    " restarted, end this session and attach again.\n"
 )
 
 
-class Misuse(ValueError):
-    """A command that can't be done as it stands."""
+class InvalidCommand(ValueError):
+    """A command of GDB's is invalid for this target."""
 
 
 class Stub:
-    """One session with an opened target, for one GDB after the other. `say` tells the user what no reply can."""
+    """One session with an opened target, which serves one GDB after the other. `say` prints messages that no reply can
+    carry."""
 
     def __init__(self, target: Target, say: Callable[[str], None]) -> None:
         self.target, self.say = target, say
@@ -44,7 +46,7 @@ class Stub:
         self.running = False
         self.over = False
         self._lock = asyncio.Lock()
-        self._orphans: set[asyncio.Task[Any]] = set()
+        self._background: set[asyncio.Task[Any]] = set()
         self._area: bytes | None = None
         self._swbreak = False
         self._commands: dict[str, Callable[[bytes], Awaitable[bytes]]] = {
@@ -69,20 +71,20 @@ class Stub:
         }
 
     async def handle(self, data: bytes) -> bytes | None:
-        """The reply to one command, None where there is none. Lost when the target is out of reach."""
+        """The reply to one command; None for a command without a reply. Lost when the target is lost."""
         async with self._lock:
             command = self._commands.get(chr(data[0])) if data else None
             if command is None or self.over:
                 return UNKNOWN
             try:
                 reply = await command(data[1:])
-            except (Misuse, Refused) as error:
+            except (InvalidCommand, Refused) as error:
                 self.say(str(error))
                 return BAD_COMMAND
             return None if data == b"k" else reply
 
     def ready(self, data: bytes) -> bytes | None:
-        """The reply to a command that asks for what is known of this stop already; None for any other."""
+        """The reply to a read of registers or memory that is cached since the last stop; None for other commands."""
         if self._area is None or self.over or self._lock.locked():
             return None
         if data == b"g":
@@ -91,46 +93,47 @@ class Stub:
             return None
         try:
             address, size = self._range(data[1:])
-        except Misuse:
+        except InvalidCommand:
             return None
         found = self.breakpoints.kept(address, size)
         return None if found is None else binascii.hexlify(found)
 
     async def look_ahead(self) -> None:
-        """After a stop: reads what GDB is going to ask for, while GDB makes up its mind."""
+        """After a stop: reads the memory at the program counter before GDB requests it."""
         async with self._lock:
             if self._area is not None and not self.over:
-                # A target that is lost is so for the next command too, which tells GDB.
+                # When the target is lost, the next command fails as well and reports it to GDB.
                 with contextlib.suppress(Lost, Refused):
                     await self.breakpoints.look_ahead()
 
-    def outlive(self, task: asyncio.Task[Any]) -> None:
-        """Lets a command go on whose GDB has gone; the next GDB's first command waits for its end."""
-        self._orphans.add(task)
-        task.add_done_callback(self._bury)
+    def finish_in_background(self, task: asyncio.Task[Any]) -> None:
+        """Keeps the command `task` running after its GDB has disconnected. The next GDB's first command waits for its
+        end."""
+        self._background.add(task)
+        task.add_done_callback(self._background_done)
 
-    def _bury(self, task: asyncio.Task[Any]) -> None:
-        self._orphans.discard(task)
+    def _background_done(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self.say(str(error))
 
-    async def part(self) -> None:
-        """Takes the breakpoints out and lets the target run; only while it is stopped."""
+    async def detach(self) -> None:
+        """Removes the breakpoints and detaches, so that the target runs. Waits while the target runs."""
         async with self._lock:
-            await self._leave()
+            await self._detach_target()
 
-    async def _leave(self) -> None:
+    async def _detach_target(self) -> None:
         await self.breakpoints.clear()
         self.over = True
         try:
-            await self.target.detach(self.target.link.timing.parting)
+            await self.target.detach(self.target.link.timing.detaching)
         except Silent:
-            # A running kernel's host says that nobody listens: that confirms it too.
+            # A running kernel refuses IPKDB's port with an ICMP message, which confirms the detach as well.
             if not self.target.link.hints[Hint.REFUSED]:
-                self.say("the target didn't confirm that it has let go; if it has, it can't be asked any more")
+                self.say("the target didn't confirm the detach; if it has detached, it answers no more requests")
 
     async def area(self) -> bytes:
-        """The register area, asked for once a stop."""
+        """The register area; requested from the target once per stop."""
         if self._area is None:
             return self._keep(await self.target.registers())
         return self._area
@@ -160,7 +163,7 @@ class Stub:
         return "".join(parts).encode("ascii")
 
     async def _run(self, how: Callable[[], Awaitable[None]]) -> bool:
-        """Lets the target run by `how` until it stops; whether a breakpoint stopped it."""
+        """Resumes the target with `how` and waits until it stops. Returns whether a breakpoint stopped it."""
         self._area = None
         self.running = True
         try:
@@ -174,7 +177,7 @@ class Stub:
         return hit is not None
 
     async def _go_to(self, rest: bytes) -> None:
-        """Moves the program counter when the command names an address."""
+        """Sets the program counter if the command has an address."""
         if rest:
             await self._change(self.target.arch.with_counter(await self.area(), number(rest)))
 
@@ -202,7 +205,7 @@ class Stub:
         return await self._stop_reply(await self._run(self.target.go))
 
     async def _signal(self, rest: bytes) -> bytes:
-        raise Misuse("IPKDB can't deliver a signal to a kernel; continue without one: signal 0")
+        raise InvalidCommand("IPKDB can't deliver a signal to a kernel; continue without one: signal 0")
 
     # Registers
 
@@ -225,7 +228,7 @@ class Stub:
             at += 2 * register.size
             if register.sent:
                 if len(digits) != 2 * register.size:
-                    raise Misuse(
+                    raise InvalidCommand(
                         f"GDB set {len(rest) // 2} bytes of registers, too few for {arch.name}; in GDB:"
                         f" set architecture {arch.gdb_name}"
                     )
@@ -236,7 +239,7 @@ class Stub:
     def _known(self, digits: bytes) -> int:
         index = number(digits)
         if index >= len(self.target.arch.registers):
-            raise Misuse(f"{self.target.arch.name} has no register {index}")
+            raise InvalidCommand(f"{self.target.arch.name} has no register {index}")
         return index
 
     async def _register(self, rest: bytes) -> bytes:
@@ -247,7 +250,7 @@ class Stub:
         try:
             area = self.target.arch.with_value(await self.area(), self._known(digits), raw(value))
         except ValueError as error:
-            raise Misuse(str(error)) from error
+            raise InvalidCommand(str(error)) from error
         await self._change(area)
         return OK
 
@@ -268,12 +271,12 @@ class Stub:
     async def _write_data(self, place: bytes, data: bytes) -> bytes:
         address, size = self._range(place)
         if size != len(data):
-            raise Misuse(f"GDB announced {size} bytes to write and sent {len(data)}")
+            raise InvalidCommand(f"GDB announced {size} bytes to write and sent {len(data)}")
         await self.breakpoints.write(address, data)
         return OK
 
     def _range(self, text: bytes) -> tuple[int, int]:
-        """ADDRESS,SIZE"""
+        """(address, size) of the text ``ADDRESS,SIZE``."""
         address, _, size = text.partition(b",")
         return self._address(address), number(size)
 
@@ -281,20 +284,21 @@ class Stub:
         address = number(digits)
         if address >= SPACE:
             arch = self.target.arch
-            raise Misuse(
-                f"GDB asks for {address:#x}, which {arch.name} hasn't got; in GDB: set architecture {arch.gdb_name}"
+            raise InvalidCommand(
+                f"GDB uses address {address:#x}, which {arch.name} doesn't have;"
+                f" in GDB: set architecture {arch.gdb_name}"
             )
         return address
 
     # Breakpoints
 
     def _place(self, rest: bytes) -> int | None:
-        """The address in ``TYPE,ADDRESS,KIND``; None when it isn't one of software breakpoints."""
+        """The address in ``TYPE,ADDRESS,KIND``; None unless the type is a software breakpoint."""
         fields = rest.split(b";")[0].split(b",")
         if fields[0] != b"0":
             return None
         if len(fields) != 3 or number(fields[2]) != len(self.target.arch.breakpoint):
-            raise Misuse(f"{self.target.arch.name} has no breakpoint of the kind that GDB asks for")
+            raise InvalidCommand(f"{self.target.arch.name} has no breakpoint of the kind that GDB requests")
         return self._address(fields[1])
 
     async def _insert(self, rest: bytes) -> bytes:
@@ -307,7 +311,7 @@ class Stub:
             self.say(str(error))
             return BAD_MEMORY
         except ValueError as error:
-            raise Misuse(str(error)) from error
+            raise InvalidCommand(str(error)) from error
         return OK
 
     async def _remove(self, rest: bytes) -> bytes:
@@ -320,12 +324,12 @@ class Stub:
     # The session
 
     async def _detach(self, rest: bytes) -> bytes:
-        await self._leave()
+        await self._detach_target()
         return OK
 
     async def _kill(self, rest: bytes) -> bytes:
-        # A kernel isn't killed by its debugger: it runs on, as after a detach.
-        await self._leave()
+        # IPKDB can't kill a kernel, so the kernel continues as after a detach.
+        await self._detach_target()
         return UNKNOWN
 
     async def _query(self, rest: bytes) -> bytes:
@@ -333,7 +337,7 @@ class Stub:
         if name == b"Supported":
             return self._supported(arguments)
         if name == b"Attached":
-            # GDB then takes its leave at the end, and doesn't kill.
+            # "1" makes GDB detach at its end; else it would kill the target.
             return b"1"
         if rest.startswith(b"Xfer:features:read:target.xml:"):
             offset, size = self._range(rest.rpartition(b":")[2])
@@ -347,11 +351,11 @@ class Stub:
         self._swbreak = b"swbreak+" in features
         for feature in features:
             name, _, value = feature.partition(b"=")
-            # Only of i386 it can be told: each GDB that knows it says so here.
+            # Only for i386: every GDB with support for it lists "i386" here.
             if name == b"xmlRegisters" and self.target.arch is I386 and b"i386" not in value.split(b","):
                 self.say(
-                    f"this GDB is made for {value.decode('ascii', 'replace')}, the target is"
-                    f" {self.target.arch.name}: use a GDB that knows it"
+                    f"this GDB is made for {value.decode('ascii', 'replace')}, and the target is"
+                    f" {self.target.arch.name}: use a GDB that supports it"
                 )
         swbreak = ";swbreak+" if self._swbreak else ""
         return f"PacketSize={PACKET_SIZE:x};QStartNoAckMode+;qXfer:features:read+{swbreak}".encode("ascii")
@@ -361,15 +365,15 @@ class Stub:
 
 
 def number(digits: bytes) -> int:
-    """The number in hexadecimal digits; Misuse if that isn't what they are."""
+    """The number that `digits` represent in hexadecimal. InvalidCommand for other text."""
     if not digits or len(digits) > 16 or not rsp.HEX.issuperset(digits):
-        raise Misuse(f"GDB sent {digits[:32]!r} instead of a number")
+        raise InvalidCommand(f"GDB sent {digits[:32]!r} instead of a number")
     return int(digits, 16)
 
 
 def raw(digits: bytes) -> bytes:
-    """The bytes in hexadecimal digits; Misuse if that isn't what they are."""
+    """The bytes that `digits` represent in hexadecimal. InvalidCommand for other text."""
     try:
         return binascii.unhexlify(digits)
     except binascii.Error:
-        raise Misuse(f"GDB sent {digits[:32]!r} instead of data") from None
+        raise InvalidCommand(f"GDB sent {digits[:32]!r} instead of data") from None

@@ -1,4 +1,4 @@
-"""UDP over IPv4 as bytes (RFC 768, RFC 791), for captures."""
+"""Encodes and decodes UDP over IPv4 (RFC 768, RFC 791), for captures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class NotUdp(ValueError):
 
 
 class Incomplete(NotUdp):
-    """They begin one, and the rest isn't there."""
+    """The bytes are the beginning, or a fragment, of a UDP datagram."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ def checksum(data: bytes) -> int:
 
 
 def encode(datagram: Datagram, identification: int) -> bytes:
-    """The IPv4 packet that carries `datagram`, its checksums filled in."""
+    """The IPv4 packet that carries `datagram`, with both checksums."""
     (source, source_port), (target, target_port) = datagram.source, datagram.target
     length = UDP_HEADER.size + len(datagram.payload)
     pseudo = source.packed + target.packed + struct.pack(">BBH", 0, UDP, length)
     udp = UDP_HEADER.pack(source_port, target_port, length, 0)
-    # No checksum at all is sent as 0, so one that comes out as 0 is sent as its other form.
+    # In UDP, 0 means "no checksum", so RFC 768 replaces a checksum of 0 by 0xFFFF.
     total = checksum(pseudo + udp + datagram.payload) or 0xFFFF
     udp = UDP_HEADER.pack(source_port, target_port, length, total)
     fields = (0x45, 0, IP_HEADER.size + length, identification & 0xFFFF, 0, TTL, UDP)
@@ -57,7 +57,7 @@ def encode(datagram: Datagram, identification: int) -> bytes:
 
 
 def decode(data: bytes) -> Datagram:
-    """The datagram in an IPv4 packet; NotUdp for anything else, Incomplete for a part of one."""
+    """The datagram in an IPv4 packet. Incomplete for a part of one, NotUdp for other data."""
     if not data or data[0] >> 4 != 4:
         raise NotUdp("not IPv4")
     if len(data) < IP_HEADER.size:

@@ -1,9 +1,8 @@
 """Requests and replies over a network that loses, repeats, reorders and damages datagrams.
 
-The kernel never sends a packet again by itself: whatever arrives that isn't its next request makes it repeat its
-last reply. So all patience is here. A request keeps its sequence number until its reply has come, however often
-it is sent, and the kernel takes a sequence number once: each request is carried out once or, when the target
-stays silent, at most once.
+The kernel has no timer: it repeats its last reply only when it receives something other than the next request. So the
+host repeats requests. A request keeps its sequence number until its reply arrives, and the kernel accepts each sequence
+number once. So each request is executed exactly once, or at most once if the target doesn't answer.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from rumplab.ipkdb.faults import Lost, Refused, Silent, Unexpected, WrongKey
 from rumplab.ipkdb.packet import BadMac, Malformed, Packet
 
 SEQUENCE = 2**32
-# Stop and wait: more than a few packets on the way are repetitions.
+# The protocol is stop-and-wait, so a longer queue could only hold repetitions.
 INBOX = 64
 JITTER = 0.25
-# Seconds for which a reply may hold up everything else.
+# Seconds for which waiting for a reply may block the event loop.
 LINGER = 0.003
 
 
 class Hint(Enum):
-    """What the host's network says about datagrams that were sent."""
+    """Signs other than a valid reply: an ICMP error of the host's network, or a datagram with a wrong HMAC."""
 
     REFUSED = "port unreachable"
     UNREACHABLE = "host unreachable"
@@ -37,22 +36,23 @@ class Hint(Enum):
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds. A request is sent again after `first`, or what the round trips seen suggest, at least `least`; then
-    ever later, up to `most`. `patience` bounds a request; `parting` what is asked of a target on the way out."""
+    """Times in seconds. A request is repeated after `first`, or once round trips have been measured, after the time
+    that they suggest, but at least `least`. The interval then doubles, up to `most`. `patience` limits a request,
+    `detaching` the request to detach."""
 
     first: float = 0.25
     least: float = 0.05
     most: float = 1.0
     patience: float = 10.0
-    parting: float = 3.0
+    detaching: float = 3.0
 
 
 class Link:
-    """The host's end of one session. `send` puts a datagram on the wire; `received` and `hinted` are called with
-    what comes back. `trace` hears of each packet, with '>' or '<'. One request at a time.
+    """The host's end of one session, with one request at a time. `send` sends a datagram. The owner calls `received`
+    and `hinted` with what the network delivers. `trace` is called with '>' or '<' and each packet.
 
-    `linger`, if there is one, waits for up to that many seconds for what comes, without letting anything else run: a
-    kernel nearby answers sooner than the event loop gets round to it."""
+    `linger`, if given, waits up to so many seconds for a datagram and blocks the event loop meanwhile. A nearby kernel
+    answers faster than the event loop polls its sockets."""
 
     def __init__(
         self,
@@ -67,18 +67,18 @@ class Link:
         self.send, self._rng, self._trace = send, rng, trace or (lambda direction, one: None)
         self._inbox: deque[Packet | Hint] = deque(maxlen=INBOX)
         self._waiter: asyncio.Future[None] | None = None
-        # Of the next request, and of the session.
+        # The sequence number of the next request, and the id of the session.
         self.sequence = 0
         self.identity = 0
         self._authentic = False
         self._mean, self._deviation = 0.0, 0.0
-        # Of the request under way, or the last one that had no answer.
+        # The hints since the current request was first sent; after a failure, those of the failed request.
         self.hints: dict[Hint, int] = dict.fromkeys(Hint, 0)
-        # A request whose fate isn't known. Its sequence number can't be given to another one.
+        # A request without an answer. The kernel may have executed it, so no other request can use its sequence number.
         self.pending: bytes | None = None
 
     def received(self, datagram: bytes) -> None:
-        """Takes what the wire delivers; never raises."""
+        """Handles a datagram from the network; never raises."""
         try:
             reply = packet.decode(datagram, self.key)
         except Malformed:
@@ -90,7 +90,7 @@ class Link:
         self._put(reply)
 
     def hinted(self, hint: Hint) -> None:
-        """Takes what the host's network says; never raises."""
+        """Handles an error of the host's network; never raises."""
         self._put(hint)
 
     def _put(self, item: Packet | Hint) -> None:
@@ -104,7 +104,7 @@ class Link:
             self._waiter.set_result(None)
 
     async def next(self, until: float) -> Packet | Hint | None:
-        """What has come first, waiting for it until the loop's clock says `until`; None if nothing has."""
+        """The oldest item that has arrived. Waits for one until the event loop's time `until`; None if none arrives."""
         if not self._inbox:
             loop = asyncio.get_running_loop()
             self._waiter = loop.create_future()
@@ -117,8 +117,8 @@ class Link:
         return self._inbox.popleft() if self._inbox else None
 
     async def open(self, who: str, patience: float) -> None:
-        """Opens a session, whatever the target did before. WrongKey, Silent, or Lost."""
-        # NetBSD takes the id of the last session for a repetition, and its first one is 0.
+        """Opens a new session. WrongKey, Silent, Unexpected or Lost when that fails."""
+        # NetBSD treats an opening with the id of its last session as a repetition. Its id after boot is 0.
         identity = self.identity
         while identity in (0, self.identity):
             identity = self._rng.randrange(SEQUENCE)
@@ -128,21 +128,21 @@ class Link:
             raise Unexpected(f"the target answered the opening with {reply!r}, which isn't IPKDB")
 
     async def request(self, data: bytes, patience: float | None = None) -> bytes:
-        """The data of the reply to `data`. Refused, Silent, WrongKey or Unexpected."""
+        """The data of the reply to the request `data`. Refused, Silent, WrongKey or Lost when that fails."""
         return self._checked(await self._exchange(data, self.timing.patience if patience is None else patience))
 
     async def resume(self, data: bytes) -> None:
-        """Steps or continues; returns when the target has stopped again, however long that takes.
+        """Steps or continues; returns when the target has stopped again, without a time limit.
 
-        Nothing tells a request that was lost from a target that runs, so it is repeated all the while; a running
-        kernel throws it away, and one that has stopped repeats that it has.
+        The host can't distinguish a lost request from a running target, so it repeats the request all the time. A
+        running kernel drops it; a stopped one repeats its reply.
         """
         if self._checked(await self._exchange(data, None)) != packet.STOPPED:
-            raise Unexpected("the target answered a resumption with something else than a stop")
+            raise Unexpected("the target answered a step or continue request with something other than a stop")
 
     async def _exchange(self, data: bytes, patience: float | None) -> bytes:
         if self.pending is not None:
-            raise Lost("an earlier request hasn't been answered, so the target can't be asked anything else")
+            raise Lost("the target hasn't answered an earlier request, so it can't handle another one; attach again")
         self.pending = data
         self.hints = dict.fromkeys(Hint, 0)
         loop = asyncio.get_running_loop()
@@ -155,7 +155,7 @@ class Link:
         while deadline is None or loop.time() < deadline:
             self._trace(">", outgoing)
             self.send(datagram)
-            # A target that continues may run for long, and a repetition has waited already.
+            # Don't block for a target that continues: it may run for long. A repetition has waited already.
             if self._linger is not None and not repeated and data != packet.CONTINUE:
                 self._linger(LINGER)
             until = loop.time() + pause * self._rng.uniform(1 - JITTER, 1 + JITTER)
@@ -175,7 +175,7 @@ class Link:
                 elif item is Hint.DAMAGED:
                     if not self._authentic:
                         raise WrongKey
-                    # At once, but not for every one: the repetition may be damaged too.
+                    # Repeat at once, but only for the first damaged reply: the repeated reply may be damaged too.
                     again, hastened = not hastened, True
                 elif item is None:
                     again = True
@@ -185,18 +185,18 @@ class Link:
         raise Silent(self.silence(patience or 0.0))
 
     def silence(self, seconds: float) -> str:
-        """What a silence of `seconds` may mean, by what else was heard."""
+        """The message for a target that didn't answer for `seconds`, with the hints that arrived."""
         if self.hints[Hint.REFUSED]:
-            why = "only that nobody listens there (the kernel runs, or the machine is gone)"
+            why = "only that nobody listens there (the kernel runs, or the machine has ended)"
         elif self.hints[Hint.UNREACHABLE]:
-            why = "only that there is no such host"
+            why = "only that the host is unreachable"
         else:
             why = "nothing"
         if not self._authentic:
             return f"heard {why} for {seconds:.0f} s"
         return (
             f"heard {why} for {seconds:.0f} s: the target was restarted, hangs, or another debugger has opened it;"
-            " what was asked last may have been done or not; attach again"
+            " it may or may not have executed the last request; attach again"
         )
 
     @staticmethod
@@ -211,7 +211,8 @@ class Link:
         return min(max(self._mean + 4 * self._deviation, self.timing.least), self.timing.most)
 
     def _measure(self, seconds: float) -> None:
-        """Smooths round trips as TCP does (RFC 6298), without those that may be a repetition's."""
+        """Updates the smoothed round-trip time as TCP does (RFC 6298). The caller omits repeated requests, whose round
+        trip is ambiguous."""
         if not self._mean:
             self._mean, self._deviation = seconds, seconds / 2
         else:

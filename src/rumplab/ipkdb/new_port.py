@@ -1,4 +1,4 @@
-"""``rumplab ipkdb new-port``: what a port of IPKDB to another card or machine begins with, in NetBSD's layout."""
+"""``rumplab ipkdb new-port``: writes templates for a port of IPKDB to another card or machine, in NetBSD's layout."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from string import Template
 from rumplab.errors import RumplabError, UsageError
 
 TEMPLATES = Path(__file__).parent / "port_templates"
-# What stands in C identifiers, file names and configuration files at once.
+# A name must be valid in C identifiers, file names and configuration files.
 NAME = re.compile(r"[a-z][a-z0-9]{0,15}")
 CARD = {
     "sys/dev/$bus/if_${xx}_ipkdb.c": "driver.c.in",
@@ -25,10 +25,12 @@ MACHINE = {
 
 
 def files(interface: str, bus: str, machine: str | None) -> dict[str, str]:
-    """Path to content of each file. UsageError for a name that can't be one."""
+    """A mapping of each file's path to its content. UsageError for an invalid name."""
     for option, name in (("interface", interface), ("bus", bus), ("machine", machine)):
         if name is not None and not NAME.fullmatch(name):
-            raise UsageError(f"--{option} '{name}': use up to 16 small letters and digits, a letter first")
+            raise UsageError(
+                f"--{option} '{name}' is not a valid name; use up to 16 small letters and digits, a letter first"
+            )
     words = {"xx": interface, "XX": interface.upper(), "bus": bus, "zz": machine or ""}
     made = {
         fill(path, words): fill(template(name), words)
@@ -48,7 +50,8 @@ def fill(text: str, words: dict[str, str]) -> str:
 
 
 def run(interface: str, bus: str, machine: str | None, output: Path | None) -> int:
-    """Writes the files to a new directory, all or none."""
+    """Writes the files to a new directory and prints their paths; on an error, removes the directory. Returns the exit
+    status."""
     made = files(interface, bus, machine)
     target = output or Path(f"ipkdb-{interface}")
     try:

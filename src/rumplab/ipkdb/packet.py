@@ -1,7 +1,8 @@
-"""IPKDB's packet: what one UDP datagram holds. docs/commands/ipkdb.md has it as a table.
+"""IPKDB's packet, the payload of one UDP datagram. docs/protocols/ipkdb.md has a table of it.
 
-Sequence number (32 bits), length of the data (16 bits), both big-endian; the data, whose first byte is the
-command; HMAC-MD5 (RFC 2104) over all of that. Requests are upper-case letters, replies lower-case ones.
+The fields are, in this order: sequence number (32 bits) and length of the data (16 bits), both big-endian; the data,
+whose first byte is the command; HMAC-MD5 (RFC 2104) over all of these. Requests have an upper-case letter as command,
+replies a lower-case one.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ PORT = 1138
 HEADER = struct.Struct(">IH")
 WORD = struct.Struct(">I")
 MAC_SIZE = 16
-# NetBSD collects a command and a reply in 512 bytes each without looking, so both must stay below that.
+# NetBSD stores a command and a reply in 512 bytes each and doesn't check the length, so both must be shorter.
 BUFFER = 512
-# What one request reads or writes at most: what NetBSD's own GDB asked for.
+# The most bytes that one request reads or writes: the limit of NetBSD's own GDB.
 DATA_LIMIT = 388
-# The largest datagram that is looked at; NetBSD's are never longer than one Ethernet frame.
+# Longer datagrams are ignored; NetBSD's are never longer than one Ethernet frame.
 DATAGRAM_LIMIT = 2048
 
 OPEN, REGISTERS, SET_REGISTERS, PEEK, POKE = b"O", b"R", b"W", b"M", b"N"
@@ -31,12 +32,12 @@ class Malformed(ValueError):
 
 
 class BadMac(ValueError):
-    """The packet's HMAC isn't what the key gives: another key, or damage on the way."""
+    """The packet's HMAC doesn't match the key: the sender has another key, or the network damaged the packet."""
 
 
 @dataclass(frozen=True)
 class Packet:
-    """`seq` has 32 bits; `data` is the command and what belongs to it, at least one byte."""
+    """`seq` has 32 bits; `data` is the command and its arguments, at least one byte."""
 
     seq: int
     data: bytes
@@ -54,9 +55,9 @@ def encode(packet: Packet, key: bytes) -> bytes:
 
 
 def decode(datagram: bytes, key: bytes | None) -> Packet:
-    """The packet in `datagram`; Malformed or BadMac. Without a key the HMAC isn't looked at.
+    """The packet in `datagram`. Malformed or BadMac when it is invalid; without a key, the HMAC isn't checked.
 
-    Bytes after the HMAC are left alone, as NetBSD leaves them.
+    Bytes after the HMAC are ignored, as NetBSD does.
     """
     if len(datagram) < HEADER.size + MAC_SIZE + 1:
         raise Malformed(f"{len(datagram)} bytes are too few")

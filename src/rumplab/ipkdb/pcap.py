@@ -1,5 +1,8 @@
-"""Capture files in the classic pcap format (draft-ietf-opsawg-pcap): written as raw IPv4, read from Ethernet and what
-loopback and tcpdump's ``any`` have too. pcapng is read by rumplab.ipkdb.pcapng."""
+"""Capture files in the classic pcap format (draft-ietf-opsawg-pcap).
+
+Writes captures with link type raw IPv4. Reads also Ethernet and the link types of loopback and of tcpdump's ``any``.
+rumplab.ipkdb.pcapng reads pcapng.
+"""
 
 from __future__ import annotations
 
@@ -16,30 +19,30 @@ from rumplab.ipkdb.ipv4 import Datagram
 
 MAGIC, MAGIC_NANO = 0xA1B2C3D4, 0xA1B23C4D
 MAGIC_NG = b"\x0a\x0d\x0d\x0a"
-# By a file's first bytes: its byte order, and how many of a record's fractions make a second.
+# Maps a file's first four bytes to its byte order and the number of time units per second.
 FORMATS = {
     struct.pack(f"{order}I", magic): (order, unit)
     for order in "<>"
     for magic, unit in ((MAGIC, 1_000_000), (MAGIC_NANO, 1_000_000_000))
 }
-# Link types, as tcpdump.org's registry numbers them; DLT_RAW has two numbers more, by system.
+# Link types of tcpdump.org's registry. On some systems DLT_RAW is 12 or 14.
 NULL, ETHERNET, RAW, LOOP, LINUX_COOKED, IPV4, LINUX_COOKED_2 = 0, 1, 101, 108, 113, 228, 276
 RAWS = (RAW, IPV4, 12, 14)
 FILE_HEADER, RECORD_HEADER = "IHHiIII", "IIII"
 SNAP_LENGTH = 65535
-# Longer records aren't from a network card: the file is damaged.
+# No network card sends a frame that long, so a longer record means that the file is damaged.
 RECORD_LIMIT = 1 << 18
 ETHERTYPE_IPV4 = 0x0800
-# 802.1Q, and what stands for its outer tag.
+# 802.1Q, and the types that are used for an outer tag.
 ETHERTYPES_VLAN = (0x8100, 0x88A8, 0x9100)
 BSD_IPV4 = 2
 BYTE_ORDERS = ("little", "big")
-# What is shorter may have lost its Ethernet type.
+# A shorter frame may be cut off before its Ethernet type.
 SHORTEST_FRAME = 22
 
 
 class Writer:
-    """Appends datagrams to a capture; each is on disk before `add` returns."""
+    """Writes datagrams to a new capture file. Writes are unbuffered, so a killed process loses no datagram."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         try:
@@ -63,7 +66,7 @@ class Writer:
 
 @dataclass(frozen=True)
 class Record:
-    """One record: its UNIX time, its link type, its frame, and whether that was cut off when it was captured."""
+    """One record: its UNIX time in seconds, its link type, its frame, and whether the capture cut the frame off."""
 
     time: float
     link: int
@@ -72,17 +75,17 @@ class Record:
 
 
 class Unread(Exception):
-    """A frame may hold a datagram that can't be read, for the reason that the message gives."""
+    """A frame that may hold a datagram is unreadable; the message tells why."""
 
 
 def records(stream: BinaryIO, name: str) -> Iterator[Record]:
-    """The records of a capture; RumplabError names the file if it is something else.
+    """The records of the capture file `name`. RumplabError when it isn't a capture, or is damaged.
 
-    A capture that ends within a record, as one does while it is being written, just ends there.
+    An incomplete last record is ignored: a capture that is still being written has one.
     """
     head = stream.read(struct.calcsize(FILE_HEADER))
     if head[:4] == MAGIC_NG:
-        # Only here: few captures are.
+        # Imported only here, since few captures are pcapng.
         from rumplab.ipkdb import pcapng
 
         yield from pcapng.records(head, stream, name)
@@ -106,7 +109,7 @@ def damaged(name: str, size: int) -> RumplabError:
 
 
 def datagram(record: Record) -> Datagram | None:
-    """The UDP datagram in a record; None for everything else. Unread where there may be one."""
+    """The UDP datagram in a record; None when there is none. Unread when the record can't be read."""
     packet = packet_of(record.link, record.frame)
     if packet is None:
         if record.cut and len(record.frame) < SHORTEST_FRAME:
@@ -123,7 +126,7 @@ def datagram(record: Record) -> Datagram | None:
 
 
 def packet_of(link: int, frame: bytes) -> bytes | None:
-    """The IPv4 packet in a frame of link type `link`; None for everything else. Unread for a type that isn't known."""
+    """The IPv4 packet in a frame of link type `link`; None when there is none. Unread for an unknown link type."""
     if link in RAWS:
         return frame
     if link == ETHERNET:
@@ -133,14 +136,14 @@ def packet_of(link: int, frame: bytes) -> bytes | None:
     if link == LINUX_COOKED_2:
         return behind(frame[:2], frame[20:])
     if link in (NULL, LOOP):
-        # NULL has it as the system that captured has numbers, LOOP as networks have.
+        # NULL has the address family in the capturing host's byte order, LOOP in network byte order.
         families = {int.from_bytes(frame[:4], order) for order in BYTE_ORDERS}  # type: ignore[arg-type]
         return frame[4:] if BSD_IPV4 in families else None
     raise Unread(f"of link type {link}, which isn't read; capture on an Ethernet or loopback interface, or on 'any'")
 
 
 def behind(kind: bytes, rest: bytes) -> bytes | None:
-    """What follows an Ethernet type, if that is IPv4, with VLANs' tags or without."""
+    """The IPv4 packet after the Ethernet type `kind`; skips VLAN tags. None for another type."""
     while int.from_bytes(kind, "big") in ETHERTYPES_VLAN:
         kind, rest = rest[2:4], rest[4:]
     return rest if int.from_bytes(kind, "big") == ETHERTYPE_IPV4 else None

@@ -1,4 +1,4 @@
-"""Captures in the newer format, pcapng (draft-ietf-opsawg-pcapng), which Wireshark's tools write. Only read."""
+"""Reads captures in the newer format, pcapng (draft-ietf-opsawg-pcapng), which Wireshark's tools write."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from rumplab.ipkdb.pcap import RECORD_LIMIT, Record, damaged
 ORDERS = {struct.pack(f"{order}I", 0x1A2B3C4D): order for order in "<>"}
 SECTION, INTERFACE, OLD_PACKET, SIMPLE_PACKET, PACKET = 0x0A0D0D0A, 1, 2, 3, 6
 BLOCK_HEADER = 8
-# Of a block: its type, its length twice, and nothing else.
+# The shortest block: its type, and its length twice.
 SHORTEST = 12
 END, RESOLUTION, OFFSET = 0, 9, 14
 MICROSECONDS = 6
-# A packet's block has options too.
+# Larger than a record, because a packet's block also has options.
 BLOCK_LIMIT = 4 * RECORD_LIMIT
 
 
 @dataclass(frozen=True)
 class Interface:
-    """What an interface's block says: its link type, the longest frame that is kept whole (0: any), how many of its
-    units of time make a second, and the second that they are counted from."""
+    """The content of an interface's block: its link type, the longest frame that is captured whole (0: any length), the
+    number of time units per second, and the UNIX time in seconds at which the units start."""
 
     link: int
     snap: int
@@ -33,7 +33,7 @@ class Interface:
 
 
 def records(start: bytes, stream: BinaryIO, name: str) -> Iterator[Record]:
-    """The records behind `start`, the beginning of the first section; see rumplab.ipkdb.pcap.records."""
+    """The records of a capture whose first bytes are `start`; `stream` has the rest. See rumplab.ipkdb.pcap.records."""
     order, interfaces = "<", list[Interface]()
     head = start
     while len(head := head + stream.read(max(SHORTEST - len(head), 0))) >= SHORTEST:
@@ -67,7 +67,7 @@ def interface(order: str, body: bytes) -> Interface:
         if code == END:
             break
         if code == RESOLUTION and value:
-            # The highest bit says whether it is a power of 2 or of 10.
+            # The highest bit tells that the rest is an exponent of 2; else it is an exponent of 10.
             unit = 2 ** (value[0] & 0x7F) if value[0] & 0x80 else 10 ** value[0]
         elif code == OFFSET and length == 8:
             offset = struct.unpack(f"{order}q", value)[0]
@@ -76,7 +76,7 @@ def interface(order: str, body: bytes) -> Interface:
 
 
 def packet(order: str, kind: int, body: bytes, interfaces: list[Interface]) -> Record | None:
-    """The record that a block of `kind` holds, if it holds one."""
+    """The record in a block of `kind`; None when the block isn't a packet."""
     if kind == SIMPLE_PACKET:
         whole = struct.unpack_from(f"{order}I", body)[0]
         size = min(whole, interfaces[0].snap or whole, len(body) - 4)

@@ -1,4 +1,4 @@
-"""One session of ``rumplab ipkdb``: from the opening of the target to the parting from it."""
+"""One session of ``rumplab ipkdb``: opens the target, serves GDB, and detaches from the target."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rumplab.host.files import work_directory
 from rumplab.ipkdb import console_messages, gdb_connection
 from rumplab.ipkdb.arch import Arch
 from rumplab.ipkdb.faults import Silent
-from rumplab.ipkdb.gdb_connection import Door, Streams
+from rumplab.ipkdb.gdb_connection import Acceptor, Streams
 from rumplab.ipkdb.gdb_server import Stub
 from rumplab.ipkdb.link import Hint, Link, Timing
 from rumplab.ipkdb.pcap import Writer
@@ -34,16 +34,16 @@ LOOK_SECONDS = 1.0
 NAME_LIMIT = 64
 SOCKET = "gdb.sock"
 SILENCE = (
-    "if its kernel waits for a debugger: the key may be the wrong one, to which it answers nothing; or DDB is in the"
-    " kernel and has taken boot -d. See docs/commands/ipkdb.md"
+    "if its kernel waits for a debugger, the key may be wrong: the kernel doesn't answer a wrong key; or the kernel"
+    " contains DDB, which handles boot -d. See docs/commands/ipkdb.md"
 )
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the command line asks for. GDB comes by the TCP port `port`; with 0 by a socket that only this user can
-    open, and without by standard input and output. `patience` is how many
-    seconds the target may take to answer the opening; `machine` is the one that the target is, if it is known."""
+    """The request of the command line. GDB connects to the TCP port `port`; with 0, to a socket that only this user can
+    open; with None, by standard input and output. `patience` is the time limit for the target's first answer, in
+    seconds; `machine` is the target's machine, if it is known."""
 
     place: tuple[IPv4Address, int]
     key: bytes
@@ -61,17 +61,17 @@ def say(message: str) -> None:
 
 
 def whoami() -> str:
-    """What the target's console says about who debugs it."""
+    """The name that the target's console shows for its debugger."""
     return f"{getpass.getuser()}@{socket.gethostname()}"[:NAME_LIMIT]
 
 
 async def run(plan: Plan) -> None:
-    """The whole session. RumplabError when it ends otherwise than the user wanted."""
+    """Runs the whole session. RumplabError when it fails or ends early."""
     refuse_second_debugger(plan.place)
     why = ports.refusal(plan.port) if plan.port else None
     if why:
-        raise RumplabError(f"port {plan.port} on 127.0.0.1 {why}; use another --port, or leave it out")
-    # What can go wrong here goes wrong before the kernel is bothered.
+        raise RumplabError(f"port {plan.port} on 127.0.0.1 {why}; use another --port, or omit it")
+    # Errors on the host come first, before the session with the kernel is opened.
     streams = await gdb_connection.standard_streams() if plan.port is None else None
     with contextlib.ExitStack() as stack:
         capture = stack.enter_context(contextlib.closing(Writer(plan.pcap))) if plan.pcap else None
@@ -80,24 +80,25 @@ async def run(plan: Plan) -> None:
         wire_trace = trace.wire if trace else None
         async with linked(plan.place, plan.key, plan.timing, capture, wire_trace) as link:
             if not await opened(link, plan, stop):
-                raise RumplabError("given up before the target answered")
+                raise RumplabError("interrupted before the target answered")
             stub = Stub(Target(link, plan.arch), say)
-            # Before GDB comes, so that a wrong --arch is told here.
+            # Read the registers before GDB connects: a wrong --arch fails here.
             await stub.area()
-            door = Door(stub, say, trace.gdb if trace else None)
-            await attended(door, stub, plan, stop, streams)
+            acceptor = Acceptor(stub, say, trace.gdb if trace else None)
+            await serve(acceptor, stub, plan, stop, streams)
 
 
 def refuse_second_debugger(place: tuple[IPv4Address, int]) -> None:
     holder = holders.of_peer(str(place[0]), place[1])
     if holder:
         raise RumplabError(
-            f"{place[0]}:{place[1]} is being debugged already ({holder}); a kernel has one debugger: end that one first"
+            f"{place[0]}:{place[1]} is being debugged already ({holder}); a kernel has one debugger:"
+            " end the other one first"
         )
 
 
 def stop_event() -> asyncio.Event:
-    """Set when the user or the system wants the program to end."""
+    """An event that SIGINT, SIGTERM and SIGHUP set."""
     stop = asyncio.Event()
     for number in SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -105,7 +106,7 @@ def stop_event() -> asyncio.Event:
 
 
 async def opened(link: Link, plan: Plan, stop: asyncio.Event) -> bool:
-    """Opens the target; False when the user gave up first."""
+    """Opens the target; False when `stop` is set first. Silent when the target doesn't answer."""
     opening = asyncio.create_task(link.open(whoami(), plan.patience))
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -126,53 +127,54 @@ async def opened(link: Link, plan: Plan, stop: asyncio.Event) -> bool:
 
 
 def waiting(plan: Plan, link: Link) -> str:
-    """Why there is nothing to do yet."""
+    """The message that tells why the target hasn't answered yet."""
     where = f"{plan.place[0]}:{plan.place[1]}"
     if link.hints[Hint.REFUSED] and plan.place[0].is_loopback:
-        return f"nobody has UDP port {plan.place[1]} of {plan.place[0]} yet; does the machine run, with its forward?"
+        return f"UDP port {plan.place[1]} of {plan.place[0]} is closed; does the machine run with its --forward?"
     if link.hints[Hint.REFUSED]:
         return f"the kernel of {where} runs and isn't in IPKDB yet; waiting up to {plan.patience:.0f} s"
     return f"{where} doesn't answer yet; waiting up to {plan.patience:.0f} s"
 
 
-async def attended(door: Door, stub: Stub, plan: Plan, stop: asyncio.Event, streams: Streams | None) -> None:
-    """Serves GDB until the session is over, the machine has ended, or the user wants it to end."""
-    async with served(door, plan, streams) as gdb:
+async def serve(acceptor: Acceptor, stub: Stub, plan: Plan, stop: asyncio.Event, streams: Streams | None) -> None:
+    """Serves GDB until the session is over, the machine has ended, or `stop` is set; then detaches."""
+    async with accepting(acceptor, plan, streams) as gdb:
         gone = asyncio.create_task(machine_gone(plan.machine))
-        ends = {gdb, gone, asyncio.create_task(stop.wait()), asyncio.create_task(door.closed.wait())}
+        ends = {gdb, gone, asyncio.create_task(stop.wait()), asyncio.create_task(acceptor.closed.wait())}
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in ends:
                 task.cancel()
-        if door.failure is not None:
-            raise door.failure
+        if acceptor.failure is not None:
+            raise acceptor.failure
         if plan.machine is not None and gone.done():
             name = plan.machine.name
-            raise RumplabError(f"machine '{name}' has ended; 'rumplab logs {name}' may say why")
+            raise RumplabError(f"machine '{name}' has ended; read its console with: rumplab logs {name}")
         if not stub.over and gdb.done() and not stub.running:
-            # GDB says so when it lets the kernel go: one that only hangs up, or was killed, leaves it where it is.
-            say("GDB has hung up; the kernel stays where it is, and another session can go on from there")
+            # A detaching GDB sends D or k. One that only disconnects, or was killed, leaves the kernel stopped.
+            say("GDB has disconnected without detaching; the kernel stays stopped, and another session can continue")
             return
         if not stub.over:
-            await parted(stub)
-    say("detached: the kernel runs, and IPKDB can't stop it; to debug it again, start it again with -d")
+            await detach(stub)
+    say("detached: the kernel runs, and IPKDB can't stop it; to debug it again, restart it with -d")
 
 
 @contextlib.asynccontextmanager
-async def served(door: Door, plan: Plan, streams: Streams | None) -> AsyncIterator[asyncio.Task[None]]:
-    """Lets GDB in; the task ends when no GDB can come any more. Without `streams`, by a socket or TCP."""
+async def accepting(acceptor: Acceptor, plan: Plan, streams: Streams | None) -> AsyncIterator[asyncio.Task[None]]:
+    """Accepts GDB on `streams`, else on a socket or TCP port. Yields a task that ends when no GDB can connect any
+    more."""
     if streams is not None:
         say(f"{plan.place[0]}:{plan.place[1]} is stopped, {plan.arch.name}")
-        yield asyncio.create_task(door.enter(*streams))
+        yield asyncio.create_task(acceptor.accept(*streams))
         return
     where = f"{plan.place[0]}:{plan.place[1]}"
-    # Nobody else can look into it, so that the socket is out of their reach from its first moment.
+    # Only this user can enter the directory, so that no other user can open the socket at any time.
     with work_directory("ipkdb") as directory:
         remote = f"{ports.LOOPBACK}:{plan.port}" if plan.port else str(directory / SOCKET)
-        server = await gdb_connection.listen(door, remote, plan.port or 0)
+        server = await gdb_connection.listen(acceptor, remote, plan.port or 0)
         if plan.port:
-            say(f"every user of this host can attach by {remote}, and has the kernel then; without --port only you")
+            say(f"every user of this host can attach to {remote} and control the kernel; without --port only you can")
         older = "" if plan.port else f" (a GDB before 8.3: target remote | rumplab relay {remote})"
         print(f"{where} is stopped, {plan.arch.name}; in GDB: target remote {remote}{older}", flush=True)
         try:
@@ -182,19 +184,19 @@ async def served(door: Door, plan: Plan, streams: Streams | None) -> AsyncIterat
 
 
 async def machine_gone(machine: Machine | None) -> None:
-    """Returns when the machine has ended; never without one."""
+    """Returns when `machine` has ended. Without a machine, never returns."""
     while machine is None or machine.alive():
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def parted(stub: Stub) -> None:
-    """Detaches from a stopped target. RumplabError when it runs, for then it can't be asked to."""
+async def detach(stub: Stub) -> None:
+    """Detaches from a stopped target. RumplabError when it runs: a running target handles no request."""
     timing = stub.target.link.timing
     try:
-        await asyncio.wait_for(stub.part(), timing.parting if stub.running else timing.parting + timing.patience)
+        await asyncio.wait_for(stub.detach(), timing.detaching if stub.running else timing.detaching + timing.patience)
     except asyncio.TimeoutError:
         left = ", ".join(f"{address:#x} (was {code.hex()})" for address, code in sorted(stub.breakpoints.code.items()))
         raise RumplabError(
-            "the kernel runs, and IPKDB can't detach from a running one; it stays under the debugger and waits at its"
-            f" next stop. Breakpoints that are still in it: {left or 'none'}"
+            "the kernel runs, and IPKDB can't detach from a running one; at its next stop it waits for a debugger."
+            f" Breakpoints that are still in it: {left or 'none'}"
         ) from None

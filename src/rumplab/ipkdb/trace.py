@@ -1,4 +1,4 @@
-"""Both protocols side by side: what ``--trace`` prints."""
+"""The output of ``--trace``: the packets of both protocols side by side."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ COLUMN = 44
 
 
 class Trace:
-    """Prints a line for each packet by `write`: GDB's on the left, IPKDB's on the right. `clock` counts seconds."""
+    """Calls `write` with a line for each packet: GDB's on the left, IPKDB's on the right. `clock` returns seconds."""
 
     def __init__(self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._write, self._clock = write, clock
         self._start = clock()
 
     def gdb(self, direction: str, data: bytes) -> None:
-        """`direction` is '>' from GDB and '<' to it."""
+        """A packet between GDB and the translator. `direction` is '>' from GDB and '<' to GDB."""
         text = printable(data)
         self._line(f"{direction} {text if len(text) <= COLUMN - 2 else text[: COLUMN - 3] + '…'}", "")
 
     def wire(self, direction: str, one: Packet) -> None:
-        """`direction` is '>' to the target and '<' from it."""
+        """A packet between the translator and the target. `direction` is '>' to the target and '<' from it."""
         self._line("", f"{direction} {one.seq} {describe(one.data)}")
 
     def _line(self, left: str, right: str) -> None:

@@ -1,4 +1,4 @@
-"""The link's real wire: a UDP socket connected to the target, and a capture of what goes over it."""
+"""The network of a link: a UDP socket that is connected to the target, and a capture of its datagrams."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Place = tuple[IPv4Address, int]
 
 
 class Wire(asyncio.DatagramProtocol):
-    """Hands datagrams to and from a link. What can't be sent is as good as lost: the link sends it again."""
+    """Passes datagrams between the socket and a link. Ignores a failed send: the link repeats its request."""
 
     def __init__(self, sock: socket.socket, target: Place, capture: Writer | None) -> None:
         self.sock, self.target, self.capture = sock, target, capture
@@ -50,12 +50,12 @@ class Wire(asyncio.DatagramProtocol):
             self.link.hinted(Hint.REFUSED if refused else Hint.UNREACHABLE)
 
     def linger(self, seconds: float) -> None:
-        """Waits for the next datagram for that long, and hands on what has come."""
+        """Waits up to `seconds` for a datagram, blocking the event loop, and passes it to the link."""
         if select.select([self.sock], [], [], seconds)[0]:
             try:
                 data = self.sock.recv(DATAGRAM_LIMIT + 1)
             except BlockingIOError:
-                # A datagram that turned out to be damaged.
+                # The kernel has dropped a datagram with a wrong checksum after select() reported it.
                 return
             except OSError as error:
                 self.error_received(error)
@@ -73,7 +73,7 @@ class Wire(asyncio.DatagramProtocol):
 
 
 async def connect(target: Place, capture: Writer | None) -> Wire:
-    """A wire to `target`. RumplabError when this host has no way there."""
+    """A wire to `target`. RumplabError when this host has no route to it."""
     loop = asyncio.get_running_loop()
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.setblocking(False)
@@ -82,7 +82,7 @@ async def connect(target: Place, capture: Writer | None) -> Wire:
         _, wire = await loop.create_datagram_endpoint(lambda: Wire(sock, target, capture), sock=sock)
     except OSError as error:
         sock.close()
-        raise RumplabError(f"no way to {target[0]}: {error.strerror}; is its network up?") from error
+        raise RumplabError(f"no route to {target[0]}: {error.strerror}; is its network up?") from error
     return wire
 
 
@@ -94,7 +94,7 @@ async def linked(
     capture: Writer | None = None,
     trace: Callable[[str, Packet], None] | None = None,
 ) -> AsyncIterator[Link]:
-    """A link to `target`, not opened yet, on a wire that is closed at the end."""
+    """Yields a link to `target`, which isn't opened yet. Closes its socket at the end."""
     wire = await connect(target, capture)
     wire.link = Link(key, wire.send, timing, random.Random(), trace, wire.linger)
     try:

@@ -1,1 +1,1 @@
-"""The lab's bridge: what it should be, what is there, and the steps from one to the other."""
+"""The lab's bridge: its settings, the host's current state, and the steps that bring the bridge up and down."""

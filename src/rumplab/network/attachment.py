@@ -1,7 +1,7 @@
-"""How a machine gets on the bridge here: by qemu-bridge-helper on Linux, by vmnet on macOS.
+"""Attaches a machine to the bridge: with qemu-bridge-helper on Linux, with vmnet on macOS.
 
-On Linux the bridge is component ``bridge`` (path ``qemu-bridge-helper``) and its name and the group that may
-use it stand in ``etc/bridge.json`` below the prefix. docs/commands/run.md says what is needed of the host.
+On Linux, component ``bridge`` has the path ``qemu-bridge-helper``; ``etc/bridge.json`` below the prefix has the
+bridge's name and the group that may use it. docs/commands/run.md tells what the host needs.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ HELPER = "qemu-bridge-helper"
 # Nothing changes the host's network without this switch.
 CONSENT = "-e bridge_manage=true"
 HELPER_SECONDS = 10.0
-# What the helper says, and what to do about it.
+# Messages of the helper, and the remedies.
 KNOWN_FAILURES = (
     ("access denied by acl file", "the bridge's name must stand in QEMU's bridge.conf; provision the bridge again"),
-    ("failed to open /dev/net/tun", "let your account open it, or: sudo modprobe tun"),
+    ("failed to open /dev/net/tun", "give your account access to it, or run: sudo modprobe tun"),
 )
 
 
 @dataclass(frozen=True)
 class Attachment:
-    """`bridge`, `helper` and `group` are empty with vmnet, which makes a bridge of its own."""
+    """How QEMU attaches a card. `bridge`, `helper` and `group` are empty with vmnet, which makes its own bridge."""
 
     link: Link
     bridge: str = ""
@@ -42,24 +42,24 @@ class Attachment:
 
 
 def find(lab: Lab, vmnet: str | None, platform: str) -> Attachment:
-    """The way onto the bridge on `platform` (sys.platform's names). NotProvisioned where there is none;
-    RumplabError when ``bridge.json`` is not valid."""
+    """The attachment for `platform`, a value of sys.platform. NotProvisioned when the lab has no bridge; RumplabError
+    when ``bridge.json`` is not valid."""
     if platform == "darwin":
         return Attachment(nics.vmnet_link(vmnet or "shared"))
-    # Only here, so that machines without the bridge don't wait for it.
+    # Imported only here, since machines without the bridge don't need it.
     from rumplab.network import settings
 
     try:
         helper = lab.component(COMPONENT).path(HELPER)
     except NotProvisioned as error:
-        # Each of these messages ends with the command.
+        # The message of NotProvisioned ends with the command, to which the option is appended.
         raise NotProvisioned(f"{error} {CONSENT}") from error
     chosen = settings.load(lab)
     return Attachment(nics.helper_link(chosen.bridge, helper), chosen.bridge, helper, chosen.group)
 
 
 def check(way: Attachment, uid: int, index: Callable[[str], int] = socket.if_nametoindex) -> None:
-    """RumplabError with the remedy when this user can't use `way` now. `index` finds a network interface."""
+    """RumplabError when the user `uid` can't use `way` now. `index` maps an interface's name to its number."""
     if not way.bridge:
         if uid != 0:
             raise RumplabError(
@@ -76,8 +76,9 @@ def check(way: Attachment, uid: int, index: Callable[[str], int] = socket.if_nam
 
 @contextlib.contextmanager
 def opened(way: Attachment | None, cards: Sequence[Nic]) -> Iterator[Link | None]:
-    """How those of `cards` that are on the bridge get there in a machine that is started within: by taps that the
-    helper has made, so that QEMU needs no program of root's. A tap lasts as long as somebody has it open."""
+    """Yields the link for the `cards` on the bridge of a machine that starts within the context. On Linux the helper
+    makes a tap for each card, so that QEMU itself needs no setuid program. A tap exists as long as a process has it
+    open."""
     if way is None or not way.helper:
         yield way.link if way else None
         return
@@ -90,7 +91,7 @@ def opened(way: Attachment | None, cards: Sequence[Nic]) -> Iterator[Link | None
 
 
 def tap(way: Attachment) -> int:
-    """An open file that is a new tap's other end. RumplabError says what the helper has against it."""
+    """The open file of a new tap on the bridge. RumplabError with the helper's message when it fails."""
     here, there = socket.socketpair()
     with here, there:
         argv = [way.helper, "--use-vnet", f"--br={way.bridge}", f"--fd={there.fileno()}"]
@@ -109,17 +110,17 @@ def tap(way: Attachment) -> int:
             raise RumplabError(f"{way.helper} can't be run: {error}") from error
         if done.returncode:
             raise RumplabError(refusal(way, done.stderr.decode(errors="replace")))
-        # It has ended, and with this end nobody is left to wait for.
+        # Close the helper's end: if the helper has sent no file, recv_fds() returns at once instead of waiting.
         there.close()
         _, found, _, _ = socket.recv_fds(here, 1, 1)
     if not found:
-        raise RumplabError(f"{way.helper} has opened no tap on {way.bridge}; is it QEMU's?")
+        raise RumplabError(f"{way.helper} has opened no tap on {way.bridge}; check that it is QEMU's helper")
     os.set_inheritable(found[0], False)
     return found[0]
 
 
 def refusal(way: Attachment, said: str) -> str:
-    """A message for what the helper `said`."""
+    """The error message for the helper's output `said`."""
     lines = said.strip().splitlines() or ["it printed nothing"]
     for sign, remedy in KNOWN_FAILURES:
         known = next((line for line in lines if sign in line), None)

@@ -1,4 +1,4 @@
-"""The lab's bridge on this host: what stands, and the steps that bring it up or down."""
+"""The lab's bridge on this host: its current state, and the steps that bring it up or down."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ BRIDGE_NETFILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 
 
 def tools_of(lab: Lab, serving: bool = False) -> Tools:
-    """The tools of this lab, dnsmasq only for `serving`. NotProvisioned when it has no bridge."""
+    """The tools of this lab, with dnsmasq only if `serving`. NotProvisioned when the lab has no bridge."""
     directory = record.directory(lab)
     if not record.state_path(directory).exists():
-        # Of a lab without a bridge this says more than the missing component can.
+        # For a lab without a bridge, this error is more helpful than that of the missing component.
         settings.find(lab)
     component = lab.component("bridge")
     return Tools(
@@ -35,7 +35,7 @@ def tools_of(lab: Lab, serving: bool = False) -> Tools:
 
 
 def require_root(action: str, uid: int) -> None:
-    """RumplabError with the command to use instead, unless `uid` is root's."""
+    """RumplabError unless `uid` is root's."""
     if uid != 0:
         raise RumplabError(
             f"'net {action}' changes the host's network, which needs root; run: sudo rumplab net {action}"
@@ -43,7 +43,8 @@ def require_root(action: str, uid: int) -> None:
 
 
 def look(tools: Tools) -> tuple[Seen, Record | None]:
-    """The host, and the record of this session's `net up`. RumplabError when another namespace has it."""
+    """The host's state, and the record of this session's `net up`, if any. RumplabError when the bridge is up in
+    another network namespace."""
     found = seen.look(tools.ip, tools.nft, tools.directory / "dnsmasq.pid", os.geteuid() == 0)
     stood = record.read(tools.directory)
     if stood is None or stood.session == record.session():
@@ -52,7 +53,7 @@ def look(tools: Tools) -> tuple[Seen, Record | None]:
         raise RumplabError(
             f"the bridge is up in another network namespace (dnsmasq, pid {found.dhcp[0]}); bring it down there"
         )
-    # Of an earlier boot or a container that is gone, and with it all that it speaks of.
+    # The record is from an earlier boot or a container that has ended, so everything in it is gone.
     return found, None
 
 
@@ -67,7 +68,7 @@ def pending(steps: Sequence[Step]) -> list[Step]:
 
 
 def prepare_up(wanted: Settings, tools: Tools) -> tuple[Seen, Record, bool, list[Step]]:
-    """(the host, the record, whether it stood before, the steps, the record's own first if it didn't).
+    """(the host's state, the record, whether the record existed before, the steps). The first step writes a new record.
 
     RumplabError when the bridge can't come up.
     """
@@ -85,7 +86,8 @@ def prepare_up(wanted: Settings, tools: Tools) -> tuple[Seen, Record, bool, list
 
 
 def prepare_down(lab: Lab, tools: Tools, force: bool) -> tuple[Settings, list[Step]]:
-    """(settings that it came up with, steps). RumplabError names the machines that are attached."""
+    """(the settings with which the bridge came up, the steps). RumplabError while machines are attached, unless with
+    `force`."""
     found, stood = look(tools)
     current = stood.settings if stood else settings.load(lab)
     link = found.link(current.bridge)
@@ -100,7 +102,7 @@ def prepare_down(lab: Lab, tools: Tools, force: bool) -> tuple[Settings, list[St
 
 
 def bridge_netfilter() -> bool:
-    """Whether the kernel shows bridged packets to the IP firewall."""
+    """Whether the kernel passes bridged packets to the IP firewall."""
     try:
         return BRIDGE_NETFILTER.read_text(encoding="ascii").strip() == "1"
     except OSError:

@@ -1,4 +1,4 @@
-"""dnsmasq for the guests of the bridge, apart from any other dnsmasq of the host."""
+"""dnsmasq for the guests on the bridge, separate from any other dnsmasq of the host."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rumplab.network.settings import Settings
 
 DOMAIN = "rumplab"
 LEASE_TIME = "1h"
-# No other digits than ASCII's, and no more than a number of seconds has.
+# ASCII digits only, and no more of them than a 64-bit number has.
 SECONDS = re.compile("[0-9]{1,19}")
 
 
 @dataclass(frozen=True)
 class Lease:
-    """One address that a guest has. `expires` is UNIX time; `name` is '' when the guest gave none."""
+    """One guest's address. `expires` is UNIX time in seconds; `name` is '' when the guest sent none."""
 
     expires: int
     mac: str
@@ -27,7 +27,7 @@ class Lease:
 
 
 def account() -> str:
-    """The unprivileged account that dnsmasq runs as once its sockets are open."""
+    """The unprivileged account to which dnsmasq switches after it has opened its sockets."""
     try:
         return pwd.getpwnam("dnsmasq").pw_name
     except KeyError:
@@ -35,10 +35,10 @@ def account() -> str:
 
 
 def argv(dnsmasq: str, settings: Settings, directory: Path, user: str) -> list[str]:
-    """The command. All of its files are in `directory`, and it reads no configuration of the host.
+    """The command line of dnsmasq. All of its files are in `directory`, and it reads no configuration of the host.
 
-    Without NAT the guests get no default route, and names are answered for the lab only: a forwarded question
-    would be a way out.
+    Without NAT the guests get no default route, and dnsmasq answers only names of the lab: forwarded queries would let
+    a guest send data out of the lab.
     """
     command = [
         dnsmasq,
@@ -53,7 +53,7 @@ def argv(dnsmasq: str, settings: Settings, directory: Path, user: str) -> list[s
         f"--dhcp-range={settings.first},{settings.last},{settings.network.netmask},{LEASE_TIME}",
         f"--dhcp-lease-max={settings.leases}",
         "--dhcp-authoritative",
-        # A kernel that waits in IPKDB asks by BOOTP, which knows no end of a lease: `net down` is the end.
+        # A kernel that waits in IPKDB uses BOOTP, whose leases don't expire; `net down` removes them.
         "--bootp-dynamic",
         "--no-hosts",
         f"--domain={DOMAIN}",
@@ -66,25 +66,25 @@ def argv(dnsmasq: str, settings: Settings, directory: Path, user: str) -> list[s
 
 
 def files(directory: Path) -> tuple[Path, ...]:
-    """What dnsmasq leaves in `directory`."""
+    """The files that dnsmasq writes in `directory`."""
     return tuple(directory / name for name in ("dnsmasq.pid", "leases", "dnsmasq.log"))
 
 
 def read(path: Path, now: float) -> list[Lease]:
-    """The leases in the file `path`, none where there is no such file; see `leases`."""
-    # A guest gives its name itself.
+    """The leases in the file `path`; empty when the file doesn't exist. See `leases`."""
+    # A guest chooses the name in its lease, so any bytes may be in the file.
     return leases(path.read_text(encoding="utf-8", errors="replace"), now) if path.exists() else []
 
 
 def leases(text: str, now: float) -> list[Lease]:
-    """The leases in a dnsmasq lease file that still hold at `now`, UNIX time."""
+    """The leases in the text of a dnsmasq lease file that are valid at `now` (UNIX time in seconds)."""
     found = []
     for line in text.splitlines():
         fields = line.split()
         if len(fields) < 4 or not SECONDS.fullmatch(fields[0]) or not is_ipv4(fields[2]):
             continue
         lease = Lease(int(fields[0]), fields[1], fields[2], "" if fields[3] == "*" else fields[3])
-        # An expiry of 0 is one that never comes.
+        # An expiry of 0 means that the lease never expires.
         if lease.expires == 0 or lease.expires > now:
             found.append(lease)
     return found

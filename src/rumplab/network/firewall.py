@@ -1,4 +1,4 @@
-"""The lab's nftables table. It is its own: no other table is ever changed."""
+"""The lab's nftables table. rumplab changes no other table."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ TABLE = "inet rumplab"
 
 
 def ruleset(settings: Settings) -> str:
-    """The script for ``nft -f``, which the kernel takes whole or not at all.
+    """The script for ``nft -f``, which the kernel applies atomically.
 
-    Guests reach each other and the host. Nothing outside can start a connection to a guest, and without NAT
-    nothing is forwarded either way, even on a host that routes for others.
+    Guests reach each other and the host. No host outside can open a connection to a guest. Without NAT, no packet is
+    forwarded in either direction, even on a host that is a router.
     """
     bridge = f'"{settings.bridge}"'
     forward = [f"iifname {bridge} oifname {bridge} accept"]
@@ -31,7 +31,7 @@ def ruleset(settings: Settings) -> str:
 
 
 def removal() -> str:
-    """The script for ``nft -f`` that takes the table away, and does nothing where there is none."""
+    """The script for ``nft -f`` that deletes the table, and does nothing if it doesn't exist."""
     return f"add table {TABLE}\ndelete table {TABLE}\n"
 
 
@@ -41,7 +41,8 @@ def chain(name: str, hook: str, rules: Iterable[str]) -> str:
 
 
 def dropping(chains: Iterable[dict[str, Any]]) -> list[str]:
-    """Others' base chains that by default drop what is forwarded, each as 'FAMILY TABLE CHAIN'."""
+    """The base chains of other tables whose policy drops forwarded packets, each as 'FAMILY TABLE CHAIN'. `chains` is
+    nft's JSON."""
     return [
         f"{item['family']} {item['table']} {item['name']}"
         for item in chains

@@ -1,6 +1,6 @@
-"""From what is there to what should be: conflicts, and the steps up and down. Nothing here touches the host.
+"""Compares the host's state with the settings: finds conflicts, and makes the steps up and down. Changes nothing.
 
-Steps are only made for what is missing or left, so that a run that was killed is finished by the next one.
+Steps are made only for parts that are missing, or that remain. So after a killed run, the next run completes the work.
 """
 
 from __future__ import annotations
@@ -16,21 +16,19 @@ from rumplab.network.settings import Settings
 from rumplab.network.steps import End, Remove, Run, Step, Sysctl, Write
 
 IPV6 = Path("/proc/sys/net/ipv6")
-# Nobody's network is as large as a shorter prefix: such routes are the default one in parts, which a VPN makes so that
-# they win over it. The bridge's own route wins over them.
+# No network has a shorter prefix. Routes with a shorter prefix are a default route in parts: a VPN adds them because
+# they take precedence over the default route. The bridge's route takes precedence over them.
 SHORTEST_NETWORK = 8
 ANOTHER_SERVER = (
-    "if its address is in use, another DNS server has taken port 53 of every address: let it bind its own"
-    " interfaces only (dnsmasq: bind-dynamic)"
+    "if its address is in use, another DNS server listens on port 53 of every address: configure that server to listen"
+    " on its own interfaces only (dnsmasq: bind-dynamic)"
 )
 
 
 @dataclass(frozen=True)
 class Tools:
-    """The paths of the programs, the directory of `net`'s own files, and the account dnsmasq runs as.
-
-    Only `up` uses `dnsmasq`.
-    """
+    """The paths of the programs, the directory of the files of ``rumplab net``, and dnsmasq's account. Only `up` needs
+    `dnsmasq`."""
 
     ip: str
     nft: str
@@ -44,11 +42,11 @@ def is_ours(link: Link, settings: Settings) -> bool:
 
 
 def check(settings: Settings, seen: Seen, record: Record | None) -> None:
-    """RumplabError, which names the owner, when the bridge's name, subnet or nftables table is taken."""
+    """RumplabError when another owner uses the bridge's name, subnet or nftables table. The message names the owner."""
     link = seen.link(settings.bridge)
     if link is not None and not is_ours(link, settings):
         raise RumplabError(
-            f"{settings.bridge} is in use and isn't this lab's: {describe(link, seen)}; choose another bridge_name"
+            f"{settings.bridge} exists and is not this lab's: {describe(link, seen)}; choose another bridge_name"
         )
     for other in seen.links:
         for address in other.addresses:
@@ -61,7 +59,7 @@ def check(settings: Settings, seen: Seen, record: Record | None) -> None:
             raise overlap(settings, str(route))
     if record is None and seen.tables is not None and firewall.TABLE in seen.tables:
         raise RumplabError(
-            f"nftables has a table '{firewall.TABLE}' that no 'net up' of this lab made; bring the other"
+            f"nftables has a table '{firewall.TABLE}' that this lab's 'net up' did not make; bring the other"
             f" lab's network down, or remove the table: nft delete table {firewall.TABLE}"
         )
 
@@ -71,7 +69,7 @@ def overlap(settings: Settings, owner: str) -> RumplabError:
 
 
 def describe(link: Link, seen: Seen) -> str:
-    """An interface in words: kind, MAC, addresses, ports."""
+    """The description of an interface for a message: kind, MAC, addresses, ports."""
     words = [f"{link.kind or 'network'} interface, MAC {link.mac or 'none'}"]
     words += [str(address) for address in link.addresses]
     ports = ", ".join(port.name for port in seen.ports(link.name))
@@ -79,18 +77,18 @@ def describe(link: Link, seen: Seen) -> str:
 
 
 def begin(settings: Settings, seen: Seen, session: str) -> Record:
-    """The record of a first `net up`: with the settings it will change, as they are now."""
+    """The record of a first `net up`, with the current values of the kernel settings that it will change."""
     routes_already = seen.sysctls.get("ip_forward") == "1"
     return Record(settings, session, {} if routes_already or not settings.nat else dict(seen.sysctls))
 
 
 def up(settings: Settings, seen: Seen, record: Record, tools: Tools) -> list[Step]:
-    """What is missing. Filtering comes before routing, so that no packet slips through in between."""
+    """The steps for the missing parts. The filter comes before routing, so that no packet is forwarded unfiltered."""
     name, link = settings.bridge, seen.link(settings.bridge)
     steps: list[Step] = []
     if link is None:
         steps.append(Run((tools.ip, "link", "add", "name", name, "address", settings.mac, "type", "bridge")))
-    # A guest could otherwise become the host's IPv6 router by announcing itself.
+    # With IPv6 on the bridge, a guest could become the host's router by a router advertisement.
     steps.append(Sysctl(IPV6 / "conf" / name / "disable_ipv6", "1"))
     if seen.tables is None or firewall.TABLE not in seen.tables:
         steps.append(Run((tools.nft, "-f", "-"), firewall.ruleset(settings)))
@@ -108,18 +106,18 @@ def up(settings: Settings, seen: Seen, record: Record, tools: Tools) -> list[Ste
 
 
 def down(settings: Settings, seen: Seen, record: Record | None, tools: Tools, keep_link: bool = False) -> list[Step]:
-    """What is left of the bridge, in the opposite order, so that filtering outlasts routing; the record last."""
+    """The steps that remove the remaining parts, in reverse order: routing before the filter, and the record last."""
     steps: list[Step] = []
     if seen.dhcp is not None:
         steps.append(End(*seen.dhcp))
     if record is not None and record.sysctls.get("ip_forward"):
-        # It resets the other ones that are put back after it.
+        # Writing ip_forward resets the other settings, so they are restored after it.
         order = sorted(record.sysctls, key=lambda name: name != "ip_forward")
         steps += [Sysctl(IPV4 / name, record.sysctls[name]) for name in order]
     link = seen.link(settings.bridge)
     if link is not None and is_ours(link, settings) and not keep_link:
         steps.append(Run((tools.ip, "link", "delete", "dev", settings.bridge)))
-    # A table that no record speaks of is somebody else's.
+    # Without a record, the table isn't this lab's.
     if record is not None and (seen.tables is None or firewall.TABLE in seen.tables):
         steps.append(Run((tools.nft, "-f", "-"), firewall.removal()))
     files = (*dhcp.files(tools.directory), state_path(tools.directory))
@@ -130,5 +128,5 @@ def down(settings: Settings, seen: Seen, record: Record | None, tools: Tools, ke
 
 
 def remember(record: Record, tools: Tools) -> Write:
-    """The step that comes before all others of `up`."""
+    """The step that writes the record, before all other steps of `up`."""
     return Write(state_path(tools.directory), record.text())

@@ -1,4 +1,4 @@
-"""Who is attached to the bridge: the process, and where it is one of the lab's machines, its name."""
+"""Finds the processes that are attached to the bridge, and the names of those that are machines of the lab."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from rumplab.host.answers import MALFORMED
 from rumplab.machine.registry import NAME, RECORD, SOCKET
 
 TUN = "/dev/net/tun"
-# Many times what a record takes.
+# Far more than a record needs.
 RECORD_BYTES = 1 << 20
-# The word of QEMU's command line that names the machine's control socket, which its record stands beside.
+# The argument of QEMU with the machine's control socket; the machine's record is in the same directory.
 CONTROL = re.compile(rf"socket,id=control,path=(.+)/{re.escape(SOCKET)},.*", re.DOTALL)
 IFF = re.compile(r"^iff:\s*(\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Port:
-    """An interface on the bridge. `pid` is None when no process that we may look at holds it."""
+    """An interface on the bridge. `pid` is None when no visible process has it open."""
 
     name: str
     pid: int | None = None
@@ -40,7 +40,7 @@ class Port:
 
 
 def tap(descriptor: Path) -> str | None:
-    """The tap that an open file, ``/proc/PID/fd/N``, is the other end of."""
+    """The name of the tap that the open file ``/proc/PID/fd/N`` belongs to; None when it isn't a tap."""
     if os.readlink(descriptor) != TUN:
         return None
     info = descriptor.parent.with_name("fdinfo") / descriptor.name
@@ -49,16 +49,14 @@ def tap(descriptor: Path) -> str | None:
 
 
 def holders_of_taps(proc: Path = holders.PROC) -> dict[str, int]:
-    """Tap name → pid, by the open files of every process that may be looked at."""
+    """Maps each tap's name to the pid of the process that has it open, for the processes that this user may inspect."""
     return {name: pid for pid, name in holders.each(tap, proc) if name}
 
 
 def machine_name(pid: int, proc: Path = holders.PROC) -> str:
-    """The name of the machine that the process is, by the record of whichever user it belongs to; empty where there is
-    none that may be read.
+    """The name of the process's machine, from the record of the process's user; '' when there is no readable record.
 
-    Any user can put anything there, and root reads it: what isn't a record of that user's own process is
-    passed over.
+    Any user can write such a file and root reads it, so a record counts only if its owner also owns the process.
     """
     for word in process.words(pid, proc):
         control = CONTROL.fullmatch(word)
@@ -76,8 +74,8 @@ def is_name(value: Any) -> bool:
 
 
 def read_record(path: Path) -> tuple[Any, int]:
-    """(what the JSON of the plain file `path` says, its owner's uid). OSError or ValueError otherwise."""
-    # A pipe would keep the reader waiting, a link lead it elsewhere.
+    """(the JSON data in the regular file `path`, its owner's uid). OSError or ValueError for anything else."""
+    # Opening a FIFO must not block, and a symbolic link must not be followed.
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     with open(handle, encoding="utf-8") as stream:
         info = os.fstat(handle)
@@ -87,7 +85,7 @@ def read_record(path: Path) -> tuple[Any, int]:
 
 
 def identify(names: list[str]) -> list[Port]:
-    """The ports called `names`, with whoever holds them."""
+    """The ports `names`, with the processes that have them open."""
     if not names:
         return []
     pids = holders_of_taps()

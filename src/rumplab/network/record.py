@@ -1,6 +1,7 @@
-"""The record of what `net up` found and did: ``var/net/state.json``, written before anything is changed.
+"""The record of `net up`, ``var/net/state.json``: its settings and the old kernel settings. `net up` writes it before
+it changes anything.
 
-The directory is root's, since what stands in it is done by root; the prefix around it is the lab user's.
+The directory belongs to root, because root acts on the record; the prefix itself belongs to the lab user.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 LOCK = ".lock"
 LOCK_SECONDS = 10.0
-# The settings that `seen.sysctls` reads; an interface's name may hold dots but no slash.
+# The kernel settings that `seen.sysctls` reads. An interface's name may contain dots but no slash.
 SYSCTL = re.compile(r"ip_forward|conf/all/accept_redirects|conf/(?!\.\.?/)[^/]+/forwarding")
 NUMBER = re.compile("[0-9]{1,10}")
 REMEDY = "rumplab net down --force"
@@ -35,8 +36,8 @@ REMEDY = "rumplab net down --force"
 
 @dataclass(frozen=True)
 class Record:
-    """`session` is the boot and network namespace; `sysctls` are values to be put back, by path below
-    /proc/sys/net/ipv4."""
+    """The record. `session` identifies the boot and the network namespace. `sysctls` maps paths below
+    /proc/sys/net/ipv4 to the values that `net down` restores."""
 
     settings: Settings
     session: str
@@ -61,13 +62,13 @@ def state_path(where: Path) -> Path:
 
 
 def session() -> str:
-    """Names this boot and this network namespace."""
+    """An identifier of this boot and this network namespace."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return f"{boot}/{Path('/proc/self/ns/net').stat().st_ino}"
 
 
 def read(where: Path) -> Record | None:
-    """The record in `where`; None when there is none. RumplabError when it can't be understood."""
+    """The record in the directory `where`; None when there is none. RumplabError when it is invalid."""
     path = state_path(where)
     if not path.exists():
         return None
@@ -84,7 +85,7 @@ def read(where: Path) -> Record | None:
 
 
 def is_sysctls(value: Any) -> TypeGuard[dict[str, str]]:
-    """Whether `value` maps settings that `net up` changes, and no others, to numbers."""
+    """Whether `value` maps only kernel settings that `net up` changes, and each to a number."""
     return isinstance(value, dict) and all(
         isinstance(number, str) and NUMBER.fullmatch(number) and SYSCTL.fullmatch(name)
         for name, number in value.items()
@@ -95,17 +96,17 @@ def check_own(where: Path) -> None:
     """RumplabError unless `where` is a directory that only root can write to."""
     info = where.lstat()
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != 0 or info.st_mode & 0o022:
-        raise RumplabError(f"{where} is not a directory of root's own; remove it, then try again")
+        raise RumplabError(f"{where} is not a directory that only root can write to; remove it, then try again")
 
 
 @contextlib.contextmanager
 def locked(where: Path) -> Iterator[None]:
-    """Makes the directory and holds its lock; the kernel drops the lock when the process ends."""
+    """Makes the directory and holds its lock. The kernel releases the lock when the process ends."""
     where.mkdir(mode=0o755, exist_ok=True)
     check_own(where)
-    # Whatever root's umask is: everybody may ask for the status. Nobody but root writes there.
+    # Independent of root's umask: every user may read the status, and only root may write.
     where.chmod(0o755)
-    # Who can open a file can hold its lock, so it isn't the directory's, which everybody can open.
+    # Every user can open the directory, and so could hold its lock; only root can open this file.
     handle = locks.opened(where / LOCK)
     try:
         locks.exclusive(handle, "another 'rumplab net'", str(where), LOCK_SECONDS)

@@ -1,4 +1,4 @@
-"""What ``rumplab net status`` says."""
+"""The output of ``rumplab net status``."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from rumplab.network.settings import Settings
 
 DARWIN = {
     "state": "vmnet",
-    "detail": "macOS has no bridge to bring up: QEMU's vmnet makes one for each machine, which needs root",
+    "detail": "macOS needs no bridge of the lab: QEMU's vmnet makes one for each machine, which needs root",
     "remedy": "sudo rumplab run IMAGE --net bridge",
 }
 
 
 def darwin_text(doing: bool = True) -> str:
-    """What there is to say on macOS: of bringing something up or down, or else of what there is."""
+    """The message on macOS: for `net up` and `net down`, or with `doing` False for `net status`."""
     said = f"{DARWIN['detail']}: {DARWIN['remedy']}"
     return f"nothing to do: {said}" if doing else said
 
 
 def state(settings: Settings, seen: Seen, recorded: bool) -> str:
-    """up, down, partial (a run was killed, or the host came up with the bridge alone) or foreign."""
+    """The bridge's state: 'up', 'down', 'foreign' (another owner has an interface of its name), or 'partial' (a run was
+    killed, or the host's boot made only the bridge itself)."""
     link = seen.link(settings.bridge)
     if link is not None and not is_ours(link, settings):
         return "foreign"
@@ -41,21 +42,23 @@ def state(settings: Settings, seen: Seen, recorded: bool) -> str:
 
 
 def notes(settings: Settings, seen: Seen, leases: Sequence[Lease], bridge_netfilter: bool) -> list[str]:
-    """What keeps guests from being reached or from getting an address, and what to do about it."""
+    """Problems that prevent guests from getting an address or from communicating, each with its remedy."""
     found = []
     if len(leases) >= settings.leases:
         found.append(
-            f"all {settings.leases} addresses are taken: the next guest gets none; widen bridge_dhcp, or wait"
-            " for a lease to end"
+            f"all {settings.leases} addresses are in use, so the next guest gets none; widen bridge_dhcp, or wait"
+            " until a lease expires"
         )
     for name in firewall.dropping(seen.chains):
         if bridge_netfilter:
             found.append(
-                f"nftables chain '{name}' drops packets between guests, since br_netfilter hands bridged"
-                f" packets to it; let {settings.bridge} pass, or: sysctl net.bridge.bridge-nf-call-iptables=0"
+                f"nftables chain '{name}' drops packets between guests, because br_netfilter passes bridged packets"
+                f" to it; accept {settings.bridge} in it, or run: sysctl net.bridge.bridge-nf-call-iptables=0"
             )
         elif settings.nat:
-            found.append(f"nftables chain '{name}' drops what guests send out; let {settings.bridge} pass")
+            found.append(
+                f"nftables chain '{name}' drops packets from guests to other networks; accept {settings.bridge} in it"
+            )
     return found
 
 
@@ -88,7 +91,7 @@ def as_data(
 
 
 def as_text(data: dict[str, Any], ports: Sequence[Port]) -> str:
-    """The same for people."""
+    """The report as text. `data` is that of `as_data`."""
     dhcp = data["dhcp"]
     server = f"dnsmasq, pid {dhcp['pid']}" if dhcp["pid"] else "not running"
     lines = [

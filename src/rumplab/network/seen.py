@@ -1,4 +1,4 @@
-"""What the host's network is at this moment. Everything here only looks."""
+"""Reads the current state of the host's network. Changes nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IPV4 = Path("/proc/sys/net/ipv4")
 
 @dataclass(frozen=True)
 class Link:
-    """One interface: its kind ('' for hardware), the bridge it is a port of, and its IPv4 addresses."""
+    """One interface: its kind ('' for hardware), its bridge if it is a port (`master`), and its IPv4 addresses."""
 
     name: str
     kind: str = ""
@@ -31,7 +31,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Route:
-    """A route: where to, by which interfaces, and its kind where it isn't an ordinary one, as 'blackhole'."""
+    """A route: its destination, its interfaces, and its kind if it isn't a unicast route, such as 'blackhole'."""
 
     network: IPv4Network
     devices: tuple[str, ...] = ()
@@ -44,8 +44,8 @@ class Route:
 
 @dataclass(frozen=True)
 class Seen:
-    """A look at the host. `tables` are those with a chain, as 'FAMILY NAME', or None where only root may see
-    them. `dhcp` is dnsmasq's (pid, token)."""
+    """The state of the host's network. `tables` are the nftables tables with a chain, as 'FAMILY NAME'; None if this
+    process isn't root's. `dhcp` is (pid, start token) of the bridge's dnsmasq; None when it doesn't run."""
 
     links: tuple[Link, ...] = ()
     routes: tuple[Route, ...] = ()
@@ -62,13 +62,13 @@ class Seen:
 
 
 def output(argv: list[str]) -> str:
-    """What a command prints; RumplabError with its own words when it fails."""
+    """The output of a command. RumplabError with its error message when it fails."""
     try:
         done = subprocess.run(
             argv,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            # The name of an interface can hold any byte.
+            # An interface's name may contain any byte.
             encoding="utf-8",
             errors="surrogateescape",
             env=child_environment.of(child_environment.TOOL),
@@ -83,7 +83,7 @@ def output(argv: list[str]) -> str:
 
 
 def parse_links(text: str) -> tuple[Link, ...]:
-    """The interfaces in the output of ``ip -d -j addr show``. RumplabError where that is something else."""
+    """The interfaces in the output of ``ip -d -j addr show``. RumplabError for unexpected output."""
     with parsing("what 'ip addr' prints"):
         return tuple(
             Link(
@@ -104,7 +104,8 @@ def parse_links(text: str) -> tuple[Link, ...]:
 
 
 def parse_routes(text: str) -> tuple[Route, ...]:
-    """Each route but the default ones, from ``ip -j -4 route show``. RumplabError where that is something else."""
+    """The routes, except default routes, in the output of ``ip -j -4 route show``. RumplabError for unexpected
+    output."""
     with parsing("what 'ip route' prints"):
         return tuple(
             Route(IPv4Network(typed(item["dst"], str)), devices(item), typed(item.get("type", ""), str))
@@ -114,12 +115,12 @@ def parse_routes(text: str) -> tuple[Route, ...]:
 
 
 def devices(item: dict[str, Any]) -> tuple[str, ...]:
-    """The interfaces that a route leads to: several where it has several ways, none where it leads nowhere."""
+    """The interfaces of a route: several for a multipath route, none for a blackhole."""
     return tuple(typed(way["dev"], str) for way in (item, *item.get("nexthops", ())) if way.get("dev"))
 
 
 def parse_chains(text: str) -> list[dict[str, Any]]:
-    """The chains in the output of ``nft -j list chains``. RumplabError where that is something else."""
+    """The chains in the output of ``nft -j list chains``. RumplabError for unexpected output."""
     with parsing("what 'nft list chains' prints"):
         found = [item["chain"] for item in json.loads(text)["nftables"] if "chain" in item]
         for chain in found:
@@ -129,13 +130,14 @@ def parse_chains(text: str) -> list[dict[str, Any]]:
 
 
 def sysctls(root: Path = IPV4) -> dict[str, str]:
-    """What turning routing on changes, by path below /proc/sys/net/ipv4, with the values of now."""
+    """The kernel settings that change when routing is turned on: maps paths below /proc/sys/net/ipv4 to current
+    values."""
     paths = [root / "ip_forward", root / "conf/all/accept_redirects", *sorted(root.glob("conf/*/forwarding"))]
     return {str(path.relative_to(root)): path.read_text(encoding="ascii").strip() for path in paths}
 
 
 def daemon(pid_file: Path) -> tuple[int, str] | None:
-    """(pid, token) of the process that `pid_file` names, if it is still the one started with that file."""
+    """(pid, start token) of the process in `pid_file`; None unless that process was started with this file."""
     try:
         pid = int(pid_file.read_text(encoding="ascii"))
         argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -148,7 +150,8 @@ def daemon(pid_file: Path) -> tuple[int, str] | None:
 
 
 def look(ip: str, nft: str, pid_file: Path, root: bool) -> Seen:
-    """Looks at the network namespace of this process. `ip` and `nft` are the tools' paths."""
+    """The state of this process's network namespace. `ip` and `nft` are the tools' paths; `root` tells whether this
+    process is root's, since only root can list nftables."""
     chains = parse_chains(output([nft, "-j", "list", "chains"])) if root else []
     return Seen(
         links=parse_links(output([ip, "-d", "-j", "addr", "show"])),

@@ -1,8 +1,8 @@
-"""What the bridge should be: ``etc/bridge.json`` under the prefix, which role bridge writes.
+"""The bridge's settings: ``etc/bridge.json`` below the prefix, which role bridge writes.
 
-Keys: ``schema`` (1), ``bridge`` (interface name), ``address`` (the host's on it, with prefix length), ``mac``
-(the bridge's own, by which it is told from anybody else's), ``dhcp`` (first and last address for guests),
-``nat``, ``group`` (who may attach a guest without root), ``persistent`` (systemd-networkd, ifupdown or none).
+Keys: ``schema`` (1), ``bridge`` (interface name), ``address`` (the host's address on it, with prefix length), ``mac``
+(the bridge's MAC address, which identifies it as this lab's), ``dhcp`` (first and last address for guests), ``nat``,
+``group`` (its members may attach a guest without root), ``persistent`` (systemd-networkd, ifupdown or none).
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class Settings:
 
     @property
     def leases(self) -> int:
-        """How many guests can have an address at once."""
+        """The number of addresses for guests."""
         return int(self.last) - int(self.first) + 1
 
     def as_data(self) -> dict[str, Any]:
-        """The content of ``bridge.json`` again."""
+        """The settings as the data of ``bridge.json``."""
         return {
             "schema": config.SCHEMA,
             "bridge": self.bridge,
@@ -63,7 +63,7 @@ class Settings:
 
 
 def find(lab: Lab) -> Path:
-    """Where the settings of this lab are. NotProvisioned when it has no bridge."""
+    """The path of the lab's ``bridge.json``. NotProvisioned when the lab has no bridge."""
     path = lab.prefix / "etc" / "bridge.json"
     if not path.is_file():
         raise NotProvisioned(f"this lab has no bridge; {PROVISION}: {remedy_of(lab)}")
@@ -71,7 +71,7 @@ def find(lab: Lab) -> Path:
 
 
 def load(lab: Lab) -> Settings:
-    """The settings of this lab. NotProvisioned when it has no bridge; RumplabError names what is wrong."""
+    """The settings of this lab. NotProvisioned when the lab has no bridge; RumplabError when they are invalid."""
     path = find(lab)
     return parse(config.read_object(path, remedy_of(lab)), path, remedy_of(lab))
 
@@ -81,7 +81,7 @@ def remedy_of(lab: Lab) -> str:
 
 
 def parse(data: dict[str, Any], path: Path, remedy: str) -> Settings:
-    """The settings in `data`; RumplabError names the key of `path` that is wrong, and `remedy`."""
+    """The settings in `data`, the content of `path`. RumplabError names the invalid key and `remedy`."""
 
     def wrong(key: str, why: str) -> RumplabError:
         variable = f"bridge_{SET_BY.get(key, key)}"
@@ -91,7 +91,7 @@ def parse(data: dict[str, Any], path: Path, remedy: str) -> Settings:
     if len(bridge) > NAME_LENGTH:
         raise wrong("bridge", f"'{bridge}' is longer than the {NAME_LENGTH} characters of an interface")
     if not NAME.fullmatch(bridge):
-        raise wrong("bridge", f"'{bridge}' can't name an interface: use letters, digits, '.', '_' and '-'")
+        raise wrong("bridge", f"'{bridge}' is not an interface's name: use letters, digits, '.', '_' and '-'")
     mac = config.text(data, "mac", path, remedy)
     if not MAC.fullmatch(mac):
         raise wrong("mac", f"'{mac}' is not a locally administered unicast address")
@@ -111,12 +111,13 @@ def parse(data: dict[str, Any], path: Path, remedy: str) -> Settings:
     return Settings(bridge, address, mac, first, last, data["nat"], group, data["persistent"])
 
 
-# Where the role's variable is not called like the key.
+# The keys whose variable in the role has another name.
 SET_BY = {"bridge": "name"}
 
 
 def dhcp_range(value: Any, address: IPv4Interface, wrong: Any) -> tuple[IPv4Address, IPv4Address]:
-    """First and last address of the range; the error that `wrong` makes when it doesn't fit the subnet."""
+    """The first and last address of the range `value`. Raises the error that `wrong` makes when the range is
+    invalid."""
     try:
         first, last = (IPv4Address(typed(item, str)) for item in value)
     except (AddressValueError, TypeError, ValueError) as error:
@@ -126,5 +127,5 @@ def dhcp_range(value: Any, address: IPv4Interface, wrong: Any) -> tuple[IPv4Addr
     if int(first) not in hosts or int(last) not in hosts or first > last:
         raise wrong("dhcp", f"{first} to {last} is not a range of host addresses in {network}")
     if first <= address.ip <= last:
-        raise wrong("dhcp", f"{first} to {last} holds the host's own address {address.ip}")
+        raise wrong("dhcp", f"{first} to {last} contains the host's own address {address.ip}")
     return first, last

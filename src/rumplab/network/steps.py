@@ -1,4 +1,4 @@
-"""What is done to the host, as data: each step can be printed as shell or carried out."""
+"""Changes to the host as data: each step can be printed as a shell command, or executed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Run:
             raise RumplabError(f"{shlex.join(self.argv)} did not end within {SECONDS} s; try again") from None
         except OSError as error:
             raise RumplabError(
-                f"cannot run {self.argv[0]}: {error.strerror}; see that it is there and executable"
+                f"cannot run {self.argv[0]}: {error.strerror}; check that it exists and is executable"
             ) from error
         if done.returncode:
             said = " ".join((done.stderr or done.stdout).split()) or f"status {done.returncode}"
@@ -59,7 +59,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Write:
-    """A file of our own that everybody may read, written whole or not at all."""
+    """Writes a file of the lab atomically. Every user may read it."""
 
     path: Path
     text: str
@@ -78,13 +78,13 @@ class Write:
             temporary.replace(self.path)
         except OSError as error:
             raise RumplabError(
-                f"cannot write {self.path}: {error.strerror}; see to its directory, and try again"
+                f"cannot write {self.path}: {error.strerror}; check its directory, then try again"
             ) from error
 
 
 @dataclass(frozen=True)
 class Sysctl:
-    """A kernel setting below /proc/sys. One that isn't there, or already right, is left alone."""
+    """Sets a kernel setting below /proc/sys. Does nothing if it doesn't exist or already has the value."""
 
     path: Path
     value: str
@@ -94,7 +94,8 @@ class Sysctl:
         return f"[ ! -e {path} ] || grep -qsx {value} {path} || echo {value} >{path}"
 
     def done(self) -> bool:
-        """Whether there is nothing to change, now or once the interface is there."""
+        """Whether there is nothing to change: the value is set already, or the kernel lacks this kind of setting. False
+        for a setting of an interface that doesn't exist yet."""
         try:
             return self.path.read_text(encoding="ascii").strip() == self.value
         except FileNotFoundError:
@@ -113,7 +114,7 @@ class Sysctl:
 
 @dataclass(frozen=True)
 class Remove:
-    """Files of our own; those that aren't there are none the worse."""
+    """Removes files of the lab. Missing files are ignored."""
 
     paths: tuple[Path, ...]
 
@@ -127,7 +128,7 @@ class Remove:
 
 @dataclass(frozen=True)
 class End:
-    """A process of ours, which `token` tells from a later one of the same number."""
+    """Ends a process of the lab. `token` distinguishes it from a later process with the same pid."""
 
     pid: int
     token: str
@@ -137,9 +138,9 @@ class End:
 
     def do(self) -> None:
         if not process.terminate(self.pid, self.token):
-            raise RumplabError(f"process {self.pid} does not end; see what it waits for, and try again")
+            raise RumplabError(f"process {self.pid} does not end; find out what it waits for, then try again")
 
 
 def script(steps: Iterable[Step]) -> str:
-    """The steps as a shell script, whose files everybody may read."""
+    """The steps as a shell script. Files that it writes are readable by every user."""
     return "\n".join(["set -eu", "umask 022", *(step.shell() for step in steps)]) + "\n"

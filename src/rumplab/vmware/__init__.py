@@ -1,1 +1,1 @@
-"""A staged image as a virtual machine of VMware's."""
+"""Exports a staged image as a VMware virtual machine."""

@@ -1,4 +1,4 @@
-"""The directory that an export makes: names in it, and what is read from it again."""
+"""The directory of an export: its file names, and reading it for the debugger."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ PROGRAM = "program.elf"
 README = "README.txt"
 SERIAL = "serial.log"
 PIPE = "serial.pipe"
-# What tells a directory of ours from any other.
+# The file that marks a directory as an export.
 DESCRIPTION = "rumplab-export.json"
 
 
 @dataclass(frozen=True)
 class Export:
-    """What a debugger needs of an export: the stub's `port`, and the program with the symbols, if any."""
+    """The parts of an export that a debugger needs: the stub's `port`, and the program with the symbols, if any."""
 
     port: int
     program: str | None
@@ -29,22 +29,22 @@ class Export:
 
 
 def is_export(directory: Path) -> bool:
-    """Whether `directory` was made by an export."""
+    """Whether `directory` is an export."""
     return (directory / DESCRIPTION).is_file()
 
 
 def locks(directory: Path) -> list[Path]:
-    """What VMware puts beside a machine that is running, and takes away afterwards."""
+    """VMware's lock files and directories in `directory`, which exist while the machine runs."""
     return sorted(directory.glob("*.lck"))
 
 
 def open_export(directory: Path) -> Export:
-    """What `rumplab export` left in `directory`. RumplabError when that isn't there or is damaged.
+    """The export in `directory`. RumplabError when `directory` isn't an export, or is damaged.
 
-    The port is read from VMware's file, where its user may have changed it.
+    The port is read from VMware's configuration file, since the user may have changed it there.
     """
     if not is_export(directory):
-        raise RumplabError(f"{directory} is no export; make one with: rumplab export IMAGE --vmware {directory}")
+        raise RumplabError(f"{directory} is not an export; make one with: rumplab export IMAGE --vmware {directory}")
     about = read_object(directory / DESCRIPTION, f"rumplab export IMAGE --vmware {directory} --force")
     path = directory / CONFIGURATION
     try:
@@ -61,27 +61,28 @@ def open_export(directory: Path) -> Export:
 
 
 def readme(machine: vmx.Machine, has_program: bool) -> str:
-    """README.txt: how to start the machine and attach to it."""
+    """The text of README.txt: how to start the machine and attach a debugger."""
     symbols = f"  -ex 'file {PROGRAM}' \\\n" if has_program else ""
     console = (
         f"The console is a UNIX socket: {machine.serial}\nTo see it: socat - UNIX-CONNECT:{machine.serial}"
         if machine.pipe
-        else f"The console is written to {machine.serial} in this directory."
+        else f"VMware writes the console's output to {machine.serial} in this directory."
     )
-    without = "" if has_program else f"\nThere is no {PROGRAM} here: the image had no program on record.\n"
+    without = "" if has_program else f"\nThis directory has no {PROGRAM}: the image had no program on record.\n"
     title = f"{machine.name}, for VMware Fusion, Workstation and Player"
     return f"""\
 {title}
 {"=" * len(title)}
 
-Open {CONFIGURATION} in VMware and start the machine. (A copy of a machine was "copied", should VMware ask.)
+Open {CONFIGURATION} in VMware and start the machine. (If VMware asks about a copied machine, answer "copied".)
 {console}
 
-Its debug stub listens on 127.0.0.1, port {machine.port}, on the host that runs VMware. There, in here:
+Its debug stub listens on 127.0.0.1, port {machine.port}, on the host that runs VMware. To attach on that host, run in
+this directory:
 
   rumplab debug --vmware .
 
-or, with a GDB that bears a long reply to its 'g' packet, as the lab's does:
+or, with a GDB that accepts a long reply to its 'g' packet, such as the lab's:
 
   gdb -ex 'set architecture i386:x86-64' \\
 {symbols}\

@@ -150,7 +150,7 @@ def test_libraries_of_cgo_go_to_the_link(recording: Toolchain, tmp_path: Path) -
         (
             {"a.go": 'package main\n// #cgo pkg-config: zlib\nimport "C"\n'},
             ".",
-            "a.go asks pkg-config for 'zlib', and pkg-config knows the host's libraries only",
+            "a.go asks pkg-config for 'zlib', and pkg-config finds only the host's libraries",
         ),
         ({"a.go": 'package main\n// #cgo LDFLAGS: "-lm\nimport "C"\n'}, ".", "No closing quotation"),
     ],
@@ -171,7 +171,7 @@ def test_no_go(toolchain: Toolchain, tmp_path: Path) -> None:
     toolchain.provide_go("exit 1", tmp_path)
     result = toolchain.build(source)
     assert result.returncode == 1
-    assert "VERSION does not say which Go this is; provision go_builder again" in result.stderr
+    assert "VERSION does not contain Go's version; provision go_builder again" in result.stderr
 
 
 def test_a_c_program_beside_go_files(recording: Toolchain, tmp_path: Path) -> None:

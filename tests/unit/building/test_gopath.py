@@ -149,7 +149,7 @@ def test_paths_that_leave_their_directory_are_no_imports(tmp_path: Path, path: s
 @pytest.mark.parametrize("content", ["go 1.20\n", "module ../../x\n", "module /x\n", "module a/../../x\n"])
 def test_a_module_without_a_name(tmp_path: Path, content: str) -> None:
     write(tmp_path, {"go.mod": content})
-    with pytest.raises(RumplabError, match="names no module"):
+    with pytest.raises(RumplabError, match="has no valid module name"):
         gopath.root_of(str(tmp_path), ())
 
 

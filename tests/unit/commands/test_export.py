@@ -156,11 +156,11 @@ def test_a_configuration_that_vmware_has_rewritten() -> None:
     found = vmx.parse(text, "x")
     assert found == {"debugstub.listen.guest64": "true", "name": 'a"b'}
     assert vmx.stub_port(found, "x") == vmx.PORT
-    with pytest.raises(RumplabError, match=r"line 2 is to say: debugStub\.port\.guest64"):
+    with pytest.raises(RumplabError, match=r"line 2 is not valid: debugStub\.port\.guest64"):
         vmx.parse('a = "b"\ndebugStub.port.guest64 8864\n', "x")
     with pytest.raises(RumplabError, match="has no debug stub; add: debugStub"):
         vmx.stub_port({}, "x")
-    with pytest.raises(RumplabError, match="is '0'; give it a port"):
+    with pytest.raises(RumplabError, match="is '0'; set it to a port"):
         vmx.stub_port({**found, "debugstub.port.guest64": "0"}, "x")
 
 
@@ -300,7 +300,7 @@ def test_what_a_guest_wrote_into_its_disk_and_what_an_image_names_reach_no_other
     subprocess.run(command_line, check=True)
     refused = lab.tool("export", evil, "--vmware", tmp_path / "refused")
     assert refused.returncode == 1
-    assert f"{evil} lies over {str(secret)!r}" in refused.stderr
+    assert f"{evil} has the backing file {str(secret)!r}" in refused.stderr
     assert not (tmp_path / "refused").exists()
     allowed = export(lab, evil, tmp_path / "allowed", "--allow-backing")
     assert back(allowed / "disk.vmdk", tmp_path).startswith(b"a secret")
@@ -337,7 +337,7 @@ def test_a_full_disk(lab: LabPrefix, image: Path, tmp_path: Path) -> None:
     status, said = in_small_disk(place, "1m", argv, lab.environment)
     assert status == 1
     assert said == (
-        f"rumplab export: no space left in {place}, which has 0 MiB free; free some or choose another place\n"
+        f"rumplab export: no space left in {place}, which has 0 MiB free; free some space or choose another directory\n"
     )
 
 
@@ -385,7 +385,7 @@ def test_an_image_in_use_by_another_process(lab: LabPrefix, image: Path, tmp_pat
         finally:
             server.terminate()
     assert result.returncode == 1
-    assert f"{image} is in use by another process, which is none of your machines" in result.stderr
+    assert f"{image} is in use by a process that is not one of your machines" in result.stderr
 
 
 def wait_for(path: Path) -> None:
@@ -431,7 +431,7 @@ def test_debug_attaches_to_an_export(lab: LabPrefix, image: Path, tmp_path: Path
     assert f"target remote 127.0.0.1:{free}" in executed(result.stdout)
     for arguments, status, message in (
         (("name", "main", "--vmware", target), 2, "with --vmware there is no NAME; leave out 'name'"),
-        (("--vmware", tmp_path), 1, "is no export; make one with: rumplab export"),
+        (("--vmware", tmp_path), 1, "is not an export; make one with: rumplab export"),
         (("--vmware", target), 1, f"nothing listens on 127.0.0.1:{free}, where VMware has the debug stub"),
     ):
         result = lab.tool("debug", *arguments)

@@ -93,11 +93,11 @@ def test_a_guest_that_writes_a_header_into_its_disk_gets_no_file(
     overwrite(path, header[:510] + b"\x55\xaa" + header[512:])
     result = lab.tool("run", path, "--dry-run")
     assert "format=raw" in result.stdout, result.stderr
-    assert "is a raw disk on record and looks like qcow2 now" in result.stderr
+    assert "is recorded as a raw disk and looks like qcow2 now" in result.stderr
     for arguments in ((evil,), (pcihello, "--drive", evil)):
         refused = lab.tool("run", *arguments, "--dry-run")
         assert refused.returncode == 1
-        assert f"{evil} lies over {str(secret)!r}" in refused.stderr
+        assert f"{evil} has the backing file {str(secret)!r}" in refused.stderr
     assert "format=qcow2" in lab.tool("run", evil, "--dry-run", "--allow-backing").stdout
     data = tmp_path / "data.img"
     data.write_bytes(bytes(1 << 20))

@@ -376,7 +376,7 @@ def test_a_full_disk_is_seen_before_anything_is_written(lab: Path, tmp_path: Pat
     assert status == 1
     assert said == (
         f"rumplab stage: no space left: the image needs 8 MiB in {small_disk}, which has 4 MiB free,"
-        f" and 1 MiB in {tempfile.gettempdir()}; free some space or choose another place with -o\n"
+        f" and 1 MiB in {tempfile.gettempdir()}; free some space or choose another directory with -o\n"
     )
 
 
@@ -407,7 +407,7 @@ def test_only_one_of_several_claims_of_a_name_succeeds(tmp_path: Path) -> None:
         try:
             writer.take_name(mine, tmp_path / "out")
         except RumplabError as error:
-            assert "has been made by somebody else meanwhile" in str(error)
+            assert "has been made by another process meanwhile" in str(error)
             return False
         return True
 
@@ -425,7 +425,7 @@ def test_of_twenty_stages_to_one_name_one_makes_it(lab: Path, program: Path, out
     won = [number for number, (_, status) in enumerate(ends) if status == 0]
     assert len(won) == 1, ends
     for said, status in ends:
-        assert status == 0 or "a.img exists" in said or "has been made by somebody else meanwhile" in said, said
+        assert status == 0 or "a.img exists" in said or "has been made by another process meanwhile" in said, said
     assert sorted(path.name for path in out.iterdir()) == ["a.img", "a.img.rumplab.json"]
     assert f"WHICH_{won[0]:02}".encode() in (out / "a.img").read_bytes()
     assert f"WHICH_{won[0]:02}" in (out / "a.img.rumplab.json").read_text(encoding="utf-8")

@@ -107,7 +107,7 @@ def test_the_descriptor_names_the_file_and_has_its_full_length(lab: LabPrefix, p
 
 @pytest.mark.parametrize("name", ['a"b', "a\nb", "a\udcff"])
 def test_a_name_that_a_descriptor_cannot_hold(name: str) -> None:
-    with pytest.raises(UsageError, match="can't name a VMDK file"):
+    with pytest.raises(UsageError, match="can't be a VMDK file's name"):
         vmdk.check_name(name)
 
 

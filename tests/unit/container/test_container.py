@@ -127,14 +127,14 @@ def test_an_unreachable_engine_is_not_reported_as_a_missing_image(
     empty_lab: LabPrefix, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer(monkeypatch, 1, error="Cannot connect to the Docker daemon at unix:///x. Is it running?")
-    with pytest.raises(RumplabError, match=r"can't be asked: Cannot connect.*; start it") as caught:
+    with pytest.raises(RumplabError, match=r"can't be used: Cannot connect.*; start it") as caught:
         builder_images.find(config.load(), "gdb")
     assert caught.value.exit_code == 1
 
 
 def test_an_image_that_the_lab_did_not_make_is_not_run(empty_lab: LabPrefix, monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, 0, '{"id": "sha256:1", "labels": null}')
-    with pytest.raises(RumplabError, match="isn't rumplab's"):
+    with pytest.raises(RumplabError, match="is not one of rumplab's"):
         builder_images.find(config.load(), "gdb")
 
 

@@ -87,19 +87,19 @@ def test_interrupts_are_found_outside_packets_only() -> None:
     stream, other = pipe.Stream(), pipe.Stream()
     assert stream.feed(b"+\x03$M1,1:\x03#\x03", other) == (b"+$M1,1:\x03#\x03", 1)
     assert stream.feed(b"\x03\x03\x03-", other) == (b"\x03-", 2)
-    assert stream.owed
+    assert stream.unacknowledged
 
 
 def test_an_answer_is_due_until_it_is_acknowledged() -> None:
     gdb, guest = pipe.Stream(), pipe.Stream()
     gdb.feed(b"$k#6", guest)
-    owed = [gdb.owed]
+    owed = [gdb.unacknowledged]
     gdb.feed(b"b", guest)
-    owed.append(gdb.owed)
+    owed.append(gdb.unacknowledged)
     guest.feed(b"+$OK#9a", gdb)
-    owed += [gdb.owed, guest.owed]
+    owed += [gdb.unacknowledged, guest.unacknowledged]
     gdb.feed(b"+", guest)
-    assert [*owed, guest.owed] == [False, True, False, True, False]
+    assert [*owed, guest.unacknowledged] == [False, True, False, True, False]
 
 
 @pytest.fixture

@@ -238,7 +238,7 @@ def test_a_disk_that_names_other_files_is_taken_when_that_is_asked_for(
     words = ("guest", "create", "nb", "--kernel", kernel, "--disk", disk)
     refused = empty_lab.tool(*words)
     assert refused.returncode == 1
-    assert f"{disk} lies over {str(below)!r}" in refused.stderr
+    assert f"{disk} has the backing file {str(below)!r}" in refused.stderr
     assert listed(empty_lab) == []
     assert empty_lab.tool(*words, "--allow-backing").returncode == 0
     alone = empty_lab.tool("guest", "create", "other", "--kernel", kernel, "--allow-backing")
@@ -267,7 +267,7 @@ def test_guests_that_are_where_they_were_formerly_are_named(empty_lab: LabPrefix
     said = empty_lab.tool("guest", "list").stderr
     assert f"2 of your guests (old, older) are in {former}" in said
     # The printed remedy works.
-    remedy = said.partition("bring each here with: ")[2].strip()
+    remedy = said.partition("then move each with: ")[2].strip()
     for name in ("old", "older"):
         subprocess.run(["sh", "-c", remedy.replace("NAME", name)], check=True)
     assert [guest["name"] for guest in listed(empty_lab)] == ["old", "older"]

@@ -54,7 +54,7 @@ def test_a_base_that_changed_is_refused(directory: Path, base: Path) -> None:
     provide(directory, base)
     with base.open("r+b") as handle:
         handle.write(b"else")
-    with pytest.raises(RumplabError, match=r"has changed since .*; put the old one back, or .*guest delete nb"):
+    with pytest.raises(RumplabError, match=r"has changed since .*; restore the old one, or .*guest delete nb"):
         provide(directory, base)
 
 

@@ -53,7 +53,7 @@ def test_any_bytes_get_an_answer(head: bytes) -> None:
         (placed(header(), SEARCH - 8), "no Multiboot header in its first 8192 bytes"),
         (placed(header(error=1), 64), "at byte 64 whose checksum is wrong"),
         (placed(header(), 66), "at byte 66, which is not a multiple of 4"),
-        (placed(header(flags=0x10008), 64), "a feature that GRUB doesn't have (header flags 0x8)"),
+        (placed(header(flags=0x10008), 64), "feature that GRUB doesn't have (header flags 0x8)"),
     ],
 )
 def test_refusals(tmp_path: Path, content: bytes, message: str) -> None:

@@ -35,7 +35,7 @@ def at(offset: int, magic: bytes) -> bytes:
 def test_everything_that_is_recognised_is_refused_by_name(tmp_path: Path, kind: recognise.Kind) -> None:
     path = tmp_path / "x"
     path.write_bytes(at(kind.offset, kind.magic))
-    with pytest.raises(RumplabError, match="which isn't read; ") as raised:
+    with pytest.raises(RumplabError, match="which isn't supported; ") as raised:
         boot_media.inspect(str(path))
     assert kind.name in str(raised.value)
 
@@ -92,13 +92,13 @@ DESCRIPTOR = '# Disk DescriptorFile\nversion=1\nparentCID={parent}\ncreateType="
 @pytest.mark.parametrize(
     ("parent", "extent", "message"),
     [
-        ("ffffffff", 'FLAT "/etc/passwd" 0', "a part that isn't beside it, '/etc/passwd'"),
-        ("ffffffff", 'FLAT "../secret" 0', "a part that isn't beside it, '../secret'"),
-        ("ffffffff", 'FLAT "link" 0', "is no file; put it there"),
-        ("ffffffff", 'SPARSE "gone.vmdk"', "gone.vmdk, a part of the VMDK .*, is no file"),
+        ("ffffffff", 'FLAT "/etc/passwd" 0', "a part outside its directory, '/etc/passwd'"),
+        ("ffffffff", 'FLAT "../secret" 0', "a part outside its directory, '../secret'"),
+        ("ffffffff", 'FLAT "link" 0', "is not a file; copy the part there"),
+        ("ffffffff", 'SPARSE "gone.vmdk"', "gone.vmdk, a part of the VMDK .*, is not a file"),
         ("ffffffff", 'VMFS "part"', "a part of kind VMFS"),
         ("12345678", 'FLAT "part" 0', "a VMDK over another one"),
-        ("ffffffff", "nonsense", "names no part|a part that isn't beside it|kind nonsense"),
+        ("ffffffff", "nonsense", "names no part|a part outside its directory|kind nonsense"),
     ],
 )
 def test_a_vmdk_descriptor_may_only_name_files_in_its_directory(
@@ -148,7 +148,7 @@ def test_the_error_for_a_program_that_qemu_cannot_load_names_stage(lab: LabPrefi
     path.write_bytes(wide.ljust(1 << 14, b"\0"))
     result = lab.tool("run", path)
     assert result.returncode == 1
-    assert "make an image of it, which boots: rumplab stage" in result.stderr
+    assert "make an image of it with: rumplab stage" in result.stderr
     result = lab.tool("run", "/bin/true")
     assert result.returncode == 1
     assert "has no Multiboot header" in result.stderr

@@ -109,7 +109,7 @@ def test_a_target_with_a_wrong_command_fails_there_and_only_there() -> None:
         carry_out = kernel.carry_out
         return lambda data: kernel.reply(b"ok") if data[:1] == b"Q" else carry_out(data)
 
-    assert failed(replace("carry_out", accept_unknown_command)) == {"A command that there is not"}
+    assert failed(replace("carry_out", accept_unknown_command)) == {"An unknown command"}
 
 
 def test_check_port_ends_at_a_target_that_does_not_trap() -> None:

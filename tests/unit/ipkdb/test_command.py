@@ -163,7 +163,7 @@ def test_machine_that_doesnt_run(empty_lab: LabPrefix, capsys: pytest.CaptureFix
         ("NetBSD 8.3\nStopped in pid 0.1 at netbsd:breakpoint+0x5\ndb> ", "no options DDB"),
         ("IPKDB: No interface found!\n", "IPKDB_NE_PCISLOT"),
         ("IPKDBKEY must be at least 16 bytes long!\n", "too short"),
-        ("db> c\nMy IP address is 10.0.1.51\nwaiting for remote debugger\n", "the key may be the wrong one"),
+        ("db> c\nMy IP address is 10.0.1.51\nwaiting for remote debugger\n", "the key may be wrong"),
         ("kgdb waiting...", "KGDB"),
         ("NetBSD 8.3 (GENERIC)", ""),
         ("", ""),

@@ -215,7 +215,7 @@ def test_target_that_restarts_is_a_clean_error() -> None:
         with pytest.raises(Silent, match="restarted"):
             await Target(bench.link, I386).registers()
         # The result of that request is unknown, so its number can't be used again: a new session must begin.
-        with pytest.raises(RumplabError, match="hasn't been answered"):
+        with pytest.raises(RumplabError, match="hasn't answered"):
             await bench.link.request(b"X")
         await bench.link.open("t", 10)
         assert len(await Target(bench.link, I386).registers()) == 64

@@ -179,7 +179,7 @@ def test_a_program_that_cannot_be_run_is_named_and_the_rest_undone(space: Namesp
     (space.lab.prefix / "dnsmasq").chmod(0o644)
     failed = space.net("up", check=False)
     assert failed.returncode == 1
-    assert f"cannot run {space.lab.prefix / 'dnsmasq'}: Permission denied; see that it is" in failed.stderr
+    assert f"cannot run {space.lab.prefix / 'dnsmasq'}: Permission denied; check that it" in failed.stderr
     assert space.snapshot() == before
     assert os.listdir(space.directory) == [record.LOCK]
 
@@ -200,7 +200,7 @@ def test_taken_names_and_addresses_are_refused_before_anything_is_done(space: Na
     space.settings(bridge="lan0")
     refused = space.net("up", check=False)
     assert refused.returncode == 1
-    assert "lan0 is in use and isn't this lab's: bridge interface" in refused.stderr
+    assert "lan0 exists and is not this lab's: bridge interface" in refused.stderr
     assert "172.31.0.1/24" in refused.stderr
     space.net("down")
     assert space.snapshot() == before
@@ -275,7 +275,7 @@ def test_a_directory_that_does_not_belong_to_root_is_refused(space: Namespace) -
     space.directory.symlink_to("/tmp")
     refused = space.net("up", check=False)
     assert refused.returncode == 1
-    assert "not a directory of root's own" in refused.stderr
+    assert "not a directory that only root can write to" in refused.stderr
 
 
 def test_without_a_bridge_the_remedy_is_named(empty_lab: LabPrefix) -> None:

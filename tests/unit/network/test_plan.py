@@ -184,10 +184,10 @@ def test_status_names_firewall_rules_and_settings_that_block_guests() -> None:
     (between,) = report.notes(OURS, look, [], True)
     assert "'ip filter FORWARD' drops packets between guests" in between
     (outside,) = report.notes(parsed(nat=True), look, [], False)
-    assert "drops what guests send out" in outside
+    assert "drops packets from guests to other networks" in outside
     one = parsed(dhcp=["10.0.1.50", "10.0.1.50"])
     (full,) = report.notes(one, UP, [dhcp.Lease(0, "m", "10.0.1.50", "")], False)
-    assert "all 1 addresses are taken" in full
+    assert "all 1 addresses are in use" in full
 
 
 def test_links_are_read_as_ip_prints_them() -> None:

@@ -172,7 +172,7 @@ def test_answer_of_another_form_names_who_gave_it(read: Callable[[str], object],
 
 def test_labels_that_are_no_list_of_components_name_the_image() -> None:
     for labels in (NEST, "[[]]", '{"a": 1}', '[{"name": "gdb", "paths": {"gdb": 1}}]'):
-        with pytest.raises(RumplabError, match="image x doesn't say"):
+        with pytest.raises(RumplabError, match="image x has no label"):
             docker.Image("x", "y", {"rumplab.components": labels}).path("gdb", "gdb")
 
 
@@ -237,7 +237,7 @@ def test_an_answer_that_arrives_byte_by_byte_has_the_same_time_limit() -> None:
 def test_malformed_chardevs_cause_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qmp, "execute", lambda *words, **options: [{"label": "com1", "filename": None}])
     machine = Machine("x", str(tmp_path), 1)
-    with pytest.raises(RumplabError, match="x answers in a form that isn't known"):
+    with pytest.raises(RumplabError, match="x sends an unknown answer"):
         lines.client(machine, "com1")
     assert run_state(machine) == "starting"
     with pytest.raises(RumplabError, match="x doesn't answer"):
@@ -336,9 +336,9 @@ def test_cgo_lines_keep_their_meaning() -> None:
 @pytest.mark.parametrize("content", [b"\xff", b"go1." + b"9" * 5000, b"go1.\xd9\xa3"])
 def test_a_malformed_go_version_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "VERSION").write_bytes(content)
-    with pytest.raises(RumplabError, match="does not say which Go"):
+    with pytest.raises(RumplabError, match="does not contain Go's version"):
         assert target.go_release(str(tmp_path)) == 9999
-        raise RumplabError("does not say which Go")
+        raise RumplabError("does not contain Go's version")
 
 
 def test_a_name_with_a_null_byte_is_ignored_in_a_rule(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
-# Commands for NetBSD kernels, in GDB's own language: no Python, nothing newer than GDB 7.3. They read kernel
-# memory only, so they need a stopped kernel and its netbsd.gdb, and work by every stub.
+# Commands for NetBSD kernels, in GDB's own language: no Python, nothing newer than GDB 7.3. They only read kernel
+# memory, so they work with every stub. They need a stopped kernel and its symbols, netbsd.gdb.
 #
-# GDB's variables don't hold arrays, so characters are fetched eight at a time, in words that don't cross the end
-# of what they are in.
+# GDB's convenience variables can't hold arrays, so nb-chars reads eight characters at a time, in aligned words. An
+# aligned word never crosses a page boundary.
 
 define nb-chars
   set $nb_at = (unsigned long) ($arg0)
@@ -24,15 +24,15 @@ define nb-chars
   end
 end
 document nb-chars
-Print characters of the kernel's: nb-chars ADDRESS COUNT STOP
-NULs are left out, or, if STOP isn't 0, the first one is the end.
+Print characters of kernel memory: nb-chars ADDRESS COUNT STOP
+If STOP is 0, NULs are skipped; else the first NUL ends the text.
 end
 
 define nb-text
   nb-chars &($arg0) sizeof($arg0) 1
 end
 document nb-text
-Print a character array of the kernel's up to its first NUL: nb-text proc0.p_comm
+Print a character array in kernel memory up to its first NUL: nb-text proc0.p_comm
 end
 
 define nb-dmesg
@@ -42,7 +42,7 @@ define nb-dmesg
     if msgbufp->msg_magic != 0x063061
       echo nb-dmesg: msgbufp does not point to a message buffer; do the symbols fit this kernel?\n
     else
-      # A ring: the oldest character is the one that is overwritten next.
+      # A ring buffer: the oldest character is at the position that the kernel overwrites next.
       set $nb_bufx = msgbufp->msg_bufx
       nb-chars (msgbufp->msg_bufc+$nb_bufx) (msgbufp->msg_bufs-$nb_bufx) 0
       nb-chars msgbufp->msg_bufc $nb_bufx 0
