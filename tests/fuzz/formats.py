@@ -32,7 +32,7 @@ from rumplab.building import gofile, golang, gopath, target
 from rumplab.building import record as build_record
 from rumplab.errors import RumplabError
 from rumplab.image import grub, multiboot, recognise, recorded, rumprun_config, vmdk
-from rumplab.ipkdb import decode, ipv4, pcap
+from rumplab.ipkdb import capture_record, decode, ipv4, pcap
 from rumplab.ipkdb.ipv4 import Datagram
 from rumplab.machine import boot_media, macs, vga_text
 from rumplab.vmware import vmx
@@ -113,7 +113,7 @@ def classic(order: str, magic: int, link: int, before: bytes) -> bytes:
 def newer(order: str) -> bytes:
     options = struct.pack(f"{order}HHB3xHHq", 9, 1, 9, 14, 8, 5)
     found = block(order, 0x0A0D0D0A, struct.pack(f"{order}IHHq", 0x1A2B3C4D, 1, 0, -1))
-    found += block(order, 1, struct.pack(f"{order}HHI", pcap.RAW, 0, 0) + options)
+    found += block(order, 1, struct.pack(f"{order}HHI", capture_record.RAW, 0, 0) + options)
     for packet in PACKETS:
         size = len(packet)
         found += block(order, 6, struct.pack(f"{order}IIIII", 0, 0, 7, size, size) + packet)
@@ -123,9 +123,9 @@ def newer(order: str) -> bytes:
 
 
 CAPTURES = (
-    classic("<", pcap.MAGIC, pcap.RAW, b""),
-    classic(">", pcap.MAGIC_NANO, pcap.ETHERNET, b"\1" * 12 + b"\x81\0\0\5\x08\0"),
-    classic("<", pcap.MAGIC, pcap.LINUX_COOKED_2, b"\x08\0" + b"\0" * 18),
+    classic("<", pcap.MAGIC, capture_record.RAW, b""),
+    classic(">", pcap.MAGIC_NANO, capture_record.ETHERNET, b"\1" * 12 + b"\x81\0\0\5\x08\0"),
+    classic("<", pcap.MAGIC, capture_record.LINUX_COOKED_2, b"\x08\0" + b"\0" * 18),
     newer("<"),
     newer(">"),
 )

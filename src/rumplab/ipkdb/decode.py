@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rumplab.errors import RumplabError
-from rumplab.ipkdb import packet, pcap
+from rumplab.ipkdb import capture_record, packet, pcap
+from rumplab.ipkdb.capture_record import Record
 from rumplab.ipkdb.packet import WORD, BadMac, Malformed
-from rumplab.ipkdb.pcap import Record
 
 REQUESTS = {"R": "read registers", "S": "step", "C": "continue", "X": "detach"}
 SHOWN = 16
@@ -63,8 +63,8 @@ def lines(records: Iterator[Record], key: bytes | None, unread: Counter[str]) ->
         when = record.time
         start = when if start is None else start
         try:
-            datagram = pcap.datagram(record)
-        except pcap.Unread as error:
+            datagram = capture_record.datagram(record)
+        except capture_record.Unread as error:
             unread[str(error)] += 1
             continue
         if datagram is None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from rumplab.errors import RumplabError
-from rumplab.ipkdb.pcap import RECORD_LIMIT, Record, damaged
+from rumplab.ipkdb.capture_record import RECORD_LIMIT, Record, damaged
 
 ORDERS = {struct.pack(f"{order}I", 0x1A2B3C4D): order for order in "<>"}
 SECTION, INTERFACE, OLD_PACKET, SIMPLE_PACKET, PACKET = 0x0A0D0D0A, 1, 2, 3, 6

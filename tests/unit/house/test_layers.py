@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,6 +67,25 @@ def complaints(source: Path) -> list[str]:
             if why:
                 found.append(f"{module} imports {other}: {why}")
     return found
+
+
+def circle(source: Path) -> list[str]:
+    """Return modules that import each other in a circle, in order; an empty list if none do."""
+    imports = {module_name(path, source): set(imported(path, source)) for path in source.rglob("*.py")}
+    try:
+        graphlib.TopologicalSorter(imports).prepare()
+    except graphlib.CycleError as error:
+        found: list[str] = error.args[1]
+        return found
+    return []
+
+
+def test_no_modules_import_each_other_in_a_circle(tmp_path: Path) -> None:
+    assert circle(SOURCE) == []
+    (tmp_path / "rumplab/ipkdb").mkdir(parents=True)
+    (tmp_path / "rumplab/ipkdb/pcap.py").write_text("def late():\n    from rumplab.ipkdb import pcapng\n")
+    (tmp_path / "rumplab/ipkdb/pcapng.py").write_text("from rumplab.ipkdb.pcap import Record\n")
+    assert {"rumplab.ipkdb.pcap", "rumplab.ipkdb.pcapng"} == set(circle(tmp_path))
 
 
 def test_imports_go_from_commands_to_subjects_to_the_host() -> None:

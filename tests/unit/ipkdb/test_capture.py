@@ -19,10 +19,11 @@ from ipkdb.server import Server
 from support.labfixture import LabPrefix, host_tool
 
 from rumplab.errors import RumplabError
-from rumplab.ipkdb import decode, ipv4, pcap
+from rumplab.ipkdb import capture_record, decode, ipv4, pcap
+from rumplab.ipkdb.capture_record import Record
 from rumplab.ipkdb.decode import describe, printable
 from rumplab.ipkdb.ipv4 import Datagram
-from rumplab.ipkdb.pcap import Record, Writer
+from rumplab.ipkdb.pcap import Writer
 
 HOST, GUEST = (IPv4Address("10.0.1.1"), 40000), (IPv4Address("10.0.1.50"), 1138)
 SESSION = [
@@ -140,16 +141,16 @@ def record(link: int, frame: bytes, order: str = "<", magic: int = pcap.MAGIC) -
 @pytest.mark.parametrize(
     ("link", "before"),
     [
-        (pcap.RAW, b""),
-        (pcap.IPV4, b""),
-        (pcap.ETHERNET, b"\1" * 12 + b"\x08\x00"),
-        (pcap.ETHERNET, b"\1" * 12 + b"\x81\x00\x00\x05\x08\x00"),
-        (pcap.LINUX_COOKED, b"\0" * 14 + b"\x08\x00"),
-        (pcap.ETHERNET, b"\1" * 12 + b"\x88\xa8\x00\x05\x81\x00\x00\x06\x08\x00"),
-        (pcap.LINUX_COOKED_2, b"\x08\x00" + b"\0" * 18),
-        (pcap.NULL, b"\2\0\0\0"),
-        (pcap.NULL, b"\0\0\0\2"),
-        (pcap.LOOP, b"\0\0\0\2"),
+        (capture_record.RAW, b""),
+        (capture_record.IPV4, b""),
+        (capture_record.ETHERNET, b"\1" * 12 + b"\x08\x00"),
+        (capture_record.ETHERNET, b"\1" * 12 + b"\x81\x00\x00\x05\x08\x00"),
+        (capture_record.LINUX_COOKED, b"\0" * 14 + b"\x08\x00"),
+        (capture_record.ETHERNET, b"\1" * 12 + b"\x88\xa8\x00\x05\x81\x00\x00\x06\x08\x00"),
+        (capture_record.LINUX_COOKED_2, b"\x08\x00" + b"\0" * 18),
+        (capture_record.NULL, b"\2\0\0\0"),
+        (capture_record.NULL, b"\0\0\0\2"),
+        (capture_record.LOOP, b"\0\0\0\2"),
         (12, b""),
         (14, b""),
     ],
@@ -160,17 +161,26 @@ def test_captures_of_other_programs_are_read(link: int, before: bytes, order: st
     for magic, second in ((pcap.MAGIC, 1e-6), (pcap.MAGIC_NANO, 1e-9)):
         (found,) = pcap.records(record(link, frame, order, magic), "x")
         assert found.time == pytest.approx(7 + 5 * second, abs=1e-12)
-        datagram = pcap.datagram(found)
+        datagram = capture_record.datagram(found)
         assert datagram is not None and datagram.payload == SESSION[0][2]
 
 
 @pytest.mark.parametrize("frame", [b"", b"\x60" * 40, b"\1" * 12 + b"\x08\x06" + b"\0" * 40])
-@pytest.mark.parametrize("link", [pcap.RAW, pcap.ETHERNET, pcap.LINUX_COOKED, pcap.LINUX_COOKED_2, pcap.NULL])
+@pytest.mark.parametrize(
+    "link",
+    [
+        capture_record.RAW,
+        capture_record.ETHERNET,
+        capture_record.LINUX_COOKED,
+        capture_record.LINUX_COOKED_2,
+        capture_record.NULL,
+    ],
+)
 def test_frames_of_other_protocols_are_skipped(link: int, frame: bytes) -> None:
-    assert pcap.datagram(Record(0.0, link, frame, cut=False)) is None
+    assert capture_record.datagram(Record(0.0, link, frame, cut=False)) is None
 
 
-@given(st.binary(max_size=200), st.sampled_from([*pcap.RAWS, 0, 1, 108, 113, 276, 999]), st.booleans())
+@given(st.binary(max_size=200), st.sampled_from([*capture_record.RAWS, 0, 1, 108, 113, 276, 999]), st.booleans())
 def test_any_frame_is_read_without_an_exception(frame: bytes, link: int, cut: bool) -> None:
     for data in (frame, b"\x45" + frame, b"\1" * 12 + b"\x08\x00\x45" + frame):
         for _ in decode.lines(iter([Record(0.0, link, data, cut)]), KEY, Counter()):
@@ -181,8 +191,8 @@ def test_any_frame_is_read_without_an_exception(frame: bytes, link: int, cut: bo
     ("link", "frame", "why"),
     [
         (999, PACKET, "1 record of link type 999, which isn't read"),
-        (pcap.ETHERNET, b"\1" * 12 + b"\x08\x00" + PACKET[:26], "1 record cut off"),
-        (pcap.RAW, PACKET[:6] + b"\x20\x00" + PACKET[8:], "1 record a fragment"),
+        (capture_record.ETHERNET, b"\1" * 12 + b"\x08\x00" + PACKET[:26], "1 record cut off"),
+        (capture_record.RAW, PACKET[:6] + b"\x20\x00" + PACKET[8:], "1 record a fragment"),
     ],
 )
 def test_an_unreadable_capture_is_an_error_with_status_1(
@@ -207,7 +217,7 @@ def test_pcapng_is_read(order: str, resolution: bytes, unit: int) -> None:
         [
             block(order, 0x0A0D0D0A, struct.pack(f"{order}IHHq", 0x1A2B3C4D, 1, 0, -1)),
             block(order, 1, struct.pack(f"{order}HHI", 147, 0, 0)),
-            block(order, 1, struct.pack(f"{order}HHI", pcap.ETHERNET, 0, 0) + options),
+            block(order, 1, struct.pack(f"{order}HHI", capture_record.ETHERNET, 0, 0) + options),
             block(order, 4, b"names"),
             block(order, 6, packet),
             block(order, 6, packet)[:-9],
@@ -215,7 +225,7 @@ def test_pcapng_is_read(order: str, resolution: bytes, unit: int) -> None:
     )
     (found,) = pcap.records(io.BytesIO(content), "x")
     assert found.time == pytest.approx(7 + 1 / unit, abs=1e-12)
-    datagram = pcap.datagram(found)
+    datagram = capture_record.datagram(found)
     assert datagram is not None and datagram.payload == SESSION[0][2]
 
 
