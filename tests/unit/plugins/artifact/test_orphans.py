@@ -108,10 +108,15 @@ def test_the_orphan_of_a_run_that_is_killed_right_after_the_start_is_found_too(
     lab: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run is killed before it can record the command."""
+    def end(*_: object, **__: object) -> None:
+        # Before that, the shell would die of the signal for its parent's death.
+        number(lab / "plain")
+        os.kill(os.getpid(), signal.SIGKILL)
+
     child = os.fork()
     if child == 0:
         os.setsid()
-        monkeypatch.setattr(subprocess.Popen, "wait", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+        monkeypatch.setattr(subprocess.Popen, "wait", end)
         as_user("nobody", lambda: provide(wanted(lab, "trap '' TERM; echo $$ >$0/plain; sleep 60; true"), opener))
         os._exit(0)
     os.waitpid(child, 0)
