@@ -13,11 +13,12 @@ import contextlib
 import errno
 import gc
 import importlib
+import re
 import signal
 import sys
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from rumplab import __version__
 from rumplab.cli.verbs import HIDDEN_VERBS, VERBS
@@ -45,10 +46,11 @@ def verb_module(verb: str) -> ModuleType:
 
 
 class Parser(argparse.ArgumentParser):
-    """A verb's parser. It differs from argparse's own in two points:
+    """A verb's parser. It differs from argparse's own in three points:
 
     - It refuses an empty value, which an unset shell variable leaves: `Path("")` is the working directory.
     - It keeps the value ``--`` of an option, which argparse drops.
+    - For an option without its value, it tells how to write a value that begins with ``-``.
     """
 
     # The arguments for which an empty string is a value.
@@ -63,6 +65,12 @@ class Parser(argparse.ArgumentParser):
             self._check_value(action, value)
             return value
         return super()._get_values(action, arg_strings)
+
+    def error(self, message: str) -> NoReturn:
+        lacking = re.fullmatch(r"argument (\S+): expected one argument", message)
+        if lacking:
+            message += f"; write one that begins with '-' like this: {lacking[1].rpartition('/')[2]}=-x"
+        super().error(message)
 
 
 def verb_parser(verb: str, module: ModuleType) -> argparse.ArgumentParser:

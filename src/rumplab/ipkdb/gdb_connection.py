@@ -193,7 +193,7 @@ class Acceptor:
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serves one GDB. Closes the connection at once while another GDB is connected."""
         if self._busy:
-            self._say("a second GDB was turned away: a session serves one GDB at a time")
+            self._say("a second GDB was refused: a session serves one GDB at a time")
             writer.close()
             return
         self._busy = True

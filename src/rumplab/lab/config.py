@@ -84,7 +84,7 @@ class Lab:
         component = self._read(path)
         if component.state != "installed":
             why = component.reason or "no reason recorded"
-            raise NotProvisioned(f"{name} is {component.state} ({why}); complete it: {remedy}")
+            raise NotProvisioned(f"{name} is {component.state} ({why}); remove that cause, then run: {remedy}")
         return component
 
     def components(self) -> list[Component]:

@@ -420,7 +420,7 @@ def test_no_toolchain(empty_lab: LabPrefix, hello: Path) -> None:
     empty_lab.component("rump_toolchain", {}, state="deferred", reason="no answer from the archive")
     result = empty_lab.tool("build", hello)
     assert result.returncode == 3
-    assert "rump_toolchain is deferred (no answer from the archive); complete it:" in result.stderr
+    assert "rump_toolchain is deferred (no answer from the archive); remove that cause, then run:" in result.stderr
 
 
 def test_a_toolchain_of_another_kind(toolchain: Toolchain, hello: Path) -> None:

@@ -171,7 +171,7 @@ def test_gdb_that_leaves_makes_room_for_the_next(empty_lab: LabPrefix, key_file:
             assert time.monotonic() < deadline, output
         _, errors = process.communicate(timeout=SECONDS)
         assert process.returncode == 0
-        assert "a second GDB was turned away" in errors
+        assert "a second GDB was refused" in errors
 
 
 def test_the_error_for_an_interrupt_says_that_a_running_kernel_cannot_be_stopped(

@@ -42,7 +42,9 @@ def test_the_tag_is_that_of_the_role(empty_lab: LabPrefix, component: str, tag: 
 
 def test_deferred_component_says_why(empty_lab: LabPrefix) -> None:
     empty_lab.component("gdb", {}, state="deferred", reason="connection refused", stamp=None)
-    with pytest.raises(NotProvisioned, match=r"deferred \(connection refused\); complete it: .*--tags gdb"):
+    with pytest.raises(
+        NotProvisioned, match=r"deferred \(connection refused\); remove that cause, then run: .*--tags gdb"
+    ):
         config.load().component("gdb")
     assert [component.state for component in config.load().components()] == ["deferred"]
 

@@ -108,6 +108,7 @@ def test_the_orphan_of_a_run_that_is_killed_right_after_the_start_is_found_too(
     lab: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run is killed before it can record the command."""
+
     def end(*_: object, **__: object) -> None:
         # Before that, the shell would die of the signal for its parent's death.
         number(lab / "plain")
