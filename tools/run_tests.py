@@ -457,9 +457,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help="a part or a group of --list; all unless given")
     parser.add_argument("--fast", action="store_true", help="without what needs a container")
     parser.add_argument(
-        "--all", action="store_true", help="also the repetitions that a usual run leaves out, and `default` on one more release; takes hours"
+        "--all", action="store_true", help="also long repetitions, and `default` on one more release; takes hours"
     )
-    parser.add_argument("--list", action="store_true", help="print the parts and their groups, and run no part; makes .venv first where it is missing")
+    parser.add_argument(
+        "--list",
+        action="store_true",
+        help="print the parts and their groups, and run none; makes .venv if it is missing",
+    )
     arguments = parser.parse_args(argv)
     # On SIGTERM, exit through the `finally` clauses, which end the tests, the containers and a started engine.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

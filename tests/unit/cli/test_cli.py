@@ -128,7 +128,8 @@ def test_a_full_output_is_an_error_not_a_traceback(empty_lab: LabPrefix) -> None
 
 
 def test_an_option_without_its_value_tells_how_to_write_one_with_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.main(["run", "x.img", "--args", "-d"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main.main(["run", "x.img", "--args", "-d"])
     assert "argument --args: expected one argument; write one that begins with '-' like this: --args=-x" in (
         capsys.readouterr().err
     )
