@@ -117,3 +117,22 @@ def test_a_dead_link_and_a_dead_fragment_are_found(tmp_path: Path) -> None:
     page.write_text("# A page: `b`\n[x](gone.md) [y](#nothing) [z](#a-page-b)\n```\n[x](no-link)\n```\n", "utf-8")
     assert dead_links(page) == [f"a.md: there is no {tmp_path / 'gone.md'}", "a.md: a.md has no heading for #nothing"]
     assert list(tables("| a |\n|---|\n| b |\n\n| c |\n|---|\n")) == [("| b |",), ()]
+
+
+def unknown_tests(text: str, defined: set[str], paths: set[str]) -> list[str]:
+    """Return the tests and files of tests that a page names in backticks and that don't exist."""
+    names = re.findall(r"`([\w./-]*\btest_\w+(?:\.py)?)`", text)
+    files = {name for name in names if name.endswith(".py")}
+    absent = [name for name in files if not any(f"/{path}".endswith(f"/{name}") for path in paths)]
+    return sorted([*absent, *(name for name in names if name not in files and name not in defined)])
+
+
+def test_each_test_that_a_page_names_exists() -> None:
+    files = [*ROOT.glob("tests/**/*.py"), *ROOT.glob("molecule/**/*.py")]
+    paths = {str(path.relative_to(ROOT)) for path in files}
+    defined = {
+        name for path in files for name in re.findall(r"^ *def (test_\w+)", path.read_text("utf-8"), re.MULTILINE)
+    }
+    absent = {page.name: unknown_tests(page.read_text("utf-8"), defined, paths) for page in documents(ROOT)}
+    assert {name: found for name, found in absent.items() if found} == {}
+    assert unknown_tests("`x/test_a.py` and `test_b`", {"test_a"}, {"tests/y/test_a.py"}) == ["test_b", "x/test_a.py"]
