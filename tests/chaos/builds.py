@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import array
-import fcntl
 import os
 import random
 import shutil
@@ -11,12 +9,12 @@ import subprocess
 import time
 from pathlib import Path
 
+from support import loopdisk
+
 from chaos.building import LABELS, USER, Module, Upstream, Wanted, owned_directory
 from chaos.row import CORRUPT, HAND_WORK, Fault, Row, Unsupported, kill_all, processes_of
 from plugins.module_utils.artifact import durable
 
-# The ioctl FS_IOC_SHUTDOWN and its flag: after it, no data that is still in memory reaches the disk.
-SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2
 DAY = 86_400
 
 
@@ -84,45 +82,22 @@ class PowerCut(Builds):
             raise Unsupported("mkfs.ext4 isn't installed")
         self.image, self.disk = self.directory / "disk", self.directory / "mounted"
         self.disk.mkdir()
-        self.make()
+        loopdisk.make(self.image)
         try:
-            self.mount()
+            loopdisk.mount(self.image, self.disk)
         except subprocess.CalledProcessError as error:
             raise Unsupported(f"no loop device: {error.stderr.decode(errors='replace').strip()}") from error
         super().prepare()
-
-    def make(self) -> None:
-        with open(self.image, "wb") as stream:
-            stream.truncate(64 << 20)
-        subprocess.run(["mkfs.ext4", "-q", "-F", str(self.image)], check=True, timeout=60)
-
-    def mount(self) -> None:
-        argv = ["mount", "-o", "loop", str(self.image), str(self.disk)]
-        subprocess.run(argv, check=True, capture_output=True, timeout=60)
-
-    def unmount(self) -> None:
-        for _ in range(100):
-            if subprocess.run(["umount", str(self.disk)], capture_output=True, timeout=60, check=False).returncode == 0:
-                return
-            time.sleep(0.1)
-        raise Fault(HAND_WORK, f"{self.disk} can't be unmounted")
 
     def end(self) -> None:
         if os.path.ismount(self.disk):
             subprocess.run(["umount", "--lazy", str(self.disk)], check=False, timeout=60)
         super().end()
 
-    def cut(self) -> None:
-        handle = os.open(self.disk, os.O_RDONLY)
-        try:
-            fcntl.ioctl(handle, SHUTDOWN, array.array("I", [NO_LOG_FLUSH]))
-        finally:
-            os.close(handle)
-
     def run(self, chance: random.Random, place: Path) -> None:
-        self.unmount()
-        self.make()
-        self.mount()
+        loopdisk.unmount(self.image, self.disk)
+        loopdisk.make(self.image)
+        loopdisk.mount(self.image, self.disk)
         module = Module(owned_directory(self.disk / "lab"), self.upstream)
         # The test is about the run's own data. Without this, the power cut could undo the prefix's owner too.
         durable.sync(str(module.prefix))
@@ -136,12 +111,12 @@ class PowerCut(Builds):
             # A tree whose installation has ended must survive the power cut.
             process.wait(60)
         ended = process.poll() == 0
-        self.cut()
+        loopdisk.cut_power(self.disk)
         self.kill(process, whole=True)
         kill_all(module.prefix)
         module.reap_killed(process)
-        self.unmount()
-        self.mount()
+        loopdisk.unmount(self.image, self.disk)
+        loopdisk.mount(self.image, self.disk)
         trees = module.trusted()
         link = module.prefix / "hello"
         if link.is_symlink() and os.path.realpath(link) not in map(os.path.realpath, trees.values()):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import array
 import base64
 import contextlib
-import fcntl
 import io
 import json
 import os
@@ -22,14 +20,13 @@ from typing import Any
 
 import pytest
 from fixtures.upstream.support import OTHER, ROOT, STAMP, opener, provide, request
+from support import loopdisk
 from support.staging import needs_root
 
 from plugins.module_utils.artifact import durable, fetch, inventory
 from plugins.module_utils.artifact.store import Store
 
 FILES = 40
-# FS_IOC_SHUTDOWN of ext4: the file system writes nothing to the disk any more.
-SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2
 CUTS = int(os.environ.get("RUMPLAB_POWER_CUTS", "4"))
 
 
@@ -248,33 +245,22 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """A journaling file system on a loop device, for simulated power cuts."""
     image, place = tmp_path / "disk", tmp_path / "mounted"
     place.mkdir()
-    os.truncate(os.open(image, os.O_CREAT | os.O_WRONLY), 64 << 20)
     if shutil.which("mkfs.ext4") is None:
         pytest.skip("there is no mkfs.ext4")
-    subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True, timeout=60)
-    argv = ["mount", "-o", "loop", str(image), str(place)]
-    mounted = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-    if mounted.returncode:
-        pytest.skip(f"no loop device: {mounted.stderr.strip()}")
+    loopdisk.make(image)
+    try:
+        loopdisk.mount(image, place)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"no loop device: {error.stderr.decode(errors='replace').strip()}")
     yield place
     subprocess.run(["umount", "--lazy", str(place)], check=True, timeout=60)
-
-
-def cut_power(place: Path) -> None:
-    """Shut the file system down: nothing more is written to the disk."""
-    handle = os.open(place, os.O_RDONLY)
-    fcntl.ioctl(handle, SHUTDOWN, array.array("I", [NO_LOG_FLUSH]))
-    os.close(handle)
 
 
 def mount_again(place: Path) -> None:
     """Mount the disk again with the content that it had at the power cut."""
     image = place.with_name("disk")
-    for _ in range(50):
-        if subprocess.run(["umount", str(place)], capture_output=True, timeout=60).returncode == 0:
-            break
-        time.sleep(0.1)
-    subprocess.run(["mount", "-o", "loop", str(image), str(place)], check=True, timeout=60)
+    loopdisk.unmount(image, place)
+    loopdisk.mount(image, place)
 
 
 def is_whole(prefix: Path) -> bool:
@@ -294,7 +280,7 @@ def test_what_counts_after_a_power_cut_is_whole(disk: Path, cut: int) -> None:
             provide(wanted(prefix), opener)
         os._exit(0)
     time.sleep(chance.uniform(0, 0.6))
-    cut_power(disk)
+    loopdisk.cut_power(disk)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     mount_again(disk)
@@ -311,7 +297,7 @@ def test_what_counts_after_a_power_cut_is_whole(disk: Path, cut: int) -> None:
 @needs_root
 def test_an_installation_that_has_ended_survives_a_power_cut(disk: Path) -> None:
     assert provide(wanted(disk / "lab"), opener)["state"] == "installed"
-    cut_power(disk)
+    loopdisk.cut_power(disk)
     mount_again(disk)
     assert is_whole(disk / "lab")
     assert provide(wanted(disk / "lab"), opener)["changed"] is False
