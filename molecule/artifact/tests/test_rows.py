@@ -128,7 +128,7 @@ def test_git_comes_from_a_bundle_of_the_mirror(run: Run, lab: Lab) -> None:
         ("error_500", "HTTP 500"),
         ("git_down", "refused"),
         ("mirror_without", "/srv/upstream/apt/hello-1.0.tar: no such file in the mirror"),
-        ("mirror_only", "see rumplab_candidates and rumplab_mirror"),
+        ("mirror_only", "set rumplab_candidates and rumplab_mirror"),
     ],
 )
 def test_is_deferred(run: Run, lab: Lab, name: str, reason: str) -> None:
@@ -160,11 +160,11 @@ def test_is_deferred(run: Run, lab: Lab, name: str, reason: str) -> None:
         ("edit_no_file", ["edit 'greeting'", "absent.c, which this source doesn't have"]),
         (
             "build_fails",
-            ["ended with status 2", "the fixture is broken on purpose", "var/log/build/build_fails.log"],
+            ["failed with status 2", "the fixture is broken on purpose", "var/log/build/build_fails.log"],
         ),
         ("build_endless", ["longer than 2 s"]),
         ("build_by_root", ["builds don't run as root"]),
-        ("path_missing", ["left no bin/bye in the tree"]),
+        ("path_missing", ["made no bin/bye in the tree"]),
         ("strict_deferral", ["rumplab_strict allows neither a substitute nor a deferral", "refused"]),
         ("strict_substitute", ["rumplab_strict allows neither a substitute nor a deferral", "refused"]),
     ],

@@ -236,7 +236,7 @@ FAILURES: dict[str, tuple[dict[str, Any], str]] = {
         {"netbsd_guest_release": "7.2", "netbsd_guest_hashes": dict.fromkeys(
             [f"source/sets/{name}.tgz" for name in ("src", "syssrc", "gnusrc", "sharesrc")]
             + [f"amd64/binary/sets/{name}.tgz" for name in ("base", "comp")], "0" * 64)},
-        "before release 8, its kgdb answers with a trap frame",
+        "before release 8, its kgdb sends the registers as a trap frame",
     ),
     "bad_name": ({"netbsd_guest_more_kernels": {"../x": []}}, "a name is lower-case letters and digits"),
     "name_of_another_role": (

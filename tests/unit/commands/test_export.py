@@ -220,7 +220,7 @@ def test_without_a_program_there_is_a_warning(lab: LabPrefix, image: Path, tmp_p
         assert result.returncode == 0, result.stderr
         assert message in result.stderr
         assert set(contents(target)) == FILES - {"program.elf"}
-        assert "program.elf" not in (target / "README.txt").read_text().split("There is no")[0]
+        assert "program.elf" not in (target / "README.txt").read_text().split("This directory has no")[0]
         assert layout.open_export(target).program is None
 
 

@@ -120,7 +120,7 @@ def test_a_login_that_asks_for_the_terminal(machine: Machine, tty: Callable[...,
 
 def test_a_password_is_not_guessed(machine: Machine, tty: Callable[..., FakeConsole]) -> None:
     guest = tty(answers={"": "login: ", "root": "Password:"}, greeting="login: ")
-    with Console(machine) as opened, pytest.raises(RumplabError, match=r"log in as root there.*guest console nb"):
+    with Console(machine) as opened, pytest.raises(RumplabError, match=r"log in as root with.*guest console nb"):
         shell.require(opened)
     assert guest.typed[:2] == ["", "root"]
 

@@ -153,7 +153,7 @@ def test_verb_ends_with_1_for_a_target_that_fails(empty_lab: LabPrefix, tmp_path
     with Server() as server:
         words = ["--target", f"127.0.0.1:{server.port}", "--key-file", str(key_file), "--timeout", "2"]
         done = empty_lab.tool("ipkdb", "check-port", *words)
-    assert done.returncode == 1 and "FAILED" in done.stdout and "lost" in done.stderr
+    assert done.returncode == 1 and "FAILED" in done.stdout and "stopped answering" in done.stderr
 
 
 # The skeleton of new-port.
