@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from ipkdb.kernel import KEY
 from kgdb.guest import WAITING, Guest
 from support.labfixture import LabPrefix, host_tool, make_lab
@@ -20,6 +21,10 @@ from rumplab.machine import accel
 from rumplab.machine.registry import open_machines
 
 ROOT = Path(__file__).resolve().parents[2]
+
+# Hypothesis' limit of 200 ms for an input depends on what else the machine does.
+settings.register_profile("rumplab", deadline=None)
+settings.load_profile("rumplab")
 
 
 @pytest.fixture(scope="module", autouse=True)

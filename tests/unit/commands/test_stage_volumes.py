@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.labfixture import LabPrefix
 from support.staging import command, needs_qemu, tool_paths
@@ -212,7 +212,6 @@ def test_the_computed_size_holds_many_files(lab: LabPrefix, program: Path, tmp_p
 
 
 @given(st.lists(st.integers(0, 2**33), max_size=5), st.integers(0, 10**6))
-@settings(deadline=None)
 def test_a_volume_is_larger_than_its_content(sizes: list[int], entries: int) -> None:
     size = layout.volume_size(sizes, entries)
     inodes = layout.volume_inodes(entries)

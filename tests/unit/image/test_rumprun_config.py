@@ -159,7 +159,7 @@ def configurations(word: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, 
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(given_values=configurations(WORD))
 def test_round_trip_through_the_newer_schema(
     given_values: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
@@ -196,7 +196,7 @@ def split_words(line: str) -> list[str]:
     return words
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(given_values=configurations(PLAIN))
 def test_round_trip_through_the_older_schema(
     given_values: dict[str, Any], tmp_path_factory: pytest.TempPathFactory

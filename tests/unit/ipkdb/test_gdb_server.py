@@ -298,7 +298,7 @@ def spelled(sequence: list[str]) -> list[str]:
 
 
 @given(st.lists(commands(), max_size=25).map(spelled))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_memory_looks_as_if_there_were_no_breakpoints(sequence: list[str]) -> None:
     """Compare reads, and the memory after detaching, with a plain copy of the memory."""
     answer, bench, _ = talk(*sequence, "D")
@@ -356,7 +356,7 @@ impairments = st.builds(
 
 
 @given(st.lists(commands(), max_size=12).map(spelled), impairments, st.integers(0, 2**32))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 def test_on_any_network_each_command_is_done_once_or_ends_in_a_clean_error(
     sequence: list[str], impairment: Impairment, seed: int
 ) -> None:

@@ -250,7 +250,7 @@ def test_errors_of_the_target_are_reported_and_the_session_goes_on() -> None:
 def test_registers_of_another_architecture_are_named() -> None:
     async def act(bench: Bench) -> None:
         await bench.link.open("t", 10)
-        with pytest.raises(Unexpected, match=r"64 bytes of registers, and powerpc 420; .* --arch"):
+        with pytest.raises(Unexpected, match=r"64 bytes of registers, and powerpc has 420; .* --arch"):
             await Target(bench.link, ARCHES["powerpc"]).registers()
 
     with_bench(Impairment(), act)
