@@ -36,6 +36,7 @@ examples:
   rumplab debug hello --dry-run                       print the GDB command instead
   rumplab debug --vmware hello.vmwarevm main          an export's machine, which VMware runs on this host
   rumplab debug hello main --container                the debugger of the lab's image
+  rumplab debug --core hello.core --batch --ex bt     what 'rumplab dump' wrote, or a panic
 """
 TAKES_EXTRA = True
 # Docker Desktop's name for the machine that it runs on, whose own loopback interface it reaches.
@@ -51,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vmware", metavar="DIR", type=Path, help="attach to the machine of an export instead; see 'export'"
     )
+    parser.add_argument("--core", metavar="FILE", type=Path, help="open a dump instead; see 'dump'")
     runner.add_option(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the GDB command and do nothing")
 
@@ -124,6 +126,8 @@ def target_of(args: argparse.Namespace, lab: Lab) -> tuple[Machine, str | None]:
 def run(args: argparse.Namespace) -> int:
     command_line.checked_location(args.location)
     lab = config.load()
+    if args.core is not None:
+        return open_core(args, lab)
     image = builder_images.find(lab, COMPONENT) if runner.wanted(args.container, lab, sys.platform, COMPONENT) else None
     gdb, gdbinit = command_line.debugger(lab) if image is None else debugger_inside(image)
     version = lab.component(COMPONENT).version if image is None else image.version(COMPONENT)
@@ -153,6 +157,40 @@ def run(args: argparse.Namespace) -> int:
             script(shlex.join(argv) + "\n")
         else:
             command_line.replace_process(argv, args.batch, handle)
+    return 0
+
+
+def open_core(args: argparse.Namespace, lab: Lab) -> int:
+    """GDB on a dump."""
+    if args.name is not None or args.vmware is not None:
+        raise UsageError("--core opens a file, in which nothing runs: leave NAME, SYMBOL and --vmware out")
+    if args.container:
+        raise UsageError("--core is opened by this host's own debugger: leave --container out")
+    command_line.check_files(args.symbols, *args.script)
+    # Only here: what attaches to a machine needs none of it.
+    from rumplab.postmortem import core, debugger
+
+    gdb, gdbinit = command_line.debugger(lab)
+    with core.opened(args.core) as dump:
+        program = core.symbols(dump, lab, args.core, args.symbols)
+        session = Session(
+            gdb=gdb,
+            gdbinit=gdbinit,
+            remote="",
+            program=program,
+            commands=tuple(args.ex),
+            scripts=tuple(args.script),
+            batch=args.batch,
+            extra=tuple(args.extra),
+        )
+        argv = command_line.command_line(session, debugger.commands(dump, program, sources_of(lab, program)))
+        if not args.dry_run:
+            command_line.replace_process(argv, args.batch, dump.handle)
+        if dump.handle is not None:
+            raise UsageError(
+                f"GDB doesn't open {args.core} by its name: unpack it with gunzip if it is compressed, else rename it"
+            )
+        script(shlex.join(argv) + "\n")
     return 0
 
 

@@ -68,6 +68,15 @@ class Session:
         except OSError as error:
             raise QmpError(f"{self._path}: {error}") from error
 
+    def give(self, name: str, descriptor: int) -> None:
+        """Passes an open file to QEMU, which knows it by `name` from then on."""
+        message = json.dumps({"execute": "getfd", "arguments": {"fdname": name}}).encode() + b"\n"
+        try:
+            socket.send_fds(self._socket, [message], [descriptor])
+            self._reply(time.monotonic() + self._timeout, "return")
+        except OSError as error:
+            raise QmpError(f"{self._path}: {error}") from error
+
     def monitor(self, line: str) -> str:
         """What QEMU's monitor for people says to `line`."""
         return text(self.execute("human-monitor-command", {"command-line": line}))
