@@ -33,7 +33,8 @@ examples:
   rumplab run hello.img --wait --detach   start it, stopped before its first instruction
   rumplab debug hello main                attach the debugger and run to main
 
-'rumplab VERB --help' explains a verb. Exit codes: 0 done, 1 failed, 2 usage, 3 not provisioned.
+'rumplab VERB --help' explains a verb. Exit codes: 0 done, 1 failed, 2 usage, 3 not provisioned,
+4 the guest of 'run --on-panic' failed.
 """
 
 

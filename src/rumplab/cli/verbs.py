@@ -22,6 +22,7 @@ VERBS = {
     "smoke": "prove that the lab works: stage, boot, attach, break, read PCI",
 }
 HIDDEN_VERBS = {
+    "attend": "wait for a machine in the background to fail",
     "completion": "print a completion script for a shell",
     "relay": "standard input and output to a debug stub on a UNIX socket, for a GDB before 8.3",
 }

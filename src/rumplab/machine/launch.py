@@ -14,7 +14,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import FrameType
 from typing import Any
@@ -99,16 +99,29 @@ def gate() -> Iterator[tuple[int, int]]:
         os.close(way)
 
 
-def foreground(machines: Machines, machine: Machine, argv: Sequence[str], passed: Sequence[int] = ()) -> int:
-    """Runs QEMU on this terminal until it ends, with the descriptors `passed`. Returns its status, or 128 plus the
-    signal that ended it."""
+def foreground(
+    machines: Machines,
+    machine: Machine,
+    argv: Sequence[str],
+    passed: Sequence[int] = (),
+    begun: Callable[[Machine], None] = lambda machine: None,
+) -> int:
+    """Runs QEMU on this terminal until it ends, with the descriptors `passed`; `begun` hears of the machine when it is
+    on record. Returns its status, or 128 plus the signal that ended it."""
     with terminal_restored():
-        return _attend(machines, machine, argv, passed)
+        return _attend(machines, machine, argv, passed, begun)
 
 
-def _attend(machines: Machines, machine: Machine, argv: Sequence[str], passed: Sequence[int]) -> int:
+def _attend(
+    machines: Machines,
+    machine: Machine,
+    argv: Sequence[str],
+    passed: Sequence[int],
+    begun: Callable[[Machine], None],
+) -> int:
     caught: list[int] = []
     machine, child = started(machines, machine, argv, passed)
+    begun(machine)
 
     def forward(number: int, _frame: FrameType | None) -> None:
         caught.append(number)

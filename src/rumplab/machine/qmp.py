@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 import time
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from rumplab.host.answers import UNFIT, typed
 CHUNK = 1 << 16
 # The longest line taken. What the monitor says of a screen's memory has a tenth of that.
 LONGEST = 4 << 20
+# Of those that nobody asks for, the latest are kept.
+MOST_EVENTS = 256
 
 
 class QmpError(Exception):
@@ -36,6 +39,8 @@ class Session:
         self._socket = connected or socket.socket(socket.AF_UNIX)
         # What has come of the next lines.
         self._rest = bytearray()
+        # What the machine told while another answer was waited for.
+        self._events: deque[dict[str, Any]] = deque(maxlen=MOST_EVENTS)
 
     def __enter__(self) -> Session:
         try:
@@ -60,11 +65,24 @@ class Session:
         except OSError as error:
             raise QmpError(f"{self._path}: {error}") from error
 
-    def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
-        """Runs one command and returns its ``return`` value."""
+    def execute(self, command: str, arguments: Mapping[str, Any] | None = None, timeout: float | None = None) -> Any:
+        """Runs one command and returns its ``return`` value; it may take `timeout` seconds, if that is given."""
         try:
             self._send(command, arguments)
-            return self._reply(time.monotonic() + self._timeout, "return")
+            return self._reply(time.monotonic() + (timeout or self._timeout), "return")
+        except OSError as error:
+            raise QmpError(f"{self._path}: {error}") from error
+
+    def event(self, seconds: float) -> dict[str, Any] | None:
+        """The next thing that the machine tells by itself, or None when that is nothing within `seconds`. QmpError when
+        the machine has ended."""
+        deadline = time.monotonic() + seconds
+        try:
+            while not self._events:
+                self._message(deadline)
+            return self._events.popleft()
+        except socket.timeout:
+            return None
         except OSError as error:
             raise QmpError(f"{self._path}: {error}") from error
 
@@ -90,11 +108,10 @@ class Session:
         self._socket.sendall(json.dumps(message).encode() + b"\n")
 
     def _reply(self, deadline: float, key: str) -> Any:
-        """The value under `key` in the next message that has it; events in between are passed over."""
+        """The value under `key` in the next message that has it; events in between are kept."""
         while True:
-            line = self._line(deadline)
+            message = self._message(deadline)
             try:
-                message = typed(json.loads(line), dict)
                 refusal = None if key in message or "error" not in message else message["error"].get("desc", "refused")
             except UNFIT as error:
                 raise unknown(error) from error
@@ -102,6 +119,16 @@ class Session:
                 raise Refused(str(refusal))
             if key in message:
                 return message[key]
+
+    def _message(self, deadline: float) -> dict[str, Any]:
+        """The next message; an event is kept for who asks."""
+        try:
+            message: dict[str, Any] = typed(json.loads(self._line(deadline)), dict)
+        except UNFIT as error:
+            raise unknown(error) from error
+        if "event" in message:
+            self._events.append(message)
+        return message
 
     def _line(self, deadline: float) -> bytes:
         """The next line, however slowly it comes."""

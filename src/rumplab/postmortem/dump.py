@@ -32,6 +32,7 @@ from rumplab.postmortem.record import Record
 DESCRIPTOR = "rumplab-dump"
 # A machine on a slow disk under load; for every GIB of memory, as long again.
 SECONDS = 30.0
+ANSWER_SECONDS = 5.0
 GIB = 1 << 30
 PIECE = 1 << 20
 BLOCK = 1 << 16
@@ -80,15 +81,17 @@ class Sink(threading.Thread):
             self.size += len(block)
 
 
-def write(machine: Machine, wanted: Record, output: Path, compress: bool = False) -> Dumped:
+def write(
+    machine: Machine, wanted: Record, output: Path, compress: bool = False, session: qmp.Session | None = None
+) -> Dumped:
     """Dumps `machine` to `output`, which appears when it is whole. `wanted` is what is known of the machine before.
-    RumplabError when QEMU refuses, or the file can't be written."""
+    `session` is a connection to it, if there is one. RumplabError when QEMU refuses, or the file can't be written."""
     directory = output.parent
     files.sweep(directory)
     with files.temporary_file(directory) as temporary:
         temporary.chmod(0o600)
         with told(output), temporary.open("r+b") as target:
-            state = from_qemu(machine, target.fileno())
+            state = from_qemu(machine, target.fileno(), session)
             said = replace(wanted, state=state, time=time.time())
             said = finish(target.fileno(), said)
         final = temporary
@@ -113,32 +116,16 @@ def told(output: Path) -> Iterator[None]:
         raise RumplabError(f"cannot write {output}: {error.strerror}; {remedy}") from error
 
 
-def from_qemu(machine: Machine, target: int) -> str:
+def from_qemu(machine: Machine, target: int, session: qmp.Session | None) -> str:
     """Has QEMU write its memory to the open file `target`; the machine's run state. OSError when that can't be
     written."""
     try:
-        with qmp.Session(machine.socket, 5.0) as session:
+        with contextlib.ExitStack() as stack:
+            if session is None:
+                session = stack.enter_context(qmp.Session(machine.socket, ANSWER_SECONDS))
             memory = session.execute("query-memory-size-summary")["base-memory"]
             state = session.status()
-        with qmp.Session(machine.socket, SECONDS * (1 + memory / GIB)) as session:
-            taking, giving = os.pipe()
-            sink = Sink(taking, target)
-            sink.start()
-            try:
-                session.give(DESCRIPTOR, giving)
-                os.close(giving)
-                giving = -1
-                session.execute("dump-guest-memory", {"paging": False, "protocol": f"fd:{DESCRIPTOR}"})
-            except qmp.Refused as error:
-                with contextlib.suppress(qmp.QmpError):
-                    # What it hasn't taken is still open there.
-                    session.execute("closefd", {"fdname": DESCRIPTOR})
-                sink.join(SECONDS)
-                raise sink.error or refusal(machine, error) from error
-            finally:
-                if giving >= 0:
-                    os.close(giving)
-            sink.join(SECONDS)
+            sink = received(machine, session, target, SECONDS * (1 + memory / GIB))
     except UNFIT as error:
         raise RumplabError(f"{machine.name} answers in a form that isn't known: {error}") from error
     except qmp.QmpError as error:
@@ -150,6 +137,30 @@ def from_qemu(machine: Machine, target: int) -> str:
     if not sink.size:
         raise RumplabError(f"QEMU has written a dump of 0 bytes of {machine.name}; try again")
     return state
+
+
+def received(machine: Machine, session: qmp.Session, target: int, seconds: float) -> Sink:
+    """What QEMU has written to the open file `target` within `seconds`."""
+    taking, giving = os.pipe()
+    sink = Sink(taking, target)
+    sink.start()
+    try:
+        session.give(DESCRIPTOR, giving)
+        os.close(giving)
+        giving = -1
+        arguments = {"paging": False, "protocol": f"fd:{DESCRIPTOR}"}
+        session.execute("dump-guest-memory", arguments, seconds)
+    except qmp.Refused as error:
+        with contextlib.suppress(qmp.QmpError):
+            # What it hasn't taken is still open there.
+            session.execute("closefd", {"fdname": DESCRIPTOR})
+        sink.join(SECONDS)
+        raise sink.error or refusal(machine, error) from error
+    finally:
+        if giving >= 0:
+            os.close(giving)
+    sink.join(SECONDS)
+    return sink
 
 
 def refusal(machine: Machine, error: Exception) -> RumplabError:
