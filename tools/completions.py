@@ -24,7 +24,10 @@ from rumplab.commands.completion import DIRECTORY, SCRIPTS  # noqa: E402
 
 # Positional arguments that name something of the user's: what each is called in a parser, and what lists it.
 NAMES = {"machine": "ps", "guest": "guest list"}
-OF_MACHINES = ("debug", "dump", "logs", "screen", "stop", "type", "ipkdb connect", "ipkdb check-port")
+OF_MACHINES = (
+    *("back", "debug", "dump", "logs", "screen", "snap", "snaps", "stop", "type"),
+    *("ipkdb connect", "ipkdb check-port"),
+)
 MACHINES = {"bash": "_rumplab_machines", "zsh": "_rumplab_machines"}
 GUESTS = {"bash": "_rumplab_guests", "zsh": "_rumplab_guests"}
 # The first column of a table without its head. A lab that isn't there lists nothing.

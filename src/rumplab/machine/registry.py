@@ -34,6 +34,8 @@ NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_LENGTH - 1}}}")
 SOCKET = "qmp.sock"
 STUB = "gdb.sock"
 RECORD = "machine.json"
+# See rumplab.machine.snapshots. It is large, and of no use without the machine.
+SNAPSHOTS = "snapshots.qcow2"
 # A guest's serial lines have the longest names of a machine's sockets.
 LONGEST_SOCKET = "com0.sock"
 # What sun_path holds, with the closing NUL.
@@ -271,7 +273,7 @@ class Machines:
         kept = self.root / ".ended"
         kept.mkdir(mode=0o700, exist_ok=True)
         for entry in path.iterdir():
-            if entry.is_socket():
+            if entry.is_socket() or entry.name == SNAPSHOTS:
                 entry.unlink()
         shutil.rmtree(kept / path.name, ignore_errors=True)
         path.rename(kept / path.name)
