@@ -21,7 +21,7 @@ from rumplab.host import regular
 from rumplab.host.files import sha256
 from rumplab.lab.config import Lab
 from rumplab.machine.registry import open_machines
-from rumplab.postmortem import cpu, elf
+from rumplab.postmortem import cpu, elf, vmcoreinfo
 from rumplab.postmortem import record as records
 from rumplab.postmortem.cpu import Cpu
 from rumplab.postmortem.elf import Elf
@@ -31,7 +31,7 @@ GZIP = b"\x1f\x8b"
 PIECE = 1 << 20
 # Some GDBs take what follows 'core-file' as it is, others as a shell would; of these names they agree.
 PLAIN = re.compile(r"[A-Za-z0-9_./+,:@%=-]+")
-# Of each section of code, as much as is compared with the memory.
+# Of a program's code, as much as is compared with the memory.
 COMPARED = 1 << 16
 # A kernel patches its own code, here and there; that of another program agrees by chance only.
 ENOUGH = 0.5
@@ -47,6 +47,8 @@ class Core:
     elf: Elf
     record: Record | None
     cpus: tuple[Cpu, ...]
+    # By how much a kernel is elsewhere than its symbols say.
+    offset: int = 0
 
     def read(self, virtual: int, size: int) -> bytes | None:
         """`size` bytes at `virtual`, if they are in one segment."""
@@ -108,7 +110,7 @@ def understood(path: Path, stream: BinaryIO, name: str, handle: int | None) -> C
     except elf.Unfit as error:
         raise RumplabError(f"{path} {error}; a dump is made by: rumplab dump NAME -o FILE") from error
     try:
-        return Core(name, handle, found, records.find(notes), tuple(cpu.read(notes)))
+        return Core(name, handle, found, records.find(notes), tuple(cpu.read(notes)), vmcoreinfo.offset(notes))
     except RumplabError as error:
         raise RumplabError(f"{path}: {error}") from error
 
@@ -167,14 +169,14 @@ def check(core: Core, shown: Path, program: str) -> None:
 
 
 def agreement(core: Core, program: Elf) -> float | None:
-    """How much of the code of `program` is in memory where it belongs, from 0 to 1; None where nothing is there yet, or
-    it has none."""
-    same = compared = 0
-    for section in program.code():
-        size = min(section.size, COMPARED)
-        here = bytes(program.data[section.offset : section.offset + size])
-        there = core.read(section.address, size)
-        if there is not None and any(there):
-            compared += size
-            same += sum(one == other for one, other in zip(here, there))
-    return same / compared if compared else None
+    """How much of the beginning of the program's largest part is in memory where it belongs, from 0 to 1; None where
+    nothing is there yet, or it has no code. Others may be gone: a kernel uses the memory of its start again."""
+    largest = max(program.code(), key=lambda section: section.size, default=None)
+    if largest is None:
+        return None
+    size = min(largest.size, COMPARED)
+    here = bytes(program.data[largest.offset : largest.offset + size])
+    there = core.read(largest.address + core.offset, size)
+    if not there or not any(there):
+        return None
+    return sum(one == other for one, other in zip(here, there)) / size

@@ -19,7 +19,7 @@ def commands(core: Core, program: str | None, sources: str | None) -> list[str]:
     else than they say. It ends GDB when that fails."""
     record = core.record
     found = [f"set architecture {ARCHITECTURES[core.elf.machine]}", f"set osabi {SYSTEM}"]
-    found += [f"file {gdb_quote(program)}"] if program else []
+    found += [symbols(program, core.offset)] if program else []
     found += [f"directory {gdb_quote(sources)}"] if sources else []
     if record and record.sources and record.source_name:
         found.append(f"set substitute-path {gdb_quote(record.source_name)} {gdb_quote(record.sources)}")
@@ -30,3 +30,8 @@ def commands(core: Core, program: str | None, sources: str | None) -> list[str]:
     if record and record.kind == NETBSD:
         found.append(f"source {kgdb_commands.HELPERS}")
     return found
+
+
+def symbols(program: str, offset: int) -> str:
+    """What loads the symbols of `program`, which is by `offset` elsewhere than they say. GDB has that from 8.3 on."""
+    return f"symbol-file -o {offset:#x} {gdb_quote(program)}" if offset else f"file {gdb_quote(program)}"

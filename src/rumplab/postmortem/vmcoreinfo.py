@@ -91,6 +91,14 @@ def number(text: bytes, name: bytes, base: int = 10) -> int | None:
     return int(found[1], base) if found else None
 
 
+def offset(notes: Iterable[Note]) -> int:
+    """By how much the kernel whose notes these are is elsewhere than its symbols say, which it chooses at each boot."""
+    for one in notes:
+        if one.owner == OWNER:
+            return number(one.content, b"KERNELOFFSET", 16) or 0
+    return 0
+
+
 def kernel_tables(text: bytes) -> int | None:
     """The physical address of the page tables that the kernel has for itself, which, unlike those of a program, always
     map all of it."""
