@@ -126,9 +126,9 @@ def target_of(args: argparse.Namespace, lab: Lab) -> tuple[Machine, str | None]:
 def run(args: argparse.Namespace) -> int:
     command_line.checked_location(args.location)
     lab = config.load()
-    if args.core is not None:
-        return open_core(args, lab)
     image = builder_images.find(lab, COMPONENT) if runner.wanted(args.container, lab, sys.platform, COMPONENT) else None
+    if args.core is not None:
+        return open_core(args, lab, image)
     gdb, gdbinit = command_line.debugger(lab) if image is None else debugger_inside(image)
     version = lab.component(COMPONENT).version if image is None else image.version(COMPONENT)
     machine, wanted = target_of(args, lab)
@@ -160,17 +160,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def open_core(args: argparse.Namespace, lab: Lab) -> int:
-    """GDB on a dump."""
+def open_core(args: argparse.Namespace, lab: Lab, image: Image | None) -> int:
+    """GDB on a dump; in a container of `image`, if that is one."""
     if args.name is not None or args.vmware is not None:
         raise UsageError("--core opens a file, in which nothing runs: leave NAME, SYMBOL and --vmware out")
-    if args.container:
-        raise UsageError("--core is opened by this host's own debugger: leave --container out")
     command_line.check_files(args.symbols, *args.script)
     # Only here: what attaches to a machine needs none of it.
     from rumplab.postmortem import core, debugger
 
-    gdb, gdbinit = command_line.debugger(lab)
+    gdb, gdbinit = command_line.debugger(lab) if image is None else debugger_inside(image)
     with core.opened(args.core) as dump:
         program = core.symbols(dump, lab, args.core, args.symbols)
         session = Session(
@@ -184,12 +182,14 @@ def open_core(args: argparse.Namespace, lab: Lab) -> int:
             extra=tuple(args.extra),
         )
         argv = command_line.command_line(session, debugger.commands(dump, program, sources_of(lab, program)))
-        if not args.dry_run:
+        if image is None and not args.dry_run:
             command_line.replace_process(argv, args.batch, dump.handle)
         if dump.handle is not None:
             raise UsageError(
                 f"GDB doesn't open {args.core} by its name: unpack it with gunzip if it is compressed, else rename it"
             )
+        if image is not None:
+            return in_container(image, argv, session, [dump.path, *debugger.files(dump)], "none", args.dry_run)
         script(shlex.join(argv) + "\n")
     return 0
 
@@ -237,23 +237,32 @@ def network_inside(machine: Machine, platform: str) -> str | None:
 
 def run_inside(image: Image, session: Session, machine: Machine, dry_run: bool) -> int:
     """GDB in a container that sees the program, its sources, the scripts, the stub and the working directory."""
+    files = [] if machine.gdb_port else [machine.stub]
+    return in_container(
+        image, gdb_argv(session), session, files, network_inside(machine, sys.platform), dry_run=dry_run
+    )
+
+
+def in_container(
+    image: Image, argv: list[str], session: Session, files: list[str], network: str | None, dry_run: bool
+) -> int:
+    """The GDB of `session` in a container that sees its files, those of `files`, and the working directory."""
     directory = os.getcwd()
     own = [directory] if mounts.possible(directory, image.prefix) else []
-    stub = None if machine.gdb_port else machine.stub
-    read = [path for path in (session.program, session.sources, *session.scripts, stub) if path is not None]
+    read = [path for path in (session.program, session.sources, *session.scripts, *files) if path is not None]
     terminal = not session.batch and sys.stdin.isatty() and sys.stdout.isatty()
     box = Container(
         image=image.name,
         name=runner.new_name("debug"),
-        command=tuple(gdb_argv(session)),
+        command=tuple(argv),
         mounts=tuple(mounts.collect(read, own, image.prefix)),
         caller=runner.caller(),
-        network=network_inside(machine, sys.platform),
+        network=network,
         stdin=not session.batch,
         terminal=terminal,
     )
-    argv = runner.run_argv(box)
+    command = runner.run_argv(box)
     if dry_run:
-        script(shlex.join(argv) + "\n")
+        script(shlex.join(command) + "\n")
         return 0
-    return runner.attend(argv, box.name, box.stdin)
+    return runner.attend(command, box.name, box.stdin)

@@ -27,9 +27,12 @@ def commands(core: Core, program: str | None, sources: str | None) -> list[str]:
     if core.cpus:
         found += [f"set $cr{number} = {core.cpus[0].control[number]:#x}" for number in CONTROL]
     found += [f"set $physical = {record.window:#x}"] if record and record.window else []
-    if record and record.kind == NETBSD:
-        found.append(f"source {kgdb_commands.HELPERS}")
-    return found
+    return [*found, *(f"source {path}" for path in files(core))]
+
+
+def files(core: Core) -> list[str]:
+    """The files of commands for the kernel that the dump is of."""
+    return [str(kgdb_commands.HELPERS)] if core.record and core.record.kind == NETBSD else []
 
 
 def symbols(program: str, offset: int) -> str:

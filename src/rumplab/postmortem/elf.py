@@ -122,9 +122,9 @@ class Elf:
 
     def _values(self, table: Section, wanted: dict[int, str]) -> Iterator[tuple[str, int]]:
         one = LAYOUTS[WIDE if self.wide else NARROW].symbol
-        whole = table.size - table.size % one.size
         value = 4 if self.wide else 1
-        for entry in one.iter_unpack(self.data[table.offset : table.offset + whole]):
+        entries = self.data[table.offset : table.offset + table.size]
+        for entry in one.iter_unpack(entries[: len(entries) - len(entries) % one.size]):
             if entry[0] in wanted:
                 yield wanted[entry[0]], entry[value]
 

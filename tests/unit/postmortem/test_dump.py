@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import resource
 import shlex
 import shutil
+import socket
 import subprocess
+import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +25,7 @@ from support.labfixture import SOURCE, LabPrefix, host_tool
 from support.running import DONE, started, until
 from support.staging import EXAMPLE
 
+from rumplab.errors import RumplabError
 from rumplab.machine import qmp
 from rumplab.machine.registry import Machine
 from rumplab.postmortem import core, dump, elf
@@ -240,7 +245,7 @@ def test_a_machine_that_has_ended_cannot_be_dumped(lab: LabPrefix) -> None:
 
 
 def test_a_core_is_not_a_machine(lab: LabPrefix, out: Path) -> None:
-    for words in (["demo"], ["--vmware", "x"], ["--container"]):
+    for words in (["demo"], ["--vmware", "x"]):
         result = lab.tool("debug", *words, "--core", out / "x")
         assert result.returncode == 2, result.stderr
 
@@ -279,3 +284,61 @@ def test_a_paged_kernel_is_seen_at_its_virtual_addresses(
     assert re.search(r"#\d+ .*kgdb.*\n(#.*\n)*#\d+ .* main \(", shown.stdout), shown.stdout
     assert re.search(r"\$\d+ = \d+", shown.stdout)
     assert "Cannot access memory at address 0x0" in shown.stderr
+
+
+class Emulator(threading.Thread):
+    """What answers QMP on a socket, and writes `content` where it is told to dump its memory."""
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        super().__init__(daemon=True)
+        self._server = socket.socket(socket.AF_UNIX)
+        self._server.bind(str(path))
+        self._server.listen()
+        self._content = content
+        self.start()
+
+    def run(self) -> None:
+        connection, _ = self._server.accept()
+        with connection:
+            connection.sendall(b'{"QMP": {}}\n')
+            pipe = -1
+            while True:
+                data, descriptors, _, _ = socket.recv_fds(connection, 1 << 16, 1)
+                if not data:
+                    return
+                pipe = descriptors[0] if descriptors else pipe
+                command = json.loads(data)["execute"]
+                if command == "dump-guest-memory":
+                    os.write(pipe, self._content)
+                    os.close(pipe)
+                said = {"query-memory-size-summary": {"base-memory": 1 << 20}, "query-status": {"status": "running"}}
+                connection.sendall(json.dumps({"return": said.get(command, {})}).encode() + b"\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "QEMU has written a dump of 0 bytes of x"),
+        (bytes(4096), "QEMU has written a dump that isn't one"),
+        (b"\x7fELF\x02\x01\x01", "QEMU has written a dump that isn't one"),
+    ],
+)
+def test_a_dump_that_is_none_is_told_and_leaves_nothing(out: Path, content: bytes, says: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="rl") as directory:
+        control = Path(directory, "q")
+        Emulator(control, content)
+        with pytest.raises(RumplabError, match=says):
+            dump.write(OfKgdb("x", str(control)), Record("x"), out / "x.core")
+    assert list(out.iterdir()) == []
+
+
+def test_what_qemu_writes_to_the_dump_is_not_trusted(out: Path, demo: dict[str, Any], lab: LabPrefix) -> None:
+    """A core whose headers name what isn't in it is cut short, not read beyond its end."""
+    path = dumped(lab, out / "demo.core")
+    content = bytearray(path.read_bytes())
+    at = int.from_bytes(content[32:40], "little")
+    # The size of the first segment of memory.
+    content[at + 56 + 32 : at + 56 + 40] = (1 << 62).to_bytes(8, "little")
+    path.write_bytes(content)
+    result = lab.tool("debug", "--core", path, "--batch")
+    assert result.returncode == 1 and "is cut short" in result.stderr
