@@ -82,7 +82,7 @@ def test_it_is_a_cross_debugger_for_elf_and_netbsd(tmp_path: Path) -> None:
     (targets,) = [word.partition("=")[2].split(",") for word in arguments if word.startswith("--enable-targets=")]
     assert {"i386-elf", "x86_64-netbsd", "i386-netbsdelf"} < set(targets)
     # For QEMU's dumps.
-    assert {"x86_64-linux-gnu", "i386-linux-gnu"} < set(targets)
+    assert "x86_64-linux-gnu" in targets
     assert "--with-expat" in arguments
 
 
