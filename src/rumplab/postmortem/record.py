@@ -58,6 +58,10 @@ def find(notes: Iterable[Note]) -> Record | None:
         known = {item.name for item in fields(Record)}
         record = Record(**{key: value for key, value in data.items() if key in known})
         check_fields(record)
+        for value in asdict(record).values():
+            # Some of it becomes part of a debugger's commands, and of what is printed.
+            if isinstance(value, str) and not value.isprintable():
+                raise ValueError(f"{value[:60]!r} is no name")
     except UNFIT as error:
         raise RumplabError(f"its note is damaged ({error}); dump the machine again") from error
     if record.schema != SCHEMA:

@@ -20,7 +20,10 @@ LARGEST_HASHED = 256 << 20
 def describe(lab: Lab, machine: Machine, cause: str = "") -> Record:
     """The record of `machine`, which fails by `cause`, if it does. A guest's also says what its kernel is, where it is
     still defined."""
-    kind = sources = source_name = ""
+    kind = sources = source_name = emulator = ""
+    with contextlib.suppress(RumplabError):
+        # It may have been taken away while it runs.
+        emulator = lab.component("qemu").version or ""
     if machine.guest:
         with contextlib.suppress(RumplabError):
             guest = open_guests(lab).find(machine.name)
@@ -28,7 +31,7 @@ def describe(lab: Lab, machine: Machine, cause: str = "") -> Record:
             sources = kernels.sources(lab, guest) or ""
     return Record(
         name=machine.name,
-        emulator=lab.component("qemu").version or "",
+        emulator=emulator,
         accel=machine.accel,
         image=machine.image,
         image_sha256=hashed(machine.image, LARGEST_HASHED),

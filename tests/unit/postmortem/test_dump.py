@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import os
@@ -29,6 +30,7 @@ from rumplab.errors import RumplabError
 from rumplab.machine import qmp
 from rumplab.machine.registry import Machine
 from rumplab.postmortem import core, dump, elf
+from rumplab.postmortem import record as records
 from rumplab.postmortem.record import Record
 
 pytestmark = pytest.mark.qemu
@@ -342,3 +344,26 @@ def test_what_qemu_writes_to_the_dump_is_not_trusted(out: Path, demo: dict[str, 
     path.write_bytes(content)
     result = lab.tool("debug", "--core", path, "--batch")
     assert result.returncode == 1 and "is cut short" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"source_name": "/src\nshell touch /tmp/owned"},
+        {"program": "/a\x1b[2Jb"},
+        {"window": "high"},
+        {"virtual": 1},
+        {"schema": 99},
+        {"name": None},
+    ],
+)
+def test_a_note_that_nobody_wrote_is_refused(out: Path, empty_lab: LabPrefix, changed: dict[str, Any]) -> None:
+    said = json.dumps({**dataclasses.asdict(Record("x", program="/p", sources="/s")), **changed}).encode()
+    note = elf.note_bytes(elf.Note(records.OWNER, records.KIND, said))
+    content = elf.core_header(True, elf.EM_X86_64, 64 + len(note), 1) + note
+    content += elf.segment_bytes(elf.Segment(elf.PT_NOTE, 64, 0, 0, len(note)), True)
+    (out / "x.core").write_bytes(content)
+    empty_lab.component("gdb", {"gdb": "/bin/echo"})
+    result = empty_lab.tool("debug", "--core", out / "x.core", "--batch")
+    assert result.returncode == 1 and result.stdout == ""
+    assert "its note is damaged" in result.stderr or "another rumplab" in result.stderr, result.stderr
