@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rumplab.errors import NotProvisioned, RumplabError
+from rumplab.errors import RumplabError
 from rumplab.gdb import command_line
 from rumplab.gdb.command_line import Session
 from rumplab.host import child_environment, process
@@ -28,7 +30,7 @@ from rumplab.postmortem.subject import describe
 from rumplab.postmortem.wishes import EXIT_FILE, FAILED, REPORT, SOCKET, STOP, Wishes
 
 CONNECT_SECONDS = 20.0
-ANSWER_SECONDS = 10.0
+ANSWER_SECONDS = 20.0
 POLL_SECONDS = 0.03
 TRACE_SECONDS = 60.0
 FRAMES = 24
@@ -103,9 +105,18 @@ class Attendant:
                     if not self.wishes.wait:
                         session.execute("cont")
                     return self._until_end(session, console)
-            except qmp.QmpError:
+            except qmp.QmpError as error:
                 # It has ended, by somebody's will, or died.
+                self._require_ended(error)
                 return Outcome()
+
+    def _require_ended(self, why: Exception) -> None:
+        """RumplabError where the machine hasn't ended: it was not left by itself."""
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while self.machine.alive():
+            if time.monotonic() >= deadline:
+                raise RumplabError(f"{self.machine.name} doesn't answer: {why}; is the host busy?")
+            time.sleep(POLL_SECONDS)
 
     def _until_end(self, session: qmp.Session, console: Console) -> Outcome:
         while True:
@@ -151,7 +162,7 @@ class Attendant:
             path = free_path(Path(self.wishes.directory), self.machine.name)
             try:
                 dump.write(self.machine, describe(self.lab, self.machine, cause), path, session=session)
-            except RumplabError as error:
+            except (RumplabError, OSError) as error:
                 said.append(f"no dump: {error}")
                 path = None
         if path is not None:
@@ -161,7 +172,8 @@ class Attendant:
             said.append(f"it stands still there; attach with: {self._attach()}")
         self._tell("\n".join(said))
         if STOP not in self.wishes.actions:
-            session.execute("quit")
+            with contextlib.suppress(qmp.QmpError):
+                session.execute("quit")
         return Outcome(cause, FAILED, str(path) if path else None)
 
     def _attach(self) -> str:
@@ -173,18 +185,31 @@ class Attendant:
         scripts = [self.wishes.script] if self.wishes.script else []
         try:
             return trace(self.lab, path, scripts)
-        except (RumplabError, NotProvisioned) as error:
+        except (RumplabError, OSError) as error:
             return f"no trace: {error}"
 
 
 @contextlib.contextmanager
 def connected(machine: Machine) -> Iterator[qmp.Session]:
-    """A connection by the socket that is the attendant's own, once QEMU has made it."""
+    """A connection by the socket that is the attendant's own, once QEMU listens there."""
+    with contextlib.ExitStack() as stack:
+        yield stack.enter_context(first_session(machine))
+
+
+def first_session(machine: Machine) -> qmp.Session:
+    """A session that isn't open yet, with a connection. QmpError when the machine ends before, or is late."""
     deadline = time.monotonic() + CONNECT_SECONDS
-    while not (machine.path / SOCKET).exists() and machine.alive() and time.monotonic() < deadline:
+    while True:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(str(machine.path / SOCKET))
+            return qmp.Session(machine.path / SOCKET, ANSWER_SECONDS, connection)
+        except OSError as error:
+            # The file is there before somebody listens.
+            connection.close()
+            if not machine.alive() or time.monotonic() >= deadline:
+                raise qmp.QmpError(f"{machine.path / SOCKET}: {error}") from error
         time.sleep(POLL_SECONDS / 10)
-    with qmp.Session(machine.path / SOCKET, ANSWER_SECONDS) as session:
-        yield session
 
 
 def free_path(directory: Path, name: str) -> Path:
@@ -259,8 +284,20 @@ class Beside(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        if self._machine is not None:
+        if self._machine is None:
+            return
+        try:
             self.outcome = Attendant(self._lab, self._machine, self._wishes, self._hear).attend()
+        except (RumplabError, OSError) as error:
+            self._hear(f"nobody attends to {self._machine.name} any more: {error}")
+            self.outcome = Outcome(str(error), FAILED)
+            # Nobody would let it go, or end it.
+            try:
+                with connected(self._machine) as session:
+                    session.execute("quit")
+            except qmp.QmpError:
+                if self._machine.alive():
+                    os.kill(self._machine.pid, signal.SIGTERM)
 
     def _hear(self, report: str) -> None:
         self._reports.append(report)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import pty
 import re
+import socket
 import subprocess
+import tempfile
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +20,10 @@ from support.labfixture import LabPrefix
 from support.running import gone, until
 from support.staging import command
 
+from rumplab.cli import main
 from rumplab.host import process
 from rumplab.machine import qmp
+from rumplab.machine.registry import Machine
 from rumplab.postmortem import panic, wishes
 
 DUMP_LINE = "dump: {}; open it with: rumplab debug --core {}\n"
@@ -129,6 +135,34 @@ def test_a_dump_that_cannot_be_written_is_told_and_the_status_stays(lab: LabPref
         _, said = child.communicate(timeout=60)
     assert child.returncode == wishes.FAILED
     assert b"no dump: " in said and b"gone" in said
+
+
+@pytest.mark.qemu
+def test_a_debugger_that_does_not_run_keeps_no_dump_back(lab: LabPrefix, out: Path, failing: Path) -> None:
+    broken = out / "gdb"
+    broken.write_text("#!/nonexistent/interpreter\n")
+    broken.chmod(0o755)
+    lab.component("gdb", {"gdb": str(broken)})
+    result = ran(lab, out, failing, "p")
+    assert result.returncode == wishes.FAILED
+    assert "no trace: " in result.stderr and "Traceback" not in result.stderr
+    assert (out / "failing.core").stat().st_size > 128 << 20
+
+
+@pytest.mark.qemu
+def test_a_machine_whose_log_is_taken_away_is_ended_and_not_left_standing(
+    lab: LabPrefix, out: Path, failing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, pattern: str | None) -> panic.Console:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(panic, "Console", refuse)
+    for name, value in lab.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(out)
+    words = ["run", str(failing), "--accel", "tcg", "--on-panic", "dump", "--console", "serial"]
+    assert main.main(words) == wishes.FAILED
+    assert lab.machines() == []
 
 
 @pytest.mark.qemu
@@ -245,6 +279,21 @@ def test_a_pattern_that_matches_at_once_is_a_failure_at_once(lab: LabPrefix, out
     result = ran(lab, out, failing, "x", "--panic-pattern", "r?eady|SeaBIOS")
     assert result.returncode == wishes.FAILED
     assert "failing has failed: its console said: " in result.stderr
+
+
+def test_a_socket_that_is_there_before_somebody_listens_is_waited_for() -> None:
+    with tempfile.TemporaryDirectory(prefix="rl") as directory:
+        token = process.started(os.getpid()) or ""
+        machine = Machine(name="x", directory=directory, pid=os.getpid(), token=token)
+        server = socket.socket(socket.AF_UNIX)
+        server.bind(str(machine.path / wishes.SOCKET))
+        threading.Timer(0.3, server.listen).start()
+        session = panic.first_session(machine)
+        session.__exit__()
+        server.close()
+        # And the end of the machine isn't.
+        with pytest.raises(qmp.QmpError):
+            panic.first_session(replace(machine, token="another life"))
 
 
 def test_who_was_started_without_it_has_no_attendant(lab: LabPrefix, pcihello: Path) -> None:
