@@ -155,7 +155,7 @@ def candidates(record: Record, lab: Lab, shown: Path) -> Iterator[str]:
 def check(core: Core, shown: Path, program: str) -> None:
     """RumplabError where the code of `program` isn't what the dump has at its addresses."""
     try:
-        found = elf.parse(Path(program).read_bytes())
+        found = elf.read(program)
     except elf.Unfit as error:
         raise RumplabError(f"{program} {error}, so it has no symbols to load") from error
     share = agreement(core, found)

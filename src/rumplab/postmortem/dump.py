@@ -294,8 +294,8 @@ def in_file(run: Run, segment: Segment) -> Iterator[Segment]:
 def open_symbols(program: str | None) -> Elf | None:
     """The program's ELF file; None where there is none that can be read."""
     try:
-        return elf.parse(Path(program).read_bytes()) if program else None
-    except (OSError, elf.Unfit):
+        return elf.read(program) if program else None
+    except (OSError, RumplabError, elf.Unfit):
         return None
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Union
+
+from rumplab.host import regular
 
 MAGIC = b"\x7fELF"
 NARROW, WIDE = 1, 2
@@ -165,8 +168,19 @@ def parse(data: Bytes) -> Elf:
                 for at in range(sections if sections_at else 0)
             ),
         )
-    except struct.error as error:
+    except (struct.error, OverflowError) as error:
         raise Unfit("is cut short: a header is behind its end") from error
+
+
+def read(path: str) -> Elf:
+    """The ELF file at `path`, of which no more is read than is looked at: a kernel's symbols may have half a gigabyte.
+    OSError; Unfit for what is none."""
+    with regular.opened(path) as stream:
+        try:
+            return parse(memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)))
+        except ValueError as error:
+            # Nothing can be mapped of an empty file.
+            raise error if isinstance(error, Unfit) else Unfit("is empty") from error
 
 
 def as_segment(values: tuple[int, ...], layout: int) -> Segment:

@@ -38,6 +38,13 @@ def test_what_is_written_is_read(wide: bool) -> None:
     assert found.data[memory.offset : memory.offset + memory.size] == b"memory"
 
 
+def test_headers_further_away_than_memory_goes_are_behind_the_end() -> None:
+    damaged = bytearray(core(True))
+    damaged[39] = 128
+    with pytest.raises(elf.Unfit, match="behind its end"):
+        elf.parse(bytes(damaged))
+
+
 @pytest.mark.parametrize("size", [0, 3, 6, 40, 63])
 def test_what_is_cut_short_is_told(size: int) -> None:
     with pytest.raises(elf.Unfit):
@@ -53,6 +60,14 @@ def test_symbols_of_a_program_are_those_that_nm_tells(pcihello: Path) -> None:
     names = [name for name in known if len(name) > 1]
     assert len(names) > 20
     assert elf.parse(pcihello.read_bytes()).symbols(names) == {name: known[name] for name in names}
+
+
+@pytest.mark.parametrize("content", [b"", b"text"])
+def test_a_file_that_is_none_is_told(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(content)
+    with pytest.raises(elf.Unfit):
+        elf.read(str(path))
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
