@@ -171,8 +171,9 @@ def test_a_dump_of_linux_is_read_by_drgn(host: Any, tmp_path: Path) -> None:
     host.check_output(f"{GUEST} start lx")
     wait_for(host, "lx", "# ")
     host.check_output(f"{USER} rumplab dump lx --compress -o {HOME}/lx.core.gz")
+    box = host.backend.get_hostname()
     for path in (f"{HOME}/lx.core.gz", f"{LINUX}/vmlinux"):
-        subprocess.run(["docker", "cp", "-L", f"{host.backend.get_hostname()}:{path}", tmp_path], check=True, timeout=120)
+        subprocess.run(["docker", "cp", "-L", f"{box}:{path}", tmp_path], check=True, timeout=120)
     subprocess.run(["gunzip", tmp_path / "lx.core.gz"], check=True, timeout=60)
     program = drgn.Program()
     program.set_core_dump(tmp_path / "lx.core")
