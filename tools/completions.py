@@ -17,7 +17,10 @@ from rumplab.cli.verbs import VERBS
 from rumplab.commands.completion import DIRECTORY, SCRIPTS
 
 # Verbs with a positional argument that names a machine; the shells' functions complete it.
-OF_MACHINES = ("debug", "logs", "screen", "stop", "type", "ipkdb connect", "ipkdb check-port")
+OF_MACHINES = (
+    *("back", "debug", "dump", "logs", "screen", "snap", "snaps", "stop", "type"),
+    *("ipkdb connect", "ipkdb check-port"),
+)
 MACHINES = {"bash": "_rumplab_machines", "zsh": "_rumplab_machines"}
 GUESTS = {"bash": "_rumplab_guests", "zsh": "_rumplab_guests"}
 # The functions read the first column of a table without its header. Without a lab, they complete nothing.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -143,6 +145,42 @@ def test_the_kernel_dies_under_its_debugger(host: Any, linux: str) -> None:
     assert [guest["state"] for guest in guests(host)] == ["stopped"]
     host.check_output(f"{GUEST} start lx --kgdb")
     assert INITIAL in debug(host, "lx --batch --ex bt")
+
+
+def test_a_dump_of_linux_is_read_by_the_labs_gdb(host: Any) -> None:
+    host.check_output(f"{GUEST} create lx --linux {LINUX}/vmlinux --initrd {LINUX}/initrd.cpio")
+    host.check_output(f"{GUEST} start lx")
+    wait_for(host, "lx", "# ")
+    host.check_output(f"{USER} rumplab dump lx -o {HOME}/lx.core")
+    # The guest goes on, and its dump outlives it.
+    assert host.check_output(f"{GUEST} stop lx") == "lx stopped"
+    words = "--ex bt --ex 'print linux_banner' --ex 'print init_task.comm'"
+    said = debug(host, f"--core {HOME}/lx.core --batch {words}", f"{USER} rumplab")
+    # It waits for a line of the console, doing nothing.
+    assert re.search(r"^#0 .*halt", said, re.MULTILINE)
+    assert re.search(r"^#\d+ .*start_kernel", said, re.MULTILINE)
+    assert re.search(r'= .*"Linux version 6\.1', said)
+    assert '"swapper' in said
+
+
+def test_a_dump_of_linux_is_read_by_drgn(host: Any, tmp_path: Path) -> None:
+    import drgn
+    from drgn.helpers.linux.pid import for_each_task
+
+    host.check_output(f"{GUEST} create lx --linux {LINUX}/vmlinux --initrd {LINUX}/initrd.cpio")
+    host.check_output(f"{GUEST} start lx")
+    wait_for(host, "lx", "# ")
+    host.check_output(f"{USER} rumplab dump lx --compress -o {HOME}/lx.core.gz")
+    box = host.backend.get_hostname()
+    for path in (f"{HOME}/lx.core.gz", f"{LINUX}/vmlinux"):
+        subprocess.run(["docker", "cp", "-L", f"{box}:{path}", tmp_path], check=True, timeout=120)
+    subprocess.run(["gunzip", tmp_path / "lx.core.gz"], check=True, timeout=60)
+    program = drgn.Program()
+    program.set_core_dump(tmp_path / "lx.core")
+    program.load_debug_info([tmp_path / "vmlinux"])
+    assert program["init_uts_ns"].name.release.string_().startswith(b"6.1")
+    tasks = {task.comm.string_() for task in for_each_task(program)}
+    assert {b"init", b"kthreadd"} <= tasks
 
 
 @pytest.mark.parametrize("architecture", ["amd64", "i386"])

@@ -36,7 +36,7 @@ examples:
   rumplab stop hello                      end the machine
 
 'rumplab VERB --help' explains a verb. Exit status: 0 done, 1 failed, 2 the command line is wrong, 3 something that the
-command needs is not installed.
+command needs is not installed, 4 the guest of 'run --on-panic' failed.
 """
 
 

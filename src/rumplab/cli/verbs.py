@@ -14,6 +14,10 @@ VERBS = {
     "type": "press keys on a machine's keyboard",
     "stop": "end a machine",
     "debug": "attach GDB to a machine, with the symbols of its program",
+    "dump": "write a machine's memory and registers to an ELF core file",
+    "snap": "save a machine's state as a snapshot",
+    "snaps": "list a machine's snapshots, or delete one",
+    "back": "take a machine back to a snapshot",
     "guest": "define, start, debug and stop a NetBSD or Linux kernel with kgdb or IPKDB",
     "ipkdb": "connect GDB to a NetBSD kernel over Ethernet (IPKDB)",
     "net": "the lab's network bridge for machines: bring it up, take it down, show it",
@@ -21,6 +25,7 @@ VERBS = {
     "smoke": "test the whole lab: stage, boot, attach GDB, stop at a breakpoint, read PCI",
 }
 HIDDEN_VERBS = {
+    "attend": "wait for a machine in the background to fail",
     "completion": "print a completion script for a shell",
     "relay": "connect standard input and output to a debug stub's UNIX socket, for a GDB before 8.3",
 }

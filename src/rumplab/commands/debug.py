@@ -40,6 +40,7 @@ examples:
   rumplab debug hello --dry-run                       print the GDB command instead
   rumplab debug --vmware hello.vmwarevm main          an export; first start its machine.vmx in VMware on this host
   rumplab debug hello main --container                with the GDB of the lab's builder image
+  rumplab debug --core hello.core --batch --ex bt     a file that 'rumplab dump' or --on-panic wrote
 """
 TAKES_EXTRA = True
 # Docker Desktop's name for its host. A container that connects to it reaches the host's loopback interface.
@@ -63,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="attach to the machine of this export (see 'export'), which VMware runs",
     )
+    parser.add_argument("--core", metavar="FILE", type=Path, help="open a dump instead; see 'dump'")
     runner.add_option(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the GDB command and do nothing")
 
@@ -139,6 +141,8 @@ def run(args: argparse.Namespace) -> int:
     command_line.checked_location(args.location)
     lab = config.load()
     image = builder_images.find(lab, COMPONENT) if runner.wanted(args.container, lab, sys.platform, COMPONENT) else None
+    if args.core is not None:
+        return open_core(args, lab, image)
     gdb, gdbinit = command_line.debugger(lab) if image is None else debugger_inside(image)
     version = lab.component(COMPONENT).version if image is None else image.version(COMPONENT)
     machine, wanted = target_of(args, lab)
@@ -167,6 +171,40 @@ def run(args: argparse.Namespace) -> int:
             script(shlex.join(argv) + "\n")
         else:
             command_line.replace_process(argv, args.batch, handle)
+    return 0
+
+
+def open_core(args: argparse.Namespace, lab: Lab, image: Image | None) -> int:
+    """GDB on a dump; in a container of `image`, if that is one."""
+    if args.name is not None or args.vmware is not None:
+        raise UsageError("--core opens a file, in which nothing runs: leave NAME, SYMBOL and --vmware out")
+    command_line.check_files(args.symbols, *args.script)
+    # Only here: what attaches to a machine needs none of it.
+    from rumplab.postmortem import core, debugger
+
+    gdb, gdbinit = command_line.debugger(lab) if image is None else debugger_inside(image)
+    with core.opened(args.core) as dump:
+        program = core.symbols(dump, lab, args.core, args.symbols)
+        session = Session(
+            gdb=gdb,
+            gdbinit=gdbinit,
+            remote="",
+            program=program,
+            commands=tuple(args.ex),
+            scripts=tuple(args.script),
+            batch=args.batch,
+            extra=tuple(args.extra),
+        )
+        argv = command_line.command_line(session, debugger.commands(dump, program, sources_of(lab, program)))
+        if image is None and not args.dry_run:
+            command_line.replace_process(argv, args.batch, dump.handle)
+        if dump.handle is not None:
+            raise UsageError(
+                f"GDB doesn't open {args.core} by its name: unpack it with gunzip if it is compressed, else rename it"
+            )
+        if image is not None:
+            return in_container(image, argv, session, [dump.path, *debugger.files(dump)], "none", args.dry_run)
+        script(shlex.join(argv) + "\n")
     return 0
 
 
@@ -218,23 +256,31 @@ def network_inside(machine: Machine, platform: str) -> str | None:
 def run_inside(image: Image, session: Session, machine: Machine, dry_run: bool) -> int:
     """Runs GDB in a container and returns its exit code. The container has the program, its sources, the scripts, the
     stub and the working directory. With `dry_run`, prints the command instead."""
+    files = [] if machine.gdb_port else [machine.stub]
+    return in_container(image, gdb_argv(session), session, files, network_inside(machine, sys.platform), dry_run)
+
+
+def in_container(
+    image: Image, argv: list[str], session: Session, files: list[str], network: str | None, dry_run: bool
+) -> int:
+    """Runs the GDB command `argv` of `session` in a container and returns its exit code. The container has the files of
+    `session`, the `files` and the working directory. With `dry_run`, prints the command instead."""
     directory = os.getcwd()
     own = [directory] if mounts.possible(directory, image.prefix) else []
-    stub = None if machine.gdb_port else machine.stub
-    read = [path for path in (session.program, session.sources, *session.scripts, stub) if path is not None]
+    read = [path for path in (session.program, session.sources, *session.scripts, *files) if path is not None]
     terminal = not session.batch and sys.stdin.isatty() and sys.stdout.isatty()
     box = Container(
         image=image.name,
         name=runner.new_name("debug"),
-        command=tuple(gdb_argv(session)),
+        command=tuple(argv),
         mounts=tuple(mounts.collect(read, own, image.prefix)),
         caller=runner.caller(),
-        network=network_inside(machine, sys.platform),
+        network=network,
         stdin=not session.batch,
         terminal=terminal,
     )
-    argv = runner.run_argv(box)
+    command = runner.run_argv(box)
     if dry_run:
-        script(shlex.join(argv) + "\n")
+        script(shlex.join(command) + "\n")
         return 0
-    return runner.attend(argv, box.name, box.stdin)
+    return runner.attend(command, box.name, box.stdin)

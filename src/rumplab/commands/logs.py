@@ -12,6 +12,7 @@ from typing import BinaryIO
 from rumplab.lab import config
 from rumplab.machine.consoles import VGA
 from rumplab.machine.registry import Machine, locate, open_machines, read_record
+from rumplab.postmortem.wishes import REPORT, failure
 
 EPILOG = """\
 You can read the console of a machine that has ended until its name is used again. If the console is the screen, use
@@ -49,6 +50,9 @@ def run(args: argparse.Namespace) -> int:
     place = elsewhere(path, args.name, machine)
     if place is not None:
         print(f"rumplab logs: {place}", file=sys.stderr)
+    failed = failure(path.parent)
+    if failed is not None:
+        print(f"rumplab logs: {failed.splitlines()[0]}; more in {path.parent / REPORT}", file=sys.stderr)
     with path.open("rb") as log:
         copy(log, sys.stdout.buffer)
         while args.follow and machine is not None and machine.alive():

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from rumplab.cli import drive_options, network_options
+from rumplab.cli import drive_options, network_options, panic_options
 from rumplab.cli.arguments import memory, port
 from rumplab.errors import RumplabError, UsageError
 from rumplab.host import ports
@@ -23,6 +23,8 @@ from rumplab.machine import accel, boot_media, consoles, disk_controllers, launc
 from rumplab.machine.disk_controllers import Disk
 from rumplab.machine.registry import Machine, Machines, addressed, base_name, check_name, open_machines
 from rumplab.network import attachment
+from rumplab.postmortem import wishes as panic_wishes
+from rumplab.postmortem.wishes import Wishes
 
 EPILOG = """\
 The machine is a PC with an e1000 (54:54:00:55:55:55) behind a PCI bridge, on the user network 192.168.76.0/24, and with
@@ -43,6 +45,7 @@ examples:
   rumplab run hello.img --drive a.img,disk=mpt --drive b.qcow2,snapshot
   rumplab run hello.img --forward 8080:80     the guest's port 80 on 127.0.0.1:8080
   rumplab run hello.img --net bridge --nic e1000 --nic e1000,net=user
+  rumplab run hello.img --on-panic dump --panic-pattern 'panic:'    a dump and a trace when it fails, and status 4
   rumplab run hello.img --dry-run             print the command instead
   rumplab run hello.img -- -smp 2             more arguments for QEMU
 """
@@ -118,6 +121,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a guest that writes a byte v to port 0xf4 ends QEMU with exit status 2v+1",
     )
+    panic_options.add_success(parser)
+    panic_options.add_arguments(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the QEMU command and do nothing")
     network_options.add_arguments(parser)
 
@@ -235,6 +240,7 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     cards = network_options.cards(args, platform)
     qemu_argv.check_extra(args.extra)
     lab = config.load()
+    wishes = panic_options.wishes(args, lab, args.detach)
     component = lab.component("qemu")
     emulator = component.path("qemu-system-x86_64")
     if args.name is not None:
@@ -278,6 +284,10 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
         return 0
     machine = machines.claim(record, numbered=args.name is None, seen_macs=seen)
     spec = replace(spec, stub=machine.stub, nics=machine.nics)
+    if wishes is not None:
+        panic_wishes.record(machine, wishes)
+        # The process that watches the machine starts it, and reads the byte that ends it.
+        spec = replace(spec, wait=True, exit_device=False, extra=(*panic_wishes.argv(machine, wishes), *spec.extra))
     print_disks(spec)
     with attachment.opened(attached, cards) as link, module_file(module) as descriptor:
         spec = replace(spec, link=link, initrd=f"/dev/fd/{descriptor}" if descriptor is not None else None)
@@ -289,8 +299,8 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
         ]
         passed = (*(link.taps if link else ()), *(() if descriptor is None else (descriptor,)))
         if args.detach:
-            return start_detached(machines, machine, argv, passed)
-        return start(machines, machine, argv, passed, args)
+            return start_detached(machines, machine, argv, passed, wishes)
+        return start(lab, machines, machine, argv, passed, args, wishes)
 
 
 def ports_argv(spec: qemu_argv.Spec, log: str, detach: bool) -> list[str]:
@@ -324,9 +334,16 @@ def print_disks(spec: qemu_argv.Spec) -> None:
         print(f"rumplab: disk {name}: {disk.file} ({disk.controller})", file=sys.stderr)
 
 
-def start_detached(machines: Machines, machine: Machine, argv: list[str], passed: tuple[int, ...]) -> int:
+def start_detached(
+    machines: Machines, machine: Machine, argv: list[str], passed: tuple[int, ...], wishes: Wishes | None
+) -> int:
     """Starts QEMU in the background, prints what to do next, and returns the exit code."""
     running = launch.detached(machines, machine, argv, passed)
+    if running is not None and wishes is not None:
+        # Only here and in attended(): most starts need none of it.
+        from rumplab.postmortem import panic
+
+        panic.in_background(running, wishes)
     if running is None:
         print(f"{machine.name} has run and ended; read its console with: rumplab logs {machine.name}")
         return 0
@@ -341,7 +358,13 @@ def start_detached(machines: Machines, machine: Machine, argv: list[str], passed
 
 
 def start(
-    machines: Machines, machine: Machine, argv: list[str], passed: tuple[int, ...], args: argparse.Namespace
+    lab: Lab,
+    machines: Machines,
+    machine: Machine,
+    argv: list[str],
+    passed: tuple[int, ...],
+    args: argparse.Namespace,
+    wishes: Wishes | None,
 ) -> int:
     """Runs QEMU on this terminal and returns its exit status. RumplabError if it isn't 0, except for a signal and for
     the guest's own status with --exit-device."""
@@ -349,7 +372,27 @@ def start(
         f"rumplab: {machine.name}: console {machine.console}; attach with: rumplab debug {machine.name}",
         file=sys.stderr,
     )
+    if wishes is not None:
+        return attended(lab, machines, machine, argv, passed, wishes)
     code = launch.foreground(machines, machine, argv, passed)
     if code and not args.exit_device and code < 128:
         raise RumplabError(f"QEMU ended with status {code}; its messages are above")
     return code
+
+
+def attended(
+    lab: Lab, machines: Machines, machine: Machine, argv: list[str], passed: tuple[int, ...], wishes: Wishes
+) -> int:
+    """Runs the machine on this terminal, and does what is wished for if its guest fails."""
+    from rumplab.postmortem import panic
+
+    beside = panic.Beside(lab, wishes)
+    code = launch.foreground(machines, machine, argv, passed, beside.begin)
+    outcome = beside.ended()
+    if outcome.dump and panic_wishes.DEBUG in wishes.actions:
+        panic.debug(lab, Path(outcome.dump))
+    if outcome.cause:
+        return panic_wishes.FAILED
+    if code and code < 128:
+        raise RumplabError(f"QEMU ended with status {code}; what it said stands above")
+    return code or outcome.code

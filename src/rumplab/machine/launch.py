@@ -15,7 +15,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import FrameType
 from typing import Any
@@ -104,16 +104,29 @@ def start_pipe() -> Iterator[tuple[int, int]]:
         os.close(writing)
 
 
-def foreground(machines: Machines, machine: Machine, argv: Sequence[str], passed: Sequence[int] = ()) -> int:
-    """Runs QEMU on this terminal until it ends. QEMU inherits the descriptors `passed`. Returns its exit status, or 128
-    plus the number of the signal that ended it."""
+def foreground(
+    machines: Machines,
+    machine: Machine,
+    argv: Sequence[str],
+    passed: Sequence[int] = (),
+    begun: Callable[[Machine], None] = lambda machine: None,
+) -> int:
+    """Runs QEMU on this terminal until it ends. QEMU inherits the descriptors `passed`. Calls `begun` with the running
+    machine once its record exists. Returns QEMU's exit status, or 128 plus the number of the signal that ended it."""
     with terminal_restored():
-        return _run_and_forward_signals(machines, machine, argv, passed)
+        return _run_and_forward_signals(machines, machine, argv, passed, begun)
 
 
-def _run_and_forward_signals(machines: Machines, machine: Machine, argv: Sequence[str], passed: Sequence[int]) -> int:
+def _run_and_forward_signals(
+    machines: Machines,
+    machine: Machine,
+    argv: Sequence[str],
+    passed: Sequence[int],
+    begun: Callable[[Machine], None],
+) -> int:
     caught: list[int] = []
     machine, child = started(machines, machine, argv, passed)
+    begun(machine)
 
     def forward(number: int, _frame: FrameType | None) -> None:
         caught.append(number)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 import time
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from rumplab.host.answers import MALFORMED, typed
 CHUNK = 1 << 16
 # The longest line that is accepted, in bytes. The monitor's answer with a screen's memory has a tenth of that.
 LONGEST = 4 << 20
+# Of those that nobody asks for, the latest are kept.
+MOST_EVENTS = 256
 
 
 class QmpError(Exception):
@@ -39,6 +42,8 @@ class Session:
         self._socket = connected or socket.socket(socket.AF_UNIX)
         # The bytes received after the last complete line.
         self._rest = bytearray()
+        # What the machine told while another answer was waited for.
+        self._events: deque[dict[str, Any]] = deque(maxlen=MOST_EVENTS)
 
     def __enter__(self) -> Session:
         try:
@@ -63,11 +68,34 @@ class Session:
         except OSError as error:
             raise QmpError(f"{self._path}: {error}") from error
 
-    def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
-        """Executes one command and returns the value of ``return`` in the answer."""
+    def execute(self, command: str, arguments: Mapping[str, Any] | None = None, timeout: float | None = None) -> Any:
+        """Executes one command and returns the value of ``return`` in the answer. `timeout` is in seconds; the default
+        is the session's."""
         try:
             self._send(command, arguments)
-            return self._reply(time.monotonic() + self._timeout, "return")
+            return self._reply(time.monotonic() + (timeout or self._timeout), "return")
+        except OSError as error:
+            raise QmpError(f"{self._path}: {error}") from error
+
+    def event(self, seconds: float) -> dict[str, Any] | None:
+        """The next thing that the machine tells by itself, or None when that is nothing within `seconds`. QmpError when
+        the machine has ended."""
+        deadline = time.monotonic() + seconds
+        try:
+            while not self._events:
+                self._message(deadline)
+            return self._events.popleft()
+        except socket.timeout:
+            return None
+        except OSError as error:
+            raise QmpError(f"{self._path}: {error}") from error
+
+    def give(self, name: str, descriptor: int) -> None:
+        """Passes an open file to QEMU, which knows it by `name` from then on."""
+        message = json.dumps({"execute": "getfd", "arguments": {"fdname": name}}).encode() + b"\n"
+        try:
+            socket.send_fds(self._socket, [message], [descriptor])
+            self._reply(time.monotonic() + self._timeout, "return")
         except OSError as error:
             raise QmpError(f"{self._path}: {error}") from error
 
@@ -84,11 +112,10 @@ class Session:
         self._socket.sendall(json.dumps(message).encode() + b"\n")
 
     def _reply(self, deadline: float, key: str) -> Any:
-        """Returns the value of `key` in the next message that has this key. Skips events."""
+        """Returns the value of `key` in the next message that has this key. Keeps events for event()."""
         while True:
-            line = self._line(deadline)
+            message = self._message(deadline)
             try:
-                message = typed(json.loads(line), dict)
                 refusal = None if key in message or "error" not in message else message["error"].get("desc", "refused")
             except MALFORMED as error:
                 raise unknown(error) from error
@@ -96,6 +123,16 @@ class Session:
                 raise Refused(str(refusal))
             if key in message:
                 return message[key]
+
+    def _message(self, deadline: float) -> dict[str, Any]:
+        """The next message; an event is kept for who asks."""
+        try:
+            message: dict[str, Any] = typed(json.loads(self._line(deadline)), dict)
+        except MALFORMED as error:
+            raise unknown(error) from error
+        if "event" in message:
+            self._events.append(message)
+        return message
 
     def _line(self, deadline: float) -> bytes:
         """Returns the next line, even if it arrives in several pieces. socket.timeout at `deadline`."""

@@ -34,6 +34,8 @@ NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_LENGTH - 1}}}")
 SOCKET = "qmp.sock"
 STUB = "gdb.sock"
 RECORD = "machine.json"
+# See rumplab.machine.snapshots. The file is large, and useless after the machine has ended.
+SNAPSHOTS = "snapshots.qcow2"
 # The longest name of a machine's socket: that of a guest's serial line.
 LONGEST_SOCKET = "com0.sock"
 # The size of sun_path in bytes, with the closing NUL.
@@ -276,7 +278,7 @@ class Machines:
         kept = self.root / ".ended"
         kept.mkdir(mode=0o700, exist_ok=True)
         for entry in path.iterdir():
-            if entry.is_socket():
+            if entry.is_socket() or entry.name == SNAPSHOTS:
                 entry.unlink()
         shutil.rmtree(kept / path.name, ignore_errors=True)
         path.rename(kept / path.name)

@@ -27,6 +27,7 @@ from rumplab.container.runner import Caller, Container
 from rumplab.errors import NotProvisioned, RumplabError
 from rumplab.lab import config
 from rumplab.machine.registry import Machine
+from rumplab.postmortem import elf, record
 
 # The tests need any image; the scenarios start from this one.
 BASE = "rumplab/debian:12"
@@ -201,6 +202,35 @@ def test_the_debuggers_command_line_on_both_systems(
         assert argv[argv.index("rumplab/gdb") + 1] == "/i/gdb"
         assert f"type=bind,source={program},target={program},readonly" in argv
         assert f"type=bind,source={work},target={work}" in argv
+
+
+def test_a_dump_is_opened_in_a_container_too(
+    empty_lab: LabPrefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    answer(monkeypatch, 0, "[]")
+    labels = {"rumplab.components": json.dumps([{"name": "gdb", "paths": {"gdb": "/i/gdb", "gdbinit": "/i/gdbinit"}}])}
+    image = Image("rumplab/gdb", "sha256:1", labels)
+    rumplab_note = record.note(record.Record("nb", kind="netbsd"))
+    note = elf.Segment(elf.PT_NOTE, 64, 0, 0, len(elf.note_bytes(rumplab_note)))
+    at = 64 + note.size
+    dump = tmp_path / "nb.core"
+    content = elf.core_header(True, elf.EM_X86_64, at, 1) + elf.note_bytes(rumplab_note) + elf.segment_bytes(note, True)
+    dump.write_bytes(content)
+    words = ["--core", str(dump), "--batch", "--dry-run", "--ex", "nb-dmesg"]
+    args = main.verb_parser("debug", debug).parse_args(words)
+    args.extra = []
+    assert debug.open_core(args, config.load(), image) == 0
+    argv = shlex.split(capsys.readouterr().out)
+    assert argv[argv.index("rumplab/gdb") + 1] == "/i/gdb"
+    assert argv[argv.index("--network") :][:2] == ["--network", "none"]
+    assert f"core-file {dump}" in argv
+    # The dump, and the commands for NetBSD's kernels.
+    (helpers,) = [word.partition(" ")[2] for word in argv if word.startswith("source ")]
+    for file in (str(dump), helpers):
+        assert f"type=bind,source={file},target={file},readonly" in argv
 
 
 def test_build_mounts_sources_and_cache_and_passes_settings(

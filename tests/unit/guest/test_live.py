@@ -369,3 +369,20 @@ def test_the_printed_commands_start_it_too(nb: LabPrefix) -> None:
     after_break = command.partition(" -ex 'break main' -ex ")[2]
     assert " -ex continue -ex " in after_break
     assert all("$rumplab_held" in part for part in after_break.split(" -ex continue -ex "))
+
+
+@one_architecture
+def test_a_guest_that_fails_is_dumped_and_its_dump_has_what_a_kernel_has(nb: LabPrefix, out: Path) -> None:
+    # What it says at the end of its start stands for what it would say when it fails.
+    words = ["guest", "start", "nb", "--accel", "tcg", "--on-panic", "dump", "--panic-pattern", "^login: "]
+    started = subprocess.run(
+        nb.argv(*words), env=nb.environment, cwd=out, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert started.returncode == 0, started.stderr
+    core = out / "nb.core"
+    until(lambda: core.exists() and not nb.machines(), PATIENCE)
+    assert "nb has failed: its console said: login: " in nb.tool("logs", "nb").stderr
+    shown = nb.tool("debug", "--core", core, *BATCH, "bt", "--ex", "nb-dmesg")
+    assert re.search(r"^#\d+ .*\bmain \(", shown.stdout, re.MULTILINE), shown.stderr
+    # The message buffer, by the helper for NetBSD's kernels.
+    assert "login: " in shown.stdout

@@ -79,7 +79,10 @@ def test_python_is_off_without_python(tmp_path: Path) -> None:
 def test_gdb_is_a_cross_debugger_for_elf_and_netbsd(tmp_path: Path) -> None:
     arguments = configure(tmp_path, "7.11", None)
     assert "--target=x86_64-elf" in arguments
-    assert "--enable-targets=i386-elf,x86_64-netbsd,i386-netbsdelf" in arguments
+    (targets,) = [word.partition("=")[2].split(",") for word in arguments if word.startswith("--enable-targets=")]
+    assert {"i386-elf", "x86_64-netbsd", "i386-netbsdelf"} < set(targets)
+    # For QEMU's dumps.
+    assert "x86_64-linux-gnu" in targets
     assert "--with-expat" in arguments
 
 

@@ -10,7 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from rumplab.cli import network_options
+from rumplab.cli import network_options, panic_options
 from rumplab.cli.arguments import port
 from rumplab.errors import RumplabError, UsageError
 from rumplab.guest import hardware, ipkdb, kernels
@@ -23,6 +23,7 @@ from rumplab.machine import accel, launch, macs, nics, sandbox
 from rumplab.machine.qemu_argv import Spec, check_extra
 from rumplab.machine.registry import Machine, Machines, addressed, open_machines
 from rumplab.network import attachment
+from rumplab.postmortem import wishes as panic_wishes
 
 EPILOG = """\
 'rumplab guest console NAME' connects to its console, 'rumplab logs NAME' prints what the console has shown. When the
@@ -69,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accel", choices=accel.ACCELS, default="auto", help="auto, the default: the fastest one that works here"
     )
+    panic_options.add_arguments(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the commands, run none")
 
 
@@ -135,6 +137,7 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     check_usage(args)
     check_extra(args.extra)
     lab = config.load()
+    wishes = panic_options.wishes(args, lab, detached=True)
     guests, machines = open_guests(lab), open_machines(lab)
     guest = guests.find(args.name)
     component = lab.component("qemu")
@@ -177,8 +180,17 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
             machines.retire(machine)
             raise
         spec = replace(spec, stub=machine.stub, nics=machine.nics, link=link)
+        if wishes is not None:
+            panic_wishes.record(machine, wishes)
+            # Who attends to it lets it go.
+            spec = replace(spec, wait=True, extra=(*panic_wishes.argv(machine, wishes), *spec.extra))
         argv = [*hardware.machine_argv(spec, guest, kernel, plan.disk), *hardware.running_argv(machine), *spec.extra]
         running_machine = launch.detached(machines, machine, argv, link.taps if link else ())
+    if running_machine is not None and wishes is not None:
+        # Only here: few starts need it.
+        from rumplab.postmortem import panic
+
+        panic.in_background(running_machine, wishes)
     if running_machine is None:
         raise RumplabError(f"{guest.name} has ended already; read its console with: rumplab logs {guest.name}")
     print(report(guest, running_machine, args))

@@ -1,0 +1,40 @@
+"""GDB on a dump: its commands."""
+
+from __future__ import annotations
+
+from rumplab.gdb import kgdb_commands
+from rumplab.gdb.command_line import attached, gdb_quote
+from rumplab.guest.definition import NETBSD
+from rumplab.postmortem import elf
+from rumplab.postmortem.core import Core
+
+ARCHITECTURES = {elf.EM_386: "i386", elf.EM_X86_64: "i386:x86-64"}
+# GDB tells by the system how registers stand in a core, and QEMU has them as Linux does, whatever ran.
+SYSTEM = "GNU/Linux"
+CONTROL = (0, 2, 3, 4)
+
+
+def commands(core: Core, program: str | None, sources: str | None) -> list[str]:
+    """What opens the dump, with the symbols of `program`, whose sources are in the directory `sources`, if anywhere
+    else than they say. It ends GDB when that fails."""
+    record = core.record
+    found = [f"set architecture {ARCHITECTURES[core.elf.machine]}", f"set osabi {SYSTEM}"]
+    found += [symbols(program, core.offset)] if program else []
+    found += [f"directory {gdb_quote(sources)}"] if sources else []
+    if record and record.sources and record.source_name:
+        found.append(f"set substitute-path {gdb_quote(record.source_name)} {gdb_quote(record.sources)}")
+    found += attached(f"core-file {core.path}")
+    if core.cpus:
+        found += [f"set $cr{number} = {core.cpus[0].control[number]:#x}" for number in CONTROL]
+    found += [f"set $physical = {record.window:#x}"] if record and record.window else []
+    return [*found, *(f"source {path}" for path in files(core))]
+
+
+def files(core: Core) -> list[str]:
+    """The files of commands for the kernel that the dump is of."""
+    return [str(kgdb_commands.HELPERS)] if core.record and core.record.kind == NETBSD else []
+
+
+def symbols(program: str, offset: int) -> str:
+    """What loads the symbols of `program`, which is by `offset` elsewhere than they say. GDB has that from 8.3 on."""
+    return f"symbol-file -o {offset:#x} {gdb_quote(program)}" if offset else f"file {gdb_quote(program)}"

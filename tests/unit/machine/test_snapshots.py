@@ -1,0 +1,201 @@
+"""Snapshots of real machines, while GDB is attached and while they run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support.demos import ROOT
+from support.labfixture import SOURCE, LabPrefix, host_tool
+from support.running import DONE, image, started, until
+
+from rumplab.errors import UsageError
+from rumplab.machine import qmp, snapshots
+
+pytestmark = pytest.mark.qemu
+
+
+def snap(lab: LabPrefix, *words: str) -> str:
+    result = lab.tool(*words)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def refused(lab: LabPrefix, *words: str) -> str:
+    result = lab.tool(*words)
+    assert result.returncode == 1 and result.stdout == "", result.stdout
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def within_gdb(lab: LabPrefix, *words: str) -> str:
+    """GDB's command that runs the tool."""
+    return f"shell PYTHONPATH={SOURCE} {shlex.join(lab.argv(*words))}"
+
+
+def settings(tmp_path: Path) -> Path:
+    """The lab's settings for GDB, which the host's GDB hasn't got."""
+    (own,) = yaml.safe_load((ROOT / "roles/gdb/vars/main.yml").read_text())["__gdb_files"]
+    path = tmp_path / "gdbinit"
+    path.write_text(own["content"])
+    return path
+
+
+def test_gdb_stays_attached_when_the_machine_goes_back(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
+    started(lab, pcihello, "--name", "demo", "--wait")
+    again = [
+        within_gdb(lab, "back", "demo", "first"),
+        "refresh",
+        'printf "back at %x, %x\\n", device, id',
+        "info breakpoints",
+        "continue",
+        'printf "then %x, %x\\n", device, id',
+    ]
+    commands = [
+        f"source {settings(tmp_path)}",
+        within_gdb(lab, "snap", "demo", "first"),
+        'printf "kept at %x, %x\\n", device, id',
+        "continue",
+        'printf "next %x, %x\\n", device, id',
+        "continue",
+        'printf "third %x, %x\\n", device, id',
+        *again,
+        *again,
+    ]
+    words = [word for command in commands for word in ("--ex", command)]
+    result = lab.tool("debug", "demo", "pci_device_found", "--batch", *words, timeout=90)
+    assert result.returncode == 0, result.stderr
+    said = dict(re.findall(r"^(kept at|next|third|back at|then) (.*)", result.stdout, re.MULTILINE))
+    assert said["back at"] == said["kept at"]
+    assert said["then"] == said["next"]
+    assert len(set(said.values())) == 3
+    assert result.stdout.count("demo is back at first\n") == 2
+    assert len(re.findall(r"hw breakpoint +keep +y", result.stdout)) == 2
+    assert "Cannot" not in result.stderr and "deprecated" not in result.stdout + result.stderr
+
+
+def test_a_running_machine_goes_on_from_there(lab: LabPrefix, pcihello: Path) -> None:
+    machine = started(lab, pcihello, "--name", "demo", "--wait")
+    log, control = Path(machine["directory"], "serial.log"), Path(machine["directory"], "qmp.sock")
+    said = snap(lab, "snap", "demo", "start")
+    assert re.fullmatch(r"demo is kept as start \([0-9.]+ MB\); come back with: rumplab back demo start\n", said)
+    qmp.execute(control, "cont")
+    until(lambda: log.read_text().count(DONE) == 1)
+    assert snap(lab, "back", "demo", "start") == "demo is back at start\n"
+    until(lambda: log.read_text().count(DONE) == 2)
+    qmp.execute(control, "stop")
+    snap(lab, "back", "demo", "start")
+    assert qmp.status(control) == "paused"
+
+
+def test_the_snapshots_are_listed_and_taken_away(lab: LabPrefix, pcihello: Path) -> None:
+    machine = started(lab, pcihello, "--name", "demo", "--wait")
+    assert snap(lab, "snaps", "demo") == "demo has no snapshots; take one with: rumplab snap demo LABEL\n"
+    assert "take one with: rumplab snap demo x" in refused(lab, "back", "demo", "x")
+    for label in ("one", "two"):
+        snap(lab, "snap", "demo", label)
+    shown = snap(lab, "snaps", "demo").splitlines()
+    assert shown[0].split() == ["LABEL", "MB", "TAKEN", "RAN"]
+    assert [line.split()[0] for line in shown[1:]] == ["one", "two"]
+    listed = json.loads(snap(lab, "snaps", "demo", "--json"))
+    assert [set(one) for one in listed] == [{"label", "size", "taken", "ran"}] * 2
+    assert "has a snapshot 'one' already" in refused(lab, "snap", "demo", "one")
+    assert "there are: one, two" in refused(lab, "back", "demo", "three")
+    assert snap(lab, "snaps", "demo", "--delete", "one") == "demo: one is gone\n"
+    assert "no snapshot 'one'" in refused(lab, "snaps", "demo", "--delete", "one")
+    # They end with the machine, and don't lie about.
+    kept = Path(machine["directory"], "snapshots.qcow2")
+    assert kept.stat().st_mode & 0o777 == 0o600
+    snap(lab, "stop", "demo")
+    assert not kept.exists()
+    assert list(lab.runtime.rglob("snapshots.qcow2")) == []
+
+
+@pytest.mark.parametrize("label", ["", "-x", "a b", "12", "x" * 65, "a/b"])
+def test_a_label_is_a_word(label: str) -> None:
+    with pytest.raises(UsageError, match="can't name a snapshot"):
+        snapshots.check_label(label)
+
+
+OFFSET = 2 << 20
+
+
+def first_disk(session: qmp.Session) -> tuple[str, int]:
+    """QEMU's name of the only disk, and its size."""
+    (disk,) = [one for one in session.execute("query-block") if one.get("inserted")]
+    return str(disk["device"]), int(disk["inserted"]["image"]["virtual-size"])
+
+
+def fill(machine: dict[str, Any], value: int) -> None:
+    """Writes to the disk, as its guest would."""
+    with qmp.Session(Path(machine["directory"], "qmp.sock")) as session:
+        session.monitor(f'qemu-io {first_disk(session)[0]} "write -P {value} {OFFSET} 4k"')
+
+
+def content(machine: dict[str, Any], path: Path) -> bytes:
+    """What the disk has there; `path` is for a copy."""
+    with qmp.Session(Path(machine["directory"], "qmp.sock")) as session:
+        device, size = first_disk(session)
+        with path.open("wb") as target:
+            target.truncate(size)
+        node = {"driver": "raw", "node-name": "copy", "file": {"driver": "file", "filename": str(path)}}
+        session.execute("blockdev-add", node)
+        session.execute("blockdev-backup", {"device": device, "job-id": "job", "sync": "full", "target": "copy"})
+        until(lambda: session.execute("query-block-jobs") == [])
+        session.execute("blockdev-del", {"node-name": "copy"})
+    with path.open("rb") as copy:
+        copy.seek(OFFSET)
+        return copy.read(4096)
+
+
+def test_what_was_written_to_a_disk_for_a_while_goes_back_too(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
+    disk = image(lab, pcihello, tmp_path / "demo.img")
+    before = hashlib.sha256(disk.read_bytes()).digest()
+    machine = started(lab, disk, "--name", "demo", "--snapshot")
+    fill(machine, 0x11)
+    snap(lab, "snap", "demo", "one")
+    fill(machine, 0x22)
+    assert content(machine, tmp_path / "copy") == b"\x22" * 4096
+    snap(lab, "back", "demo", "one")
+    assert content(machine, tmp_path / "copy") == b"\x11" * 4096
+    snap(lab, "stop", "demo")
+    # Nothing of it is in the image.
+    assert hashlib.sha256(disk.read_bytes()).digest() == before
+
+
+def test_a_disk_that_is_written_to_is_named(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
+    disk = image(lab, pcihello, tmp_path / "demo.img")
+    started(lab, disk, "--name", "demo")
+    assert f"demo writes to {disk}, which a snapshot would have to change" in refused(lab, "snap", "demo", "x")
+    snap(lab, "stop", "demo")
+    own = tmp_path / "own.qcow2"
+    subprocess.run([host_tool("qemu-img"), "create", "-q", "-f", "qcow2", own, "8M"], check=True, timeout=30)
+    content = own.read_bytes()
+    started(lab, pcihello, "--name", "demo", "--drive", own)
+    assert f"writes to {own}" in refused(lab, "snap", "demo", "x")
+    snap(lab, "stop", "demo")
+    started(lab, pcihello, "--name", "demo", "--drive", f"{own},snapshot")
+    snap(lab, "snap", "demo", "x")
+    snap(lab, "back", "demo", "x")
+    snap(lab, "stop", "demo")
+    assert own.read_bytes() == content
+
+
+def test_a_device_that_cannot_be_saved_is_named(lab: LabPrefix, pcihello: Path) -> None:
+    started(lab, pcihello, "--name", "demo", "--wait", "--", "-device", "nvme,serial=1,id=slow")
+    said = refused(lab, "snap", "demo", "x")
+    assert "non-migratable device" in said and "nvme" in said
+    assert "start the machine without it" in said
+    assert json.loads(snap(lab, "snaps", "demo", "--json")) == []
+
+
+def test_a_machine_that_has_ended_has_none(lab: LabPrefix) -> None:
+    for words in (("snap", "demo", "x"), ("back", "demo", "x"), ("snaps", "demo")):
+        assert "no machine called 'demo' is running" in refused(lab, *words)

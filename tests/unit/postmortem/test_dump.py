@@ -1,0 +1,369 @@
+"""Dumps of real machines, and GDB on them."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import json
+import os
+import re
+import resource
+import shlex
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kgdb.guest import Guest
+from support.demos import build
+from support.labfixture import SOURCE, LabPrefix, host_tool
+from support.running import DONE, started, until
+from support.staging import EXAMPLE
+
+from rumplab.errors import RumplabError
+from rumplab.machine import qmp
+from rumplab.machine.registry import Machine
+from rumplab.postmortem import core, dump, elf
+from rumplab.postmortem import record as records
+from rumplab.postmortem.record import Record
+
+pytestmark = pytest.mark.qemu
+
+
+@pytest.fixture
+def demo(lab: LabPrefix, pcihello: Path) -> dict[str, Any]:
+    """The demo, which has done its work and stands in its last loop."""
+    machine = started(lab, pcihello, "--name", "demo")
+    until(lambda: DONE in Path(machine["directory"], "serial.log").read_text())
+    return machine
+
+
+def dumped(lab: LabPrefix, path: Path, *options: str, name: str = "demo") -> Path:
+    result = lab.tool("dump", name, "-o", path, *options)
+    assert result.returncode == 0, result.stderr
+    return path
+
+
+def debugged(lab: LabPrefix, path: Path, *commands: str, options: tuple[str, ...] = ()) -> str:
+    words = [word for command in commands for word in ("--ex", command)]
+    result = lab.tool("debug", "--core", path, "--batch", *options, *words)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def state(machine: dict[str, Any]) -> str:
+    return qmp.status(Path(machine["directory"], "qmp.sock"))
+
+
+def test_a_running_machine_is_dumped_and_runs_on(lab: LabPrefix, demo: dict[str, Any], out: Path) -> None:
+    path = out / "it's a demo.core"
+    said = lab.tool("dump", "demo", "-o", path)
+    assert (said.returncode, said.stderr) == (0, "")
+    opening = f"open it with: rumplab debug --core {shlex.quote(str(path))}\n"
+    assert re.fullmatch(rf"demo \(running\) is in {path} \([0-9.]+ MB on disk\); {re.escape(opening)}", said.stdout)
+    assert state(demo) == "running"
+    assert path.stat().st_mode & 0o777 == 0o600
+    # 128 MiB of which most is zero.
+    assert path.stat().st_size > 128 << 20 and path.stat().st_blocks * 512 < 16 << 20
+    assert list(out.iterdir()) == [path]
+    shown = debugged(lab, path, "bt", "print/x *(int *) ($physical + 0x100000)", "print/x $cr0")
+    assert re.search(r"#0 .*halt \(\) at .*platform\.h:\d+\n#1 .* in main \(", shown)
+    # What makes the program Multiboot's, and paging with protection.
+    assert "$1 = 0x1badb002" in shown
+    assert "$2 = 0x80000011" in shown
+
+
+def test_a_machine_that_waits_is_dumped_and_waits_on(lab: LabPrefix, pcihello: Path, out: Path) -> None:
+    machine = started(lab, pcihello, "--name", "demo", "--wait")
+    path = dumped(lab, out / "demo.core")
+    assert state(machine) == "prelaunch"
+    # In 16-bit mode, with the registers of what it is going to be.
+    assert "rip            0xfff0" in debugged(lab, path, "info registers rip")
+    assert "prelaunch" in (json.loads(lab.tool("dump", "demo", "-o", path, "--json").stdout)["state"])
+
+
+def test_a_machine_that_a_debugger_holds_is_dumped(lab: LabPrefix, pcihello: Path, out: Path) -> None:
+    started(lab, pcihello, "--name", "demo", "--wait")
+    path = out / "held.core"
+    # From within the debugger, at its breakpoint.
+    command = f"shell PYTHONPATH={SOURCE} {shlex.join(lab.argv('dump', 'demo', '-o', path))}"
+    result = lab.tool("debug", "demo", "pci_device_found if bus == 1", "--batch", "--ex", command, "--ex", "bt")
+    assert result.returncode == 0, result.stderr
+    shown = debugged(lab, path, "bt")
+    assert re.search(r"pci_device_found \(bus=(bus@entry=)?1", shown)
+    assert frames(shown)[-3:] == frames(result.stdout)[-3:]
+
+
+def frames(said: str) -> list[str]:
+    """The frames that GDB tells of."""
+    return re.findall("^#.*", said, re.MULTILINE)
+
+
+def test_a_compressed_one_is_small_and_opened_as_it_is(lab: LabPrefix, demo: dict[str, Any], out: Path) -> None:
+    plain, packed = dumped(lab, out / "a.core"), dumped(lab, out / "b.core.gz", "--compress")
+    assert packed.stat().st_size < 4 << 20
+    assert "in main (" in debugged(lab, packed, "bt")
+    # Two dumps of a halted machine differ in the time that they note.
+    own, other = elf.parse(plain.read_bytes()), elf.parse(gzip.decompress(packed.read_bytes()))
+    assert own.loads() == other.loads()
+    assert all(own.data[one.offset :][: one.size] == other.data[one.offset :][: one.size] for one in own.loads()[:1])
+    refused = lab.tool("debug", "--core", packed, "--dry-run")
+    assert refused.returncode == 2 and "unpack it with gunzip" in refused.stderr
+
+
+def test_the_note_says_what_the_machine_was(lab: LabPrefix, demo: dict[str, Any], pcihello: Path, out: Path) -> None:
+    said = json.loads(lab.tool("dump", "demo", "-o", out / "x", "--json").stdout)
+    with core.opened(out / "x") as opened:
+        record = opened.record
+        assert record is not None and opened.cpus[0].privileged
+    assert record.program == str(pcihello)
+    digest = subprocess.run(["sha256sum", pcihello], capture_output=True, text=True, check=True).stdout.split()[0]
+    assert record.program_sha256 == digest == said["program_sha256"]
+    assert (record.name, record.accel, record.state, record.cut) == ("demo", "tcg", "running", False)
+    assert abs(record.time - time.time()) < 60
+
+
+@pytest.mark.parametrize("moved", ["beside the dump", "to what the lab knows"])
+def test_symbols_are_found_by_their_hash(lab: LabPrefix, pcihello: Path, out: Path, moved: str) -> None:
+    program = out / "here" / "program.bin"
+    program.parent.mkdir()
+    shutil.copy(pcihello, program)
+    if moved == "beside the dump":
+        # The lab knows the same program.
+        lab.descriptor("pcihello").unlink()
+    machine = started(lab, program, "--name", "demo")
+    until(lambda: DONE in Path(machine["directory"], "serial.log").read_text())
+    path = dumped(lab, out / "demo.core")
+    assert lab.tool("stop", "demo").returncode == 0
+    if moved == "beside the dump":
+        program.rename(out / "program.bin")
+    else:
+        program.unlink()
+    assert "in main (" in debugged(lab, path, "bt")
+    # Another program by that name has other symbols.
+    (out / "program.bin").write_bytes(b"\x7fELF something else")
+    lab.component("pcihello", {"program": "/nowhere"})
+    result = lab.tool("debug", "--core", path, "--batch", "--ex", "bt")
+    assert "is gone or has changed since the dump" in result.stderr and "--symbols FILE" in result.stderr
+    assert "in main (" not in result.stdout
+
+
+def test_another_programs_symbols_are_refused(lab: LabPrefix, demo: dict[str, Any], pcihello: Path, out: Path) -> None:
+    path = dumped(lab, out / "demo.core")
+    result = lab.tool("debug", "--core", path, "--symbols", host_tool("true"), "--batch")
+    assert result.returncode == 0 and "can't be told" in result.stderr
+    other = build(EXAMPLE.parent / "kgdb", out / "kgdb.bin", "ARCH=amd64")
+    result = lab.tool("debug", "--core", path, "--symbols", other, "--batch")
+    assert result.returncode == 1
+    assert re.search(rf"{other} isn't the program that {path} is of: \d+ % of its code is in the dump", result.stderr)
+    # The same program with other symbols is not another one.
+    stripped = out / "stripped.bin"
+    subprocess.run([host_tool("objcopy"), "--strip-debug", pcihello, stripped], check=True, timeout=30)
+    assert "in main (" in debugged(lab, path, "bt", options=("--symbols", str(stripped)))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is empty, so no dump"),
+        (b"hello\n", "is not an ELF file"),
+        (b"\x7fELF\x02\x01" + bytes(10), "is cut short"),
+        (b"\x1f\x8b\x08\0\0\0\0\0", "is cut short or damaged"),
+    ],
+)
+def test_what_is_no_dump_is_refused(lab: LabPrefix, out: Path, content: bytes, says: str) -> None:
+    path = out / "x.core"
+    path.write_bytes(content)
+    result = lab.tool("debug", "--core", path, "--batch")
+    assert result.returncode == 1 and says in result.stderr, result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_half_a_dump_and_a_program_are_refused(lab: LabPrefix, demo: dict[str, Any], pcihello: Path, out: Path) -> None:
+    path = dumped(lab, out / "demo.core")
+    packed = dumped(lab, out / "demo.core.gz", "--compress")
+    for whole in (path, packed):
+        half = out / "half"
+        half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+        result = lab.tool("debug", "--core", half, "--batch")
+        assert result.returncode == 1 and "is cut short" in result.stderr
+    result = lab.tool("debug", "--core", pcihello, "--batch")
+    assert result.returncode == 1 and "is a program, not a core" in result.stderr
+    result = lab.tool("debug", "--core", out / "none", "--batch")
+    assert result.returncode == 1 and "No such file" in result.stderr
+
+
+def test_a_core_that_another_tool_has_written_is_opened(
+    lab: LabPrefix, demo: dict[str, Any], pcihello: Path, out: Path
+) -> None:
+    path = out / "qemu.core"
+    socket = Path(demo["directory"], "qmp.sock")
+    qmp.execute(socket, "dump-guest-memory", 30, {"paging": False, "protocol": f"file:{path}"})
+    assert "in main (" in debugged(lab, path, "bt", options=("--symbols", str(pcihello)))
+    result = lab.tool("debug", "--core", path, "--batch")
+    assert result.returncode == 0 and "names no program" in result.stderr
+
+
+def test_a_full_disk_is_told_and_leaves_the_machine_alone(lab: LabPrefix, demo: dict[str, Any], out: Path) -> None:
+    path = out / "demo.core"
+    argv = lab.argv("dump", "demo", "-o", path)
+    result = subprocess.run(
+        argv,
+        env=lab.environment,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert re.search(
+        rf"cannot write {path}: .*; free some space there, or choose another place with -o\n", result.stderr
+    )
+    assert list(out.iterdir()) == []
+    assert state(demo) == "running"
+    # And nothing of the failed one is in the way.
+    dumped(lab, path)
+
+
+def test_a_place_that_cannot_be_written_is_named(lab: LabPrefix, demo: dict[str, Any], out: Path) -> None:
+    result = lab.tool("dump", "demo", "-o", out / "none" / "x.core")
+    assert result.returncode == 1 and "choose another place with -o" in result.stderr
+    (out / "directory").mkdir()
+    result = lab.tool("dump", "demo", "-o", out / "directory")
+    assert result.returncode == 1 and "choose another place with -o" in result.stderr
+    assert list((out / "directory").iterdir()) == []
+
+
+def test_a_machine_that_has_ended_cannot_be_dumped(lab: LabPrefix) -> None:
+    result = lab.tool("dump", "demo")
+    assert result.returncode == 1 and "no machine called 'demo' is running" in result.stderr
+
+
+def test_a_core_is_not_a_machine(lab: LabPrefix, out: Path) -> None:
+    for words in (["demo"], ["--vmware", "x"]):
+        result = lab.tool("debug", *words, "--core", out / "x")
+        assert result.returncode == 2, result.stderr
+
+
+class OfKgdb(Machine):
+    """A machine of tests/kgdb, which has no record."""
+
+    @property
+    def socket(self) -> Path:
+        return Path(self.directory)
+
+
+def test_a_paged_kernel_is_seen_at_its_virtual_addresses(
+    kgdb_kernel: tuple[str, Path], kgdb_guests: Callable[..., Guest], out: Path
+) -> None:
+    architecture, program = kgdb_kernel
+    control = out / "q"
+    kgdb_guests(extra=["-qmp", f"unix:{control},server=on,wait=off"]).wait_for("kgdb waiting...")
+    path = out / "kernel.core"
+    done = dump.write(OfKgdb("kernel", str(control)), Record("kernel", program=str(program)), path)
+    assert done.record.virtual and done.record.state == "running"
+    with core.opened(path) as opened:
+        assert opened.elf.machine == (elf.EM_X86_64 if architecture == "amd64" else elf.EM_386)
+        # The hole that the kernel leaves in its tables, and page 0, aren't there.
+        hole = elf.parse(program.read_bytes()).symbols(["memory_hole"])["memory_hole"]
+        assert opened.read(hole, 1) is None and opened.read(0, 1) is None
+        assert opened.read(hole - 8, 8) is not None
+        assert bool(done.record.window) == (architecture == "amd64")
+        from rumplab.postmortem import debugger
+
+        commands = debugger.commands(opened, str(program), None)
+    argv = [host_tool("gdb"), "-nx", "-batch"]
+    for command in [*commands, "bt", "print msgbufp->msg_magic", "print *(char *) 0"]:
+        argv += ["-ex", command]
+    shown = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert re.search(r"#\d+ .*kgdb.*\n(#.*\n)*#\d+ .* main \(", shown.stdout), shown.stdout
+    assert re.search(r"\$\d+ = \d+", shown.stdout)
+    assert "Cannot access memory at address 0x0" in shown.stderr
+
+
+class Emulator(threading.Thread):
+    """What answers QMP on a socket, and writes `content` where it is told to dump its memory."""
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        super().__init__(daemon=True)
+        self._server = socket.socket(socket.AF_UNIX)
+        self._server.bind(str(path))
+        self._server.listen()
+        self._content = content
+        self.start()
+
+    def run(self) -> None:
+        connection, _ = self._server.accept()
+        with connection:
+            connection.sendall(b'{"QMP": {}}\n')
+            pipe = -1
+            while True:
+                data, descriptors, _, _ = socket.recv_fds(connection, 1 << 16, 1)
+                if not data:
+                    return
+                pipe = descriptors[0] if descriptors else pipe
+                command = json.loads(data)["execute"]
+                if command == "dump-guest-memory":
+                    os.write(pipe, self._content)
+                    os.close(pipe)
+                said = {"query-memory-size-summary": {"base-memory": 1 << 20}, "query-status": {"status": "running"}}
+                connection.sendall(json.dumps({"return": said.get(command, {})}).encode() + b"\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "QEMU has written a dump of 0 bytes of x"),
+        (bytes(4096), "QEMU has written a dump that isn't one"),
+        (b"\x7fELF\x02\x01\x01", "QEMU has written a dump that isn't one"),
+    ],
+)
+def test_a_dump_that_is_none_is_told_and_leaves_nothing(out: Path, content: bytes, says: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="rl") as directory:
+        control = Path(directory, "q")
+        Emulator(control, content)
+        with pytest.raises(RumplabError, match=says):
+            dump.write(OfKgdb("x", str(control)), Record("x"), out / "x.core")
+    assert list(out.iterdir()) == []
+
+
+def test_what_qemu_writes_to_the_dump_is_not_trusted(out: Path, demo: dict[str, Any], lab: LabPrefix) -> None:
+    """A core whose headers name what isn't in it is cut short, not read beyond its end."""
+    path = dumped(lab, out / "demo.core")
+    content = bytearray(path.read_bytes())
+    at = int.from_bytes(content[32:40], "little")
+    # The size of the first segment of memory.
+    content[at + 56 + 32 : at + 56 + 40] = (1 << 62).to_bytes(8, "little")
+    path.write_bytes(content)
+    result = lab.tool("debug", "--core", path, "--batch")
+    assert result.returncode == 1 and "is cut short" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"source_name": "/src\nshell touch /tmp/owned"},
+        {"program": "/a\x1b[2Jb"},
+        {"window": "high"},
+        {"virtual": 1},
+        {"schema": 99},
+        {"name": None},
+    ],
+)
+def test_a_note_that_nobody_wrote_is_refused(out: Path, empty_lab: LabPrefix, changed: dict[str, Any]) -> None:
+    said = json.dumps({**dataclasses.asdict(Record("x", program="/p", sources="/s")), **changed}).encode()
+    note = elf.note_bytes(elf.Note(records.OWNER, records.KIND, said))
+    content = elf.core_header(True, elf.EM_X86_64, 64 + len(note), 1) + note
+    content += elf.segment_bytes(elf.Segment(elf.PT_NOTE, 64, 0, 0, len(note)), True)
+    (out / "x.core").write_bytes(content)
+    empty_lab.component("gdb", {"gdb": "/bin/echo"})
+    result = empty_lab.tool("debug", "--core", out / "x.core", "--batch")
+    assert result.returncode == 1 and result.stdout == ""
+    assert "its note is damaged" in result.stderr or "another rumplab" in result.stderr, result.stderr
