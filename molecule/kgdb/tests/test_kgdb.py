@@ -152,11 +152,11 @@ def test_a_dump_of_linux_is_read_by_the_labs_gdb(host: Any) -> None:
     host.check_output(f"{GUEST} start lx")
     wait_for(host, "lx", "# ")
     host.check_output(f"{USER} rumplab dump lx -o {HOME}/lx.core")
-    # The guest goes on, and its dump outlives it.
+    # The guest continues after the dump.
     assert host.check_output(f"{GUEST} stop lx") == "lx stopped"
     words = "--ex bt --ex 'print linux_banner' --ex 'print init_task.comm'"
     said = debug(host, f"--core {HOME}/lx.core --batch {words}", f"{USER} rumplab")
-    # It waits for a line of the console, doing nothing.
+    # The kernel is idle, since init waits for input.
     assert re.search(r"^#0 .*halt", said, re.MULTILINE)
     assert re.search(r"^#\d+ .*start_kernel", said, re.MULTILINE)
     assert re.search(r'= .*"Linux version 6\.1', said)

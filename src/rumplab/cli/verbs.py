@@ -25,7 +25,7 @@ VERBS = {
     "smoke": "test the whole lab: stage, boot, attach GDB, stop at a breakpoint, read PCI",
 }
 HIDDEN_VERBS = {
-    "attend": "wait for a machine in the background to fail",
     "completion": "print a completion script for a shell",
+    "watch": "watch a machine in the background until it fails or ends",
     "relay": "connect standard input and output to a debug stub's UNIX socket, for a GDB before 8.3",
 }

@@ -1,4 +1,4 @@
-"""``rumplab back``: makes a machine what it was when it was kept."""
+"""``rumplab back``: takes a machine back to a snapshot."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from rumplab.machine import snapshots
 from rumplab.machine.registry import open_machines
 
 EPILOG = """\
-A machine that runs goes on from there, one that stands still stands still there. A debugger stays attached, with its
-breakpoints; 'refresh' in GDB has it ask for registers and memory anew.
+A running machine continues from there; a stopped one stays stopped there. A debugger stays attached, and keeps its
+breakpoints. In the lab's GDB, the command 'refresh' reads registers and memory again.
 
 examples:
   rumplab back hello before
@@ -19,7 +19,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the machine")
-    parser.add_argument("label", metavar="LABEL", help="the snapshot's; 'rumplab snaps NAME' lists them")
+    parser.add_argument("label", metavar="LABEL", help="the snapshot's label; 'rumplab snaps NAME' lists them")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="attach to the machine of this export (see 'export'), which VMware runs",
     )
-    parser.add_argument("--core", metavar="FILE", type=Path, help="open a dump instead; see 'dump'")
+    parser.add_argument("--core", metavar="FILE", type=Path, help="open this dump (see 'dump') instead of a machine")
     runner.add_option(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the GDB command and do nothing")
 
@@ -175,11 +175,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def open_core(args: argparse.Namespace, lab: Lab, image: Image | None) -> int:
-    """GDB on a dump; in a container of `image`, if that is one."""
+    """Runs GDB on a dump, in a container of `image` if it isn't None. Returns the exit code, if this process goes
+    on."""
     if args.name is not None or args.vmware is not None:
-        raise UsageError("--core opens a file, in which nothing runs: leave NAME, SYMBOL and --vmware out")
+        raise UsageError("--core opens a file, in which nothing runs; leave out NAME, SYMBOL and --vmware")
     command_line.check_files(args.symbols, *args.script)
-    # Only here: what attaches to a machine needs none of it.
+    # Imported only here, since attaching to a machine doesn't need it.
     from rumplab.postmortem import core, debugger
 
     gdb, gdbinit = command_line.debugger(lab) if image is None else debugger_inside(image)
@@ -200,7 +201,7 @@ def open_core(args: argparse.Namespace, lab: Lab, image: Image | None) -> int:
             command_line.replace_process(argv, args.batch, dump.handle)
         if dump.handle is not None:
             raise UsageError(
-                f"GDB doesn't open {args.core} by its name: unpack it with gunzip if it is compressed, else rename it"
+                f"GDB can't open {args.core} by its name; unpack it with gunzip if it is compressed, else rename it"
             )
         if image is not None:
             return in_container(image, argv, session, [dump.path, *debugger.files(dump)], "none", args.dry_run)

@@ -1,4 +1,4 @@
-"""``rumplab dump``: a machine's memory and registers, as a core that debuggers read."""
+"""``rumplab dump``: writes a machine's memory and registers to an ELF core file."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from rumplab.postmortem import dump
 from rumplab.postmortem.subject import describe
 
 EPILOG = """\
-The machine, running or stopped, stands still while its memory is written, and is left as it was. The file is an ELF
-core, which 'rumplab debug --core', GDB and, of a Linux kernel, drgn read: the guest's virtual addresses, its registers,
-and which program that was, with its hash. Memory that is zero takes no room.
+The machine may be running or stopped. It stops while QEMU writes its memory, and then continues if it was running. The
+file is an ELF core with the guest's virtual addresses, its registers, and the name and hash of its program. 'rumplab
+debug --core' and GDB read it; drgn reads that of a Linux kernel. Zeros in memory take no space on the disk.
 
 examples:
   rumplab dump hello                           hello.core in this directory
   rumplab dump hello -o before.core
-  rumplab dump nb -o nb.core.gz --compress     smaller, to be passed on; debug --core takes it as it is
+  rumplab dump nb -o nb.core.gz --compress     smaller, for a copy; debug --core reads it too
   rumplab debug --core before.core
 """
 
@@ -30,8 +30,8 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the machine")
     parser.add_argument("-o", "--output", metavar="FILE.core", type=Path, help="the file (default: NAME.core here)")
-    parser.add_argument("--compress", action="store_true", help="as gzip does")
-    parser.add_argument("--json", action="store_true", help="print JSON: what the dump says of the machine, and sizes")
+    parser.add_argument("--compress", action="store_true", help="compress the file as gzip does")
+    parser.add_argument("--json", action="store_true", help="print the dump's record and its sizes as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,11 +43,12 @@ def run(args: argparse.Namespace) -> int:
         print(output.as_json({**asdict(done.record), "file": str(target.absolute()), "size": done.size}))
         return 0
     print(
-        f"{machine.name} ({done.record.state}) is in {target} ({megabytes(done.taken)} MB on disk); open it with:"
+        f"{machine.name} ({done.record.state}): wrote {target} ({megabytes(done.taken)} MB on disk); open it with:"
         f" rumplab debug --core {shlex.quote(str(target))}"
     )
     return 0
 
 
 def megabytes(size: int) -> str:
+    """Returns `size` bytes in MiB."""
     return f"{size / MIB:.1f}"

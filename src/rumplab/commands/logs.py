@@ -12,7 +12,7 @@ from typing import BinaryIO
 from rumplab.lab import config
 from rumplab.machine.consoles import VGA
 from rumplab.machine.registry import Machine, locate, open_machines, read_record
-from rumplab.postmortem.wishes import REPORT, failure
+from rumplab.postmortem.panic_policy import REPORT, failure
 
 EPILOG = """\
 You can read the console of a machine that has ended until its name is used again. If the console is the screen, use

@@ -23,8 +23,8 @@ from rumplab.machine import accel, boot_media, consoles, disk_controllers, launc
 from rumplab.machine.disk_controllers import Disk
 from rumplab.machine.registry import Machine, Machines, addressed, base_name, check_name, open_machines
 from rumplab.network import attachment
-from rumplab.postmortem import wishes as panic_wishes
-from rumplab.postmortem.wishes import Wishes
+from rumplab.postmortem import panic_policy
+from rumplab.postmortem.panic_policy import PanicPolicy
 
 EPILOG = """\
 The machine is a PC with an e1000 (54:54:00:55:55:55) behind a PCI bridge, on the user network 192.168.76.0/24, and with
@@ -45,7 +45,7 @@ examples:
   rumplab run hello.img --drive a.img,disk=mpt --drive b.qcow2,snapshot
   rumplab run hello.img --forward 8080:80     the guest's port 80 on 127.0.0.1:8080
   rumplab run hello.img --net bridge --nic e1000 --nic e1000,net=user
-  rumplab run hello.img --on-panic dump --panic-pattern 'panic:'    a dump and a trace when it fails, and status 4
+  rumplab run hello.img --on-panic dump --panic-pattern 'panic:'    a dump, a trace and status 4 after a failure
   rumplab run hello.img --dry-run             print the command instead
   rumplab run hello.img -- -smp 2             more arguments for QEMU
 """
@@ -240,7 +240,7 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     cards = network_options.cards(args, platform)
     qemu_argv.check_extra(args.extra)
     lab = config.load()
-    wishes = panic_options.wishes(args, lab, args.detach)
+    policy = panic_options.policy(args, lab, args.detach)
     component = lab.component("qemu")
     emulator = component.path("qemu-system-x86_64")
     if args.name is not None:
@@ -284,10 +284,10 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
         return 0
     machine = machines.claim(record, numbered=args.name is None, seen_macs=seen)
     spec = replace(spec, stub=machine.stub, nics=machine.nics)
-    if wishes is not None:
-        panic_wishes.record(machine, wishes)
-        # The process that watches the machine starts it, and reads the byte that ends it.
-        spec = replace(spec, wait=True, exit_device=False, extra=(*panic_wishes.argv(machine, wishes), *spec.extra))
+    if policy is not None:
+        panic_policy.record(machine, policy)
+        # The watcher continues the machine, and reads the byte that ends it.
+        spec = replace(spec, wait=True, exit_device=False, extra=(*panic_policy.argv(machine, policy), *spec.extra))
     print_disks(spec)
     with attachment.opened(attached, cards) as link, module_file(module) as descriptor:
         spec = replace(spec, link=link, initrd=f"/dev/fd/{descriptor}" if descriptor is not None else None)
@@ -299,8 +299,8 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
         ]
         passed = (*(link.taps if link else ()), *(() if descriptor is None else (descriptor,)))
         if args.detach:
-            return start_detached(machines, machine, argv, passed, wishes)
-        return start(lab, machines, machine, argv, passed, args, wishes)
+            return start_detached(machines, machine, argv, passed, policy)
+        return start(lab, machines, machine, argv, passed, args, policy)
 
 
 def ports_argv(spec: qemu_argv.Spec, log: str, detach: bool) -> list[str]:
@@ -335,15 +335,15 @@ def print_disks(spec: qemu_argv.Spec) -> None:
 
 
 def start_detached(
-    machines: Machines, machine: Machine, argv: list[str], passed: tuple[int, ...], wishes: Wishes | None
+    machines: Machines, machine: Machine, argv: list[str], passed: tuple[int, ...], policy: PanicPolicy | None
 ) -> int:
     """Starts QEMU in the background, prints what to do next, and returns the exit code."""
     running = launch.detached(machines, machine, argv, passed)
-    if running is not None and wishes is not None:
-        # Only here and in attended(): most starts need none of it.
+    if running is not None and policy is not None:
+        # Imported only here and in run_watched(), since most starts don't need it.
         from rumplab.postmortem import panic
 
-        panic.in_background(running, wishes)
+        panic.watch_in_background(running, policy)
     if running is None:
         print(f"{machine.name} has run and ended; read its console with: rumplab logs {machine.name}")
         return 0
@@ -364,7 +364,7 @@ def start(
     argv: list[str],
     passed: tuple[int, ...],
     args: argparse.Namespace,
-    wishes: Wishes | None,
+    policy: PanicPolicy | None,
 ) -> int:
     """Runs QEMU on this terminal and returns its exit status. RumplabError if it isn't 0, except for a signal and for
     the guest's own status with --exit-device."""
@@ -372,27 +372,27 @@ def start(
         f"rumplab: {machine.name}: console {machine.console}; attach with: rumplab debug {machine.name}",
         file=sys.stderr,
     )
-    if wishes is not None:
-        return attended(lab, machines, machine, argv, passed, wishes)
+    if policy is not None:
+        return run_watched(lab, machines, machine, argv, passed, policy)
     code = launch.foreground(machines, machine, argv, passed)
     if code and not args.exit_device and code < 128:
         raise RumplabError(f"QEMU ended with status {code}; its messages are above")
     return code
 
 
-def attended(
-    lab: Lab, machines: Machines, machine: Machine, argv: list[str], passed: tuple[int, ...], wishes: Wishes
+def run_watched(
+    lab: Lab, machines: Machines, machine: Machine, argv: list[str], passed: tuple[int, ...], policy: PanicPolicy
 ) -> int:
-    """Runs the machine on this terminal, and does what is wished for if its guest fails."""
+    """Runs the machine on this terminal, carries out the policy if the guest fails, and returns the exit status."""
     from rumplab.postmortem import panic
 
-    beside = panic.Beside(lab, wishes)
-    code = launch.foreground(machines, machine, argv, passed, beside.begin)
-    outcome = beside.ended()
-    if outcome.dump and panic_wishes.DEBUG in wishes.actions:
+    watcher = panic.WatcherThread(lab, policy)
+    code = launch.foreground(machines, machine, argv, passed, watcher.begin)
+    outcome = watcher.result()
+    if outcome.dump and panic_policy.DEBUG in policy.actions:
         panic.debug(lab, Path(outcome.dump))
     if outcome.cause:
-        return panic_wishes.FAILED
+        return panic_policy.FAILED
     if code and code < 128:
-        raise RumplabError(f"QEMU ended with status {code}; what it said stands above")
+        raise RumplabError(f"QEMU ended with status {code}; its messages are above")
     return code or outcome.code

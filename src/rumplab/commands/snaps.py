@@ -1,4 +1,4 @@
-"""``rumplab snaps``: the snapshots of a machine."""
+"""``rumplab snaps``: lists a machine's snapshots, or deletes one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rumplab.machine import snapshots
 from rumplab.machine.registry import open_machines
 
 EPILOG = """\
-RAN is how long the guest had run by then, in time of its own.
+RAN is the guest's clock at the snapshot.
 
 examples:
   rumplab snaps hello
@@ -23,7 +23,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the machine")
-    parser.add_argument("--delete", metavar="LABEL", help="take this one away")
+    parser.add_argument("--delete", metavar="LABEL", help="delete this snapshot")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     machine = open_machines(config.load()).find(args.name)
     if args.delete is not None:
         snapshots.delete(machine, args.delete)
-        print(f"{machine.name}: {args.delete} is gone")
+        print(f"{machine.name}: deleted snapshot {args.delete}")
         return 0
     taken = snapshots.all_of(machine)
     if args.json:

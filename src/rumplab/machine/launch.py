@@ -109,12 +109,13 @@ def foreground(
     machine: Machine,
     argv: Sequence[str],
     passed: Sequence[int] = (),
-    begun: Callable[[Machine], None] = lambda machine: None,
+    on_start: Callable[[Machine], None] = lambda machine: None,
 ) -> int:
-    """Runs QEMU on this terminal until it ends. QEMU inherits the descriptors `passed`. Calls `begun` with the running
-    machine once its record exists. Returns QEMU's exit status, or 128 plus the number of the signal that ended it."""
+    """Runs QEMU on this terminal until it ends. QEMU inherits the descriptors `passed`. Calls `on_start` with the
+    running machine once its record exists. Returns QEMU's exit status, or 128 plus the number of the signal that ended
+    it."""
     with terminal_restored():
-        return _run_and_forward_signals(machines, machine, argv, passed, begun)
+        return _run_and_forward_signals(machines, machine, argv, passed, on_start)
 
 
 def _run_and_forward_signals(
@@ -122,11 +123,11 @@ def _run_and_forward_signals(
     machine: Machine,
     argv: Sequence[str],
     passed: Sequence[int],
-    begun: Callable[[Machine], None],
+    on_start: Callable[[Machine], None],
 ) -> int:
     caught: list[int] = []
     machine, child = started(machines, machine, argv, passed)
-    begun(machine)
+    on_start(machine)
 
     def forward(number: int, _frame: FrameType | None) -> None:
         caught.append(number)

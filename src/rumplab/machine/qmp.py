@@ -16,7 +16,7 @@ from rumplab.host.answers import MALFORMED, typed
 CHUNK = 1 << 16
 # The longest line that is accepted, in bytes. The monitor's answer with a screen's memory has a tenth of that.
 LONGEST = 4 << 20
-# Of those that nobody asks for, the latest are kept.
+# The number of events that are kept for event(); the latest ones.
 MOST_EVENTS = 256
 
 
@@ -42,7 +42,7 @@ class Session:
         self._socket = connected or socket.socket(socket.AF_UNIX)
         # The bytes received after the last complete line.
         self._rest = bytearray()
-        # What the machine told while another answer was waited for.
+        # The events that arrived while this session waited for an answer.
         self._events: deque[dict[str, Any]] = deque(maxlen=MOST_EVENTS)
 
     def __enter__(self) -> Session:
@@ -78,8 +78,7 @@ class Session:
             raise QmpError(f"{self._path}: {error}") from error
 
     def event(self, seconds: float) -> dict[str, Any] | None:
-        """The next thing that the machine tells by itself, or None when that is nothing within `seconds`. QmpError when
-        the machine has ended."""
+        """Returns the next event; None if none arrives within `seconds`. QmpError if the machine has ended."""
         deadline = time.monotonic() + seconds
         try:
             while not self._events:
@@ -91,7 +90,7 @@ class Session:
             raise QmpError(f"{self._path}: {error}") from error
 
     def give(self, name: str, descriptor: int) -> None:
-        """Passes an open file to QEMU, which knows it by `name` from then on."""
+        """Passes the open file `descriptor` to QEMU, whose commands then accept `name` for it."""
         message = json.dumps({"execute": "getfd", "arguments": {"fdname": name}}).encode() + b"\n"
         try:
             socket.send_fds(self._socket, [message], [descriptor])
@@ -125,7 +124,7 @@ class Session:
                 return message[key]
 
     def _message(self, deadline: float) -> dict[str, Any]:
-        """The next message; an event is kept for who asks."""
+        """Returns the next message. If it is an event, keeps it for event()."""
         try:
             message: dict[str, Any] = typed(json.loads(self._line(deadline)), dict)
         except MALFORMED as error:

@@ -1,7 +1,8 @@
-"""Snapshots of a machine while it runs: its memory, its devices, and disks whose writes are thrown away.
+"""Saves and loads the state of a running machine: memory, devices, and disks whose writes are discarded.
 
-They are kept in a file of the machine's own, which no guest sees as a disk, and end with the machine. A disk that is
-written to would have to be kept with them, in its own file: such a machine is refused.
+The snapshots are in a file in the machine's directory, which the guest doesn't see as a disk, and which is removed when
+the machine ends. QEMU would save the state of any other writable disk in that disk's own file, so rumplab refuses such
+a machine.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from rumplab.machine.registry import SNAPSHOTS, Machine
 
 NODE = "rumplab-snapshots"
 FILE_NODE = "rumplab-snapshots-file"
-# The smallest disk: what a machine's state takes isn't counted in it.
+# The smallest disk; QEMU stores a machine's state beyond the disk's size.
 DISK_SIZE = 65536
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 ANSWER_SECONDS = 10.0
@@ -36,8 +37,8 @@ JSON = "json:"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """`size` is what the machine's state takes, in bytes; `taken` UNIX time, `ran` for how many seconds of its own the
-    guest had run."""
+    """A snapshot. `size` is the size of the machine's state in bytes, `taken` is UNIX time, and `ran` is the guest's
+    clock in seconds."""
 
     label: str
     size: int
@@ -46,79 +47,84 @@ class Snapshot:
 
 
 def check_label(label: str) -> str:
-    """`label` if a snapshot can be called so; UsageError otherwise."""
-    # QEMU takes a number for the number of a snapshot.
+    """Returns `label`. UsageError if it can't be the label of a snapshot."""
+    # QEMU interprets digits as the number of a snapshot.
     if not LABEL.fullmatch(label) or label.isdecimal():
         raise UsageError(
-            f"'{label}' can't name a snapshot: use up to 64 letters, digits, '.', '_' and '-', not digits alone,"
-            " beginning with a letter or digit"
+            f"'{label}' is not a label for a snapshot; use up to 64 letters, digits, '.', '_' and '-',"
+            " not only digits, with a letter or digit first"
         )
     return label
 
 
 def take(machine: Machine, label: str) -> Snapshot:
-    """Keeps `machine` as it is now, as `label`. RumplabError names what can't be kept."""
+    """Saves the state of `machine` as `label`. RumplabError names the disk or the device that can't be saved."""
     check_label(label)
     with connected(machine) as session:
         disks = kept_disks(machine, session)
         provide(machine, session)
-        if any(one.label == label for one in found(session)):
+        if any(one.label == label for one in listed(session)):
             raise RumplabError(
-                f"{machine.name} has a snapshot '{label}' already; choose another LABEL, or take it away:"
+                f"{machine.name} has a snapshot '{label}' already; choose another LABEL, or delete it:"
                 f" rumplab snaps {machine.name} --delete {label}"
             )
         job(machine, session, "snapshot-save", tag=label, vmstate=NODE, devices=[NODE, *disks])
-        return next(one for one in found(session) if one.label == label)
+        return next(one for one in listed(session) if one.label == label)
 
 
 def back(machine: Machine, label: str) -> Snapshot:
-    """Makes `machine` what it was when it was kept as `label`; it runs on if it runs."""
+    """Loads the snapshot `label` of `machine`. A running machine continues from there."""
     check_label(label)
     with connected(machine) as session:
-        snapshot = known(machine, session, label)
+        snapshot = find(machine, session, label)
         disks = kept_disks(machine, session)
         job(machine, session, "snapshot-load", tag=label, vmstate=NODE, devices=[NODE, *disks])
         return snapshot
 
 
 def delete(machine: Machine, label: str) -> None:
+    """Deletes the snapshot `label` of `machine`."""
     check_label(label)
     with connected(machine) as session:
-        known(machine, session, label)
+        find(machine, session, label)
         job(machine, session, "snapshot-delete", tag=label, devices=[NODE, *kept_disks(machine, session)])
 
 
 def all_of(machine: Machine) -> list[Snapshot]:
-    """The snapshots of `machine`, the earliest first."""
+    """Returns the snapshots of `machine`, the oldest first."""
     with connected(machine) as session:
-        return found(session)
+        return listed(session)
 
 
 @contextlib.contextmanager
 def connected(machine: Machine) -> Iterator[qmp.Session]:
+    """Yields a connection to the machine. Turns QEMU's errors into RumplabError with the machine's name."""
     try:
         with qmp.Session(machine.socket, ANSWER_SECONDS) as session:
             yield session
     except MALFORMED as error:
-        raise RumplabError(f"{machine.name} answers in a form that isn't known: {error}") from error
+        raise RumplabError(
+            f"{machine.name} gave an answer of an unknown format: {error}; is its QEMU too new?"
+        ) from error
     except qmp.QmpError as error:
-        raise RumplabError(f"{machine.name} can't do that: {error}; look at it with: rumplab ps") from error
+        raise RumplabError(f"{machine.name}: {error}; see its state with: rumplab ps") from error
 
 
-def known(machine: Machine, session: qmp.Session, label: str) -> Snapshot:
-    snapshots = found(session)
+def find(machine: Machine, session: qmp.Session, label: str) -> Snapshot:
+    """Returns the snapshot `label`. RumplabError, with all labels, if there is none."""
+    snapshots = listed(session)
     for one in snapshots:
         if one.label == label:
             return one
     labels = ", ".join(one.label for one in snapshots)
     raise RumplabError(
         f"{machine.name} has no snapshot '{label}'; "
-        + (f"there are: {labels}" if labels else f"take one with: rumplab snap {machine.name} {label}")
+        + (f"its snapshots are: {labels}" if labels else f"take one with: rumplab snap {machine.name} {label}")
     )
 
 
-def found(session: qmp.Session) -> list[Snapshot]:
-    """The snapshots in the machine's file, where it has been made."""
+def listed(session: qmp.Session) -> list[Snapshot]:
+    """Returns the snapshots in the machine's file; none if it has no such file yet."""
     for node in session.execute("query-named-block-nodes", {"flat": True}):
         if node.get("node-name") == NODE:
             return sorted(map(read, node["image"].get("snapshots", ())), key=lambda one: one.taken)
@@ -126,6 +132,7 @@ def found(session: qmp.Session) -> list[Snapshot]:
 
 
 def read(data: dict[str, Any]) -> Snapshot:
+    """Returns the snapshot that QEMU describes in `data`, a SnapshotInfo of its QMP schema."""
     return Snapshot(
         label=str(data["name"]),
         size=int(data["vm-state-size"]),
@@ -135,32 +142,32 @@ def read(data: dict[str, Any]) -> Snapshot:
 
 
 def kept_disks(machine: Machine, session: qmp.Session) -> list[str]:
-    """QEMU's names of the disks whose changes are in files of QEMU's own, which are kept with the machine. RumplabError
-    names a disk that is written to."""
+    """Returns QEMU's node names of the disks whose writes are in temporary files, which snapshots include. RumplabError
+    names a disk to whose own file the machine writes."""
     unwritten = {file for file, writes in machine.files if not writes}
     nodes = []
     for disk in session.execute("query-block"):
         inserted = disk.get("inserted")
         if not inserted or inserted["ro"]:
             continue
-        if not thrown_away(inserted, unwritten):
+        if not is_temporary(inserted, unwritten):
             raise RumplabError(
-                f"{machine.name} writes to {file_of(inserted)}, which a snapshot would have to change; start it with"
-                + (" no --persist" if machine.guest else " --snapshot, which throws its writes away")
+                f"{machine.name} writes to {file_of(inserted)}, and a snapshot would change that file; start it"
+                + (" without --persist" if machine.guest else " with --snapshot, which discards its writes")
             )
         nodes.append(str(inserted["node-name"]))
     return nodes
 
 
-def thrown_away(inserted: dict[str, Any], unwritten: set[str]) -> bool:
-    """Whether the changes of a disk are in a file that QEMU has made for them and that ends with it."""
+def is_temporary(inserted: dict[str, Any], unwritten: set[str]) -> bool:
+    """Returns whether a disk's writes go to a temporary file, which QEMU has made and which is removed when it ends."""
     if inserted["drv"] != QCOW2:
         return False
     return inserted.get("backing_file") in unwritten or not os.path.exists(file_of(inserted))
 
 
 def file_of(inserted: dict[str, Any]) -> str:
-    """The file that has a disk's changes."""
+    """Returns the file to which a disk's writes go."""
     name = str(inserted["file"])
     if name.startswith(JSON):
         file = json.loads(name[len(JSON) :])["file"]
@@ -169,7 +176,7 @@ def file_of(inserted: dict[str, Any]) -> str:
 
 
 def provide(machine: Machine, session: qmp.Session) -> None:
-    """Makes the file that snapshots are kept in, and has QEMU open it, if it hasn't yet."""
+    """Makes the machine's file for snapshots and has QEMU open it, unless it is open already."""
     nodes = {node.get("node-name") for node in session.execute("query-named-block-nodes", {"flat": True})}
     if NODE in nodes:
         return
@@ -182,7 +189,7 @@ def provide(machine: Machine, session: qmp.Session) -> None:
 
 
 def job(machine: Machine, session: qmp.Session, command: str, **arguments: Any) -> None:
-    """Runs a command of QEMU's that goes on by itself, to its end. RumplabError says why it failed, in QEMU's words."""
+    """Starts a QEMU job with `command` and waits until it ends. RumplabError with QEMU's message if it fails."""
     name = f"{JOB}-{os.getpid()}"
     try:
         session.execute(command, {"job-id": name, **arguments}, JOB_SECONDS)
@@ -190,7 +197,7 @@ def job(machine: Machine, session: qmp.Session, command: str, **arguments: Any) 
         raise failed(machine, str(error)) from error
     deadline = time.monotonic() + JOB_SECONDS
     while time.monotonic() < deadline:
-        # A machine that is being written doesn't answer.
+        # QEMU doesn't answer while it saves or loads the state.
         (state,) = [one for one in session.execute("query-jobs", None, JOB_SECONDS) if one["id"] == name]
         if state["status"] == "concluded":
             session.execute("job-dismiss", {"id": name})
@@ -202,11 +209,12 @@ def job(machine: Machine, session: qmp.Session, command: str, **arguments: Any) 
 
 
 def failed(machine: Machine, why: str) -> RumplabError:
+    """Returns the error for QEMU's message `why`, with the remedy if that is known."""
     remedy = ""
     if "No space left" in why:
         remedy = f"; free some space in {machine.path}"
     elif "non-migratable" in why:
-        remedy = "; QEMU can't save that device: start the machine without it"
+        remedy = "; QEMU can't save that device, so start the machine without it"
     elif "has not been found" in why:
-        remedy = "; this QEMU is older than 6.0"
+        remedy = "; snapshots need QEMU 6.0 or later"
     return RumplabError(f"{machine.name}: {why}{remedy}")

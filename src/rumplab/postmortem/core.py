@@ -1,4 +1,4 @@
-"""A dump that is looked at: what it says, and the program whose symbols fit it."""
+"""Opens a dump, and finds the program whose symbols match it."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ from rumplab.postmortem.record import Record
 
 GZIP = b"\x1f\x8b"
 PIECE = 1 << 20
-# Some GDBs take what follows 'core-file' as it is, others as a shell would; of these names they agree.
+# Some releases of GDB parse the argument of 'core-file' as a shell does, others don't. All read these names alike.
 PLAIN = re.compile(r"[A-Za-z0-9_./+,:@%=-]+")
-# Of a program's code, as much as is compared with the memory.
+# The number of bytes of a program's code that are compared with the dump's memory.
 COMPARED = 1 << 16
-# A kernel patches its own code, here and there; that of another program agrees by chance only.
+# The share that must be equal. A kernel patches some of its own code; two different programs have less in common.
 ENOUGH = 0.5
 
 
 @dataclass(frozen=True)
 class Core:
-    """A dump. `path` is what a debugger opens, and `handle` the open file that it is, where no name will do; `record`
-    is None where another program has made it."""
+    """A dump. `path` is what a debugger opens. If that is a path in /dev/fd, the debugger must inherit the descriptor
+    `handle`. `record` is None if another program wrote the dump."""
 
     path: str
     handle: int | None
     elf: Elf
     record: Record | None
     cpus: tuple[Cpu, ...]
-    # By how much a kernel is elsewhere than its symbols say.
+    # The difference of the kernel's address to the address in its symbols, in bytes.
     offset: int = 0
 
     def read(self, virtual: int, size: int) -> bytes | None:
-        """`size` bytes at `virtual`, if they are in one segment."""
+        """Returns the `size` bytes at the address `virtual`; None if they aren't in one segment."""
         for segment in self.elf.loads():
             if segment.virtual <= virtual and virtual + size <= segment.virtual + segment.size:
                 at = segment.offset + virtual - segment.virtual
@@ -61,7 +61,7 @@ class Core:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Core]:
-    """The dump at `path`, unpacked if it is compressed. RumplabError for what is none, or not whole."""
+    """Yields the dump at `path`; unpacks a compressed one. RumplabError if the file isn't a dump, or isn't complete."""
     try:
         with contextlib.ExitStack() as stack:
             stream = stack.enter_context(regular.opened(path))
@@ -72,7 +72,7 @@ def opened(path: Path) -> Iterator[Core]:
             if packed or not PLAIN.fullmatch(name):
                 handle = stream.fileno()
                 name = f"/dev/fd/{handle}"
-            yield understood(path, stream, name, handle)
+            yield parsed(path, stream, name, handle)
     except OSError as error:
         raise RumplabError(f"cannot read {path}: {error.strerror or error}") from error
     except (EOFError, zlib.error) as error:
@@ -80,8 +80,8 @@ def opened(path: Path) -> Iterator[Core]:
 
 
 def unpacked(packed: BinaryIO) -> BinaryIO:
-    """A file without a name that has what is in `packed`; what is zero takes no room."""
-    # Closed by who gets it.
+    """Returns a temporary file without a name, with the unpacked content of `packed`. Zeros become holes."""
+    # The caller closes it.
     target = tempfile.TemporaryFile(prefix="rumplab-core-")  # noqa: SIM115
     with gzip.open(packed, "rb") as stream:
         while piece := stream.read(PIECE):
@@ -94,21 +94,22 @@ def unpacked(packed: BinaryIO) -> BinaryIO:
     return target
 
 
-def understood(path: Path, stream: BinaryIO, name: str, handle: int | None) -> Core:
+def parsed(path: Path, stream: BinaryIO, name: str, handle: int | None) -> Core:
+    """Returns the dump in `stream`. RumplabError, with `path`, if it isn't a complete dump of an x86 machine."""
     if os.fstat(stream.fileno()).st_size == 0:
-        raise RumplabError(f"{path} is empty, so no dump; dump the machine again: rumplab dump NAME -o FILE")
+        raise RumplabError(f"{path} is empty; dump the machine again: rumplab dump NAME -o FILE")
     data = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
     try:
         found = elf.parse(data)
         if found.kind != elf.ET_CORE:
-            raise elf.Unfit("is a program, not a core")
+            raise elf.InvalidElf("is a program, not a core")
         if found.machine not in (elf.EM_386, elf.EM_X86_64):
-            raise elf.Unfit("is a core of another kind of processor")
+            raise elf.InvalidElf("is a core of a processor that is not x86")
         if found.missing():
-            raise elf.Unfit(f"is cut short: its last {found.missing()} bytes are missing")
+            raise elf.InvalidElf(f"is cut short: its last {found.missing()} bytes are missing")
         notes = found.notes()
-    except elf.Unfit as error:
-        raise RumplabError(f"{path} {error}; a dump is made by: rumplab dump NAME -o FILE") from error
+    except elf.InvalidElf as error:
+        raise RumplabError(f"{path} {error}; make a dump with: rumplab dump NAME -o FILE") from error
     try:
         return Core(name, handle, found, records.find(notes), tuple(cpu.read(notes)), vmcoreinfo.offset(notes))
     except RumplabError as error:
@@ -116,9 +117,8 @@ def understood(path: Path, stream: BinaryIO, name: str, handle: int | None) -> C
 
 
 def symbols(core: Core, lab: Lab, shown: Path, given: str | None) -> str | None:
-    """The program whose symbols fit the dump `shown`: the one `given`, if its code is what the dump has in memory, else
-    one that has the hash that the dump names. RumplabError for one given that doesn't fit; None, and words on stderr,
-    where there is none."""
+    """Returns the program whose symbols match the dump at `shown`: the `given` one, or one with the hash in the dump's
+    record. None, with a warning on stderr, if there is none. RumplabError if the `given` one is another program."""
     record = core.record
     if given is not None:
         program = os.path.abspath(given)
@@ -126,7 +126,7 @@ def symbols(core: Core, lab: Lab, shown: Path, given: str | None) -> str | None:
             check(core, shown, program)
         return program
     if record is None or record.program is None:
-        command_line.warn(f"{shown} names no program, so there are no symbols; give them with --symbols FILE")
+        command_line.warn(f"{shown} names no program, so there are no symbols; give one with --symbols FILE")
         return None
     for candidate in candidates(record, lab, shown):
         if os.path.isfile(candidate) and os.path.getsize(candidate) == record.program_size:
@@ -134,14 +134,15 @@ def symbols(core: Core, lab: Lab, shown: Path, given: str | None) -> str | None:
                 if sha256(candidate) == record.program_sha256:
                     return candidate
     command_line.warn(
-        f"{record.program} is gone or has changed since the dump, and no file that could be it has the hash"
+        f"{record.program} has changed or was removed since the dump, and rumplab knows no other file with the hash"
         f" {record.program_sha256[:16]}…, so there are no symbols; give them with --symbols FILE"
     )
     return None
 
 
 def candidates(record: Record, lab: Lab, shown: Path) -> Iterator[str]:
-    """Where the program may be: where it was, beside the dump, here, and among what this lab knows."""
+    """Yields the paths where the program may be: its old one, the dump's directory, the current directory, and the
+    files of the lab's components, of the user's machines and guests."""
     program = record.program or ""
     name = os.path.basename(program)
     yield from (program, str(shown.absolute().parent / name), os.path.abspath(name))
@@ -153,24 +154,26 @@ def candidates(record: Record, lab: Lab, shown: Path) -> Iterator[str]:
 
 
 def check(core: Core, shown: Path, program: str) -> None:
-    """RumplabError where the code of `program` isn't what the dump has at its addresses."""
+    """Raises RumplabError if the code of `program` differs from the dump's memory at its addresses."""
     try:
         found = elf.read(program)
-    except elf.Unfit as error:
+    except elf.InvalidElf as error:
         raise RumplabError(f"{program} {error}, so it has no symbols to load") from error
     share = agreement(core, found)
     if share is None:
-        command_line.warn(f"whether {program} is what ran can't be told: {shown} has nothing where its code belongs")
+        command_line.warn(f"{shown} has no memory where the code of {program} belongs, so the symbols may not match")
     elif share < ENOUGH:
         raise RumplabError(
-            f"{program} isn't the program that {shown} is of: {100 * share:.0f} % of its code is in the dump's memory"
-            + (f"; that was {core.record.program}" if core.record and core.record.program else "")
+            f"{program} is not the program of {shown}: {100 * share:.0f} % of its code is in the dump's memory; give"
+            " the right one with --symbols FILE"
+            + (f", such as {core.record.program}" if core.record and core.record.program else "")
         )
 
 
 def agreement(core: Core, program: Elf) -> float | None:
-    """How much of the beginning of the program's largest part is in memory where it belongs, from 0 to 1; None where
-    nothing is there yet, or it has no code. Others may be gone: a kernel uses the memory of its start again."""
+    """Returns which share of the program's code is in the dump's memory at its address, from 0 to 1. None if the
+    program has no code, or the memory there is zero. Compares the beginning of the largest section only: a kernel
+    reuses the memory of its other ones, such as the code of its start."""
     largest = max(program.code(), key=lambda section: section.size, default=None)
     if largest is None:
         return None

@@ -1,4 +1,4 @@
-"""A processor's registers as a dump has them: QEMU's own note, and the one that debuggers read."""
+"""A processor's registers in a dump: QEMU's own note, and the note that debuggers read (NT_PRSTATUS of x86-64)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rsp", "rbp", *(f"r{number}
            "rip", "rflags")  # fmt: skip
 SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "ldt", "tr", "gdt", "idt")
 FORMAT = struct.Struct(f"<II{len(GENERAL)}Q{'IIIIQ' * len(SEGMENTS)}5Q")
-# What GDB and drgn read, in this order, behind 112 bytes of which the thread's number is at 32.
+# GDB and drgn read these, in this order, after 112 bytes that have the thread's number at offset 32.
 USER_REGISTERS = ("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi",
                   "rdi", "orig_rax", "rip", "cs", "rflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs",
                   "gs")  # fmt: skip
@@ -25,7 +25,7 @@ STATUS = struct.Struct(f"<32xI76x{len(USER_REGISTERS)}Q8x")
 
 @dataclass(frozen=True)
 class Cpu:
-    """One processor's registers, by their names. `segments` are selectors, `bases` where they begin."""
+    """One processor's registers by name. `segments` has the selectors, `bases` the segments' base addresses."""
 
     general: dict[str, int]
     segments: dict[str, int]
@@ -46,16 +46,17 @@ class Cpu:
 
     @property
     def privileged(self) -> bool:
-        """Whether it runs a kernel's code."""
+        """Returns whether it runs in ring 0."""
         return not self.segments["cs"] & 3
 
 
 def read(notes: Iterable[Note]) -> list[Cpu]:
-    """The processors that QEMU's notes describe, the first one first."""
+    """Returns the processors in QEMU's notes, in their order."""
     return [described(note.content) for note in notes if note.owner == QEMU and len(note.content) >= FORMAT.size]
 
 
 def described(content: bytes) -> Cpu:
+    """Returns the registers in `content`, the content of QEMU's note."""
     _, _, *values = FORMAT.unpack_from(content)
     general = dict(zip(GENERAL, values))
     selectors: dict[str, int] = {}
@@ -66,7 +67,7 @@ def described(content: bytes) -> Cpu:
 
 
 def status_note(cpu: Cpu, number: int) -> Note:
-    """What a debugger of x86-64 programs reads of processor `number`, counted from 1."""
+    """Returns the NT_PRSTATUS note for processor `number`, counted from 1."""
     known = {
         **cpu.general,
         **cpu.segments,

@@ -1,4 +1,4 @@
-"""GDB on a dump: its commands."""
+"""The GDB commands that open a dump."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from rumplab.postmortem import elf
 from rumplab.postmortem.core import Core
 
 ARCHITECTURES = {elf.EM_386: "i386", elf.EM_X86_64: "i386:x86-64"}
-# GDB tells by the system how registers stand in a core, and QEMU has them as Linux does, whatever ran.
+# GDB derives the layout of registers in a core from the OS ABI. QEMU writes Linux's layout for every guest.
 SYSTEM = "GNU/Linux"
 CONTROL = (0, 2, 3, 4)
 
 
 def commands(core: Core, program: str | None, sources: str | None) -> list[str]:
-    """What opens the dump, with the symbols of `program`, whose sources are in the directory `sources`, if anywhere
-    else than they say. It ends GDB when that fails."""
+    """Returns the commands that open the dump with the symbols of `program`, or end GDB if that fails. `sources` is the
+    source directory, if it isn't where the symbols say."""
     record = core.record
     found = [f"set architecture {ARCHITECTURES[core.elf.machine]}", f"set osabi {SYSTEM}"]
     found += [symbols(program, core.offset)] if program else []
@@ -31,10 +31,10 @@ def commands(core: Core, program: str | None, sources: str | None) -> list[str]:
 
 
 def files(core: Core) -> list[str]:
-    """The files of commands for the kernel that the dump is of."""
+    """Returns the files with GDB commands for the kernel in the dump."""
     return [str(kgdb_commands.HELPERS)] if core.record and core.record.kind == NETBSD else []
 
 
 def symbols(program: str, offset: int) -> str:
-    """What loads the symbols of `program`, which is by `offset` elsewhere than they say. GDB has that from 8.3 on."""
+    """Returns the command that loads the symbols of `program`, moved by `offset` bytes. An offset needs GDB 8.3."""
     return f"symbol-file -o {offset:#x} {gdb_quote(program)}" if offset else f"file {gdb_quote(program)}"

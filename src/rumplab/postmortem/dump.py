@@ -1,8 +1,8 @@
-"""Making a dump of a machine: an ELF core of its memory and registers, whose addresses are the guest's own.
+"""Writes a dump of a machine: an ELF core of its memory and registers with the guest's virtual addresses.
 
-QEMU writes physical memory, to a pipe, while the machine stands still; what is zero becomes a hole of the file. Behind
-that, new headers and notes are put: segments at the virtual addresses that the guest's page tables have for the memory,
-and a note that says what the machine was.
+QEMU stops the machine and writes its physical memory to a pipe; zeros become holes in the file. This module then
+appends new notes and program headers: segments at the virtual addresses in the guest's page tables, and a note that
+describes the machine.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from rumplab.postmortem.paging import PAGE, Run
 from rumplab.postmortem.record import Record
 
 DESCRIPTOR = "rumplab-dump"
-# A machine on a slow disk under load; for every GIB of memory, as long again.
+# The time limit for a machine on a slow disk under load; for every GiB of memory, the same time again.
 SECONDS = 30.0
 ANSWER_SECONDS = 5.0
 GIB = 1 << 30
 PIECE = 1 << 20
 BLOCK = 1 << 16
 ZEROS = bytes(BLOCK)
-# No processor translates such an address, so that it is nobody's: bit 62 isn't the sign.
+# The virtual address of physical memory in the file. It isn't canonical, so no guest can use it.
 WINDOW = 1 << 62
 QUICKEST = 1
-# Linux's F_SETPIPE_SZ, which Python names from 3.10 on; other systems don't know it.
+# Linux's F_SETPIPE_SZ, which module fcntl has since Python 3.10. Other systems lack it.
 SET_PIPE_SIZE = 1031
 
 
 @dataclass(frozen=True)
 class Dumped:
-    """What came of it: the file's size, the bytes that it takes, and what it says."""
+    """A dump: its record, the file's size, and the bytes that it takes on the disk."""
 
     record: Record
     size: int
@@ -55,7 +55,7 @@ class Dumped:
 
 
 class Sink(threading.Thread):
-    """Writes what comes through a pipe to a file. What is zero takes no room."""
+    """Copies a pipe to a file. Zeros become holes."""
 
     def __init__(self, pipe: int, target: int) -> None:
         super().__init__(daemon=True)
@@ -71,7 +71,7 @@ class Sink(threading.Thread):
         except OSError as error:
             self.error = error
         finally:
-            # QEMU's next write fails then, and it says so.
+            # After an error, QEMU's next write to the pipe fails, and its command ends with an error too.
             os.close(self._pipe)
 
     def _write(self, piece: bytes) -> None:
@@ -85,31 +85,32 @@ class Sink(threading.Thread):
 
 
 def write(
-    machine: Machine, wanted: Record, output: Path, compress: bool = False, session: qmp.Session | None = None
+    machine: Machine, description: Record, output: Path, compress: bool = False, session: qmp.Session | None = None
 ) -> Dumped:
-    """Dumps `machine` to `output`, which appears when it is whole. `wanted` is what is known of the machine before.
-    `session` is a connection to it, if there is one. RumplabError when QEMU refuses, or the file can't be written."""
+    """Dumps `machine` to `output`, which appears only when it is complete. `description` is the record without the run
+    state. `session` is a connection to the machine, if the caller has one. RumplabError if QEMU refuses, or if the file
+    can't be written."""
     directory = output.parent
     files.sweep(directory)
     with files.temporary_file(directory) as temporary:
         temporary.chmod(0o600)
-        with told(output), temporary.open("r+b") as target:
+        with write_errors(output), temporary.open("r+b") as target:
             state = from_qemu(machine, target.fileno(), session)
-            said = replace(wanted, state=state, time=time.time())
-            said = finish(target.fileno(), said)
+            record = finish(target.fileno(), replace(description, state=state, time=time.time()))
         final = temporary
-        with told(output), contextlib.ExitStack() as stack:
+        with write_errors(output), contextlib.ExitStack() as stack:
             if compress:
                 final = stack.enter_context(files.temporary_file(directory))
                 final.chmod(0o600)
                 pack(temporary, final)
             status = final.stat()
             final.replace(output)
-    return Dumped(said, status.st_size, status.st_blocks * 512)
+    return Dumped(record, status.st_size, status.st_blocks * 512)
 
 
 @contextlib.contextmanager
-def told(output: Path) -> Iterator[None]:
+def write_errors(output: Path) -> Iterator[None]:
+    """Turns an OSError into a RumplabError that names `output`."""
     try:
         yield
     except OSError as error:
@@ -120,8 +121,8 @@ def told(output: Path) -> Iterator[None]:
 
 
 def from_qemu(machine: Machine, target: int, session: qmp.Session | None) -> str:
-    """Has QEMU write its memory to the open file `target`; the machine's run state. OSError when that can't be
-    written."""
+    """Has QEMU write its memory to the open file `target`, and returns the machine's run state. OSError if the file
+    can't be written."""
     try:
         with contextlib.ExitStack() as stack:
             if session is None:
@@ -130,11 +131,13 @@ def from_qemu(machine: Machine, target: int, session: qmp.Session | None) -> str
             state = session.status()
             sink = received(machine, session, target, SECONDS * (1 + memory / GIB))
     except MALFORMED as error:
-        raise RumplabError(f"{machine.name} answers in a form that isn't known: {error}") from error
+        raise RumplabError(
+            f"{machine.name} gave an answer of an unknown format: {error}; is its QEMU too new?"
+        ) from error
     except qmp.QmpError as error:
-        raise RumplabError(f"{machine.name} can't be dumped: {error}; look at it with: rumplab ps") from error
+        raise RumplabError(f"{machine.name} can't be dumped: {error}; see its state with: rumplab ps") from error
     if sink.is_alive():
-        raise RumplabError(f"{machine.name} has not written its memory to the end; try again")
+        raise RumplabError(f"{machine.name} has not written all of its memory in time; try again")
     if sink.error:
         raise sink.error
     if not sink.size:
@@ -143,10 +146,10 @@ def from_qemu(machine: Machine, target: int, session: qmp.Session | None) -> str
 
 
 def received(machine: Machine, session: qmp.Session, target: int, seconds: float) -> Sink:
-    """What QEMU has written to the open file `target` within `seconds`."""
+    """Has QEMU write its memory to the open file `target` within `seconds`. Returns the thread that copied it."""
     taking, giving = os.pipe()
     with contextlib.suppress(OSError):
-        # QEMU writes page by page: in a larger pipe, each of the two waits less often for the other one.
+        # QEMU writes page by page. With a larger pipe, QEMU and the thread wait less often for each other.
         fcntl.fcntl(giving, SET_PIPE_SIZE, PIECE)
     sink = Sink(taking, target)
     sink.start()
@@ -158,7 +161,7 @@ def received(machine: Machine, session: qmp.Session, target: int, seconds: float
         session.execute("dump-guest-memory", arguments, seconds)
     except qmp.Refused as error:
         with contextlib.suppress(qmp.QmpError):
-            # What it hasn't taken is still open there.
+            # After a refusal, QEMU still has the descriptor.
             session.execute("closefd", {"fdname": DESCRIPTOR})
         sink.join(SECONDS)
         raise sink.error or refusal(machine, error) from error
@@ -174,17 +177,18 @@ def refusal(machine: Machine, error: Exception) -> RumplabError:
 
 
 def finish(target: int, record: Record) -> Record:
-    """Makes QEMU's dump in the open file `target` one that says where the guest sees its memory, and what it was."""
-    # Not closed here: as long as anything looks into it, it couldn't be.
+    """Gives QEMU's dump in the open file `target` new headers with the guest's virtual addresses and the completed
+    `record`, which it returns."""
+    # The mapping isn't closed here, since memoryviews still refer to it.
     data = memoryview(mmap.mmap(target, 0, access=mmap.ACCESS_READ))
-    made = Made(data, record)
-    for offset, content in ((len(data), made.trailer(len(data))), (0, made.header(len(data)))):
+    core = CoreHeaders(data, record)
+    for offset, content in ((len(data), core.trailer(len(data))), (0, core.header(len(data)))):
         os.pwrite(target, content, offset)
-    return made.record
+    return core.record
 
 
-class Made:
-    """The headers of a core, made of QEMU's dump `data`."""
+class CoreHeaders:
+    """The headers and notes of the final core, made from QEMU's dump `data`."""
 
     def __init__(self, data: memoryview, record: Record) -> None:
         self._data = data
@@ -192,13 +196,13 @@ class Made:
             self._dump = elf.parse(data)
             self._notes = self._dump.notes()
             self._cpus = cpu.read(self._notes)
-        except (elf.Unfit, *MALFORMED) as error:
-            raise RumplabError(f"QEMU has written a dump that isn't one ({error}); try again") from error
+        except (elf.InvalidElf, *MALFORMED) as error:
+            raise RumplabError(f"QEMU has written a malformed dump ({error}); try again") from error
         if not self._cpus or self._dump.missing():
-            raise RumplabError("QEMU has written a dump that is not whole; try again")
+            raise RumplabError("QEMU has written an incomplete dump; try again")
         symbols = open_symbols(record.program)
         self._long = self._dump.machine == elf.EM_X86_64
-        # Before it has reached long mode, a 64-bit program's registers are still of its own kind.
+        # A 64-bit program that hasn't entered long mode yet still needs a 64-bit core for its symbols.
         self._wide = self._long or (symbols is not None and symbols.machine == elf.EM_X86_64)
         mode = paging.mode(self._cpus[0].cr0, self._cpus[0].cr4, self._long)
         self._runs, cut = self._mapped(mode) if mode else ([], False)
@@ -212,7 +216,8 @@ class Made:
         self._segments = self._placed(mode is not None)
 
     def _mapped(self, mode: paging.Mode) -> tuple[list[Run], bool]:
-        """What the processors' tables map, the first one's first; whether there is more."""
+        """Returns the mappings of all processors, and whether some are left out. The first processor's mapping of an
+        address wins."""
         runs: list[Run] = []
         cut = False
         for root in dict.fromkeys(one.cr3 for one in self._cpus):
@@ -221,7 +226,7 @@ class Made:
         return runs, cut
 
     def _page(self, physical: int) -> memoryview | None:
-        """The page of memory at `physical`."""
+        """Returns the page at the address `physical`; None if there is no memory."""
         for segment in self._dump.loads():
             if segment.physical <= physical and physical + PAGE <= segment.physical + segment.size:
                 at = segment.offset + physical - segment.physical
@@ -229,7 +234,7 @@ class Made:
         return None
 
     def read(self, virtual: int, size: int) -> bytes | None:
-        """Memory as the guest sees it, if it is in one piece."""
+        """Returns the guest's memory at an address; None if it isn't in one mapping."""
         for run in self._runs:
             if run.virtual <= virtual and virtual + size <= run.end:
                 return self._physical(run.physical + virtual - run.virtual, size)
@@ -243,16 +248,16 @@ class Made:
         return None
 
     def _described(self, symbols: Elf | None, mode: paging.Mode | None) -> bytes | None:
-        """Linux's description of itself, where it is one; None where QEMU has noted it already."""
+        """Returns Linux's VMCOREINFO; None for another kernel, or if QEMU has written that note already."""
         if mode is None or any(note.owner == vmcoreinfo.OWNER for note in self._notes):
             return None
         made = vmcoreinfo.made(symbols, self.read) if symbols else None
         ranges = [(one.offset, one.physical, one.size) for one in self._dump.loads()]
-        # A kernel that isn't where its symbols say, or whose symbols aren't here, may have one all the same.
+        # The kernel's own text also helps with KASLR, and without symbols.
         return vmcoreinfo.find(self._data, ranges) or made
 
     def _placed(self, virtual: bool) -> list[Segment]:
-        """The segments of memory: where the guest sees it, and where it physically is."""
+        """Returns the PT_LOAD segments: the virtual addresses, then physical memory in the window."""
         loads = self._dump.loads()
         if not virtual:
             return loads
@@ -265,25 +270,26 @@ class Made:
     def _all_notes(self) -> list[Note]:
         kept = [note for note in self._notes if note.owner != cpu.CORE] if self._wide else self._notes
         status = [cpu.status_note(one, number) for number, one in enumerate(self._cpus, 1)] if self._wide else []
-        said = [vmcoreinfo.note(self._info)] if self._info else []
-        return [*status, *kept, *said, records.note(self.record)]
+        linux = [vmcoreinfo.note(self._info)] if self._info else []
+        return [*status, *kept, *linux, records.note(self.record)]
 
     def _note_bytes(self) -> bytes:
         return b"".join(map(elf.note_bytes, self._all_notes()))
 
     def trailer(self, at: int) -> bytes:
-        """The notes and program headers, which are to be at `at` of the file."""
+        """Returns the notes and program headers for the offset `at` of the file."""
         notes = self._note_bytes()
         segments = [Segment(elf.PT_NOTE, at, 0, 0, len(notes)), *self._segments]
         return notes + b"".join(elf.segment_bytes(segment, self._wide) for segment in segments)
 
     def header(self, at: int) -> bytes:
+        """Returns the ELF header, if trailer() is at the offset `at`."""
         machine = elf.EM_X86_64 if self._wide else elf.EM_386
         return elf.core_header(self._wide, machine, at + len(self._note_bytes()), 1 + len(self._segments))
 
 
 def in_file(run: Run, segment: Segment) -> Iterator[Segment]:
-    """The part of `run` that the `segment` of physical memory has, as a segment of its own."""
+    """Yields the part of `run` that is in the `segment` of physical memory, as a segment."""
     start = max(run.physical, segment.physical)
     end = min(run.physical + run.size, segment.physical + segment.size)
     if start < end:
@@ -292,15 +298,15 @@ def in_file(run: Run, segment: Segment) -> Iterator[Segment]:
 
 
 def open_symbols(program: str | None) -> Elf | None:
-    """The program's ELF file; None where there is none that can be read."""
+    """Returns the program's ELF file; None if it can't be read."""
     try:
         return elf.read(program) if program else None
-    except (OSError, RumplabError, elf.Unfit):
+    except (OSError, RumplabError, elf.InvalidElf):
         return None
 
 
 def pack(source: Path, target: Path) -> None:
-    """Writes `source` to `target`, compressed: each piece by itself, so that all that are zero are so but once."""
+    """Compresses `source` to `target`, piece by piece. All pieces of zeros share one compression."""
     nothing = gzip.compress(bytes(PIECE), QUICKEST)
     with source.open("rb") as plain, target.open("wb") as packed:
         while piece := plain.read(PIECE):
@@ -308,5 +314,5 @@ def pack(source: Path, target: Path) -> None:
 
 
 def any_set(piece: bytes) -> bool:
-    """Whether `piece`, if it is a whole one, has a byte that isn't zero; of the last one this needn't be known."""
+    """Returns whether `piece` has a byte that isn't zero. True for a piece shorter than PIECE, the last one."""
     return len(piece) < PIECE or piece.count(0) < PIECE

@@ -1,4 +1,4 @@
-"""Little-endian ELF files of 32 and 64 bits: segments, notes and symbols, read from memory; no more than cores need."""
+"""Reads and writes little-endian ELF files of 32 and 64 bits: the segments, notes and symbols that cores need."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ SHT_SYMTAB = 2
 SHF_ALLOC, SHF_EXECINSTR = 2, 4
 SHT_PROGBITS = 1
 NOTE = struct.Struct("<III")
-# What a note's name and content are each filled up to.
+# A note's name and its content are each padded to a multiple of this.
 NOTE_UNIT = 4
-# A count of program headers with another meaning.
+# PN_XNUM, one more, has another meaning in the count of program headers.
 MOST_SEGMENTS = 0xFFFE
 READ_WRITE_EXECUTE = 7
 
 Bytes = Union[bytes, memoryview]
 
 
-class Unfit(ValueError):
-    """The bytes aren't such an ELF file, or not all of it."""
+class InvalidElf(ValueError):
+    """The bytes aren't such an ELF file, or aren't complete. The message is a predicate: "is …"."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Elf:
     sections: tuple[Section, ...]
 
     def notes(self) -> list[Note]:
-        """The notes of all segments of notes."""
+        """Returns the notes of all PT_NOTE segments."""
         return [
             note
             for segment in self.segments
@@ -100,20 +100,21 @@ class Elf:
         ]
 
     def loads(self) -> list[Segment]:
+        """Returns the PT_LOAD segments."""
         return [segment for segment in self.segments if segment.kind == PT_LOAD]
 
     def missing(self) -> int:
-        """How many bytes of its segments are behind the end of the file."""
+        """Returns how many bytes of the segments are behind the end of the file."""
         ends = [segment.offset + segment.size for segment in self.segments]
         return max(0, max(ends, default=0) - len(self.data))
 
     def code(self) -> list[Section]:
-        """The sections with instructions that stand in the file."""
+        """Returns the sections that contain instructions."""
         wanted = SHF_ALLOC | SHF_EXECINSTR
         return [one for one in self.sections if one.kind == SHT_PROGBITS and one.flags & wanted == wanted]
 
     def symbols(self, names: Iterable[str]) -> dict[str, int]:
-        """The values of those of `names` that its table of symbols has."""
+        """Returns the values of `names`, as far as the symbol table has them."""
         found: dict[str, int] = {}
         for table in self.sections:
             if table.kind == SHT_SYMTAB and table.link < len(self.sections):
@@ -133,7 +134,7 @@ class Elf:
 
 
 def places(text: bytes, name: str) -> Iterator[int]:
-    """Where `name` begins in a table of strings; it may be the end of a longer one."""
+    """Yields the offsets of `name` in a string table, also where it is the end of a longer name."""
     sought = name.encode() + b"\0"
     at = text.find(sought)
     while at >= 0:
@@ -142,12 +143,12 @@ def places(text: bytes, name: str) -> Iterator[int]:
 
 
 def parse(data: Bytes) -> Elf:
-    """The ELF file that `data` is. Unfit for what is none."""
+    """Returns the ELF file in `data`. InvalidElf if `data` isn't one."""
     identity = bytes(data[:6])
     if identity[:4] != MAGIC:
-        raise Unfit("is not an ELF file")
+        raise InvalidElf("is not an ELF file")
     if len(identity) < 6 or identity[4] not in LAYOUTS or identity[5] != LITTLE_ENDIAN:
-        raise Unfit("is an ELF file for another kind of processor")
+        raise InvalidElf("is an ELF file that is not little-endian")
     layout = LAYOUTS[identity[4]]
     try:
         header = layout.header.unpack_from(data)
@@ -169,18 +170,18 @@ def parse(data: Bytes) -> Elf:
             ),
         )
     except (struct.error, OverflowError) as error:
-        raise Unfit("is cut short: a header is behind its end") from error
+        raise InvalidElf("is cut short: a header is behind its end") from error
 
 
 def read(path: str) -> Elf:
-    """The ELF file at `path`, of which no more is read than is looked at: a kernel's symbols may have half a gigabyte.
-    OSError; Unfit for what is none."""
+    """Returns the ELF file at `path`. Maps the file, since a kernel with symbols may have half a gigabyte. InvalidElf
+    if it isn't an ELF file; OSError."""
     with regular.opened(path) as stream:
         try:
             return parse(memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)))
         except ValueError as error:
-            # Nothing can be mapped of an empty file.
-            raise error if isinstance(error, Unfit) else Unfit("is empty") from error
+            # mmap refuses an empty file.
+            raise error if isinstance(error, InvalidElf) else InvalidElf("is empty") from error
 
 
 def as_segment(values: tuple[int, ...], layout: int) -> Segment:
@@ -197,13 +198,13 @@ def as_section(values: tuple[int, ...]) -> Section:
 
 
 def notes(data: bytes) -> Iterator[Note]:
-    """The notes in `data`. Unfit where one doesn't end in it."""
+    """Yields the notes in `data`. InvalidElf if the last one isn't complete."""
     at = 0
     while at + NOTE.size <= len(data):
         name, size, kind = NOTE.unpack_from(data, at)
         content = at + NOTE.size + padded(name)
         if content + size > len(data):
-            raise Unfit("has a note that is longer than what holds it")
+            raise InvalidElf("has a note that is longer than its segment")
         yield Note(data[at + NOTE.size :][:name].rstrip(b"\0"), kind, data[content : content + size])
         at = content + padded(size)
 
@@ -213,6 +214,7 @@ def padded(size: int) -> int:
 
 
 def note_bytes(note: Note) -> bytes:
+    """Returns the note as it is stored in a file."""
     owner = note.owner + b"\0"
     return (
         NOTE.pack(len(owner), len(note.content), note.kind)
@@ -222,7 +224,7 @@ def note_bytes(note: Note) -> bytes:
 
 
 def core_header(wide: bool, machine: int, segments_at: int, segments: int) -> bytes:
-    """The header of a core whose program headers are at `segments_at`."""
+    """Returns the ELF header of a core with `segments` program headers at the offset `segments_at`."""
     layout = LAYOUTS[WIDE if wide else NARROW]
     identity = MAGIC + bytes([WIDE if wide else NARROW, LITTLE_ENDIAN, 1]) + bytes(9)
     return layout.header.pack(
@@ -231,6 +233,7 @@ def core_header(wide: bool, machine: int, segments_at: int, segments: int) -> by
 
 
 def segment_bytes(segment: Segment, wide: bool) -> bytes:
+    """Returns the program header as it is stored in a file."""
     layout = LAYOUTS[WIDE if wide else NARROW].segment
     flags = READ_WRITE_EXECUTE if segment.kind == PT_LOAD else 0
     offset, virtual, physical, size = segment.offset, segment.virtual, segment.physical, segment.size

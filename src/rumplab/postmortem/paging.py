@@ -1,4 +1,4 @@
-"""Which virtual addresses a processor's page tables map to which physical ones (x86)."""
+"""Reads the page tables of an x86 processor: which virtual addresses they map to which physical addresses."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ PAGE = 4096
 PRESENT, LARGE = 1, 1 << 7
 ADDRESS = 0x000F_FFFF_FFFF_F000
 CR0_PAGING, CR4_LARGE, CR4_PAE, CR4_FIVE = 1 << 31, 1 << 4, 1 << 5, 1 << 12
-# Linux maps one page eight million times, by tables that are shared (for returns to 16-bit code), and a kernel that
-# watches its own memory does alike: what a table maps is taken this often.
+# How often one table is followed. Linux maps one page eight million times through shared tables (for returns to 16-bit
+# code), and a kernel with KASAN does the same for its shadow memory.
 MOST_VISITS = 4
 MOST_RUNS = 40_000
 MOST_ENTRIES = 8_000_000
 
-# The page of physical memory at an address, or None where there is none.
+# Returns the page of physical memory at an address, or None if there is none.
 Reader = Callable[[int], Optional[memoryview]]
 
 
 @dataclass(frozen=True, order=True)
 class Run:
-    """`size` bytes at `virtual` that are those at `physical`."""
+    """A mapping of `size` bytes at the address `virtual` to those at the address `physical`."""
 
     virtual: int
     physical: int
@@ -37,8 +37,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Mode:
-    """How addresses are translated: `levels` of tables whose entries have `width` bytes. `large` says which levels may
-    map by themselves."""
+    """A paging mode: `levels` levels of tables with entries of `width` bytes. On the levels in `large`, an entry may
+    map a large page."""
 
     levels: int
     width: int
@@ -50,7 +50,8 @@ class Mode:
 
 
 def mode(cr0: int, cr4: int, long: bool) -> Mode | None:
-    """What a processor with these registers does; None for one that doesn't translate. `long` is long mode."""
+    """Returns the paging mode of a processor with these registers; None without paging. `long` says that it is in long
+    mode."""
     if not cr0 & CR0_PAGING:
         return None
     if long:
@@ -62,7 +63,7 @@ def mode(cr0: int, cr4: int, long: bool) -> Mode | None:
 
 @dataclass
 class Walk:
-    """A walk through page tables. `cut` says that they map more than `runs` has."""
+    """A walk through page tables. `cut` says that the tables map more than `runs` has."""
 
     read: Reader
     mode: Mode
@@ -72,6 +73,7 @@ class Walk:
     _entries: int = 0
 
     def from_root(self, cr3: int) -> Walk:
+        """Follows the tables from the value of register CR3, and returns this walk."""
         if self.mode.levels == 3 and self.mode.width == 8:
             self._pointers(cr3 & 0xFFFF_FFE0)
         else:
@@ -79,7 +81,7 @@ class Walk:
         return self
 
     def _pointers(self, at: int) -> None:
-        """The four entries at the top of PAE's tables, which needn't begin a page."""
+        """Follows the page-directory-pointer table of PAE: four entries, which may be anywhere in a page."""
         page = self.read(at & ~(PAGE - 1))
         if page is not None:
             entries = page.cast("Q")[(at & (PAGE - 1)) // 8 :][:4]
@@ -120,20 +122,20 @@ class Walk:
 
 
 def frame(entry: int, shift: int, mode: Mode) -> int:
-    """Where the memory is that `entry` maps by pages of 2**shift bytes."""
+    """Returns the physical address in `entry`, which maps a page of 2**shift bytes."""
     if mode.width == 4 and shift > 12:
-        # Bits 32 to 39 of the address stand in bits 13 to 20.
+        # With PSE-36, bits 13 to 20 are bits 32 to 39 of the address.
         return entry & 0xFFC0_0000 | (entry >> 13 & 0xFF) << 32
     return entry & ADDRESS & ~((1 << shift) - 1)
 
 
 def canonical(address: int, bits: int) -> int:
-    """`address` of `bits` bits, extended by its sign to 64."""
+    """Returns `address`, which has `bits` bits, sign-extended to 64 bits."""
     return address | (1 << 64) - (1 << bits) if address >> (bits - 1) & 1 else address
 
 
 def joined(first: Iterable[Run], others: Iterable[Run]) -> list[Run]:
-    """Both, sorted: of `others` only what `first` doesn't map."""
+    """Returns the runs of both, sorted. Where both map an address, `first` wins."""
     kept = sorted(first)
     starts = [run.virtual for run in kept]
     added = [piece for run in others for piece in uncovered(run, kept, starts)]
@@ -141,7 +143,7 @@ def joined(first: Iterable[Run], others: Iterable[Run]) -> list[Run]:
 
 
 def uncovered(run: Run, kept: list[Run], starts: list[int]) -> Iterator[Run]:
-    """The pieces of `run` that none of `kept`, which are sorted and begin at `starts`, maps."""
+    """Yields the parts of `run` that no run in `kept` maps. `kept` is sorted; `starts` has its virtual addresses."""
     at = run.virtual
     place = max(bisect_right(starts, at) - 1, 0)
     while at < run.end and place < len(kept):

@@ -1,4 +1,4 @@
-"""Attending to a machine until it ends or fails, and what is done then: a dump, a trace, a debugger."""
+"""Watches a machine until it ends or fails. After a failure, writes a dump, prints a trace and starts a debugger."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from rumplab.lab.config import Lab
 from rumplab.machine import qmp
 from rumplab.machine.registry import Machine
 from rumplab.postmortem import core, debugger, dump
+from rumplab.postmortem.panic_policy import EXIT_FILE, FAILED, REPORT, SOCKET, STOP, PanicPolicy
 from rumplab.postmortem.subject import describe
-from rumplab.postmortem.wishes import EXIT_FILE, FAILED, REPORT, SOCKET, STOP, Wishes
 
 CONNECT_SECONDS = 20.0
 ANSWER_SECONDS = 20.0
@@ -35,23 +35,24 @@ POLL_SECONDS = 0.03
 TRACE_SECONDS = 60.0
 FRAMES = 24
 MARK = "rumplab-trace"
-# Of a line without an end, its end is looked at.
+# Of a longer line, only the last bytes are compared with the pattern.
 LONGEST_LINE = 4096
 PIECE = 1 << 16
-# Causes of a machine's end that are no failure: the guest has switched it off, or a user has.
+# QEMU's reasons for the end of a machine that has not failed: the guest or a user switched it off.
 NO_FAILURE = ("guest-shutdown", "host-qmp-quit", "host-signal", "host-ui", "host-qmp-system-reset", "host-error")
 CAUSES = {
-    "guest-panic": "it told pvpanic of a panic",
-    "guest-reset": "the processor was reset, as by a triple fault, or a guest that begins anew",
+    "guest-panic": "it reported a panic to pvpanic",
+    "guest-reset": "the processor was reset, for example by a triple fault or a reboot",
     "subsystem-reset": "the processor was reset",
 }
-HELD = ("paused", "debug", "guest-panicked", "shutdown", "internal-error", "io-error")
+# The run states in which the processor doesn't execute.
+STOPPED = ("paused", "debug", "guest-panicked", "shutdown", "internal-error", "io-error")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a machine ended: by what it failed, if it did, or with the exit code that its guest gave. `dump` is the file
-    that was written."""
+    """The end of a machine. `cause` is the reason of its failure, or empty; `code` is the exit status that the guest
+    set; `dump` is the path of the dump that was written."""
 
     cause: str = ""
     code: int = 0
@@ -59,7 +60,7 @@ class Outcome:
 
 
 class Console:
-    """The lines of a console's log, as they come, and the first one that matches `pattern`."""
+    """Reads the log of a console while it grows, and compares its lines with `pattern`."""
 
     def __init__(self, path: Path, pattern: str | None) -> None:
         self._pattern = re.compile(pattern) if pattern else None
@@ -67,6 +68,7 @@ class Console:
         self._rest = b""
 
     def match(self) -> str | None:
+        """Returns the first new line that matches; None if there is none."""
         if self._pattern is None or self._file is None:
             return None
         while piece := self._file.read(PIECE):
@@ -84,34 +86,34 @@ class Console:
 
 
 def printable(text: str) -> str:
-    """`text` of a guest's without what a terminal would take for a command."""
+    """Returns `text` of a guest without control characters, which a terminal would execute."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-class Attendant:
-    """Attends to `machine`, whose QEMU is to begin stopped, until it ends or fails. `tell` hears of a failure, when all
-    that was asked for has been done."""
+class Watcher:
+    """Watches `machine` until it ends or fails. Its QEMU must have started stopped. After a failure and all actions of
+    the policy, calls `report` with a text for the user."""
 
-    def __init__(self, lab: Lab, machine: Machine, wishes: Wishes, tell: Callable[[str], None]) -> None:
-        self.lab, self.machine, self.wishes = lab, machine, wishes
-        self._tell = tell
+    def __init__(self, lab: Lab, machine: Machine, policy: PanicPolicy, report: Callable[[str], None]) -> None:
+        self.lab, self.machine, self.policy = lab, machine, policy
+        self._report = report
         self._written = machine.path / EXIT_FILE
 
-    def attend(self) -> Outcome:
-        """How it ended."""
-        with contextlib.closing(Console(self.machine.serial_log, self.wishes.pattern)) as console:
+    def watch(self) -> Outcome:
+        """Returns how the machine ended."""
+        with contextlib.closing(Console(self.machine.serial_log, self.policy.pattern)) as console:
             try:
                 with connected(self.machine) as session:
-                    if not self.wishes.wait:
+                    if not self.policy.wait:
                         session.execute("cont")
                     return self._until_end(session, console)
             except qmp.QmpError as error:
-                # It has ended, by somebody's will, or died.
+                # A user has ended QEMU, or it crashed.
                 self._require_ended(error)
                 return Outcome()
 
     def _require_ended(self, why: Exception) -> None:
-        """RumplabError where the machine hasn't ended: it was not left by itself."""
+        """RumplabError if the machine runs on although its socket gave the error `why`."""
         deadline = time.monotonic() + ANSWER_SECONDS
         while self.machine.alive():
             if time.monotonic() >= deadline:
@@ -123,10 +125,10 @@ class Attendant:
             event = session.event(POLL_SECONDS)
             ended, cause = self._ended(event) if event else (False, "")
             code = self._code()
-            if not cause and code is not None and code != self.wishes.success:
+            if not cause and code is not None and code != self.policy.success:
                 cause = f"it ended with status {code}"
             line = None if cause else console.match()
-            cause = cause or (f"its console said: {printable(line)}" if line is not None else "")
+            cause = cause or (f"its console printed: {printable(line)}" if line is not None else "")
             if cause:
                 return self._failed(session, cause)
             if ended or code is not None:
@@ -134,7 +136,7 @@ class Attendant:
                 return Outcome(code=code or 0)
 
     def _ended(self, event: dict[str, Any]) -> tuple[bool, str]:
-        """Whether what QEMU tells is the machine's end, and of what it failed."""
+        """Returns whether `event` is the end of the machine, and the cause if it is a failure."""
         if event["event"] == "GUEST_PANICKED":
             return True, CAUSES["guest-panic"]
         if event["event"] != "SHUTDOWN":
@@ -144,8 +146,9 @@ class Attendant:
         return True, "" if reason in NO_FAILURE else CAUSES.get(reason, f"the machine ended ({reason})")
 
     def _code(self) -> int | None:
-        """The status of the byte that the guest has written to end it, as QEMU's own device makes it."""
-        if not self.wishes.exits:
+        """Returns the exit status for the byte that the guest has written, by the formula of isa-debug-exit; None if it
+        has written none."""
+        if not self.policy.exits:
             return None
         with contextlib.suppress(OSError), self._written.open("rb") as file:
             written = file.read(1)
@@ -153,25 +156,25 @@ class Attendant:
         return None
 
     def _failed(self, session: qmp.Session, cause: str) -> Outcome:
-        """Does what was asked for. What goes wrong on the way is part of the report, and keeps nothing else back."""
-        if session.status() not in HELD:
+        """Carries out the policy. An action that fails adds its error to the report, and the others are done."""
+        if session.status() not in STOPPED:
             session.execute("stop")
-        said = [f"{self.machine.name} has failed: {cause}"]
+        report = [f"{self.machine.name} has failed: {cause}"]
         path = None
-        if self.wishes.dumps:
-            path = free_path(Path(self.wishes.directory), self.machine.name)
+        if self.policy.dumps:
+            path = free_path(Path(self.policy.directory), self.machine.name)
             try:
                 dump.write(self.machine, describe(self.lab, self.machine, cause), path, session=session)
             except (RumplabError, OSError) as error:
-                said.append(f"no dump: {error}")
+                report.append(f"no dump: {error}")
                 path = None
         if path is not None:
-            said.append(self._trace(path))
-            said.append(f"dump: {path}; open it with: rumplab debug --core {shlex.quote(str(path))}")
-        if STOP in self.wishes.actions:
-            said.append(f"it stands still there; attach with: {self._attach()}")
-        self._tell("\n".join(said))
-        if STOP not in self.wishes.actions:
+            report.append(self._trace(path))
+            report.append(f"dump: {path}; open it with: rumplab debug --core {shlex.quote(str(path))}")
+        if STOP in self.policy.actions:
+            report.append(f"the machine is stopped there; attach with: {self._attach()}")
+        self._report("\n".join(report))
+        if STOP not in self.policy.actions:
             with contextlib.suppress(qmp.QmpError):
                 session.execute("quit")
         return Outcome(cause, FAILED, str(path) if path else None)
@@ -182,7 +185,7 @@ class Attendant:
         return f"rumplab debug {self.machine.name}"
 
     def _trace(self, path: Path) -> str:
-        scripts = [self.wishes.script] if self.wishes.script else []
+        scripts = [self.policy.script] if self.policy.script else []
         try:
             return trace(self.lab, path, scripts)
         except (RumplabError, OSError) as error:
@@ -191,13 +194,14 @@ class Attendant:
 
 @contextlib.contextmanager
 def connected(machine: Machine) -> Iterator[qmp.Session]:
-    """A connection by the socket that is the attendant's own, once QEMU listens there."""
+    """Connects to the watcher's own QMP socket as soon as QEMU listens there."""
     with contextlib.ExitStack() as stack:
         yield stack.enter_context(first_session(machine))
 
 
 def first_session(machine: Machine) -> qmp.Session:
-    """A session that isn't open yet, with a connection. QmpError when the machine ends before, or is late."""
+    """Returns a session that has a connection but isn't open yet. QmpError if the machine ends first, or if QEMU
+    doesn't listen within CONNECT_SECONDS."""
     deadline = time.monotonic() + CONNECT_SECONDS
     while True:
         connection = socket.socket(socket.AF_UNIX)
@@ -205,7 +209,7 @@ def first_session(machine: Machine) -> qmp.Session:
             connection.connect(str(machine.path / SOCKET))
             return qmp.Session(machine.path / SOCKET, ANSWER_SECONDS, connection)
         except OSError as error:
-            # The file is there before somebody listens.
+            # The socket's file exists before QEMU listens.
             connection.close()
             if not machine.alive() or time.monotonic() >= deadline:
                 raise qmp.QmpError(f"{machine.path / SOCKET}: {error}") from error
@@ -213,7 +217,7 @@ def first_session(machine: Machine) -> qmp.Session:
 
 
 def free_path(directory: Path, name: str) -> Path:
-    """Where a dump of the machine `name` can go without replacing an earlier one."""
+    """Returns a path for a dump of the machine `name` that no file has yet."""
     path = directory / f"{name}.core"
     number = 2
     while path.exists():
@@ -224,7 +228,8 @@ def free_path(directory: Path, name: str) -> Path:
 
 @contextlib.contextmanager
 def gdb_on(lab: Lab, path: Path, wanted: Session) -> Iterator[tuple[list[str], tuple[int, ...]]]:
-    """The command line of GDB on the dump at `path`, with what `wanted` has it do, and the open files that it needs."""
+    """Yields GDB's command line for the dump at `path` with the commands of `wanted`, and the descriptors that GDB must
+    inherit."""
     gdb, gdbinit = command_line.debugger(lab)
     with core.opened(path) as opened:
         program = core.symbols(opened, lab, path, None)
@@ -234,7 +239,7 @@ def gdb_on(lab: Lab, path: Path, wanted: Session) -> Iterator[tuple[list[str], t
 
 
 def trace(lab: Lab, path: Path, scripts: Sequence[str]) -> str:
-    """What GDB says of the place where the dump at `path` was made, and to `scripts`."""
+    """Runs GDB on the dump at `path`. Returns the backtrace, the current instruction and the output of `scripts`."""
     commands = (f"echo {MARK}\\n", f"bt {FRAMES}", "x/i $pc")
     wanted = Session("", None, "", None, commands=commands, scripts=tuple(scripts), batch=True)
     with gdb_on(lab, path, wanted) as (argv, passed):
@@ -251,17 +256,19 @@ def trace(lab: Lab, path: Path, scripts: Sequence[str]) -> str:
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise RumplabError(f"GDB takes longer than {TRACE_SECONDS:.0f} s") from error
-    # What comes before tells of opening the dump.
+            raise RumplabError(
+                f"GDB did not end within {TRACE_SECONDS:.0f} s; run it with: rumplab debug --core"
+            ) from error
+    # The output before the mark is about opening the dump.
     shown = done.stdout.rpartition(f"{MARK}\n")[2].strip()
     complaints = done.stderr.strip() if scripts or not shown else ""
     return "\n".join(part for part in (shown, complaints) if part)
 
 
 def debug(lab: Lab, path: Path) -> None:
-    """GDB on this terminal, on the dump at `path`, until the user leaves it."""
+    """Runs GDB with the dump at `path` on this terminal until the user quits it."""
     with gdb_on(lab, path, Session("", None, "", None)) as (argv, passed):
-        # Ctrl-C is for GDB alone, which begins with the default.
+        # Only GDB reacts to Ctrl-C. A handler, unlike SIG_IGN, isn't inherited by GDB.
         before = signal.signal(signal.SIGINT, lambda number, frame: None)
         try:
             subprocess.run(argv, env=child_environment.of(child_environment.GDB), pass_fds=passed, check=False)
@@ -269,12 +276,12 @@ def debug(lab: Lab, path: Path) -> None:
             signal.signal(signal.SIGINT, before)
 
 
-class Beside(threading.Thread):
-    """Attends to a machine that has this process's terminal."""
+class WatcherThread(threading.Thread):
+    """Watches a machine that uses this process's terminal."""
 
-    def __init__(self, lab: Lab, wishes: Wishes) -> None:
+    def __init__(self, lab: Lab, policy: PanicPolicy) -> None:
         super().__init__(daemon=True)
-        self._lab, self._wishes = lab, wishes
+        self._lab, self._policy = lab, policy
         self._machine: Machine | None = None
         self._reports: list[str] = []
         self.outcome = Outcome()
@@ -287,11 +294,11 @@ class Beside(threading.Thread):
         if self._machine is None:
             return
         try:
-            self.outcome = Attendant(self._lab, self._machine, self._wishes, self._hear).attend()
+            self.outcome = Watcher(self._lab, self._machine, self._policy, self._add_report).watch()
         except (RumplabError, OSError) as error:
-            self._hear(f"nobody attends to {self._machine.name} any more: {error}")
+            self._add_report(f"rumplab can no longer watch {self._machine.name}, and ends it: {error}")
             self.outcome = Outcome(str(error), FAILED)
-            # Nobody would let it go, or end it.
+            # Without a watcher, nothing would continue the machine, or end it.
             try:
                 with connected(self._machine) as session:
                     session.execute("quit")
@@ -299,55 +306,55 @@ class Beside(threading.Thread):
                 if self._machine.alive():
                     os.kill(self._machine.pid, signal.SIGTERM)
 
-    def _hear(self, report: str) -> None:
+    def _add_report(self, report: str) -> None:
         self._reports.append(report)
-        if STOP in self._wishes.actions:
-            # QEMU has set the terminal so that a line feed is no more than that.
+        if STOP in self._policy.actions:
+            # QEMU has put the terminal into raw mode, where a line feed doesn't return to the first column.
             print("\r\n" + report.replace("\n", "\r\n"), end="\r\n", file=sys.stderr, flush=True)
 
-    def ended(self) -> Outcome:
-        """How the machine ended, once it has."""
+    def result(self) -> Outcome:
+        """Waits for the end of the watch, prints the reports and returns how the machine ended."""
         self.join(TRACE_SECONDS + CONNECT_SECONDS)
-        if STOP not in self._wishes.actions:
+        if STOP not in self._policy.actions:
             for report in self._reports:
                 print(report, file=sys.stderr, flush=True)
         return self.outcome
 
 
-def in_background(machine: Machine, wishes: Wishes) -> None:
-    """Has another process attend to `machine`, which stands still as yet, and returns when it does. RumplabError when
-    it doesn't."""
+def watch_in_background(machine: Machine, policy: PanicPolicy) -> None:
+    """Starts a process that watches the stopped `machine`, and returns when that process has connected and continued
+    it. RumplabError if it doesn't."""
     report = machine.path / REPORT
-    with report.open("wb") as said:
+    with report.open("wb") as output:
         child = subprocess.Popen(
-            process.own_command("attend", machine.name),
+            process.own_command("watch", machine.name),
             env=child_environment.of(child_environment.ITSELF),
             stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
         )
     deadline = time.monotonic() + CONNECT_SECONDS
     while child.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(qmp.QmpError):
-            if attended(machine) and (wishes.wait or qmp.status(machine.socket) != "prelaunch"):
-                # It isn't to be waited for: it outlives this process.
+            if has_watcher(machine) and (policy.wait or qmp.status(machine.socket) != "prelaunch"):
+                # The watcher runs on after this process. With a return code, Popen does not warn about it.
                 child.returncode = 0
                 return
         time.sleep(POLL_SECONDS)
     if child.poll() is None:
         child.kill()
     elif not machine.alive() or child.returncode in (0, FAILED):
-        # It has run to its end already.
+        # The machine has ended already.
         return
     raise RumplabError(
-        f"nobody attends to {machine.name}: {report.read_text(errors='replace').strip() or 'no answer'};"
+        f"no process watches {machine.name}: {report.read_text(errors='replace').strip() or 'no answer'};"
         f" end it with: rumplab stop {machine.name}"
     )
 
 
-def attended(machine: Machine) -> bool:
-    """Whether somebody is connected to the attendant's socket."""
+def has_watcher(machine: Machine) -> bool:
+    """Returns whether a process is connected to the watcher's socket."""
     chardevs = qmp.execute(machine.socket, "query-chardev")
     try:
         return any(one["label"] == "events" and not one["filename"].startswith("disconnected:") for one in chardevs)

@@ -1,4 +1,4 @@
-"""What a dump says of the machine that it was: a note in it, in JSON."""
+"""The ELF note that describes the machine in a dump, in JSON."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from rumplab.lab.config import SCHEMA
 from rumplab.postmortem.elf import Note
 
 OWNER = b"rumplab"
-# One that debuggers don't take for a note of their own.
+# A type that no debugger uses.
 KIND = 0x52554D50
 
 
 @dataclass(frozen=True)
 class Record:
-    """`program` has the symbols, with the hash and size that it had when the machine was dumped; `image_sha256` is
-    empty for one that is too large to be read. `kind` is a guest's, whose symbols call the directory `sources` by
-    `source_name`. `window` is where physical memory can be read, 0 where that is at its own addresses or nowhere.
-    `virtual` says whether addresses are the guest's virtual ones, `cut` that there are more than these. `cause` is what
-    the guest failed by. `time` is UNIX time."""
+    """The machine in a dump.
+
+    `program` has the symbols; its hash and size are those at the time of the dump. `image_sha256` is empty if the image
+    is too large to be read. `kind` is the kind of a guest; its symbols name the directory `sources` as `source_name`.
+    `window` is the virtual address where the dump has physical memory, or 0 if physical addresses are used or if there
+    is no room for it. `virtual` says that addresses are the guest's virtual ones; `cut`, that the page tables map more
+    memory than the dump lists. `cause` is the reason of the guest's failure. `time` is UNIX time.
+    """
 
     name: str
     emulator: str = ""
@@ -45,11 +48,12 @@ class Record:
 
 
 def note(record: Record) -> Note:
+    """Returns the note for `record`."""
     return Note(OWNER, KIND, json.dumps(asdict(record)).encode())
 
 
 def find(notes: Iterable[Note]) -> Record | None:
-    """The record among `notes`; None where another program has made the core. RumplabError for a damaged one."""
+    """Returns the record among `notes`; None if another program wrote the core. RumplabError for a damaged record."""
     text = next((note.content for note in notes if note.owner == OWNER and note.kind == KIND), None)
     if text is None:
         return None
@@ -59,11 +63,11 @@ def find(notes: Iterable[Note]) -> Record | None:
         record = Record(**{key: value for key, value in data.items() if key in known})
         check_fields(record)
         for value in asdict(record).values():
-            # Some of it becomes part of a debugger's commands, and of what is printed.
+            # Some values go into GDB's commands and to the terminal, where a control character could do harm.
             if isinstance(value, str) and not value.isprintable():
-                raise ValueError(f"{value[:60]!r} is no name")
+                raise ValueError(f"{value[:60]!r} has control characters")
     except MALFORMED as error:
-        raise RumplabError(f"its note is damaged ({error}); dump the machine again") from error
+        raise RumplabError(f"its note of rumplab is damaged ({error}); dump the machine again") from error
     if record.schema != SCHEMA:
-        raise RumplabError(f"it was written by another rumplab (schema {record.schema}, this one reads {SCHEMA})")
+        raise RumplabError(f"its note has schema {record.schema}, not {SCHEMA}; open it with the rumplab that wrote it")
     return record

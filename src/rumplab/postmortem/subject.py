@@ -1,4 +1,4 @@
-"""What is known of a machine before it is dumped."""
+"""Describes a machine for its dump: the image, the program and their hashes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from rumplab.lab.config import Lab
 from rumplab.machine.registry import Machine
 from rumplab.postmortem.record import Record
 
-# An image that is larger takes longer to read than the machine to dump.
+# To hash a larger image would take longer than the dump.
 LARGEST_HASHED = 256 << 20
 
 
 def describe(lab: Lab, machine: Machine, cause: str = "") -> Record:
-    """The record of `machine`, which fails by `cause`, if it does. A guest's also says what its kernel is, where it is
-    still defined."""
+    """Returns the record of `machine`. `cause` is the reason of its failure, or empty. For a guest that still has a
+    definition, the record also describes the kernel."""
     kind = sources = source_name = emulator = ""
     with contextlib.suppress(RumplabError):
-        # It may have been taken away while it runs.
+        # The component may have been removed while the machine runs.
         emulator = lab.component("qemu").version or ""
     if machine.guest:
         with contextlib.suppress(RumplabError):
@@ -46,6 +46,7 @@ def describe(lab: Lab, machine: Machine, cause: str = "") -> Record:
 
 
 def size(path: str | None) -> int:
+    """Returns the file's size in bytes; 0 if there is no file."""
     try:
         return os.path.getsize(path) if path else 0
     except OSError:
@@ -53,7 +54,8 @@ def size(path: str | None) -> int:
 
 
 def hashed(path: str | None, most: int | None = None) -> str:
-    """The file's sha256; empty where there is none, or it has more than `most` bytes."""
+    """Returns the file's SHA-256 in hexadecimal; an empty string without a file, or if it has more than `most`
+    bytes."""
     if path is None or (most is not None and size(path) > most):
         return ""
     try:

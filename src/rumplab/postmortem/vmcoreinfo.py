@@ -1,7 +1,7 @@
-"""Linux's description of itself for who reads its memory from outside: the text called VMCOREINFO.
+"""VMCOREINFO, the text by which a Linux kernel describes itself to programs that read its memory.
 
-A kernel with crash dumps or /proc/kcore has it in a page of its own. For one without, the lines that a reader can't do
-without are made of its symbols.
+A kernel with crash dumps or /proc/kcore has the text in a page of its own. For other kernels, this module makes the
+lines that readers need from the kernel's symbols.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Optional
 
-from rumplab.postmortem.elf import Elf, Note, Unfit, notes
+from rumplab.postmortem.elf import Elf, InvalidElf, Note, notes
 from rumplab.postmortem.paging import PAGE
 
 OWNER = b"VMCOREINFO"
@@ -19,24 +19,25 @@ TEXT = re.compile(rb"OSRELEASE=[\x21-\x7e]+\n(?:[\x20-\x7e]+\n)*")
 NEEDED = (b"\nPAGESIZE=", b"\nSYMBOL(swapper_pg_dir)=")
 NUMBER = rb"(?:^|\n)%s=(-?[0-9a-fx]+)\n"
 LONGEST = PAGE
-# A note's header and name, where the kernel has it as a note too.
+# The text's offset in its page: 0, or behind the header and name of the kernel's own ELF note.
 HEADERS = (0, 24)
-# Where a kernel's text is mapped to before the offset of its physical place.
+# The virtual address of physical address 0 in the mapping of the kernel's text (__START_KERNEL_map).
 KERNEL_MAP = 0xFFFF_FFFF_8000_0000
 BANNER = "linux_banner"
 BANNER_TEXT = re.compile(rb"Linux version ([\x21-\x7e]{1,120}) ")
-# Newer kernels have the first name for what the second is the same as.
+# Newer kernels use the first name; the second is another name for it.
 TABLES = ("init_top_pgt", "swapper_pg_dir")
 WANTED = (BANNER, *TABLES, "init_uts_ns", "phys_base")
 NT_GNU_BUILD_ID = 3
 SHT_NOTE = 7
 
-# Some bytes at a virtual address, or None where nothing is mapped.
+# Returns the bytes at a virtual address, or None if the guest maps none there.
 Reader = Callable[[int, int], Optional[bytes]]
 
 
 def find(memory: memoryview, ranges: Iterable[tuple[int, int, int]]) -> bytes | None:
-    """The text in one of `ranges` of `memory`: offset, physical address and size."""
+    """Returns the text in `memory`, or None. Each of `ranges` is an offset in `memory`, its physical address and a
+    size."""
     for offset, physical, size in ranges:
         for at in occurrences(memory, offset, offset + size):
             where = (physical + at - offset) % PAGE
@@ -47,13 +48,13 @@ def find(memory: memoryview, ranges: Iterable[tuple[int, int, int]]) -> bytes | 
 
 
 def occurrences(memory: memoryview, start: int, end: int) -> Iterator[int]:
-    """Where the first line of such a text begins."""
+    """Yields the offsets where the first line of such a text begins."""
     yield from (found.start() + start for found in re.finditer(re.escape(FIRST), memory[start:end]))
 
 
 def made(symbols: Elf, read: Reader) -> bytes | None:
-    """The same for the kernel whose symbols these are; None where its memory says that it is no Linux, or has none of
-    them. `read` reads its memory."""
+    """Makes the text from the kernel's `symbols`; `read` reads the kernel's memory. Returns None if the memory has no
+    Linux banner, or if a necessary symbol is missing."""
     known = symbols.symbols(WANTED)
     banner = BANNER_TEXT.match(read(known[BANNER], 160) or b"") if BANNER in known else None
     table = next((known[name] for name in TABLES if name in known), None)
@@ -67,17 +68,18 @@ def made(symbols: Elf, read: Reader) -> bytes | None:
         lines.append(b"SYMBOL(init_uts_ns)=%x" % known["init_uts_ns"])
     base = read(known["phys_base"], 8) if "phys_base" in known else None
     lines += [b"NUMBER(phys_base)=%d" % int.from_bytes(base, "little", signed=True)] if base else []
-    # It is where its symbols say, or it wouldn't have been known.
+    # The banner was at its symbol's address, so the kernel is where its symbols say.
     lines.append(b"KERNELOFFSET=0")
     return b"\n".join(lines) + b"\n"
 
 
 def build_id(symbols: Elf) -> bytes | None:
+    """Returns the GNU build ID of the ELF file; None if it has none."""
     for section in symbols.sections:
         if section.kind == SHT_NOTE:
             try:
                 found = list(notes(bytes(symbols.data[section.offset : section.offset + section.size])))
-            except Unfit:
+            except InvalidElf:
                 continue
             for note in found:
                 if note.owner == b"GNU" and note.kind == NT_GNU_BUILD_ID:
@@ -86,13 +88,14 @@ def build_id(symbols: Elf) -> bytes | None:
 
 
 def number(text: bytes, name: bytes, base: int = 10) -> int | None:
-    """The number that the line `name` of `text` has."""
+    """Returns the number on the line `name` of `text`; None without that line."""
     found = re.search(NUMBER % re.escape(name), text)
     return int(found[1], base) if found else None
 
 
 def offset(notes: Iterable[Note]) -> int:
-    """By how much the kernel whose notes these are is elsewhere than its symbols say, which it chooses at each boot."""
+    """Returns the kernel's offset in bytes from the addresses in its symbols: KASLR chooses one at each boot. 0 if the
+    notes have none."""
     for one in notes:
         if one.owner == OWNER:
             return number(one.content, b"KERNELOFFSET", 16) or 0
@@ -100,8 +103,8 @@ def offset(notes: Iterable[Note]) -> int:
 
 
 def kernel_tables(text: bytes) -> int | None:
-    """The physical address of the page tables that the kernel has for itself, which, unlike those of a program, always
-    map all of it."""
+    """Returns the physical address of the kernel's own page tables, or None. They map the whole kernel, while a
+    program's tables may not."""
     table = number(text, b"SYMBOL(swapper_pg_dir)", 16)
     if table is None or table < KERNEL_MAP:
         return None
@@ -109,4 +112,5 @@ def kernel_tables(text: bytes) -> int | None:
 
 
 def note(text: bytes) -> Note:
+    """Returns the ELF note with `text`."""
     return Note(OWNER, 0, text)

@@ -204,7 +204,7 @@ def test_the_debuggers_command_line_on_both_systems(
         assert f"type=bind,source={work},target={work}" in argv
 
 
-def test_a_dump_is_opened_in_a_container_too(
+def test_a_dump_is_opened_in_a_container(
     empty_lab: LabPrefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     work = tmp_path / "work"
@@ -227,7 +227,7 @@ def test_a_dump_is_opened_in_a_container_too(
     assert argv[argv.index("rumplab/gdb") + 1] == "/i/gdb"
     assert argv[argv.index("--network") :][:2] == ["--network", "none"]
     assert f"core-file {dump}" in argv
-    # The dump, and the commands for NetBSD's kernels.
+    # The container has the dump and the commands for NetBSD's kernels.
     (helpers,) = [word.partition(" ")[2] for word in argv if word.startswith("source ")]
     for file in (str(dump), helpers):
         assert f"type=bind,source={file},target={file},readonly" in argv

@@ -372,8 +372,8 @@ def test_the_printed_commands_start_it_too(nb: LabPrefix) -> None:
 
 
 @one_architecture
-def test_a_guest_that_fails_is_dumped_and_its_dump_has_what_a_kernel_has(nb: LabPrefix, out: Path) -> None:
-    # What it says at the end of its start stands for what it would say when it fails.
+def test_a_failed_guest_is_dumped_and_the_dump_has_the_kernels_stack_and_messages(nb: LabPrefix, out: Path) -> None:
+    # The login prompt stands for a panic message.
     words = ["guest", "start", "nb", "--accel", "tcg", "--on-panic", "dump", "--panic-pattern", "^login: "]
     started = subprocess.run(
         nb.argv(*words), env=nb.environment, cwd=out, capture_output=True, text=True, timeout=PATIENCE, check=False
@@ -381,8 +381,8 @@ def test_a_guest_that_fails_is_dumped_and_its_dump_has_what_a_kernel_has(nb: Lab
     assert started.returncode == 0, started.stderr
     core = out / "nb.core"
     until(lambda: core.exists() and not nb.machines(), PATIENCE)
-    assert "nb has failed: its console said: login: " in nb.tool("logs", "nb").stderr
+    assert "nb has failed: its console printed: login: " in nb.tool("logs", "nb").stderr
     shown = nb.tool("debug", "--core", core, *BATCH, "bt", "--ex", "nb-dmesg")
     assert re.search(r"^#\d+ .*\bmain \(", shown.stdout, re.MULTILINE), shown.stderr
-    # The message buffer, by the helper for NetBSD's kernels.
+    # The message buffer, printed by nb-dmesg.
     assert "login: " in shown.stdout

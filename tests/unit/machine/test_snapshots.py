@@ -36,12 +36,12 @@ def refused(lab: LabPrefix, *words: str) -> str:
 
 
 def within_gdb(lab: LabPrefix, *words: str) -> str:
-    """GDB's command that runs the tool."""
+    """Returns the GDB command that runs the tool."""
     return f"shell PYTHONPATH={SOURCE} {shlex.join(lab.argv(*words))}"
 
 
 def settings(tmp_path: Path) -> Path:
-    """The lab's settings for GDB, which the host's GDB hasn't got."""
+    """Writes the lab's settings for GDB, which the host's GDB lacks."""
     (own,) = yaml.safe_load((ROOT / "roles/gdb/vars/main.yml").read_text())["__gdb_files"]
     path = tmp_path / "gdbinit"
     path.write_text(own["content"])
@@ -81,11 +81,13 @@ def test_gdb_stays_attached_when_the_machine_goes_back(lab: LabPrefix, pcihello:
     assert "Cannot" not in result.stderr and "deprecated" not in result.stdout + result.stderr
 
 
-def test_a_running_machine_goes_on_from_there(lab: LabPrefix, pcihello: Path) -> None:
+def test_a_running_machine_continues_from_the_snapshot(lab: LabPrefix, pcihello: Path) -> None:
     machine = started(lab, pcihello, "--name", "demo", "--wait")
     log, control = Path(machine["directory"], "serial.log"), Path(machine["directory"], "qmp.sock")
     said = snap(lab, "snap", "demo", "start")
-    assert re.fullmatch(r"demo is kept as start \([0-9.]+ MB\); come back with: rumplab back demo start\n", said)
+    assert re.fullmatch(
+        r"demo: saved snapshot start \([0-9.]+ MB\); go back to it with: rumplab back demo start\n", said
+    )
     qmp.execute(control, "cont")
     until(lambda: log.read_text().count(DONE) == 1)
     assert snap(lab, "back", "demo", "start") == "demo is back at start\n"
@@ -95,7 +97,7 @@ def test_a_running_machine_goes_on_from_there(lab: LabPrefix, pcihello: Path) ->
     assert qmp.status(control) == "paused"
 
 
-def test_the_snapshots_are_listed_and_taken_away(lab: LabPrefix, pcihello: Path) -> None:
+def test_snapshots_are_listed_and_deleted(lab: LabPrefix, pcihello: Path) -> None:
     machine = started(lab, pcihello, "--name", "demo", "--wait")
     assert snap(lab, "snaps", "demo") == "demo has no snapshots; take one with: rumplab snap demo LABEL\n"
     assert "take one with: rumplab snap demo x" in refused(lab, "back", "demo", "x")
@@ -107,10 +109,10 @@ def test_the_snapshots_are_listed_and_taken_away(lab: LabPrefix, pcihello: Path)
     listed = json.loads(snap(lab, "snaps", "demo", "--json"))
     assert [set(one) for one in listed] == [{"label", "size", "taken", "ran"}] * 2
     assert "has a snapshot 'one' already" in refused(lab, "snap", "demo", "one")
-    assert "there are: one, two" in refused(lab, "back", "demo", "three")
-    assert snap(lab, "snaps", "demo", "--delete", "one") == "demo: one is gone\n"
+    assert "its snapshots are: one, two" in refused(lab, "back", "demo", "three")
+    assert snap(lab, "snaps", "demo", "--delete", "one") == "demo: deleted snapshot one\n"
     assert "no snapshot 'one'" in refused(lab, "snaps", "demo", "--delete", "one")
-    # They end with the machine, and don't lie about.
+    # The file is removed when the machine ends.
     kept = Path(machine["directory"], "snapshots.qcow2")
     assert kept.stat().st_mode & 0o777 == 0o600
     snap(lab, "stop", "demo")
@@ -119,8 +121,8 @@ def test_the_snapshots_are_listed_and_taken_away(lab: LabPrefix, pcihello: Path)
 
 
 @pytest.mark.parametrize("label", ["", "-x", "a b", "12", "x" * 65, "a/b"])
-def test_a_label_is_a_word(label: str) -> None:
-    with pytest.raises(UsageError, match="can't name a snapshot"):
+def test_a_label_that_qemu_could_misread_is_refused(label: str) -> None:
+    with pytest.raises(UsageError, match="is not a label for a snapshot"):
         snapshots.check_label(label)
 
 
@@ -128,19 +130,19 @@ OFFSET = 2 << 20
 
 
 def first_disk(session: qmp.Session) -> tuple[str, int]:
-    """QEMU's name of the only disk, and its size."""
+    """Returns QEMU's name of the only disk, and its size."""
     (disk,) = [one for one in session.execute("query-block") if one.get("inserted")]
     return str(disk["device"]), int(disk["inserted"]["image"]["virtual-size"])
 
 
 def fill(machine: dict[str, Any], value: int) -> None:
-    """Writes to the disk, as its guest would."""
+    """Writes to the disk as its guest would."""
     with qmp.Session(Path(machine["directory"], "qmp.sock")) as session:
         session.monitor(f'qemu-io {first_disk(session)[0]} "write -P {value} {OFFSET} 4k"')
 
 
 def content(machine: dict[str, Any], path: Path) -> bytes:
-    """What the disk has there; `path` is for a copy."""
+    """Returns the bytes of the disk at an offset; `path` is a file for a copy."""
     with qmp.Session(Path(machine["directory"], "qmp.sock")) as session:
         device, size = first_disk(session)
         with path.open("wb") as target:
@@ -155,7 +157,7 @@ def content(machine: dict[str, Any], path: Path) -> bytes:
         return copy.read(4096)
 
 
-def test_what_was_written_to_a_disk_for_a_while_goes_back_too(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
+def test_discarded_writes_to_a_disk_are_part_of_a_snapshot(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
     disk = image(lab, pcihello, tmp_path / "demo.img")
     before = hashlib.sha256(disk.read_bytes()).digest()
     machine = started(lab, disk, "--name", "demo", "--snapshot")
@@ -166,14 +168,14 @@ def test_what_was_written_to_a_disk_for_a_while_goes_back_too(lab: LabPrefix, pc
     snap(lab, "back", "demo", "one")
     assert content(machine, tmp_path / "copy") == b"\x11" * 4096
     snap(lab, "stop", "demo")
-    # Nothing of it is in the image.
+    # The image is unchanged.
     assert hashlib.sha256(disk.read_bytes()).digest() == before
 
 
-def test_a_disk_that_is_written_to_is_named(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
+def test_a_disk_with_lasting_writes_is_named(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
     disk = image(lab, pcihello, tmp_path / "demo.img")
     started(lab, disk, "--name", "demo")
-    assert f"demo writes to {disk}, which a snapshot would have to change" in refused(lab, "snap", "demo", "x")
+    assert f"demo writes to {disk}, and a snapshot would change that file" in refused(lab, "snap", "demo", "x")
     snap(lab, "stop", "demo")
     own = tmp_path / "own.qcow2"
     subprocess.run([host_tool("qemu-img"), "create", "-q", "-f", "qcow2", own, "8M"], check=True, timeout=30)
@@ -196,6 +198,6 @@ def test_a_device_that_cannot_be_saved_is_named(lab: LabPrefix, pcihello: Path) 
     assert json.loads(snap(lab, "snaps", "demo", "--json")) == []
 
 
-def test_a_machine_that_has_ended_has_none(lab: LabPrefix) -> None:
+def test_a_machine_that_has_ended_has_no_snapshots(lab: LabPrefix) -> None:
     for words in (("snap", "demo", "x"), ("back", "demo", "x"), ("snaps", "demo")):
         assert "no machine called 'demo' is running" in refused(lab, *words)

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.qemu
 
 @pytest.fixture
 def demo(lab: LabPrefix, pcihello: Path) -> dict[str, Any]:
-    """The demo, which has done its work and stands in its last loop."""
+    """The demo, which has finished its work and halts in its last loop."""
     machine = started(lab, pcihello, "--name", "demo")
     until(lambda: DONE in Path(machine["directory"], "serial.log").read_text())
     return machine
@@ -61,37 +61,37 @@ def state(machine: dict[str, Any]) -> str:
     return qmp.status(Path(machine["directory"], "qmp.sock"))
 
 
-def test_a_running_machine_is_dumped_and_runs_on(lab: LabPrefix, demo: dict[str, Any], out: Path) -> None:
+def test_a_running_machine_is_dumped_and_continues(lab: LabPrefix, demo: dict[str, Any], out: Path) -> None:
     path = out / "it's a demo.core"
     said = lab.tool("dump", "demo", "-o", path)
     assert (said.returncode, said.stderr) == (0, "")
     opening = f"open it with: rumplab debug --core {shlex.quote(str(path))}\n"
-    assert re.fullmatch(rf"demo \(running\) is in {path} \([0-9.]+ MB on disk\); {re.escape(opening)}", said.stdout)
+    assert re.fullmatch(rf"demo \(running\): wrote {path} \([0-9.]+ MB on disk\); {re.escape(opening)}", said.stdout)
     assert state(demo) == "running"
     assert path.stat().st_mode & 0o777 == 0o600
-    # 128 MiB of which most is zero.
+    # 128 MiB, mostly zeros.
     assert path.stat().st_size > 128 << 20 and path.stat().st_blocks * 512 < 16 << 20
     assert list(out.iterdir()) == [path]
     shown = debugged(lab, path, "bt", "print/x *(int *) ($physical + 0x100000)", "print/x $cr0")
     assert re.search(r"#0 .*halt \(\) at .*platform\.h:\d+\n#1 .* in main \(", shown)
-    # What makes the program Multiboot's, and paging with protection.
+    # The Multiboot magic; paging and protection in CR0.
     assert "$1 = 0x1badb002" in shown
     assert "$2 = 0x80000011" in shown
 
 
-def test_a_machine_that_waits_is_dumped_and_waits_on(lab: LabPrefix, pcihello: Path, out: Path) -> None:
+def test_a_machine_that_waits_for_a_debugger_is_dumped_and_waits_on(lab: LabPrefix, pcihello: Path, out: Path) -> None:
     machine = started(lab, pcihello, "--name", "demo", "--wait")
     path = dumped(lab, out / "demo.core")
     assert state(machine) == "prelaunch"
-    # In 16-bit mode, with the registers of what it is going to be.
+    # The processor is in 16-bit mode, but the core is of the program's class.
     assert "rip            0xfff0" in debugged(lab, path, "info registers rip")
     assert "prelaunch" in (json.loads(lab.tool("dump", "demo", "-o", path, "--json").stdout)["state"])
 
 
-def test_a_machine_that_a_debugger_holds_is_dumped(lab: LabPrefix, pcihello: Path, out: Path) -> None:
+def test_a_machine_with_an_attached_debugger_is_dumped(lab: LabPrefix, pcihello: Path, out: Path) -> None:
     started(lab, pcihello, "--name", "demo", "--wait")
     path = out / "held.core"
-    # From within the debugger, at its breakpoint.
+    # The debugger itself runs the dump, at its breakpoint.
     command = f"shell PYTHONPATH={SOURCE} {shlex.join(lab.argv('dump', 'demo', '-o', path))}"
     result = lab.tool("debug", "demo", "pci_device_found if bus == 1", "--batch", "--ex", command, "--ex", "bt")
     assert result.returncode == 0, result.stderr
@@ -101,15 +101,15 @@ def test_a_machine_that_a_debugger_holds_is_dumped(lab: LabPrefix, pcihello: Pat
 
 
 def frames(said: str) -> list[str]:
-    """The frames that GDB tells of."""
+    """Returns the lines of GDB's backtrace."""
     return re.findall("^#.*", said, re.MULTILINE)
 
 
-def test_a_compressed_one_is_small_and_opened_as_it_is(lab: LabPrefix, demo: dict[str, Any], out: Path) -> None:
+def test_a_compressed_dump_is_small_and_opens_directly(lab: LabPrefix, demo: dict[str, Any], out: Path) -> None:
     plain, packed = dumped(lab, out / "a.core"), dumped(lab, out / "b.core.gz", "--compress")
     assert packed.stat().st_size < 4 << 20
     assert "in main (" in debugged(lab, packed, "bt")
-    # Two dumps of a halted machine differ in the time that they note.
+    # Two dumps of a halted machine differ in the time in their records.
     own, other = elf.parse(plain.read_bytes()), elf.parse(gzip.decompress(packed.read_bytes()))
     assert own.loads() == other.loads()
     assert all(own.data[one.offset :][: one.size] == other.data[one.offset :][: one.size] for one in own.loads()[:1])
@@ -117,7 +117,7 @@ def test_a_compressed_one_is_small_and_opened_as_it_is(lab: LabPrefix, demo: dic
     assert refused.returncode == 2 and "unpack it with gunzip" in refused.stderr
 
 
-def test_the_note_says_what_the_machine_was(lab: LabPrefix, demo: dict[str, Any], pcihello: Path, out: Path) -> None:
+def test_the_note_describes_the_machine(lab: LabPrefix, demo: dict[str, Any], pcihello: Path, out: Path) -> None:
     said = json.loads(lab.tool("dump", "demo", "-o", out / "x", "--json").stdout)
     with core.opened(out / "x") as opened:
         record = opened.record
@@ -146,23 +146,23 @@ def test_symbols_are_found_by_their_hash(lab: LabPrefix, pcihello: Path, out: Pa
     else:
         program.unlink()
     assert "in main (" in debugged(lab, path, "bt")
-    # Another program by that name has other symbols.
+    # A different program with that name has other symbols.
     (out / "program.bin").write_bytes(b"\x7fELF something else")
     lab.component("pcihello", {"program": "/nowhere"})
     result = lab.tool("debug", "--core", path, "--batch", "--ex", "bt")
-    assert "is gone or has changed since the dump" in result.stderr and "--symbols FILE" in result.stderr
+    assert "has changed or was removed since the dump" in result.stderr and "--symbols FILE" in result.stderr
     assert "in main (" not in result.stdout
 
 
 def test_another_programs_symbols_are_refused(lab: LabPrefix, demo: dict[str, Any], pcihello: Path, out: Path) -> None:
     path = dumped(lab, out / "demo.core")
     result = lab.tool("debug", "--core", path, "--symbols", host_tool("true"), "--batch")
-    assert result.returncode == 0 and "can't be told" in result.stderr
+    assert result.returncode == 0 and "so the symbols may not match" in result.stderr
     other = build(EXAMPLE.parent / "kgdb", out / "kgdb.bin", "ARCH=amd64")
     result = lab.tool("debug", "--core", path, "--symbols", other, "--batch")
     assert result.returncode == 1
-    assert re.search(rf"{other} isn't the program that {path} is of: \d+ % of its code is in the dump", result.stderr)
-    # The same program with other symbols is not another one.
+    assert re.search(rf"{other} is not the program of {path}: \d+ % of its code is in the dump", result.stderr)
+    # The same code with other symbols is accepted.
     stripped = out / "stripped.bin"
     subprocess.run([host_tool("objcopy"), "--strip-debug", pcihello, stripped], check=True, timeout=30)
     assert "in main (" in debugged(lab, path, "bt", options=("--symbols", str(stripped)))
@@ -171,13 +171,13 @@ def test_another_programs_symbols_are_refused(lab: LabPrefix, demo: dict[str, An
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "is empty, so no dump"),
+        (b"", "is empty; dump the machine again"),
         (b"hello\n", "is not an ELF file"),
         (b"\x7fELF\x02\x01" + bytes(10), "is cut short"),
         (b"\x1f\x8b\x08\0\0\0\0\0", "is cut short or damaged"),
     ],
 )
-def test_what_is_no_dump_is_refused(lab: LabPrefix, out: Path, content: bytes, says: str) -> None:
+def test_a_file_that_is_not_a_dump_is_refused(lab: LabPrefix, out: Path, content: bytes, says: str) -> None:
     path = out / "x.core"
     path.write_bytes(content)
     result = lab.tool("debug", "--core", path, "--batch")
@@ -199,9 +199,7 @@ def test_half_a_dump_and_a_program_are_refused(lab: LabPrefix, demo: dict[str, A
     assert result.returncode == 1 and "No such file" in result.stderr
 
 
-def test_a_core_that_another_tool_has_written_is_opened(
-    lab: LabPrefix, demo: dict[str, Any], pcihello: Path, out: Path
-) -> None:
+def test_a_core_of_another_tool_is_opened(lab: LabPrefix, demo: dict[str, Any], pcihello: Path, out: Path) -> None:
     path = out / "qemu.core"
     socket = Path(demo["directory"], "qmp.sock")
     qmp.execute(socket, "dump-guest-memory", 30, {"paging": False, "protocol": f"file:{path}"})
@@ -210,7 +208,7 @@ def test_a_core_that_another_tool_has_written_is_opened(
     assert result.returncode == 0 and "names no program" in result.stderr
 
 
-def test_a_full_disk_is_told_and_leaves_the_machine_alone(lab: LabPrefix, demo: dict[str, Any], out: Path) -> None:
+def test_a_full_disk_is_reported_and_the_machine_runs_on(lab: LabPrefix, demo: dict[str, Any], out: Path) -> None:
     path = out / "demo.core"
     argv = lab.argv("dump", "demo", "-o", path)
     result = subprocess.run(
@@ -228,11 +226,11 @@ def test_a_full_disk_is_told_and_leaves_the_machine_alone(lab: LabPrefix, demo: 
     )
     assert list(out.iterdir()) == []
     assert state(demo) == "running"
-    # And nothing of the failed one is in the way.
+    # The failed dump left nothing that prevents the next one.
     dumped(lab, path)
 
 
-def test_a_place_that_cannot_be_written_is_named(lab: LabPrefix, demo: dict[str, Any], out: Path) -> None:
+def test_an_output_that_cannot_be_written_is_named(lab: LabPrefix, demo: dict[str, Any], out: Path) -> None:
     result = lab.tool("dump", "demo", "-o", out / "none" / "x.core")
     assert result.returncode == 1 and "choose another place with -o" in result.stderr
     (out / "directory").mkdir()
@@ -253,14 +251,14 @@ def test_a_core_is_not_a_machine(lab: LabPrefix, out: Path) -> None:
 
 
 class OfKgdb(Machine):
-    """A machine of tests/kgdb, which has no record."""
+    """A machine with the kernel of examples/kgdb, without a record."""
 
     @property
     def socket(self) -> Path:
         return Path(self.directory)
 
 
-def test_a_paged_kernel_is_seen_at_its_virtual_addresses(
+def test_the_dump_of_a_paged_kernel_has_its_virtual_addresses(
     kgdb_kernel: tuple[str, Path], kgdb_guests: Callable[..., Guest], out: Path
 ) -> None:
     architecture, program = kgdb_kernel
@@ -289,7 +287,7 @@ def test_a_paged_kernel_is_seen_at_its_virtual_addresses(
 
 
 class Emulator(threading.Thread):
-    """What answers QMP on a socket, and writes `content` where it is told to dump its memory."""
+    """A QMP server on a socket that writes `content` as the dump of its memory."""
 
     def __init__(self, path: Path, content: bytes) -> None:
         super().__init__(daemon=True)
@@ -321,11 +319,11 @@ class Emulator(threading.Thread):
     ("content", "says"),
     [
         (b"", "QEMU has written a dump of 0 bytes of x"),
-        (bytes(4096), "QEMU has written a dump that isn't one"),
-        (b"\x7fELF\x02\x01\x01", "QEMU has written a dump that isn't one"),
+        (bytes(4096), "QEMU has written a malformed dump"),
+        (b"\x7fELF\x02\x01\x01", "QEMU has written a malformed dump"),
     ],
 )
-def test_a_dump_that_is_none_is_told_and_leaves_nothing(out: Path, content: bytes, says: str) -> None:
+def test_a_malformed_dump_of_qemu_is_reported_and_leaves_no_file(out: Path, content: bytes, says: str) -> None:
     with tempfile.TemporaryDirectory(prefix="rl") as directory:
         control = Path(directory, "q")
         Emulator(control, content)
@@ -334,12 +332,12 @@ def test_a_dump_that_is_none_is_told_and_leaves_nothing(out: Path, content: byte
     assert list(out.iterdir()) == []
 
 
-def test_what_qemu_writes_to_the_dump_is_not_trusted(out: Path, demo: dict[str, Any], lab: LabPrefix) -> None:
-    """A core whose headers name what isn't in it is cut short, not read beyond its end."""
+def test_headers_of_qemu_that_exceed_the_file_are_reported(out: Path, demo: dict[str, Any], lab: LabPrefix) -> None:
+    """Such a core is reported as cut short, and not read beyond its end."""
     path = dumped(lab, out / "demo.core")
     content = bytearray(path.read_bytes())
     at = int.from_bytes(content[32:40], "little")
-    # The size of the first segment of memory.
+    # The size of the first PT_LOAD segment.
     content[at + 56 + 32 : at + 56 + 40] = (1 << 62).to_bytes(8, "little")
     path.write_bytes(content)
     result = lab.tool("debug", "--core", path, "--batch")
@@ -357,7 +355,7 @@ def test_what_qemu_writes_to_the_dump_is_not_trusted(out: Path, demo: dict[str, 
         {"name": None},
     ],
 )
-def test_a_note_that_nobody_wrote_is_refused(out: Path, empty_lab: LabPrefix, changed: dict[str, Any]) -> None:
+def test_a_forged_note_is_refused(out: Path, empty_lab: LabPrefix, changed: dict[str, Any]) -> None:
     said = json.dumps({**dataclasses.asdict(Record("x", program="/p", sources="/s")), **changed}).encode()
     note = elf.note_bytes(elf.Note(records.OWNER, records.KIND, said))
     content = elf.core_header(True, elf.EM_X86_64, 64 + len(note), 1) + note
@@ -366,4 +364,4 @@ def test_a_note_that_nobody_wrote_is_refused(out: Path, empty_lab: LabPrefix, ch
     empty_lab.component("gdb", {"gdb": "/bin/echo"})
     result = empty_lab.tool("debug", "--core", out / "x.core", "--batch")
     assert result.returncode == 1 and result.stdout == ""
-    assert "its note is damaged" in result.stderr or "another rumplab" in result.stderr, result.stderr
+    assert "its note of rumplab is damaged" in result.stderr or "its note has schema" in result.stderr, result.stderr

@@ -16,7 +16,7 @@ NAMES = ("main", "halt", "linux_banner", "init_top_pgt")
 
 
 def core(wide: bool) -> bytes:
-    """A core with a note and some memory."""
+    """Returns a core with a note and some memory."""
     note = elf.note_bytes(Note(b"CORE", 1, b"registers"))
     memory = b"memory"
     segments = [
@@ -29,7 +29,7 @@ def core(wide: bool) -> bytes:
 
 
 @pytest.mark.parametrize("wide", [False, True])
-def test_what_is_written_is_read(wide: bool) -> None:
+def test_a_written_core_is_read_back(wide: bool) -> None:
     found = elf.parse(core(wide))
     assert (found.wide, found.kind, found.missing()) == (wide, elf.ET_CORE, 0)
     assert found.notes() == [Note(b"CORE", 1, b"registers")]
@@ -38,41 +38,41 @@ def test_what_is_written_is_read(wide: bool) -> None:
     assert found.data[memory.offset : memory.offset + memory.size] == b"memory"
 
 
-def test_headers_further_away_than_memory_goes_are_behind_the_end() -> None:
+def test_a_header_offset_beyond_the_address_space_is_reported() -> None:
     damaged = bytearray(core(True))
     damaged[39] = 128
-    with pytest.raises(elf.Unfit, match="behind its end"):
+    with pytest.raises(elf.InvalidElf, match="behind its end"):
         elf.parse(bytes(damaged))
 
 
 @pytest.mark.parametrize("size", [0, 3, 6, 40, 63])
-def test_what_is_cut_short_is_told(size: int) -> None:
-    with pytest.raises(elf.Unfit):
+def test_a_truncated_core_is_reported(size: int) -> None:
+    with pytest.raises(elf.InvalidElf):
         elf.parse(core(True)[:size])
 
 
-def test_symbols_of_a_program_are_those_that_nm_tells(pcihello: Path) -> None:
+def test_symbols_have_the_values_that_nm_prints(pcihello: Path) -> None:
     import subprocess
 
     listed = subprocess.run([command("nm"), pcihello], capture_output=True, text=True, check=True).stdout
     known = {line.split()[2]: int(line.split()[0], 16) for line in listed.splitlines() if len(line.split()) == 3}
-    # Some of them are the ends of others' names.
+    # Some names are the ends of other names.
     names = [name for name in known if len(name) > 1]
     assert len(names) > 20
     assert elf.parse(pcihello.read_bytes()).symbols(names) == {name: known[name] for name in names}
 
 
 @pytest.mark.parametrize("content", [b"", b"text"])
-def test_a_file_that_is_none_is_told(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_elf_is_reported(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x"
     path.write_bytes(content)
-    with pytest.raises(elf.Unfit):
+    with pytest.raises(elf.InvalidElf):
         elf.read(str(path))
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_damaged_file_is_unfit_or_read_but_never_more_than_it_holds(pcihello: Path, data: st.DataObject) -> None:
+def test_a_damaged_file_is_refused_or_read_within_its_bounds(pcihello: Path, data: st.DataObject) -> None:
     whole = data.draw(st.sampled_from([core(False), core(True), pcihello.read_bytes()]))
     damaged = bytearray(whole)
     for at, value in data.draw(st.lists(st.tuples(st.integers(0, 127), st.integers(0, 255)), max_size=6)):
@@ -80,7 +80,7 @@ def test_a_damaged_file_is_unfit_or_read_but_never_more_than_it_holds(pcihello: 
     try:
         found = elf.parse(bytes(damaged[: data.draw(st.integers(0, len(damaged)))]))
         found.notes()
-    except elf.Unfit:
+    except elf.InvalidElf:
         return
     found.symbols(NAMES)
     found.missing()

@@ -16,7 +16,7 @@ LONG = paging.mode(CR0_PAGING, CR4_PAE, True)
 
 
 class Memory:
-    """Pages by their address, and tables in them."""
+    """A physical memory with page tables."""
 
     def __init__(self) -> None:
         self.pages: dict[int, bytearray] = {}
@@ -35,7 +35,7 @@ class Memory:
 
 
 def long_tables(levels: int = 4) -> Memory:
-    """The tables 1 to `levels`, the one at the top first, each the first entry of the one above it."""
+    """Makes one table on each level; the first entry of each refers to the next lower one."""
     memory = Memory()
     for level in range(1, levels):
         memory.put(level * PAGE, 0, (level + 1) * PAGE | PRESENT)
@@ -46,7 +46,7 @@ def test_without_paging_there_are_no_virtual_addresses() -> None:
     assert paging.mode(0, CR4_PAE, False) is None
 
 
-def test_pages_that_follow_one_another_are_one_run() -> None:
+def test_consecutive_pages_are_one_run() -> None:
     memory = long_tables()
     for at in (3, 4, 5, 9):
         memory.put(4 * PAGE, at, (0x100 + at) * PAGE | PRESENT)
@@ -58,20 +58,20 @@ def test_pages_that_follow_one_another_are_one_run() -> None:
     ]
 
 
-def test_what_is_not_present_is_not_mapped() -> None:
+def test_an_entry_that_is_not_present_maps_nothing() -> None:
     memory = long_tables()
     memory.put(4 * PAGE, 3, 0x103 * PAGE)
     assert memory.runs(LONG, PAGE) == []
 
 
-def test_the_upper_half_has_the_sign_in_its_upper_bits() -> None:
+def test_addresses_in_the_upper_half_are_sign_extended() -> None:
     memory = long_tables()
     memory.put(PAGE, 511, 2 * PAGE | PRESENT)
     memory.put(3 * PAGE, 1, 4 * MIB | LARGE | PRESENT)
     assert Run(0xFFFF_FF80_0020_0000, 4 * MIB, 2 * MIB) in memory.runs(LONG, PAGE)
 
 
-def test_five_levels_reach_further() -> None:
+def test_five_levels_map_57_bits() -> None:
     mode = paging.mode(CR0_PAGING, CR4_PAE | CR4_FIVE, True)
     memory = long_tables(5)
     memory.put(PAGE, 511, 2 * PAGE | PRESENT)
@@ -79,10 +79,10 @@ def test_five_levels_reach_further() -> None:
     assert memory.runs(mode, PAGE) == [Run(0, 0x900 * PAGE, PAGE), Run(0xFFFF << 48, 0x900 * PAGE, PAGE)]
 
 
-def test_bits_that_are_no_address_are_left_out() -> None:
+def test_flag_bits_are_not_part_of_an_address() -> None:
     memory = long_tables()
     memory.put(4 * PAGE, 0, 1 << 63 | 0x103 * PAGE | 0xE00 | PRESENT)
-    # Bit 12 of a large page is the memory's type.
+    # Bit 12 of a large page is PAT.
     memory.put(3 * PAGE, 1, 6 * MIB | 1 << 12 | LARGE | PRESENT)
     assert memory.runs(LONG, PAGE) == [Run(0, 0x103 * PAGE, PAGE), Run(2 * MIB, 6 * MIB, 2 * MIB)]
 
@@ -96,7 +96,7 @@ def test_tables_of_i386() -> None:
     memory.put(PAGE, 1, 8 * MIB | 1 << 13 | LARGE | PRESENT, 4)
     expected = [Run(4 * MIB, (4 << 30) + 8 * MIB, 4 * MIB), Run(0xC000_1000, 0x55 * PAGE, PAGE)]
     assert memory.runs(mode, PAGE) == expected
-    # Without the extension the bit means nothing, and the table isn't there.
+    # Without CR4.PSE, the bit is ignored, and the entry refers to a table that doesn't exist.
     assert memory.runs(paging.mode(CR0_PAGING, 0, False), PAGE) == expected[1:]
 
 
@@ -113,7 +113,7 @@ def test_tables_of_i386_with_pae() -> None:
     ]
 
 
-def test_a_table_that_is_shared_without_end_is_taken_a_few_times() -> None:
+def test_a_table_that_is_shared_many_times_is_followed_a_few_times() -> None:
     memory = long_tables()
     for at in range(512):
         memory.put(2 * PAGE, at, 3 * PAGE | PRESENT)
@@ -122,7 +122,7 @@ def test_a_table_that_is_shared_without_end_is_taken_a_few_times() -> None:
     assert len(memory.runs(LONG, PAGE)) == 512 * paging.MOST_VISITS
 
 
-def test_a_table_that_is_its_own_ends() -> None:
+def test_a_table_that_refers_to_itself_ends() -> None:
     memory = Memory()
     for at in range(512):
         memory.put(PAGE, at, PAGE | PRESENT)
@@ -130,7 +130,7 @@ def test_a_table_that_is_its_own_ends() -> None:
     assert len(walk.runs) <= paging.MOST_RUNS + 1
 
 
-def test_more_than_a_core_can_list_is_cut_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_mappings_are_cut_and_marked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paging, "MOST_RUNS", 10)
     memory = long_tables()
     for at in range(0, 512, 2):
@@ -143,7 +143,7 @@ RUNS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(1,
 
 
 def apart(runs: list[tuple[int, int, int]]) -> list[Run]:
-    """Those of `runs` that overlap none before them."""
+    """Returns the runs that overlap no earlier one."""
     taken: set[int] = set()
     found = []
     for virtual, physical, size in runs:
@@ -161,8 +161,6 @@ def mapping(runs: list[Run]) -> dict[int, int]:
 
 
 @given(RUNS, RUNS)
-def test_of_two_tables_the_first_one_counts(
-    first: list[tuple[int, int, int]], others: list[tuple[int, int, int]]
-) -> None:
+def test_the_first_of_two_tables_wins(first: list[tuple[int, int, int]], others: list[tuple[int, int, int]]) -> None:
     one, other = apart(first), apart(others)
     assert mapping(paging.joined(one, other)) == {**mapping(other), **mapping(one)}

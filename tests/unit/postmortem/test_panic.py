@@ -1,4 +1,4 @@
-"""What is done when a guest fails, by real machines that do."""
+"""Machines whose guests fail, under --on-panic."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rumplab.cli import main
 from rumplab.host import process
 from rumplab.machine import qmp
 from rumplab.machine.registry import Machine
-from rumplab.postmortem import panic, wishes
+from rumplab.postmortem import panic, panic_policy
 
 DUMP_LINE = "dump: {}; open it with: rumplab debug --core {}\n"
 
@@ -40,7 +40,7 @@ def failing(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ran(
     lab: LabPrefix, out: Path, program: Path, how: str, *options: str, actions: str = "dump"
 ) -> subprocess.CompletedProcess[str]:
-    """The program, failing by `how`, on a terminal's place, in the directory `out`."""
+    """Runs the program, which fails in the way `how`, in the directory `out`."""
     argv = lab.argv("run", program, "--accel", "tcg", "--args", how, "--on-panic", actions, *options)
     return subprocess.run(
         argv,
@@ -58,21 +58,21 @@ def ran(
 @pytest.mark.parametrize(
     ("how", "options", "cause"),
     [
-        ("p", (), "it told pvpanic of a panic"),
+        ("p", (), "it reported a panic to pvpanic"),
         ("e", ("--exit-device",), "it ended with status 35"),
-        ("t", (), "the processor was reset, as by a triple fault"),
+        ("t", (), "the processor was reset, for example by a triple fault"),
         ("r", (), "the processor was reset"),
-        ("c", ("--panic-pattern", "^panic: .*bananas"), "its console said: panic: no more bananas"),
+        ("c", ("--panic-pattern", "^panic: .*bananas"), "its console printed: panic: no more bananas"),
     ],
 )
 def test_a_failure_is_dumped_and_traced(
     lab: LabPrefix, out: Path, failing: Path, how: str, options: tuple[str, ...], cause: str
 ) -> None:
     result = ran(lab, out, failing, how, *options)
-    assert result.returncode == wishes.FAILED, result.stderr
+    assert result.returncode == panic_policy.FAILED, result.stderr
     assert "ready" in result.stdout
     assert f"failing has failed: {cause}" in result.stderr
-    # The place, by its symbols, down to main.
+    # The trace from the failing function to main, with symbols.
     assert re.search(
         r"^#\d+ .*\bfail \(how=.*\n(#.*\n)*#\d+ .*\bwork .*\n#\d+ .*\bmain \(", result.stderr, re.MULTILINE
     )
@@ -82,13 +82,13 @@ def test_a_failure_is_dumped_and_traced(
     assert re.search(r"#\d+ .*\bmain \(", again.stdout), again.stderr
     assert lab.machines() == []
     if how == "t":
-        # Where it happened, not somewhere in the BIOS.
+        # The trace is of the failing instruction, not of the BIOS after the reset.
         assert "ud2" in result.stderr
 
 
 @pytest.mark.qemu
 @pytest.mark.parametrize(("how", "options", "code"), [("g", ("--exit-device",), 33), ("o", (), 0)])
-def test_a_good_end_is_no_failure(
+def test_a_successful_end_is_not_a_failure(
     lab: LabPrefix, out: Path, failing: Path, how: str, options: tuple[str, ...], code: int
 ) -> None:
     result = ran(lab, out, failing, how, *options)
@@ -97,9 +97,9 @@ def test_a_good_end_is_no_failure(
 
 
 @pytest.mark.qemu
-def test_another_status_can_be_the_good_one(lab: LabPrefix, out: Path, failing: Path) -> None:
+def test_success_sets_the_status_that_is_not_a_failure(lab: LabPrefix, out: Path, failing: Path) -> None:
     assert ran(lab, out, failing, "e", "--exit-device", "--success", "35").returncode == 35
-    assert ran(lab, out, failing, "g", "--exit-device", "--success", "35").returncode == wishes.FAILED
+    assert ran(lab, out, failing, "g", "--exit-device", "--success", "35").returncode == panic_policy.FAILED
 
 
 @pytest.mark.qemu
@@ -112,16 +112,16 @@ def test_an_earlier_dump_is_kept(lab: LabPrefix, out: Path, failing: Path) -> No
 
 
 @pytest.mark.qemu
-def test_a_script_looks_at_the_dump(lab: LabPrefix, out: Path, failing: Path) -> None:
+def test_a_script_runs_on_the_dump(lab: LabPrefix, out: Path, failing: Path) -> None:
     script = out / "look.gdb"
     script.write_text('up 3\nprintf "it was told %s\\n", (char *) (unsigned long) info->command_line\n')
     result = ran(lab, out, failing, "p", actions=f"script:{script}")
-    assert result.returncode == wishes.FAILED
+    assert result.returncode == panic_policy.FAILED
     assert re.search(r"it was told .*failing\.bin p\n", result.stderr), result.stderr
 
 
 @pytest.mark.qemu
-def test_a_dump_that_cannot_be_written_is_told_and_the_status_stays(lab: LabPrefix, out: Path, failing: Path) -> None:
+def test_a_failed_dump_is_reported_and_the_status_stays(lab: LabPrefix, out: Path, failing: Path) -> None:
     directory = out / "gone"
     directory.mkdir()
     argv = lab.argv("run", failing, "--accel", "tcg", "--args", "p", "--on-panic", "dump", "--wait")
@@ -133,24 +133,24 @@ def test_a_dump_that_cannot_be_written_is_told_and_the_status_stays(lab: LabPref
         until(lambda: bool(lab.machines()) and not lab.machines()[0]["state"].startswith("starting"))
         lab.tool("debug", "failing", "--batch")
         _, said = child.communicate(timeout=60)
-    assert child.returncode == wishes.FAILED
+    assert child.returncode == panic_policy.FAILED
     assert b"no dump: " in said and b"gone" in said
 
 
 @pytest.mark.qemu
-def test_a_debugger_that_does_not_run_keeps_no_dump_back(lab: LabPrefix, out: Path, failing: Path) -> None:
+def test_a_dump_is_written_even_if_the_debugger_does_not_run(lab: LabPrefix, out: Path, failing: Path) -> None:
     broken = out / "gdb"
     broken.write_text("#!/nonexistent/interpreter\n")
     broken.chmod(0o755)
     lab.component("gdb", {"gdb": str(broken)})
     result = ran(lab, out, failing, "p")
-    assert result.returncode == wishes.FAILED
+    assert result.returncode == panic_policy.FAILED
     assert "no trace: " in result.stderr and "Traceback" not in result.stderr
     assert (out / "failing.core").stat().st_size > 128 << 20
 
 
 @pytest.mark.qemu
-def test_a_machine_whose_log_is_taken_away_is_ended_and_not_left_standing(
+def test_a_machine_whose_log_cannot_be_read_is_ended(
     lab: LabPrefix, out: Path, failing: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: Path, pattern: str | None) -> panic.Console:
@@ -161,12 +161,12 @@ def test_a_machine_whose_log_is_taken_away_is_ended_and_not_left_standing(
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(out)
     words = ["run", str(failing), "--accel", "tcg", "--on-panic", "dump", "--console", "serial"]
-    assert main.main(words) == wishes.FAILED
+    assert main.main(words) == panic_policy.FAILED
     assert lab.machines() == []
 
 
 @pytest.mark.qemu
-def test_a_machine_can_be_left_where_it_failed(lab: LabPrefix, out: Path, failing: Path) -> None:
+def test_stop_leaves_the_machine_where_it_failed(lab: LabPrefix, out: Path, failing: Path) -> None:
     argv = lab.argv("run", failing, "--accel", "tcg", "--args", "p", "--on-panic", "stop")
     with subprocess.Popen(
         argv, env=lab.environment, cwd=out, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -176,13 +176,13 @@ def test_a_machine_can_be_left_where_it_failed(lab: LabPrefix, out: Path, failin
         assert re.search(r"#\d+ .*\bfail \(how=", shown.stdout), shown.stderr
         assert lab.tool("stop", "failing").returncode == 0
         _, said = child.communicate(timeout=30)
-    assert child.returncode == wishes.FAILED
-    assert b"it stands still there; attach with: rumplab debug failing" in said
+    assert child.returncode == panic_policy.FAILED
+    assert b"the machine is stopped there; attach with: rumplab debug failing" in said
     assert list(out.iterdir()) == []
 
 
 @pytest.mark.qemu
-def test_a_machine_in_the_background_is_attended_to(lab: LabPrefix, out: Path, failing: Path) -> None:
+def test_a_machine_in_the_background_is_watched(lab: LabPrefix, out: Path, failing: Path) -> None:
     argv = lab.argv("run", failing, "--accel", "tcg", "--args", "c", "--detach", "--on-panic", "dump")
     argv += ["--panic-pattern", "^panic"]
     result = subprocess.run(argv, env=lab.environment, cwd=out, capture_output=True, text=True, timeout=60, check=False)
@@ -190,7 +190,7 @@ def test_a_machine_in_the_background_is_attended_to(lab: LabPrefix, out: Path, f
     until(lambda: (out / "failing.core").exists() and not lab.machines(), 60)
     told = lab.tool("logs", "failing")
     assert "panic: no more bananas" in told.stdout
-    assert re.search(r"rumplab logs: failing has failed: its console said: panic: no more .*; more in /", told.stderr)
+    assert re.search(r"rumplab logs: failing has failed: its console printed: panic: no .*; more in /", told.stderr)
     report = Path(told.stderr.rpartition("more in ")[2].strip()).read_text()
     assert re.search(r"^#\d+ .*\bmain \(", report, re.MULTILINE)
 
@@ -202,17 +202,17 @@ def test_a_machine_that_is_stopped_by_its_user_has_not_failed(lab: LabPrefix, ou
     assert result.returncode == 0, result.stderr
     (machine,) = lab.machines()
     until(lambda: "ready" in Path(machine["directory"], "serial.log").read_text())
-    attendants = attending(machine)
+    watchers = watching(machine)
     assert lab.tool("stop", "failing").returncode == 0
     assert gone(machine)
-    until(lambda: not any(process.started(pid) for pid in attendants), 10)
+    until(lambda: not any(process.started(pid) for pid in watchers), 10)
     assert "failed" not in lab.tool("logs", "failing").stderr
     assert list(out.iterdir()) == []
 
 
-def attending(machine: dict[str, Any]) -> list[int]:
-    """The processes that attend to the machine."""
-    found = [int(path.name) for path in Path("/proc").glob("[0-9]*") if words(path)[-2:] == ["attend", machine["name"]]]
+def watching(machine: dict[str, Any]) -> list[int]:
+    """Returns the IDs of the processes that watch the machine."""
+    found = [int(path.name) for path in Path("/proc").glob("[0-9]*") if words(path)[-2:] == ["watch", machine["name"]]]
     assert found
     return found
 
@@ -243,33 +243,33 @@ def test_the_debugger_opens_on_the_terminal(lab: LabPrefix, out: Path, failing: 
             if b"(gdb) " in seen and not typed:
                 os.write(ours, b"up\nquit\n")
                 typed = True
-        assert child.wait(10) == wishes.FAILED, seen
-    assert b"failing has failed: it told pvpanic of a panic" in seen
+        assert child.wait(10) == panic_policy.FAILED, seen
+    assert b"failing has failed: it reported a panic to pvpanic" in seen
     os.close(ours)
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--on-panic", "explode"), "'explode' is no action; use dump, debug, stop and script:FILE"),
-        (("--on-panic", "dump,"), "'' is no action"),
-        (("--on-panic", "script:"), "'script:' is no action"),
+        (("--on-panic", "explode"), "'explode' is not an action; use dump, debug, stop and script:FILE"),
+        (("--on-panic", "dump,"), "'' is not an action"),
+        (("--on-panic", "script:"), "'script:' is not an action"),
         (("--on-panic", "script:a,script:b"), "only one script can be given"),
         (("--on-panic", "dump", "--panic-pattern", "("), "'(' is not a regular expression"),
-        (("--on-panic", "dump", "--panic-pattern", ".*"), "'.*' matches every line, so that each machine would fail"),
+        (("--on-panic", "dump", "--panic-pattern", ".*"), "'.*' matches every line, so each machine would fail"),
         (("--panic-pattern", "x"), "--panic-pattern goes with --on-panic"),
-        (("--on-panic", "debug"), "opens the debugger on this terminal, and there is none"),
+        (("--on-panic", "debug"), "opens GDB on this terminal, and there is none"),
         (("--on-panic", "dump", "--success", "33"), "--success goes with --on-panic and --exit-device"),
-        (("--on-panic", "dump", "--exit-device", "--success", "32"), "'32' is no status that --exit-device gives"),
+        (("--on-panic", "dump", "--exit-device", "--success", "32"), "'32' is not a status of --exit-device"),
     ],
 )
-def test_what_contradicts_itself_is_refused(lab: LabPrefix, pcihello: Path, words: tuple[str, ...], says: str) -> None:
+def test_contradicting_options_are_refused(lab: LabPrefix, pcihello: Path, words: tuple[str, ...], says: str) -> None:
     result = lab.tool("run", pcihello, *words)
     assert result.returncode == 2 and says in result.stderr, result.stderr
     assert lab.machines() == []
 
 
-def test_a_script_that_is_not_there_is_named_before_anything_runs(lab: LabPrefix, pcihello: Path) -> None:
+def test_a_missing_script_is_named_before_the_machine_starts(lab: LabPrefix, pcihello: Path) -> None:
     result = lab.tool("run", pcihello, "--on-panic", "script:/nowhere/x.gdb")
     assert result.returncode == 1 and "/nowhere/x.gdb: no such file" in result.stderr
 
@@ -277,37 +277,37 @@ def test_a_script_that_is_not_there_is_named_before_anything_runs(lab: LabPrefix
 @pytest.mark.qemu
 def test_a_pattern_that_matches_at_once_is_a_failure_at_once(lab: LabPrefix, out: Path, failing: Path) -> None:
     result = ran(lab, out, failing, "x", "--panic-pattern", "r?eady|SeaBIOS")
-    assert result.returncode == wishes.FAILED
-    assert "failing has failed: its console said: " in result.stderr
+    assert result.returncode == panic_policy.FAILED
+    assert "failing has failed: its console printed: " in result.stderr
 
 
-def test_a_socket_that_is_there_before_somebody_listens_is_waited_for() -> None:
+def test_the_watcher_waits_until_qemu_listens_on_its_socket() -> None:
     with tempfile.TemporaryDirectory(prefix="rl") as directory:
         token = process.started(os.getpid()) or ""
         machine = Machine(name="x", directory=directory, pid=os.getpid(), token=token)
         server = socket.socket(socket.AF_UNIX)
-        server.bind(str(machine.path / wishes.SOCKET))
+        server.bind(str(machine.path / panic_policy.SOCKET))
         threading.Timer(0.3, server.listen).start()
         session = panic.first_session(machine)
         session.__exit__()
         server.close()
-        # And the end of the machine isn't.
+        # If the machine has ended, it doesn't wait.
         with pytest.raises(qmp.QmpError):
             panic.first_session(replace(machine, token="another life"))
 
 
-def test_who_was_started_without_it_has_no_attendant(lab: LabPrefix, pcihello: Path) -> None:
+def test_a_machine_without_on_panic_is_not_watched(lab: LabPrefix, pcihello: Path) -> None:
     assert lab.tool("run", pcihello, "--detach", "--wait", "--accel", "tcg").returncode == 0
-    result = lab.tool("attend", "pcihello")
+    result = lab.tool("watch", "pcihello")
     assert result.returncode == 1 and "was started without --on-panic" in result.stderr
     assert qmp.status(Path(lab.machines()[0]["directory"], "qmp.sock")) == "prelaunch"
 
 
-def test_a_guest_cannot_command_the_terminal_by_what_it_says() -> None:
+def test_control_characters_of_a_guest_do_not_reach_the_terminal() -> None:
     assert panic.printable("panic: \x1b[2J\x07 \u2026 ok") == "panic: ?[2J? \u2026 ok"
 
 
-def test_lines_are_matched_as_they_come(tmp_path: Path) -> None:
+def test_lines_are_matched_while_the_log_grows(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_bytes(b"one\r\ntw")
     console = panic.Console(log, "^two$")
@@ -319,7 +319,7 @@ def test_lines_are_matched_as_they_come(tmp_path: Path) -> None:
     console.close()
 
 
-def test_a_flood_without_a_line_feed_is_bounded(tmp_path: Path) -> None:
+def test_output_without_a_line_feed_takes_bounded_memory(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_bytes(b"x" * (3 << 20) + b"end")
     console = panic.Console(log, "end$")

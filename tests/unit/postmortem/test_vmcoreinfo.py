@@ -20,15 +20,15 @@ def found(memory: bytes, physical: int = 0) -> bytes | None:
     return vmcoreinfo.find(memoryview(memory), [(0, physical, len(memory))])
 
 
-def test_it_is_found_where_a_page_begins_with_it() -> None:
+def test_the_text_is_found_at_the_beginning_of_a_page() -> None:
     memory = bytearray(4 * PAGE)
     memory[2 * PAGE : 2 * PAGE + len(TEXT)] = TEXT
     assert found(bytes(memory)) == TEXT
-    # QEMU's file doesn't begin its pages at pages of its own.
+    # In QEMU's file, pages of memory aren't aligned to pages of the file.
     assert found(b"header" + bytes(memory), -6 % PAGE) == TEXT
 
 
-def test_it_is_found_as_a_note_too() -> None:
+def test_the_text_is_found_in_a_note_too() -> None:
     note = elf.note_bytes(Note(b"VMCOREINFO", 0, TEXT))
     assert found(note.ljust(PAGE, b"\0")) == TEXT
 
@@ -43,21 +43,21 @@ def test_it_is_found_as_a_note_too() -> None:
         b"OSRELEASE=%s\n\0",
     ],
 )
-def test_what_only_looks_like_it_is_not_taken(memory: bytes) -> None:
+def test_a_text_that_only_looks_like_it_is_ignored(memory: bytes) -> None:
     assert found(memory.ljust(PAGE, b"\0")) is None
 
 
-def test_a_copy_that_is_none_does_not_hide_the_real_one() -> None:
+def test_an_incomplete_copy_does_not_hide_the_real_text() -> None:
     assert found(b"OSRELEASE=6\n".ljust(PAGE, b"\0") + TEXT) == TEXT
 
 
-def test_the_kernels_own_tables_are_where_it_lies_physically() -> None:
+def test_the_address_of_the_kernels_tables_is_physical() -> None:
     assert vmcoreinfo.kernel_tables(TEXT) == 0x2A10000 - 270532608
     assert vmcoreinfo.kernel_tables(TEXT.replace(b"ffffffff82a10000", b"1000")) is None
     assert vmcoreinfo.kernel_tables(b"OSRELEASE=6\n") is None
 
 
-def test_a_kernel_that_chose_its_place_has_its_symbols_moved() -> None:
+def test_the_symbols_of_a_kernel_with_kaslr_are_moved() -> None:
     offset = vmcoreinfo.offset([Note(b"CORE", 1, b""), vmcoreinfo.note(TEXT)])
     assert offset == 0x15600000
     assert debugger.symbols("/a b/vmlinux", offset) == 'symbol-file -o 0x15600000 "/a b/vmlinux"'
@@ -65,12 +65,12 @@ def test_a_kernel_that_chose_its_place_has_its_symbols_moved() -> None:
     assert vmcoreinfo.offset([]) == 0
 
 
-# A table of sections of these: none, strings, symbols, notes.
+# The sections of the file: none, strings, symbols, notes.
 BANNER, TABLE, BASE = 0xFFFFFFFF81629E60, 0xFFFFFFFF8181D000, 0xFFFFFFFF81824010
 
 
 def kernel(names: dict[str, int]) -> elf.Elf:
-    """An ELF file with these symbols, and a build id."""
+    """Returns an ELF file with these symbols and a build ID."""
     strings = b"\0" + b"\0".join(name.encode() for name in names) + b"\0"
     symbols = b"".join(
         struct.pack("<IBBHQQ", strings.index(b"\0" + name.encode() + b"\0") + 1, 0, 0, 1, value, 0)
@@ -99,7 +99,7 @@ def read(address: int, size: int) -> bytes | None:
     )
 
 
-def test_one_is_made_of_the_symbols_of_a_kernel_that_has_none() -> None:
+def test_the_text_is_made_from_symbols_if_the_kernel_has_none() -> None:
     names = {"linux_banner": BANNER, "init_top_pgt": TABLE, "phys_base": BASE, "init_uts_ns": 0x10}
     made = vmcoreinfo.made(kernel(names), read)
     assert made is not None
@@ -115,8 +115,8 @@ def test_one_is_made_of_the_symbols_of_a_kernel_that_has_none() -> None:
     assert found(made.ljust(PAGE, b"\0")) == made
 
 
-def test_none_is_made_of_what_is_no_linux_or_is_elsewhere() -> None:
+def test_no_text_is_made_for_another_kernel_or_another_address() -> None:
     assert vmcoreinfo.made(kernel({"msgbufp": 1}), read) is None
     assert vmcoreinfo.made(kernel({"linux_banner": BANNER}), read) is None
-    # It isn't where its symbols say.
+    # The kernel isn't at the address in its symbols.
     assert vmcoreinfo.made(kernel({"linux_banner": BANNER + 16, "init_top_pgt": TABLE}), read) is None

@@ -161,7 +161,7 @@ def invocations(place: Path, helps: bool = True) -> list[list[str]]:
         ["relay", str(place / "absent.sock")],
         *(["logs", "nobody"], ["stop", "--all"], ["stop", "nobody"], ["debug"], ["debug", "nobody", "main"]),
         ["debug", "--vmware", str(place / "www")],
-        *(["debug", "--core", program], ["debug", "--core", str(place / "absent")], ["attend", "nobody"]),
+        *(["debug", "--core", program], ["debug", "--core", str(place / "absent")], ["watch", "nobody"]),
         *(["dump", "nobody", "-o", str(place / f"{own}.core")], ["run", program, "--on-panic", "nonsense"]),
         *(["snap", "nobody", "x"], ["snaps", "nobody"], ["snaps", "nobody", "--json"], ["back", "nobody", "x"]),
         ["export", image, "--vmware", str(place / f"{own}.vm"), "--json"],

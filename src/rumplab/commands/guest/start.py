@@ -23,7 +23,7 @@ from rumplab.machine import accel, launch, macs, nics, sandbox
 from rumplab.machine.qemu_argv import Spec, check_extra
 from rumplab.machine.registry import Machine, Machines, addressed, open_machines
 from rumplab.network import attachment
-from rumplab.postmortem import wishes as panic_wishes
+from rumplab.postmortem import panic_policy
 
 EPILOG = """\
 'rumplab guest console NAME' connects to its console, 'rumplab logs NAME' prints what the console has shown. When the
@@ -137,7 +137,7 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     check_usage(args)
     check_extra(args.extra)
     lab = config.load()
-    wishes = panic_options.wishes(args, lab, detached=True)
+    policy = panic_options.policy(args, lab, detached=True)
     guests, machines = open_guests(lab), open_machines(lab)
     guest = guests.find(args.name)
     component = lab.component("qemu")
@@ -180,17 +180,17 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
             machines.retire(machine)
             raise
         spec = replace(spec, stub=machine.stub, nics=machine.nics, link=link)
-        if wishes is not None:
-            panic_wishes.record(machine, wishes)
-            # Who attends to it lets it go.
-            spec = replace(spec, wait=True, extra=(*panic_wishes.argv(machine, wishes), *spec.extra))
+        if policy is not None:
+            panic_policy.record(machine, policy)
+            # The watcher continues the machine.
+            spec = replace(spec, wait=True, extra=(*panic_policy.argv(machine, policy), *spec.extra))
         argv = [*hardware.machine_argv(spec, guest, kernel, plan.disk), *hardware.running_argv(machine), *spec.extra]
         running_machine = launch.detached(machines, machine, argv, link.taps if link else ())
-    if running_machine is not None and wishes is not None:
-        # Only here: few starts need it.
+    if running_machine is not None and policy is not None:
+        # Imported only here, since most starts don't need it.
         from rumplab.postmortem import panic
 
-        panic.in_background(running_machine, wishes)
+        panic.watch_in_background(running_machine, policy)
     if running_machine is None:
         raise RumplabError(f"{guest.name} has ended already; read its console with: rumplab logs {guest.name}")
     print(report(guest, running_machine, args))

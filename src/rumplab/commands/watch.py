@@ -1,4 +1,4 @@
-"""``rumplab attend NAME``: waits for a machine in the background to fail; ``--on-panic`` starts it."""
+"""``rumplab watch NAME``: watches a machine in the background until it fails or ends; ``--on-panic`` starts it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 from rumplab.lab import config
 from rumplab.machine.registry import open_machines
-from rumplab.postmortem import panic, wishes
+from rumplab.postmortem import panic, panic_policy
 
 EPILOG = """\
 examples:
@@ -21,9 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     lab = config.load()
     machine = open_machines(lab).find(args.name)
-    outcome = panic.Attendant(lab, machine, wishes.recorded(machine), tell).attend()
-    return wishes.FAILED if outcome.cause else outcome.code
+    outcome = panic.Watcher(lab, machine, panic_policy.recorded(machine), print_report).watch()
+    return panic_policy.FAILED if outcome.cause else outcome.code
 
 
-def tell(report: str) -> None:
+def print_report(report: str) -> None:
     print(report, flush=True)
