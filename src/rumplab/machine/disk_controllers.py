@@ -83,13 +83,18 @@ def check(disks: Sequence[Disk]) -> None:
             )
 
 
-def argv(disks: Sequence[Disk], boots: bool) -> list[str]:
-    """QEMU's options for `disks`. With `boots` the firmware boots the first, whatever the others hold."""
+def argv(disks: Sequence[Disk], boots: bool, logged: bool = False) -> list[str]:
+    """QEMU's options for `disks`. With `boots` the firmware boots the first, whatever the others hold. With `logged`,
+    the order in which requests end goes through QEMU's log of the run."""
     words: list[str] = []
     adapters: dict[str, str] = {}
     for number, disk in enumerate(disks):
         name = f"disk{number}"
-        words += ["-drive", drive(disk, name)]
+        if logged:
+            words += ["-drive", drive(disk, f"{name}-file")]
+            words += ["-drive", f"driver=blkreplay,if=none,image={name}-file,id={name}"]
+        else:
+            words += ["-drive", drive(disk, name)]
         controller = CONTROLLERS[disk.bus]
         if controller.host and disk.bus not in adapters:
             adapters[disk.bus] = f"scsi{len(adapters)}"

@@ -23,7 +23,8 @@ EXIT_PORT = 0xF4
 class Spec:
     """What the machine is to be. Exactly one of `image` and `program` is a path. `link` is for the bridge, `initrd` a
     program's module, `drives` are further disks. `display` shows the VGA card, where there is one. The debug stub is on
-    the TCP port `gdb_port`, or the socket `stub`, or there is none. `sandbox` is what -sandbox says, if anything."""
+    the TCP port `gdb_port`, or the socket `stub`, or there is none. `sandbox` is what -sandbox says, if anything.
+    `icount` is what -icount says where QEMU writes a log of the run or repeats one."""
 
     qemu: str
     accel: str
@@ -46,6 +47,7 @@ class Spec:
     pci_bridge: bool = True
     wait: bool = False
     exit_device: bool = False
+    icount: str | None = None
     extra: tuple[str, ...] = ()
 
     @property
@@ -72,6 +74,7 @@ def machine_argv(spec: Spec) -> list[str]:
     argv = [spec.qemu, "-machine", f"pc,accel={spec.accel}", "-m", spec.memory, "-display", spec.display]
     argv += [] if spec.vga else ["-vga", "none"]
     argv += nics.argv(spec.nics, spec.link, spec.pci_bridge)
+    argv += ["-icount", spec.icount, *nics.logged(spec.nics)] if spec.icount else []
     argv += stub_argv(spec)
     argv += ["-sandbox", spec.sandbox] if spec.sandbox else []
     if spec.wait:
@@ -97,7 +100,7 @@ def boot_argv(spec: Spec) -> list[str]:
         argv += ["-kernel", spec.program]
         argv += ["-append", spec.arguments] if spec.arguments else []
         argv += ["-initrd", spec.initrd] if spec.initrd else []
-    return argv + disk_controllers.argv(spec.disks, boots=spec.image is not None)
+    return argv + disk_controllers.argv(spec.disks, boots=spec.image is not None, logged=spec.icount is not None)
 
 
 def foreground_argv(log: str) -> list[str]:
