@@ -95,15 +95,15 @@ def nic(text: str) -> Wish:
     return wish
 
 
-def cards(args: argparse.Namespace, platform: str) -> tuple[Nic, ...]:
-    """The cards that the command line asks for. UsageError for contradictions.
+def cards(args: argparse.Namespace, platform: str, model: str = Wish.model) -> tuple[Nic, ...]:
+    """The cards that the command line asks for, one of `model` where it doesn't say. UsageError for contradictions.
 
     A card on the bridge has no address yet if none is given: it depends on the machines that run.
     """
     if args.net == NONE:
         refuse_without_card(args)
         return ()
-    wishes = args.nic or [Wish()]
+    wishes = args.nic or [Wish(model)]
     if args.mac and wishes[0].mac:
         raise UsageError("--mac and the first --nic both give an address; use one of them")
     if len(wishes) > nics.MOST:

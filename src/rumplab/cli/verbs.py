@@ -14,6 +14,8 @@ VERBS = {
     "type": "type on a machine's keyboard",
     "stop": "end a machine",
     "debug": "attach the debugger to a machine, its symbols loaded",
+    "recording": "recordings of runs: list, show, verify, remove, pack, unpack",
+    "replay": "repeat a recorded run",
     "guest": "NetBSD guests: create, start, console, break, debug, stop",
     "ipkdb": "debug a NetBSD kernel over Ethernet with today's GDB (IPKDB)",
     "net": "the lab's own bridge for guests: bring it up, take it down, look at it",

@@ -7,7 +7,7 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,11 @@ from rumplab.machine import accel, boot_media, consoles, disk_controllers, launc
 from rumplab.machine.disk_controllers import Disk
 from rumplab.machine.registry import Machine, Machines, addressed, base_name, check_name, open_machines
 from rumplab.network import attachment
+from rumplab.network.attachment import Attachment
+from rumplab.recording import devices, ending, making, store
+from rumplab.recording import record as recordings
+from rumplab.recording.emulator import identify
+from rumplab.recording.making import Wanted
 
 EPILOG = """\
 The machine: a PC with an e1000 (54:54:00:55:55:55) behind a PCI bridge, user network 192.168.76.0/24, and a debug stub
@@ -43,6 +48,7 @@ examples:
   rumplab run hello.img --forward 8080:80     the guest's port 80 on 127.0.0.1:8080
   rumplab run hello.img --net bridge --nic e1000 --nic e1000,net=user
   rumplab run hello.img --dry-run             print the command instead
+  rumplab run hello.img --record              and repeat it: see 'rumplab replay' and 'rumplab recording'
   rumplab run hello.img -- -smp 2             more arguments for QEMU
 """
 TAKES_EXTRA = True
@@ -100,6 +106,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--exit-device",
         action="store_true",
         help="let the guest end QEMU: a byte v written to port 0xf4 is status 2v+1",
+    )
+    parser.add_argument(
+        "--record",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="record the run, to repeat it: in a new directory DIR, or among your recordings; the default card is a"
+        f" {devices.DEFAULT_NIC} then",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the QEMU command and do nothing")
     network_options.add_arguments(parser)
@@ -214,7 +228,8 @@ def command(spec: qemu_argv.Spec, detach: bool, module: tuple[str, bytes] | None
 
 
 def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
-    cards = network_options.cards(args, platform)
+    recording = args.record is not None
+    cards = network_options.cards(args, platform, devices.DEFAULT_NIC if recording else nics.Nic.model)
     qemu_argv.check_extra(args.extra)
     lab = config.load()
     component = lab.component("qemu")
@@ -227,6 +242,11 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
         found = replace(found, cd=False)
     spec = make_spec(args, found, emulator, further_disks(args, lab))
     module = rumprun_file.make(args.config, args.rumprun_schema, lab, "--config") if args.config else None
+    if recording:
+        making.check(replace(spec, nics=cards), args.allow_backing)
+        if spec.vga and not args.detach:
+            raise UsageError("the screen of a machine that is recorded isn't shown on a terminal; add --detach")
+        spec = replace(spec, accel=devices.ACCEL)
     if spec.vga and not args.detach:
         spec = replace(spec, display=consoles.CURSES)
         if not args.dry_run:
@@ -250,6 +270,8 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
         ports.warn_of_stub(spec.gdb_port)
     network_options.warn(cards)
     seen = macs.learned(way.bridge) if way and way.bridge else frozenset()
+    if recording:
+        return run_recorded(args, lab, machines, Wanted(spec, record, module), way, seen)
     if args.dry_run:
         cards = addressed(cards, record.name, machines.all(), seen)
         file = f"{record.name}.config.json"
@@ -273,6 +295,61 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
         if args.detach:
             return start_detached(machines, machine, argv, passed)
         return start(machines, machine, argv, passed, args)
+
+
+def run_recorded(
+    args: argparse.Namespace,
+    lab: Lab,
+    machines: Machines,
+    wanted: Wanted,
+    way: Attachment | None,
+    seen: Collection[str],
+) -> int:
+    """The same of a run that is recorded."""
+    if args.dry_run:
+        record = wanted.record
+        cards = addressed(wanted.spec.nics, record.name, machines.all(), seen)
+        wanted = replace(wanted, spec=replace(wanted.spec, nics=cards, stub=f"{record.name}.gdb.sock"))
+        directory = args.record or f"{record.name}.recording"
+        script(making.shell(directory, wanted, making.argv(wanted, not args.detach)) + "\n")
+        return 0
+    if not args.nic and wanted.spec.nics:
+        print(f"rumplab: the card is a {devices.DEFAULT_NIC}: an e1000 can't be replayed (--nic)", file=sys.stderr)
+    with store.new(lab, args.record, wanted.record.name) as directory:
+        emulator = identify(wanted.spec.qemu)
+        machine = machines.claim(
+            replace(wanted.record, recording=str(directory)), numbered=args.name is None, seen_macs=seen
+        )
+        wanted = replace(wanted, record=machine, spec=replace(wanted.spec, stub=machine.stub, nics=machine.nics))
+        say_disks(wanted.spec)
+        with attachment.opened(way, wanted.spec.nics) as link:
+            argv = [
+                *making.argv(replace(wanted, spec=replace(wanted.spec, link=link)), not args.detach),
+                *qemu_argv.control_argv(str(machine.socket)),
+            ]
+            with machines.claimed(machine):
+                making.make(directory, wanted, argv, emulator)
+            passed = link.taps if link else ()
+            if args.detach:
+                code = start_detached(machines, machine, argv, passed, str(directory))
+            else:
+                code = start(machines, machine, argv, passed, args, str(directory))
+    say_recorded(recordings.read(directory), machines)
+    return code
+
+
+def say_recorded(recording: recordings.Recording, machines: Machines) -> None:
+    """Names the recording, and what it holds once QEMU has gone."""
+    if ending.runs(recording, machines):
+        print(f"it is being recorded: rumplab recording show {recording.name}")
+        return
+    done = ending.settled(recording, machines)
+    if done.end is not None:
+        print(
+            f"rumplab: recorded {done.name}: {done.end.instructions} instructions; repeat it with: rumplab replay"
+            f" {done.name}; debug it with: rumplab debug {done.name} --replay",
+            file=sys.stderr,
+        )
 
 
 def ports_argv(spec: qemu_argv.Spec, log: str, detach: bool) -> list[str]:
@@ -306,8 +383,10 @@ def say_disks(spec: qemu_argv.Spec) -> None:
         print(f"rumplab: disk {name}: {disk.file} ({disk.controller})", file=sys.stderr)
 
 
-def start_detached(machines: Machines, machine: Machine, argv: list[str], passed: tuple[int, ...]) -> int:
-    running = launch.detached(machines, machine, argv, passed)
+def start_detached(
+    machines: Machines, machine: Machine, argv: list[str], passed: tuple[int, ...], directory: str | None = None
+) -> int:
+    running = launch.detached(machines, machine, argv, passed, directory)
     if running is None:
         print(f"{machine.name} has run and ended; read its console with: rumplab logs {machine.name}")
         return 0
@@ -322,13 +401,18 @@ def start_detached(machines: Machines, machine: Machine, argv: list[str], passed
 
 
 def start(
-    machines: Machines, machine: Machine, argv: list[str], passed: tuple[int, ...], args: argparse.Namespace
+    machines: Machines,
+    machine: Machine,
+    argv: list[str],
+    passed: tuple[int, ...],
+    args: argparse.Namespace,
+    directory: str | None = None,
 ) -> int:
     print(
         f"rumplab: {machine.name}: console {machine.console}; attach with: rumplab debug {machine.name}",
         file=sys.stderr,
     )
-    code = launch.foreground(machines, machine, argv, passed)
+    code = launch.foreground(machines, machine, argv, passed, directory)
     if code and not args.exit_device and code < 128:
         raise RumplabError(f"QEMU ended with status {code}; what it said stands above")
     return code

@@ -23,7 +23,7 @@ MIB = 1 << 20
 PREFIX = ".rumplab-stage-"
 # What work directories are called, and are for.
 WORK = "rumplab-{}-"
-PURPOSES = ("stage", "smoke", "probe", "ipkdb")
+PURPOSES = ("stage", "smoke", "probe", "ipkdb", "replay")
 
 
 @contextlib.contextmanager

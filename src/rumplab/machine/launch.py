@@ -13,11 +13,12 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 from rumplab.errors import RumplabError
 from rumplab.host import child_environment, holders, process
@@ -99,16 +100,22 @@ def gate() -> Iterator[tuple[int, int]]:
         os.close(way)
 
 
-def foreground(machines: Machines, machine: Machine, argv: Sequence[str], passed: Sequence[int] = ()) -> int:
+def foreground(
+    machines: Machines, machine: Machine, argv: Sequence[str], passed: Sequence[int] = (), directory: str | None = None
+) -> int:
     """Runs QEMU on this terminal until it ends, with the descriptors `passed`. Returns its status, or 128 plus the
-    signal that ended it."""
+    signal that ended it. A machine that is recorded runs in `directory`; what QEMU says is kept, and shown at the
+    end."""
     with terminal_restored():
-        return _attend(machines, machine, argv, passed)
+        return _attend(machines, machine, argv, passed, directory)
 
 
-def _attend(machines: Machines, machine: Machine, argv: Sequence[str], passed: Sequence[int]) -> int:
+def _attend(
+    machines: Machines, machine: Machine, argv: Sequence[str], passed: Sequence[int], directory: str | None
+) -> int:
     caught: list[int] = []
-    machine, child = started(machines, machine, argv, passed)
+    log = messages(machine) if directory else None
+    machine, child = started(machines, machine, argv, passed, cwd=directory, stderr=log)
 
     def forward(number: int, _frame: FrameType | None) -> None:
         caught.append(number)
@@ -127,17 +134,24 @@ def _attend(machines: Machines, machine: Machine, argv: Sequence[str], passed: S
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, before in previous.items():
             signal.signal(number, before)
+        if log is not None:
+            log.close()
+            for line in machine.qemu_log.read_text(errors="replace").split("\n"):
+                if line:
+                    print(line, file=sys.stderr)
         machines.retire(machine)
     if caught or code < 0:
         return 128 + (caught[0] if caught else -code)
     return code
 
 
-def detached(machines: Machines, machine: Machine, argv: Sequence[str], passed: Sequence[int] = ()) -> Machine | None:
-    """Starts QEMU on its own, with the descriptors `passed`, and waits until it answers. None when the guest has ended
-    it by then."""
+def detached(
+    machines: Machines, machine: Machine, argv: Sequence[str], passed: Sequence[int] = (), directory: str | None = None
+) -> Machine | None:
+    """Starts QEMU on its own, in `directory` and with the descriptors `passed`, and waits until it answers. None when
+    the guest has ended it by then."""
     try:
-        log = machine.qemu_log.open("wb")
+        log = messages(machine)
     except OSError:
         machines.abandon(machine)
         raise
@@ -151,6 +165,7 @@ def detached(machines: Machines, machine: Machine, argv: Sequence[str], passed: 
             stdout=log,
             stderr=log,
             start_new_session=True,
+            cwd=directory,
             # Whoever can open one of its sockets has the machine.
             umask=0o177,
         )
@@ -161,6 +176,11 @@ def detached(machines: Machines, machine: Machine, argv: Sequence[str], passed: 
         child.wait(KILL_SECONDS)
         machines.retire(running)
         raise
+
+
+def messages(machine: Machine) -> IO[bytes]:
+    """The file for what QEMU says. What is in it keeps its place on the disk."""
+    return os.fdopen(os.open(machine.qemu_log, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb")
 
 
 def _until_ready(machines: Machines, machine: Machine, child: subprocess.Popen[bytes]) -> Machine | None:

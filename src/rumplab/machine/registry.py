@@ -48,6 +48,7 @@ class Machine:
     `snapshot` says that nothing is written to `image`; `drives` are further disks. `console` is "serial", where there
     is no VGA card, or "vga"; it is empty for a guest, which has a card, and whose console is a serial port.
     `gdb_port` is 0 where the debug stub is the machine's socket, which only its user can open.
+    `recording` is the directory of the recording that QEMU makes of it.
     `guest` says how ``rumplab guest start`` started it: "run", or "kgdb" or "ipkdb" where the kernel
     waits for a debugger.
     """
@@ -64,6 +65,7 @@ class Machine:
     nics: tuple[Nic, ...] = ()
     accel: str = ""
     guest: str = ""
+    recording: str | None = None
     pid: int = 0
     token: str = ""
     since: float = 0.0
@@ -257,6 +259,15 @@ class Machines:
         with locks.held(self.root):
             if machine.path.exists():
                 self._retire(machine.path)
+
+    @contextlib.contextmanager
+    def claimed(self, machine: Machine) -> Iterator[None]:
+        """For what is done between a claim and QEMU's start: takes the record away where that fails."""
+        try:
+            yield
+        except BaseException:
+            self.abandon(machine)
+            raise
 
     def ended(self, name: str) -> Path | None:
         """The directory with the logs of the last machine `name` that ended, if they are still there."""

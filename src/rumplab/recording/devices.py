@@ -1,0 +1,59 @@
+"""Which of a machine's devices QEMU repeats as they were; bench/replay.py tries each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rumplab.errors import UsageError
+from rumplab.image import recognise
+from rumplab.machine.disk_controllers import Disk
+from rumplab.machine.nics import Nic
+
+DEFAULT_NIC = "virtio"
+NICS = ("virtio", "ne2k_pci", "rtl8139")
+CONTROLLERS = ("virtio", "ide", "lsi", "virtio-scsi", "cdrom")
+# A copy of a disk of these has all that the disk has.
+FORMATS = (recognise.RAW, recognise.QCOW2)
+ACCEL = "tcg"
+
+
+def check_nics(cards: Sequence[Nic]) -> None:
+    """UsageError names the first card that can't be repeated."""
+    for card in cards:
+        if card.model not in NICS:
+            raise UsageError(
+                f"QEMU's replay of a machine with an {card.model} may stop answering, so --record doesn't take --nic"
+                f" {card.model}; use one of {', '.join(NICS)}"
+            )
+
+
+def check_disks(disks: Sequence[Disk]) -> None:
+    """UsageError names the first disk that can't be repeated, or kept."""
+    for disk in disks:
+        if disk.controller not in CONTROLLERS:
+            raise UsageError(
+                f"QEMU's replay of a disk on controller {disk.controller} stops answering, so --record doesn't take"
+                f" {disk.file} there; use one of {', '.join(CONTROLLERS)}"
+            )
+        if disk.format not in FORMATS:
+            raise UsageError(
+                f"--record keeps a copy of each disk, and {disk.file} ({disk.format}) may be more than one file;"
+                f" convert it first: qemu-img convert -f {disk.format} -O qcow2 {disk.file} IMAGE"
+            )
+
+
+def check_accel(accel: str) -> None:
+    """UsageError for an accelerator that runs the guest itself, where nobody counts its instructions."""
+    if accel not in ("auto", ACCEL):
+        raise UsageError(
+            f"--record counts each instruction, which --accel {accel} can't; leave --accel out, or use --accel {ACCEL}"
+        )
+
+
+def check_extra(extra: Sequence[str]) -> None:
+    """UsageError for arguments that go to QEMU as they are."""
+    if extra:
+        raise UsageError(
+            f"--record keeps all that a replay takes, and can't tell that of '{extra[0]}'; leave out '--' and what"
+            " follows it (a recording has one CPU)"
+        )
