@@ -39,7 +39,7 @@ def place(lab: Lab, recording: Recording, text: str | None) -> tuple[int | None,
     if text is None or NUMBER.fullmatch(text):
         return (None if text is None else int(text)), None
     location = checked_location(text) or ""
-    return None, places.address(debugger(lab)[0], recording.program, location)
+    return None, places.address(debugger(lab)[0], recording.symbols_file, location)
 
 
 def run(args: argparse.Namespace) -> int:

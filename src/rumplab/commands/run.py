@@ -313,8 +313,9 @@ def run_recorded(
         directory = args.record or f"{record.name}.recording"
         script(making.shell(directory, wanted, making.argv(wanted, not args.detach)) + "\n")
         return 0
-    if not args.nic and wanted.spec.nics:
-        print(f"rumplab: the card is a {devices.DEFAULT_NIC}: an e1000 can't be replayed (--nic)", file=sys.stderr)
+    known = devices.explain_nics(wanted.spec.nics, bool(args.nic))
+    if known:
+        print(f"rumplab: {known}", file=sys.stderr)
     with store.new(lab, args.record, wanted.record.name) as directory:
         emulator = identify(wanted.spec.qemu)
         machine = machines.claim(

@@ -10,7 +10,9 @@ from rumplab.machine.disk_controllers import Disk
 from rumplab.machine.nics import Nic
 
 DEFAULT_NIC = "virtio"
-NICS = ("virtio", "ne2k_pci", "rtl8139")
+NICS = ("virtio", "ne2k_pci", "rtl8139", "e1000")
+# QEMU repeats a run with one of these, but never answers once it has restored such a card's state.
+NEVER_RESTORED = ("e1000",)
 CONTROLLERS = ("virtio", "ide", "lsi", "virtio-scsi", "cdrom")
 # A copy of a disk of these has all that the disk has.
 FORMATS = (recognise.RAW, recognise.QCOW2)
@@ -22,9 +24,26 @@ def check_nics(cards: Sequence[Nic]) -> None:
     for card in cards:
         if card.model not in NICS:
             raise UsageError(
-                f"QEMU's replay of a machine with an {card.model} may stop answering, so --record doesn't take --nic"
+                f"nobody has tried whether QEMU repeats a run with a {card.model}, so --record doesn't take --nic"
                 f" {card.model}; use one of {', '.join(NICS)}"
             )
+
+
+def explain_nics(cards: Sequence[Nic], chosen: bool) -> str:
+    """What a user should know of the cards of a run that is recorded, which they have `chosen` themselves or not;
+    nothing where there is nothing to say."""
+    if not chosen and cards:
+        return (
+            f"the card is a {DEFAULT_NIC}: QEMU can't restore the state of an e1000, so that a recording with one"
+            " repeats from its beginning only; --nic e1000 makes it all the same"
+        )
+    slow = [card.model for card in cards if card.model in NEVER_RESTORED]
+    if slow:
+        return (
+            f"QEMU can't restore the state of an {slow[0]}: this recording repeats from its beginning only, which makes"
+            " the way back slow where it is long"
+        )
+    return ""
 
 
 def check_disks(disks: Sequence[Disk]) -> None:

@@ -88,9 +88,9 @@ class Recording:
         return self.directory / MESSAGES
 
     @property
-    def program(self) -> Path | None:
-        """The file that GDB loads."""
-        return self.directory / self.symbols if self.symbols else None
+    def symbols_file(self) -> str | None:
+        """The path of the file that GDB loads."""
+        return str(self.directory / self.symbols) if self.symbols else None
 
     @property
     def origin(self) -> str | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
-from pathlib import Path
 
 from rumplab.errors import RumplabError
 from rumplab.gdb.command_line import gdb_quote
@@ -15,11 +15,11 @@ SECONDS = 30.0
 SET = re.compile(r"^Breakpoint 1 at (0x[0-9a-f]+)", re.MULTILINE)
 
 
-def address(gdb: str, program: Path | None, location: str) -> int:
+def address(gdb: str, program: str | None, location: str) -> int:
     """The address where a breakpoint at `location` would be. RumplabError where there is none."""
     if program is None:
         raise RumplabError(f"'{location}' needs symbols, and the recording has none; name an instruction by its number")
-    argv = [gdb, "-nx", "-batch", "-ex", "set breakpoint pending off", "-ex", f"file {gdb_quote(str(program))}"]
+    argv = [gdb, "-nx", "-batch", "-ex", "set breakpoint pending off", "-ex", f"file {gdb_quote(program)}"]
     try:
         done = subprocess.run(
             [*argv, "-ex", f"break {location}"],
@@ -35,5 +35,7 @@ def address(gdb: str, program: Path | None, location: str) -> int:
     found = SET.search(done.stdout)
     if found is None:
         said = done.stderr.strip().splitlines()
-        raise RumplabError(f"no place '{location}' in {program.name}: {said[-1] if said else 'GDB says nothing'}")
+        raise RumplabError(
+            f"no place '{location}' in {os.path.basename(program)}: {said[-1] if said else 'GDB says nothing'}"
+        )
     return int(found[1], 16)

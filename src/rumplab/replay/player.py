@@ -49,6 +49,11 @@ class Listener:
     def heard(self) -> None:
         """Takes what can be read."""
 
+    @contextlib.contextmanager
+    def passing(self, interrupt: Callable[[], None]) -> Iterator[None]:
+        """While this lasts, whoever wants the wait to end calls `interrupt`, which stops the guest."""
+        yield
+
 
 NOBODY = Listener()
 
@@ -130,7 +135,7 @@ class Player:
         if position > now:
             self.hold_at(position)
             self.resume(b"c")
-            self.stop(STALL_SECONDS)
+            self.stop()
             reached = self.position
             if reached != position:
                 raise Stuck(f"QEMU stopped at instruction {reached} on its way to {position}")
@@ -143,6 +148,11 @@ class Player:
     def resume(self, packet: bytes) -> None:
         with self._answering():
             self.stub.send(packet)
+
+    def interrupt(self) -> None:
+        """Has QEMU stop, which `stop` reports."""
+        with self._answering():
+            self.stub.interrupt()
 
     def stop(self, stall: float = STALL_SECONDS) -> bytes:
         """Waits for the next stop, which is what the stub says then. Ended, Stuck, or Interrupted by the listener."""

@@ -12,7 +12,7 @@ from rumplab.machine.disk_controllers import Disk
 from rumplab.machine.nics import Forward, Nic
 from rumplab.machine.qemu_argv import Spec
 from rumplab.machine.registry import Machine
-from rumplab.recording import command, making
+from rumplab.recording import command, devices, making
 from rumplab.recording.making import Wanted
 
 SPEC = Spec(qemu="/q", accel="tcg", program="/there/app.bin", nics=(Nic("virtio"),), stub="/s/gdb.sock")
@@ -59,7 +59,6 @@ def test_a_program_takes_no_name_that_a_recording_needs(name: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "backing", "why"),
     [
-        (replace(SPEC, nics=(Nic("e1000"),)), False, "e1000.*use one of virtio"),
         (replace(SPEC, drives=(Disk("/d", "raw", "nvme"),)), False, "controller nvme"),
         (replace(SPEC, drives=(Disk("/d", "raw", "mpt"),)), False, "controller mpt"),
         (replace(SPEC, drives=(Disk("/d", "vmdk"),)), False, "qemu-img convert -f vmdk"),
@@ -75,6 +74,13 @@ def test_what_cannot_be_repeated_is_refused(spec: Spec, backing: bool, why: str)
 
 def test_what_can_be_is_not() -> None:
     making.check(IMAGE, backing=False)
+
+
+def test_each_card_is_explained_where_there_is_something_to_say() -> None:
+    assert devices.explain_nics((Nic("virtio"),), chosen=True) == ""
+    assert devices.explain_nics((), chosen=False) == ""
+    assert "the card is a virtio" in devices.explain_nics((Nic("virtio"),), chosen=False)
+    assert "from its beginning only" in devices.explain_nics((Nic("e1000"),), chosen=True)
 
 
 def test_symbols_are_kept_beside_an_image() -> None:

@@ -60,9 +60,14 @@ def test_the_default_card_is_said_to_be_another(lab: LabPrefix, pcihello: Path) 
     assert result.returncode == DONE
     assert "the card is a virtio" in result.stderr
     assert "1af4:1000" in result.stdout
-    refused = lab.tool("run", pcihello, "--record", "--nic", "e1000")
-    assert refused.returncode == 2
-    assert "may stop answering" in refused.stderr
+    assert lab.tool("replay", "pcihello", "--check").returncode == 0
+
+
+def test_an_e1000_repeats_from_the_beginning_which_is_said(lab: LabPrefix, pcihello: Path) -> None:
+    made = recorded(lab, pcihello, "--nic", "e1000")
+    result = lab.tool("replay", made.name, "--check")
+    assert result.returncode == 0, result.stderr
+    assert "8086:100e" in result.stdout
 
 
 def test_a_machine_in_the_background_is_recorded_until_it_is_stopped(lab: LabPrefix, pcihello: Path) -> None:

@@ -1,0 +1,219 @@
+"""A debugger's session with a recording: one QEMU where the debugger is, others that come and go for what lies behind.
+
+Every answer is a report of a stop, in GDB's form. A QEMU that gives no answer is replaced, at the same place; what
+fails again and again is told, and leaves the session where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from rumplab.recording.record import Recording
+from rumplab.replay import search
+from rumplab.replay.faults import Ended, Fault, Interrupted, Stuck
+from rumplab.replay.player import Listener, Player
+from rumplab.replay.points import Points
+from rumplab.replay.running import end_of
+from rumplab.replay.search import HELD, Search, Stop
+from rumplab.replay.stub import ANSWER_SECONDS
+
+TRIES = 3
+THREAD = b"thread:01;"
+STOPPED = b"T05" + THREAD
+INTERRUPTED = b"T02" + THREAD
+BEGIN = b"T05replaylog:begin;" + THREAD
+END = b"T05replaylog:end;" + THREAD
+Result = TypeVar("Result")
+
+
+class Failed(Exception):
+    """It can't be done; the session is where it was."""
+
+
+class Session:
+    """A session with `recording`, at its beginning. `directory` is for QEMU's sockets, `listener` hears of the
+    debugger's Ctrl-C while it waits."""
+
+    def __init__(self, recording: Recording, directory: Path, listener: Listener) -> None:
+        self._recording, self._directory, self._listener = recording, directory, listener
+        self._numbers = itertools.count()
+        self.total = end_of(recording).instructions
+        # Where the guest has ended QEMU by its last instruction, there is nothing to look at behind it.
+        self.end = self.total
+        self.points = Points()
+        self.position = 0
+        self._search = Search(self._passing, self.total)
+        self.here = self._fresh(0)
+
+    def close(self) -> None:
+        self.here.close()
+
+    def ask(self, data: bytes) -> bytes:
+        """QEMU's answer to what doesn't let the guest run."""
+        for _ in range(TRIES):
+            try:
+                return self.here.ask(data)
+            except Fault:
+                self._return(self.position)
+        raise Failed("QEMU gives no answer")
+
+    def next_answer(self) -> bytes:
+        """The next piece of an answer."""
+        answer = self.here.stub.receive(ANSWER_SECONDS)
+        if answer is None:
+            raise Failed("QEMU gives no answer")
+        return answer
+
+    @property
+    def pc(self) -> int:
+        """The address of the next instruction."""
+        return self.here.pc
+
+    def set_point(self, packet: bytes) -> bytes:
+        """Sets or clears a point, as the packet Z or z says."""
+        answer = self.ask(packet)
+        if answer == b"OK":
+            self.points.note(packet)
+        return answer
+
+    def forget_points(self) -> None:
+        self.points.clear()
+
+    def forwards(self, packet: bytes) -> bytes:
+        """Goes on as `packet` says (s or c), to the next stop or the recording's end."""
+        if self.position >= self.end:
+            return END
+        return self._safely(lambda: self._forwards(packet))
+
+    def _forwards(self, packet: bytes) -> bytes:
+        here = self.here
+        here.hold_at(self.end)
+        here.resume(packet)
+        with self._listener.passing(here.interrupt):
+            try:
+                said = here.stop()
+            except Ended as error:
+                if error.status < 0:
+                    raise
+                self.end = self.total - 1
+                self._return(self.end)
+                return END
+        self.position = here.position
+        if said.startswith(HELD):
+            return END if self.position >= self.end else INTERRUPTED
+        return said if packet == b"s" or search.reason(said) else self._met()
+
+    def backwards_step(self) -> bytes:
+        """One instruction back."""
+        if self.position == 0:
+            return BEGIN
+        return self._safely(lambda: self._arrived(self.position - 1, STOPPED))
+
+    def backwards(self) -> bytes:
+        """Back to the last stop, or to the beginning."""
+        return self._safely(self._backwards)
+
+    def _backwards(self) -> bytes:
+        stop = self._search.before(self.points.sorted(), self.position)
+        if stop is None:
+            return BEGIN if self.position == 0 else self._arrived(0, BEGIN)
+        if stop.reason:
+            return self._arrived(stop.position, b"T05" + stop.reason + THREAD)
+        self._return(stop.position, stop)
+        return self._met()
+
+    def go(self, position: int) -> bytes:
+        """Goes to `position`, forwards or back."""
+        return self._safely(lambda: self._arrived(min(position, self.end), STOPPED))
+
+    def _arrived(self, position: int, report: bytes) -> bytes:
+        self._return(position)
+        return report
+
+    def _met(self) -> bytes:
+        """The report of a stop at a breakpoint."""
+        return b"T05" + self.points.kind_at(self.here.pc) + THREAD
+
+    def _return(self, position: int, stop: Stop | None = None) -> None:
+        """Puts a fresh QEMU where the debugger is, at `position`, with the points that are set."""
+        try:
+            fresh = self._fresh(position)
+        except Ended as error:
+            if position != self.end or position != self.total or error.status < 0:
+                raise
+            self.end = position = self.total - 1
+            fresh = self._fresh(position)
+        try:
+            if stop is not None and not self.points.kind_at(fresh.pc):
+                fresh = self._met_at(fresh, stop.position)
+            fresh.insert(self.points.sorted())
+        except BaseException:
+            fresh.close()
+            raise
+        self.here.close()
+        self.here, self.position = fresh, position
+
+    def _met_at(self, before: Player, position: int) -> Player:
+        """A QEMU that stands at the breakpoint met at `position`, where one that was led to it stands before an
+        interrupt: at the same position, at another instruction."""
+        before.close()
+        fresh = self._fresh(max(position - 1, 0))
+        try:
+            points = self.points.sorted()
+            fresh.insert(points)
+            for packet in (b"c", b"s", b"c"):
+                if fresh.position == position and self.points.kind_at(fresh.pc):
+                    break
+                fresh.resume(packet)
+                fresh.stop()
+            if fresh.position != position:
+                raise Stuck(f"the breakpoint of instruction {position} isn't met again")
+            fresh.remove(points)
+        except BaseException:
+            fresh.close()
+            raise
+        return fresh
+
+    @contextlib.contextmanager
+    def _passing(self, position: int) -> Iterator[Player]:
+        """A QEMU at `position` that is gone with the block."""
+        player = self._fresh(position)
+        try:
+            yield player
+        finally:
+            player.close()
+
+    def _fresh(self, position: int) -> Player:
+        """A QEMU that stands at `position`. A Fault where several haven't got there."""
+        for left in reversed(range(TRIES)):
+            player = None
+            try:
+                player = Player(self._recording, self._directory / str(next(self._numbers)), self._listener)
+                player.go(position)
+                return player
+            except BaseException as error:
+                if player is not None:
+                    player.close()
+                ended = isinstance(error, Ended) and error.status >= 0
+                if not left or ended or not isinstance(error, Fault):
+                    raise
+        raise Stuck("QEMU gives no answer")
+
+    def _safely(self, movement: Callable[[], bytes]) -> bytes:
+        """What `movement` reports. Where a QEMU is lost on the way, it begins anew from the same place; the debugger's
+        Ctrl-C leaves the session there."""
+        before = self.position
+        fault: Fault | None = None
+        for _ in range(TRIES):
+            try:
+                return movement()
+            except Interrupted:
+                return INTERRUPTED
+            except Fault as error:
+                fault = error
+                self._return(before)
+        raise Failed(str(fault))
