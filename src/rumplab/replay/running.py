@@ -10,7 +10,7 @@ from rumplab.errors import RumplabError
 from rumplab.host.files import work_directory
 from rumplab.recording.record import End, Recording
 from rumplab.replay.faults import Ended, Fault, Stuck
-from rumplab.replay.player import Listener, Player
+from rumplab.replay.player import STALL_SECONDS, Listener, Player
 
 PIECE = 1 << 16
 # A point of GDB's protocol: a hardware breakpoint on one byte.
@@ -55,10 +55,14 @@ def end_of(recording: Recording) -> End:
 
 
 def play(
-    recording: Recording, until: int | None = None, address: int | None = None, output: BinaryIO | None = None
+    recording: Recording,
+    until: int | None = None,
+    address: int | None = None,
+    output: BinaryIO | None = None,
+    stall: float = STALL_SECONDS,
 ) -> Played:
     """Repeats `recording` to its end, to the instruction `until`, or to the first one at `address`, and writes its
-    console to `output`. RumplabError when QEMU doesn't get there."""
+    console to `output`. RumplabError when QEMU doesn't get there, or stands for `stall` seconds."""
     total = end_of(recording).instructions
     if until is not None and until > total:
         raise RumplabError(f"{recording.name} has {total} instructions, so it never comes to {until}")
@@ -67,19 +71,19 @@ def play(
         try:
             with Player(recording, directory / "0", echo) as player:
                 echo.path = player.console
-                return run(player, echo, total, until, address)
+                return run(player, echo, total, until, address, stall)
         except Fault as error:
             raise RumplabError(f"{recording.name} can't be replayed: {error}") from error
 
 
-def run(player: Player, echo: Echo, total: int, until: int | None, address: int | None) -> Played:
+def run(player: Player, echo: Echo, total: int, until: int | None, address: int | None, stall: float) -> Played:
     """The same with a QEMU that stands at the beginning."""
     if address is not None:
         player.insert([BREAKPOINT % address])
     player.hold_at(total if until is None else until)
     try:
         player.resume(b"c")
-        player.stop()
+        player.stop(stall)
     except Ended:
         # As the guest ended it when it was recorded.
         if until not in (None, total) or address is not None:
