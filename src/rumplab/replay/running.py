@@ -84,14 +84,14 @@ def run(player: Player, echo: Echo, total: int, until: int | None, address: int 
     try:
         player.resume(b"c")
         player.stop(stall)
+        position, pc = player.position, player.pc
     except Ended:
-        # As the guest ended it when it was recorded.
+        # As it was when it was recorded. Whoever ended it then, QEMU may stop first, or not.
         if until not in (None, total) or address is not None:
             raise
         echo.heard()
         return Played(total, None, bytes(echo.content))
     echo.heard()
-    position, pc = player.position, player.pc
     if address is not None and pc != address:
         raise Stuck(f"it never comes to {address:#x}")
     return Played(position, pc, bytes(echo.content))

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from rumplab.recording.record import Recording
 from rumplab.replay import search
-from rumplab.replay.faults import Ended, Fault, Interrupted, Stuck
+from rumplab.replay.faults import Fault, Interrupted, Stuck
 from rumplab.replay.player import Listener, Player
 from rumplab.replay.points import Points
 from rumplab.replay.running import end_of
@@ -42,8 +42,8 @@ class Session:
         self._recording, self._directory, self._listener = recording, directory, listener
         self._numbers = itertools.count()
         self.total = end_of(recording).instructions
-        # Where the guest has ended QEMU by its last instruction, there is nothing to look at behind it.
-        self.end = self.total
+        # Behind the last instruction QEMU ends as it did then, by the guest's doing or by its user's: before it, never.
+        self.end = self.total - 1
         self.points = Points()
         self.position = 0
         self._search = Search(self._passing, self.total)
@@ -94,14 +94,7 @@ class Session:
         here.hold_at(self.end)
         here.resume(packet)
         with self._listener.passing(here.interrupt):
-            try:
-                said = here.stop()
-            except Ended as error:
-                if error.status < 0:
-                    raise
-                self.end = self.total - 1
-                self._return(self.end)
-                return END
+            said = here.stop()
         self.position = here.position
         if said.startswith(HELD):
             return END if self.position >= self.end else INTERRUPTED
@@ -140,13 +133,7 @@ class Session:
 
     def _return(self, position: int, stop: Stop | None = None) -> None:
         """Puts a fresh QEMU where the debugger is, at `position`, with the points that are set."""
-        try:
-            fresh = self._fresh(position)
-        except Ended as error:
-            if position != self.end or position != self.total or error.status < 0:
-                raise
-            self.end = position = self.total - 1
-            fresh = self._fresh(position)
+        fresh = self._fresh(position)
         try:
             if stop is not None and not self.points.kind_at(fresh.pc):
                 fresh = self._met_at(fresh, stop.position)
@@ -198,8 +185,7 @@ class Session:
             except BaseException as error:
                 if player is not None:
                     player.close()
-                ended = isinstance(error, Ended) and error.status >= 0
-                if not left or ended or not isinstance(error, Fault):
+                if not left or not isinstance(error, Fault):
                     raise
         raise Stuck("QEMU gives no answer")
 

@@ -226,3 +226,45 @@ def test_a_record_that_no_tool_wrote_is_refused(tmp_path: Path, content: str) ->
     (tmp_path / record.RECORD).write_text(content)
     with pytest.raises(RumplabError, match=r"recording\.json"):
         record.read(tmp_path)
+
+
+def test_what_is_typed_on_a_terminal_is_repeated(lab: LabPrefix, kgdb_kernel: tuple[str, Path], tmp_path: Path) -> None:
+    """The small kernel reads commands from its console; the last one powers the machine off."""
+    console = tmp_path / "console"
+    with console.open("wb") as output:
+        process = subprocess.Popen(
+            lab.argv("run", kgdb_kernel[1], "--record", "--name", "typed"),
+            env=lab.environment,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.DEVNULL,
+        )
+    try:
+        assert process.stdin is not None
+        for prompt, line in (("login: ", "root"), ("# ", "echo words"), ("\r\nwords\r\n", "poweroff")):
+            until(lambda prompt=prompt: prompt.encode() in console.read_bytes())
+            process.stdin.write(f"{line}\r".encode())
+            process.stdin.flush()
+        assert process.wait(30) == 0
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+    result = lab.tool("replay", "typed", "--check")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("words") == 2
+
+
+def test_what_is_typed_on_a_screen_is_repeated(lab: LabPrefix, pcihello: Path) -> None:
+    assert lab.tool("run", pcihello, "--record", "--console", "vga").returncode == 2
+    assert lab.tool("run", pcihello, "--record", "--console", "vga", "--detach").returncode == 0
+    until(lambda: "done" in lab.tool("screen", "pcihello").stdout)
+    assert lab.tool("type", "pcihello", "hello", "--key", "ret").returncode == 0
+    assert lab.tool("stop", "pcihello").returncode == 0
+    made = newest(lab)
+    data = made.log.read_bytes()
+    at, events = log.HEADER, set()
+    while at < len(data) and data[at] != log.END:
+        events.add(data[at])
+        at += log.length_of(data, at, len(data)) or len(data)
+    assert log.INPUT in events
+    assert lab.tool("replay", made.name, "--check").returncode == 0
