@@ -107,7 +107,9 @@ def devices(spec: Spec, rounds: int) -> None:
     with tempfile.TemporaryDirectory(prefix="rb") as path:
         image = image_of(str(spec.program), Path(path))
         for name in CONTROLLERS:
-            row(f"disk {name}, booted", replace(spec, program=None, image=image, disk=name), rounds)
+            booted = replace(spec, program=None, image=image, disk=name)
+            row(f"disk {name}, booted", booted, rounds)
+            row(f"disk {name}, booted, --snapshot", replace(booted, snapshot=True), rounds)
         row(f"disk {CDROM}, beside", replace(spec, drives=(Disk(image, "raw", CDROM),)), rounds)
     row("VGA card", replace(spec, vga=True), rounds)
 
