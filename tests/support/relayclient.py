@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import subprocess
 import time
+from pathlib import Path
 from types import TracebackType
 
 from rumplab.gdb import rsp
@@ -16,12 +18,15 @@ REGISTERS = 17
 
 
 class RelayClient:
-    """Runs the relay by the command `argv`, and asks it."""
+    """Runs the relay by the command `argv`, with its temporary files in `temporary`, and asks it."""
 
-    def __init__(self, argv: list[str]) -> None:
+    def __init__(self, argv: list[str], temporary: Path | None = None) -> None:
+        environment = {**os.environ, "TMPDIR": str(temporary)} if temporary else None
         self.socket, other = socket.socketpair()
         with other:
-            self.process = subprocess.Popen(argv, stdin=other.fileno(), stdout=other.fileno(), stderr=subprocess.PIPE)
+            self.process = subprocess.Popen(
+                argv, stdin=other.fileno(), stdout=other.fileno(), stderr=subprocess.PIPE, env=environment
+            )
         self._parser = rsp.Parser()
         self._packets: list[bytes] = []
         # What the relay says to its user.

@@ -13,7 +13,9 @@ DEFAULT_NIC = "virtio"
 NICS = ("virtio", "ne2k_pci", "rtl8139", "e1000")
 # QEMU repeats a run with one of these, but never answers once it has restored such a card's state.
 NEVER_RESTORED = ("e1000",)
-CONTROLLERS = ("virtio", "ide", "lsi", "virtio-scsi", "cdrom")
+CONTROLLERS = ("virtio", "ide", "lsi", "virtio-scsi", "cdrom", "mpt")
+# Of these only without --snapshot: with it, a replay may stop answering.
+NOT_THROWN_AWAY = ("mpt",)
 # A copy of a disk of these has all that the disk has.
 FORMATS = (recognise.RAW, recognise.QCOW2)
 ACCEL = "tcg"
@@ -53,6 +55,11 @@ def check_disks(disks: Sequence[Disk]) -> None:
             raise UsageError(
                 f"QEMU's replay of a disk on controller {disk.controller} stops answering, so --record doesn't take"
                 f" {disk.file} there; use one of {', '.join(CONTROLLERS)}"
+            )
+        if disk.controller in NOT_THROWN_AWAY and disk.snapshot:
+            raise UsageError(
+                f"QEMU's replay of a disk on controller {disk.controller} whose writes were thrown away may stop"
+                f" answering; record the run without --snapshot, on a copy of {disk.file}"
             )
         if disk.format not in FORMATS:
             raise UsageError(

@@ -19,9 +19,10 @@ from rumplab.replay.faults import Ended, Stuck
 # What the stub says of a stop that came of being held.
 HELD = b"T02"
 WATCHES = (b"watch", b"rwatch", b"awatch")
-# So many stops take less than a second. Where there are more, the end of the range is looked at first.
-FEW, MANY = 200, 1000
-WINDOWS = (10_000, 1_000_000)
+# So many stops take a second.
+MANY = 1000
+# Most stops are near. QEMU executes so many instructions in an instant, also one by one.
+NEAR = 1_000_000
 # A step leaves the position as it is where an interrupt comes instead of the instruction: a few times at most.
 STEPS = 100
 
@@ -47,6 +48,11 @@ class Runner(Protocol):
 
 # A fresh runner at a position.
 Fresh = Callable[[int], AbstractContextManager[Runner]]
+Hear = Callable[[int], None]
+
+
+def nobody(_: int) -> None:
+    """Hears nothing."""
 
 
 def reason(said: bytes) -> bytes:
@@ -57,9 +63,11 @@ def reason(said: bytes) -> bytes:
     return b""
 
 
-def count(runner: Runner, points: Sequence[bytes], end: int, total: int, most: int) -> tuple[list[Stop], int | None]:
+def count(
+    runner: Runner, points: Sequence[bytes], end: int, total: int, most: int, hear: Hear = nobody
+) -> tuple[list[Stop], int | None]:
     """The stops of `points` from where `runner` is to before `end`, in a recording of `total` instructions; and the
-    position where there were `most`, so that it gave up."""
+    position where there were `most`, so that it gave up. `hear` is told where each stop is, at once."""
     runner.insert(points)
     if end < total:
         runner.hold_at(end + 1)
@@ -79,6 +87,8 @@ def count(runner: Runner, points: Sequence[bytes], end: int, total: int, most: i
             found.append(Stop(at - 1, why))
         if said.startswith(HELD) or at > end or (at == end and not why):
             return found, None
+        if found:
+            hear(found[-1].position)
         if stepped:
             # A step past a breakpoint; where an interrupt came first, the breakpoint is still to come.
             stepped = 0
@@ -99,9 +109,24 @@ def last(fresh: Fresh, points: Sequence[bytes], begin: int, end: int, total: int
     with fresh(begin) as runner:
         # In a range of one there are few.
         found, reached = count(runner, points, end, total, most if end - begin > 1 else MANY)
+    return latest(fresh, points, begin, end, total, most, (found, reached))
+
+
+def latest(
+    fresh: Fresh,
+    points: Sequence[bytes],
+    begin: int,
+    end: int,
+    total: int,
+    most: int,
+    counted: tuple[list[Stop], int | None],
+) -> Stop | None:
+    """The same where it has been `counted`, maybe not to the end: then where half as many stops are to be expected, at
+    the end, and before that if there are none."""
+    found, reached = counted
     if reached is None:
         return found[-1] if found else None
-    middle = (reached + end + 1) // 2
+    middle = max((reached + end + 1) // 2, end - max((reached - begin) // 2, 1))
     return (
         last(fresh, points, middle, end, total, most)
         or last(fresh, points, reached, middle, total, most)
@@ -110,34 +135,35 @@ def last(fresh: Fresh, points: Sequence[bytes], begin: int, end: int, total: int
 
 
 class Search:
-    """The searches of one session: what is known of some points isn't looked for again."""
+    """The searches of one session: what is known of some points isn't looked for again. A search begins `near` the
+    place, since QEMU is slow where the code is that it has a breakpoint in."""
 
-    def __init__(self, fresh: Fresh, total: int) -> None:
-        self._fresh, self._total = fresh, total
-        # By points: the end of what is known from the beginning on, and the stops there.
-        self._known: dict[frozenset[bytes], tuple[int, list[Stop]]] = {}
+    def __init__(self, fresh: Fresh, total: int, near: int = NEAR) -> None:
+        self._fresh, self._total, self._near = fresh, total, near
+        # By points: the range that is known, and all stops in it.
+        self._known: dict[frozenset[bytes], tuple[int, int, list[Stop]]] = {}
 
-    def before(self, points: Sequence[bytes], end: int) -> Stop | None:
-        """The last stop of `points` before `end`."""
+    def before(self, points: Sequence[bytes], end: int, hear: Hear = nobody) -> Stop | None:
+        """The last stop of `points` before `end`. `hear` is told where the stop may be, or a place before it."""
         if not points or end <= 0:
             return None
         key = frozenset(points)
-        known = self._known.get(key)
-        if known is None or known[0] < end:
-            with self._fresh(0) as runner:
-                found, reached = count(runner, points, end, self._total, FEW)
+        first, behind, stops = self._known.get(key, (end, end, []))
+        if not first <= end <= behind:
+            first, behind, stops = end, end, []
+        before = [stop for stop in stops if stop.position < end]
+        if before:
+            return before[-1]
+        while first > 0:
+            begin = max(first - self._near, 0) if first == end else 0
+            hear(begin)
+            with self._fresh(begin) as runner:
+                counted = count(runner, points, first, self._total, MANY, hear)
+            found, reached = counted
             if reached is not None:
-                return self._near(points, reached, end) or found[-1]
-            known = self._known[key] = (end, found)
-        return max((stop for stop in known[1] if stop.position < end), key=lambda stop: stop.position, default=None)
-
-    def _near(self, points: Sequence[bytes], begin: int, end: int) -> Stop | None:
-        """The same where stops are many: the last of them are near, mostly."""
-        later = end
-        for window in WINDOWS:
-            start = max(begin, end - window)
-            stop = last(self._fresh, points, start, later, self._total)
-            if stop is not None or start == begin:
-                return stop
-            later = start
-        return last(self._fresh, points, begin, later, self._total)
+                return latest(self._fresh, points, begin, first, self._total, MANY, counted)
+            stops, first = [*found, *stops], begin
+            self._known[key] = (first, behind, stops)
+            if found:
+                return found[-1]
+        return None

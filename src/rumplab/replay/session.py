@@ -18,8 +18,8 @@ from rumplab.replay.faults import Fault, Interrupted, Stuck
 from rumplab.replay.player import Listener, Player
 from rumplab.replay.points import Points
 from rumplab.replay.running import end_of
-from rumplab.replay.search import HELD, Search, Stop
-from rumplab.replay.stub import ANSWER_SECONDS
+from rumplab.replay.search import HELD, Search
+from rumplab.replay.stub import ANSWER_SECONDS, Hangup
 
 TRIES = 3
 THREAD = b"thread:01;"
@@ -32,6 +32,65 @@ Result = TypeVar("Result")
 
 class Failed(Exception):
     """It can't be done; the session is where it was."""
+
+
+class Follower:
+    """A QEMU that goes after a search: to where the search begins, and from one stop that is found to the next, so that
+    it is at the last one soon after that is known to be the last."""
+
+    def __init__(self, fresh: Callable[[int], Player]) -> None:
+        self._fresh = fresh
+        self._player: Player | None = None
+        # Where it is, or on its way to.
+        self._target = 0
+        self._goes = False
+
+    def __enter__(self) -> Follower:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._drop()
+
+    def toward(self, position: int) -> None:
+        """Has it go on to `position`, unless it is still on its way to an earlier one. Waits for nothing."""
+        if position < self._target:
+            self._drop()
+        if position == self._target:
+            return
+        try:
+            if self._player is None:
+                self._player = self._fresh(0)
+            if self._goes and self._player.stub.receive(0) is None:
+                return
+            self._player.hold_at(position)
+            self._player.resume(b"c")
+            self._goes, self._target = True, position
+        except (Fault, Hangup):
+            self._drop()
+
+    def arrived(self, position: int) -> Player:
+        """The QEMU at `position`, which is the caller's now; a fresh one where this one can't be there."""
+        player, self._player = self._player, None
+        if player is None:
+            return self._fresh(position)
+        try:
+            if position >= self._target:
+                if self._goes:
+                    player.stop()
+                player.go(position)
+                return player
+        except Fault:
+            pass
+        except BaseException:
+            player.close()
+            raise
+        player.close()
+        return self._fresh(position)
+
+    def _drop(self) -> None:
+        if self._player is not None:
+            self._player.close()
+        self._player, self._goes, self._target = None, False, 0
 
 
 class Session:
@@ -111,13 +170,12 @@ class Session:
         return self._safely(self._backwards)
 
     def _backwards(self) -> bytes:
-        stop = self._search.before(self.points.sorted(), self.position)
-        if stop is None:
-            return BEGIN if self.position == 0 else self._arrived(0, BEGIN)
-        if stop.reason:
-            return self._arrived(stop.position, b"T05" + stop.reason + THREAD)
-        self._return(stop.position, stop)
-        return self._met()
+        with Follower(self._fresh) as follower:
+            stop = self._search.before(self.points.sorted(), self.position, follower.toward)
+            if stop is None:
+                return BEGIN if self.position == 0 else self._arrived(0, BEGIN)
+            self._enter(follower.arrived(stop.position), stop.position, met=not stop.reason)
+        return b"T05" + stop.reason + THREAD if stop.reason else self._met()
 
     def go(self, position: int) -> bytes:
         """Goes to `position`, forwards or back."""
@@ -131,12 +189,16 @@ class Session:
         """The report of a stop at a breakpoint."""
         return b"T05" + self.points.kind_at(self.here.pc) + THREAD
 
-    def _return(self, position: int, stop: Stop | None = None) -> None:
-        """Puts a fresh QEMU where the debugger is, at `position`, with the points that are set."""
-        fresh = self._fresh(position)
+    def _return(self, position: int) -> None:
+        """Puts a fresh QEMU where the debugger is, at `position`."""
+        self._enter(self._fresh(position), position)
+
+    def _enter(self, fresh: Player, position: int, met: bool = False) -> None:
+        """Makes `fresh`, which stands at `position`, the debugger's, with the points that are set. It is closed if that
+        fails. `met` says that a breakpoint is there."""
         try:
-            if stop is not None and not self.points.kind_at(fresh.pc):
-                fresh = self._met_at(fresh, stop.position)
+            if met and not self.points.kind_at(fresh.pc):
+                fresh = self._met_at(fresh, position)
             fresh.insert(self.points.sorted())
         except BaseException:
             fresh.close()

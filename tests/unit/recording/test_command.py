@@ -60,7 +60,7 @@ def test_a_program_takes_no_name_that_a_recording_needs(name: str) -> None:
     ("spec", "backing", "why"),
     [
         (replace(SPEC, drives=(Disk("/d", "raw", "nvme"),)), False, "controller nvme"),
-        (replace(SPEC, drives=(Disk("/d", "raw", "mpt"),)), False, "controller mpt"),
+        (replace(SPEC, drives=(Disk("/d", "raw", "mpt", True),)), False, "without --snapshot, on a copy of /d"),
         (replace(SPEC, drives=(Disk("/d", "vmdk"),)), False, "qemu-img convert -f vmdk"),
         (replace(SPEC, accel="kvm"), False, "--accel kvm can't"),
         (replace(SPEC, extra=("-smp", "2")), False, "'-smp'.*one CPU"),
@@ -74,6 +74,7 @@ def test_what_cannot_be_repeated_is_refused(spec: Spec, backing: bool, why: str)
 
 def test_what_can_be_is_not() -> None:
     making.check(IMAGE, backing=False)
+    making.check(replace(SPEC, drives=(Disk("/d", "raw", "mpt"),)), backing=False)
 
 
 def test_each_card_is_explained_where_there_is_something_to_say() -> None:

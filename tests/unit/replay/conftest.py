@@ -97,8 +97,8 @@ def registers(player: Player) -> tuple[int, ...]:
 
 
 @pytest.fixture
-def client(recording: Recording) -> Iterator[RelayClient]:
-    with RelayClient(relay.argv(recording.directory, recording.emulator)) as one:
+def client(recording: Recording, short: Path) -> Iterator[RelayClient]:
+    with RelayClient(relay.argv(recording.directory, recording.emulator), short) as one:
         assert b"ReverseContinue+" in one.ask(b"qSupported:swbreak+;hwbreak+")
         yield one
 

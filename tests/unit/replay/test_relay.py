@@ -162,7 +162,7 @@ def test_a_qemu_that_does_not_answer_is_replaced(
 
 
 def test_a_debugger_that_goes_in_the_middle_leaves_nothing(
-    truth: Truth, client: RelayClient, children: Callable[[RelayClient], list[int]]
+    truth: Truth, client: RelayClient, children: Callable[[RelayClient], list[int]], short: Path
 ) -> None:
     client.goto("end")
     client.ask(b"Z1,%x,1" % truth.pc(truth.first))
@@ -172,7 +172,7 @@ def test_a_debugger_that_goes_in_the_middle_leaves_nothing(
     client.socket.close()
     client.process.wait(10)
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
-    assert not list(Path(tempfile.gettempdir()).glob(f"rumplab-replay-*/{0}/qmp.sock"))
+    assert not list(short.iterdir())
 
 
 def test_a_relay_that_is_killed_takes_its_qemu_along(

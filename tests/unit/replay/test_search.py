@@ -88,11 +88,11 @@ def same_place(found: Stop | None, expected: Stop | None) -> bool:
     return (found and found.position) == (expected and expected.position)
 
 
-@given(CODE, POINTS, st.data())
+@given(CODE, POINTS, st.integers(1, 80), st.data())
 def test_it_finds_what_looking_at_each_instruction_finds(
-    code: list[tuple[int, int | None]], points: set[bytes], data: st.DataObject
+    code: list[tuple[int, int | None]], points: set[bytes], near: int, data: st.DataObject
 ) -> None:
-    one = Search(fresh_of(code), len(code))
+    one = Search(fresh_of(code), len(code), near)
     for end in data.draw(st.lists(st.integers(0, len(code) - 1), min_size=1, max_size=5)):
         assert same_place(one.before(sorted(points), end), truth(code, sorted(points), end))
 
