@@ -138,7 +138,7 @@ def run_replay(args: argparse.Namespace, lab: Lab) -> int:
         raise UsageError("--replay needs the NAME of a recording; 'rumplab recording ls' lists them")
     gdb, gdbinit = command_line.debugger(lab)
     command_line.check_files(args.symbols, *args.script)
-    with opening.opened(lab, open_machines(lab), args.name) as (recording, _):
+    with opening.opened(lab, open_machines(lab), args.name) as recording:
         program = os.path.abspath(args.symbols) if args.symbols else recording.symbols_file
         if args.location is not None and program is None and not args.location.startswith("*"):
             raise RumplabError(f"'{args.location}' needs symbols, and there are none; give them with --symbols FILE")

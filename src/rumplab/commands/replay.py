@@ -44,7 +44,7 @@ def place(lab: Lab, recording: Recording, text: str | None) -> tuple[int | None,
 
 def run(args: argparse.Namespace) -> int:
     lab = config.load()
-    with opening.opened(lab, open_machines(lab), args.name) as (found, _):
+    with opening.opened(lab, open_machines(lab), args.name) as found:
         until, address = place(lab, found, args.until)
         played = running.play(found, until, address, sys.stdout.buffer)
         if args.until is not None:

@@ -335,20 +335,20 @@ def run_recorded(
                 code = start_detached(machines, machine, argv, passed, str(directory))
             else:
                 code = start(machines, machine, argv, passed, args, str(directory))
-    say_recorded(recordings.read(directory), machines)
+    say_recorded(recordings.read(directory), machines, shlex.quote(args.record or directory.name))
     return code
 
 
-def say_recorded(recording: recordings.Recording, machines: Machines) -> None:
-    """Names the recording, and what it holds once QEMU has gone."""
+def say_recorded(recording: recordings.Recording, machines: Machines, name: str) -> None:
+    """Says what is, or has been recorded, and what to do with it: `name` is what the commands take."""
     if ending.runs(recording, machines):
-        print(f"it is being recorded: rumplab recording show {recording.name}")
+        print(f"it is being recorded: rumplab recording show {name}")
         return
     done = ending.settled(recording, machines)
     if done.end is not None:
         print(
-            f"rumplab: recorded {done.name}: {done.end.instructions} instructions; repeat it with: rumplab replay"
-            f" {done.name}; debug it with: rumplab debug {done.name} --replay",
+            f"rumplab: recorded {name}: {done.end.instructions} instructions; repeat it with: rumplab replay {name};"
+            f" debug it with: rumplab debug {name} --replay",
             file=sys.stderr,
         )
 

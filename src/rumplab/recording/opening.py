@@ -15,11 +15,11 @@ from rumplab.recording.store import open_recordings
 
 
 @contextlib.contextmanager
-def opened(lab: Lab, machines: Machines, text: str) -> Iterator[tuple[Recording, int]]:
-    """The recording `text`, settled and found as it was made, and an open file that keeps it from being removed.
-    RumplabError says what keeps it from being repeated here."""
+def opened(lab: Lab, machines: Machines, text: str) -> Iterator[Recording]:
+    """The recording `text`, settled and found as it was made; nobody removes it meanwhile. RumplabError says what keeps
+    it from being repeated here."""
     emulator = lab.component("qemu").path("qemu-system-x86_64")
     found = ending.settled(open_recordings(lab).find(text), machines)
-    with kept(found.directory) as handle:
+    with kept(found.directory):
         verifying.require(found, identify(emulator))
-        yield found.run_by(emulator), handle
+        yield found.run_by(emulator)

@@ -17,9 +17,8 @@ USED = ".used"
 
 
 @contextlib.contextmanager
-def kept(directory: Path) -> Iterator[int]:
-    """Keeps a recording from being removed for as long as the open file that this yields is open, here or in a process
-    that has inherited it. Any number may keep it."""
+def kept(directory: Path) -> Iterator[None]:
+    """Keeps a recording from being removed. Any number may keep it."""
     handle = locks.opened(directory / USED)
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -27,7 +26,7 @@ def kept(directory: Path) -> Iterator[int]:
         os.close(handle)
         raise RumplabError(f"{directory.name} is being removed") from None
     try:
-        yield handle
+        yield
     finally:
         os.close(handle)
 

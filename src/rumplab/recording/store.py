@@ -13,7 +13,7 @@ from rumplab.host import locks
 from rumplab.lab import places
 from rumplab.lab.config import Lab
 from rumplab.machine.registry import NAME, free_name
-from rumplab.recording import record
+from rumplab.recording import log, record
 from rumplab.recording.record import Recording
 
 PACKED = ".tar.zst"
@@ -68,12 +68,13 @@ class Recordings:
 @contextlib.contextmanager
 def new(lab: Lab, text: str, base: str) -> Iterator[Path]:
     """A new, empty directory for a recording: at the path `text`, or where that is empty among the user's own, with the
-    name `base`. What goes wrong before a run is on record takes it away again."""
+    name `base`. What goes wrong before the guest's first instruction takes it away again."""
     directory = made(text) if text else open_recordings(lab).create(base)
     try:
         yield directory
     except BaseException:
-        if not (directory / record.LOG).exists():
+        path = directory / record.LOG
+        if not path.exists() or not log.read(path).instructions:
             shutil.rmtree(directory, ignore_errors=True)
         raise
 

@@ -31,9 +31,8 @@ LOOK_SECONDS = 0.5
 STALL_SECONDS = 120.0
 END_SECONDS = 5.0
 CONSOLE, CONTROL, STUB, OUTPUT = "console", "qmp.sock", "gdb.sock", "qemu.log"
-# A stop that the stub reports by itself, and the one that comes of the machine being held.
+# What begins the report of a stop.
 STOPS = (b"T", b"S")
-HELD = b"T02"
 # The instruction pointer among the registers of x86-64.
 PC = b"p10"
 PR_SET_PDEATHSIG = 1

@@ -117,7 +117,7 @@ class Session:
             try:
                 return self.here.ask(data)
             except Fault:
-                self._return(self.position)
+                self._replace(self.position)
         raise Failed("QEMU gives no answer")
 
     def next_answer(self) -> bytes:
@@ -193,6 +193,11 @@ class Session:
         """Puts a fresh QEMU where the debugger is, at `position`."""
         self._enter(self._fresh(position), position)
 
+    def _replace(self, position: int) -> None:
+        """The same for a QEMU that was lost: a Ctrl-C meanwhile has nothing to stop."""
+        with self._listener.passing(lambda: None):
+            self._return(position)
+
     def _enter(self, fresh: Player, position: int, met: bool = False) -> None:
         """Makes `fresh`, which stands at `position`, the debugger's, with the points that are set. It is closed if that
         fails. `met` says that a breakpoint is there."""
@@ -263,5 +268,5 @@ class Session:
                 return INTERRUPTED
             except Fault as error:
                 fault = error
-                self._return(before)
+                self._replace(before)
         raise Failed(str(fault))

@@ -178,6 +178,10 @@ def test_the_printed_commands_record(lab: LabPrefix, pcihello: Path, tmp_path: P
 def test_what_cannot_start_leaves_no_recording(lab: LabPrefix, pcihello: Path) -> None:
     assert lab.tool("run", pcihello, "--detach", "--name", "one").returncode == 0
     assert "is running" in failed(lab, "run", pcihello, "--record", "--name", "one")
+    # What QEMU itself refuses, after it has made its log.
+    for way in ((), ("--detach",)):
+        said = failed(lab, "run", pcihello, "--record", "--memory", "9999999G", *way)
+        assert "QEMU" in said
     assert json.loads(lab.tool("recording", "ls", "--json").stdout) == []
 
 

@@ -161,6 +161,19 @@ def test_a_qemu_that_does_not_answer_is_replaced(
     assert pid not in children(client)
 
 
+def test_ctrl_c_while_a_qemu_is_replaced_does_no_harm(
+    truth: Truth, client: RelayClient, children: Callable[[RelayClient], list[int]]
+) -> None:
+    client.goto(truth.first + 7)
+    (pid,) = children(client)
+    os.kill(pid, signal.SIGKILL)
+    client.send(b"g")
+    time.sleep(0.05)
+    client.interrupt()
+    assert len(client.receive()) > 100
+    assert client.registers() == truth.registers[7]
+
+
 def test_a_debugger_that_goes_in_the_middle_leaves_nothing(
     truth: Truth, client: RelayClient, children: Callable[[RelayClient], list[int]], short: Path
 ) -> None:
