@@ -6,9 +6,10 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.relayclient import RelayClient
@@ -28,44 +29,6 @@ STEP, CONTINUE, BACK_STEP, BACK = b"vCont;s:1", b"vCont;c", b"bs", b"bc"
 COMMANDS = st.sampled_from([STEP, CONTINUE, BACK_STEP, BACK_STEP, BACK, BACK, BACK])
 
 
-def expected(truth: Truth, command: bytes, position: int, points: set[int], total: int) -> int:
-    """Where `command` leads; -1 for somewhere before what the truth knows."""
-    if command == BACK_STEP:
-        return position - 1
-    if command == STEP:
-        return min(position + 1, truth.last)
-    if command == CONTINUE:
-        # QEMU doesn't step over a breakpoint by itself; a debugger does that.
-        place = truth.after(points, position)
-        return truth.last if place is None else place
-    place = truth.before(points, position)
-    return -1 if place is None else place
-
-
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
-def test_any_commands_end_where_a_forward_run_says(truth: Truth, recording: Recording, data: st.DataObject) -> None:
-    places = st.integers(truth.first, truth.last)
-    points = {truth.pc(place) for place in data.draw(st.lists(places, max_size=3))}
-    with RelayClient(relay.argv(recording.directory, recording.emulator)) as client:
-        position = data.draw(places)
-        client.goto(position)
-        for address in points:
-            assert client.ask(b"Z1,%x,1" % address) == b"OK"
-        for command in data.draw(st.lists(COMMANDS, min_size=1, max_size=5)):
-            place = expected(truth, command, position, points, truth.last + 1)
-            report = client.ask(command)
-            if command == BACK:
-                assert (b"replaylog:begin" in report) == (client.position == 0)
-                assert (b"hwbreak" in report) == (client.position != 0)
-            if place < truth.first:
-                assert client.position < truth.first
-                break
-            assert client.position == place, (command, position)
-            assert client.registers() == truth.registers[place - truth.first]
-            position = place
-
-
 def writes(recording: Recording, address: int) -> list[int]:
     """The positions before each write to 8 bytes at `address`, by a forward run."""
     found: list[int] = []
@@ -80,10 +43,60 @@ def writes(recording: Recording, address: int) -> list[int]:
             found.append(player.position - 1)
 
 
-def test_who_wrote_these_bytes(truth: Truth, recording: Recording, client: RelayClient) -> None:
+def expected(truth: Truth, command: bytes, position: int, points: set[int], written: Collection[int]) -> int:
+    """Where `command` leads, with breakpoints at `points` and a watchpoint whose bytes are `written` to at these
+    positions; -1 for somewhere before what the truth knows."""
+    if command == BACK_STEP:
+        return position - 1
+    if command == STEP:
+        return min(position + 1, truth.last)
+    if command == CONTINUE:
+        # QEMU doesn't step over a breakpoint by itself; a debugger does that.
+        places = [truth.after(points, position), *(place + 1 for place in written if place >= position)]
+        return min((place for place in places if place is not None), default=truth.last)
+    places = [truth.before(points, position), *(place for place in written if place < position)]
+    return max((place for place in places if place is not None and place >= truth.first), default=-1)
+
+
+@pytest.fixture(scope="session")
+def watched(truth: Truth, recording: Recording) -> tuple[int, list[int]]:
+    """An address on the stack, and where a forward run writes to it."""
+    address = truth.registers[len(truth.registers) // 2][7] & ~7
+    return address, writes(recording, address)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_commands_end_where_a_forward_run_says(
+    truth: Truth, recording: Recording, watched: tuple[int, list[int]], data: st.DataObject
+) -> None:
+    places = st.integers(truth.first, truth.last)
+    points = {truth.pc(place) for place in data.draw(st.lists(places, max_size=3))}
+    address, written = watched if data.draw(st.booleans()) else (None, [])
+    with RelayClient(relay.argv(recording.directory, recording.emulator)) as client:
+        position = data.draw(places)
+        client.goto(position)
+        for point in points:
+            assert client.ask(b"Z1,%x,1" % point) == b"OK"
+        if address is not None:
+            assert client.ask(b"Z2,%x,8" % address) == b"OK"
+        for command in data.draw(st.lists(COMMANDS, min_size=1, max_size=5)):
+            place = expected(truth, command, position, points, written)
+            report = client.ask(command)
+            if command == BACK:
+                assert (b"replaylog:begin" in report) == (client.position == 0)
+                assert (b"watch:" in report) == (client.position in written)
+            if place < truth.first:
+                assert client.position < truth.first
+                break
+            assert client.position == place, (command, position)
+            assert client.registers() == truth.registers[place - truth.first]
+            position = place
+
+
+def test_who_wrote_these_bytes(client: RelayClient, watched: tuple[int, list[int]]) -> None:
     """A watchpoint on the stack, backwards through its writes, and what stands there before and after each."""
-    stack = truth.registers[len(truth.registers) // 2][7] & ~7
-    places = writes(recording, stack)
+    stack, places = watched
     assert len(places) > 1
     client.goto("end")
     client.ask(b"Z2,%x,8" % stack)
