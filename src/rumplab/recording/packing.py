@@ -27,7 +27,7 @@ PIECE = 1 << 20
 def program() -> str:
     path = shutil.which(ZSTD)
     if path is None:
-        raise NotProvisioned(f"recordings are packed by the program {ZSTD}, which isn't here; install it: package zstd")
+        raise NotProvisioned(f"recordings are packed by the program {ZSTD}, which isn't here; install the package zstd")
     return path
 
 
