@@ -98,6 +98,8 @@ def extract(stream: IO[bytes], directory: Path, source: Path) -> list[str]:
             names[place.parts[0]] = None
             target = directory / place
             target.parent.mkdir(0o700, exist_ok=True)
+            if os.path.lexists(target):
+                raise RumplabError(f"{source} holds {member.name} twice")
             require_space(directory, member.size, member.name)
             content = archive.extractfile(member)
             with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:
