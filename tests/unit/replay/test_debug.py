@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support.labfixture import LabPrefix
 from support.recordings import recorded
+from support.running import image
 
 from rumplab.recording.record import Recording
 
@@ -101,3 +102,12 @@ def test_reverse_without_a_replay_is_refused_by_gdb(lab: LabPrefix, pcihello: Pa
     assert lab.tool("run", pcihello, "--wait", "--detach").returncode == 0
     result = lab.tool("debug", "pcihello", "--batch", "--ex", "reverse-stepi")
     assert "does not support this command" in result.stderr + result.stdout
+
+
+def test_gdb_goes_backwards_through_a_disk_s_boot(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
+    made = recorded(lab, image(lab, pcihello, tmp_path / "hello.img"))
+    commands = ("rr-goto end", "break main", "reverse-continue", "rr-where", "rr-goto 1000000", "rr-where")
+    result = lab.tool("debug", made.name, "--replay", "--batch", *(word for one in commands for word in ("--ex", one)))
+    assert result.returncode == 0, result.stderr
+    assert "Breakpoint 1, main (" in result.stdout
+    assert places(result.stdout + result.stderr)[1] == 1000000
