@@ -15,7 +15,7 @@ from pathlib import Path
 UNIT_PACKAGES = (
     *("git", "shellcheck", "gcc", "libc6-dev", "make", "gdb", "bmake", "golang-go"),
     *("qemu-system-x86", "qemu-utils", "fdisk", "e2fsprogs", "grub-common", "grub-pc-bin", "makefs"),
-    *("dnsmasq-base", "iproute2", "nftables", "tshark", "zsh"),
+    *("dnsmasq-base", "iproute2", "nftables", "tshark", "zsh", "zstd"),
 )
 IMAGE_PACKAGES = ("debootstrap",)
 ENGINE_PACKAGES = ("docker.io",)

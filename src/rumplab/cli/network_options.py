@@ -97,8 +97,9 @@ def nic(text: str) -> NicOption:
     return option
 
 
-def cards(args: argparse.Namespace, platform: str) -> tuple[Nic, ...]:
-    """Returns the cards that the command line asks for. UsageError for options that contradict each other.
+def cards(args: argparse.Namespace, platform: str, model: str = NicOption.model) -> tuple[Nic, ...]:
+    """Returns the cards that the command line asks for. Without --nic, it is one card of `model`. UsageError for
+    options that contradict each other.
 
     A card on the bridge whose address no option gives has an empty `mac`: Machines.claim chooses one that no running
     machine has.
@@ -106,7 +107,7 @@ def cards(args: argparse.Namespace, platform: str) -> tuple[Nic, ...]:
     if args.net == NONE:
         refuse_without_card(args)
         return ()
-    options = args.nic or [NicOption()]
+    options = args.nic or [NicOption(model)]
     if args.mac and options[0].mac:
         raise UsageError("--mac and the first --nic both give an address; use one of them")
     if len(options) > nics.MOST:

@@ -18,6 +18,8 @@ VERBS = {
     "snap": "save a machine's state as a snapshot",
     "snaps": "list a machine's snapshots, or delete one",
     "back": "take a machine back to a snapshot",
+    "recording": "list, show, verify, remove, pack and unpack recordings of runs",
+    "replay": "repeat a recorded run",
     "guest": "define, start, debug and stop a NetBSD or Linux kernel with kgdb or IPKDB",
     "ipkdb": "connect GDB to a NetBSD kernel over Ethernet (IPKDB)",
     "net": "the lab's network bridge for machines: bring it up, take it down, show it",

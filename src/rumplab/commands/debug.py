@@ -14,7 +14,7 @@ from rumplab.container import builder_images, mounts, runner
 from rumplab.container.docker import Image
 from rumplab.container.runner import Container
 from rumplab.errors import RumplabError, UsageError
-from rumplab.gdb import command_line
+from rumplab.gdb import command_line, kgdb_commands
 from rumplab.gdb.command_line import COMPONENT, Session
 from rumplab.guest import lines
 from rumplab.host import ports
@@ -22,6 +22,8 @@ from rumplab.host.streams import script
 from rumplab.lab import config
 from rumplab.lab.config import Lab
 from rumplab.machine.registry import Machine, Machines, open_machines
+from rumplab.recording import opening
+from rumplab.replay import relay
 from rumplab.vmware.directory import open_export
 
 EPILOG = """\
@@ -41,11 +43,13 @@ examples:
   rumplab debug --vmware hello.vmwarevm main          an export; first start its machine.vmx in VMware on this host
   rumplab debug hello main --container                with the GDB of the lab's builder image
   rumplab debug --core hello.core --batch --ex bt     a file that 'rumplab dump' or --on-panic wrote
+  rumplab debug hello main --replay                   a recorded run, also backwards: reverse-continue
 """
 TAKES_EXTRA = True
 # Docker Desktop's name for its host. A container that connects to it reaches the host's loopback interface.
 DESKTOP = "host.docker.internal"
 REMOTE_SECONDS = 10
+REPLAY_COMMANDS = kgdb_commands.DATA / "replay.gdb"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +69,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="attach to the machine of this export (see 'export'), which VMware runs",
     )
     parser.add_argument("--core", metavar="FILE", type=Path, help="open this dump (see 'dump') instead of a machine")
+    parser.add_argument(
+        "--replay",
+        action="store_true",
+        help="NAME is a recording: execute it, forwards and backwards; see 'run --record'",
+    )
     runner.add_option(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the GDB command and do nothing")
 
@@ -137,9 +146,43 @@ def target_of(args: argparse.Namespace, lab: Lab) -> tuple[Machine, str | None]:
     return machine, args.name
 
 
+def run_replay(args: argparse.Namespace, lab: Lab) -> int:
+    """GDB on a recording: see rumplab.replay."""
+    if args.vmware is not None or args.container:
+        raise UsageError("--replay is for a recording of this host's, and doesn't go with --vmware or --container")
+    if args.name is None:
+        raise UsageError("--replay needs the NAME of a recording; 'rumplab recording ls' lists them")
+    gdb, gdbinit = command_line.debugger(lab)
+    command_line.check_files(args.symbols, *args.script)
+    with opening.opened(lab, open_machines(lab), args.name) as recording:
+        program = os.path.abspath(args.symbols) if args.symbols else recording.symbols_file
+        if args.location is not None and program is None and not args.location.startswith("*"):
+            raise RumplabError(f"'{args.location}' needs symbols, and there are none; give them with --symbols FILE")
+        session = Session(
+            gdb=gdb,
+            gdbinit=gdbinit,
+            remote=f"| {shlex.join(relay.argv(recording.directory, recording.emulator))}",
+            program=program,
+            sources=sources_of(lab, recording.origin),
+            location=args.location,
+            commands=tuple(args.ex),
+            scripts=tuple(args.script),
+            batch=args.batch,
+            extra=tuple(args.extra),
+        )
+        argv = command_line.command_line(session, [f"source {REPLAY_COMMANDS}", *attach_commands(session)])
+    if args.dry_run:
+        script(shlex.join(argv) + "\n")
+    else:
+        command_line.replace_process(argv, args.batch, None)
+    return 0
+
+
 def run(args: argparse.Namespace) -> int:
     command_line.checked_location(args.location)
     lab = config.load()
+    if args.replay:
+        return run_replay(args, lab)
     image = builder_images.find(lab, COMPONENT) if runner.wanted(args.container, lab, sys.platform, COMPONENT) else None
     if args.core is not None:
         return open_core(args, lab, image)

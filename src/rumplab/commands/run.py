@@ -7,7 +7,7 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +23,13 @@ from rumplab.machine import accel, boot_media, consoles, disk_controllers, launc
 from rumplab.machine.disk_controllers import Disk
 from rumplab.machine.registry import Machine, Machines, addressed, base_name, check_name, open_machines
 from rumplab.network import attachment
+from rumplab.network.attachment import Attachment
 from rumplab.postmortem import panic_policy
 from rumplab.postmortem.panic_policy import PanicPolicy
+from rumplab.recording import devices, ending, making, store
+from rumplab.recording import record as recordings
+from rumplab.recording.emulator import identify
+from rumplab.recording.making import Wanted
 
 EPILOG = """\
 The machine is a PC with an e1000 (54:54:00:55:55:55) behind a PCI bridge, on the user network 192.168.76.0/24, and with
@@ -47,6 +52,7 @@ examples:
   rumplab run hello.img --net bridge --nic e1000 --nic e1000,net=user
   rumplab run hello.img --on-panic dump --panic-pattern 'panic:'    a dump, a trace and status 4 after a failure
   rumplab run hello.img --dry-run             print the command instead
+  rumplab run hello.img --record              see 'rumplab replay', 'rumplab recording' and 'debug --replay'
   rumplab run hello.img -- -smp 2             more arguments for QEMU
 """
 TAKES_EXTRA = True
@@ -123,6 +129,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     panic_options.add_success(parser)
     panic_options.add_arguments(parser)
+    parser.add_argument(
+        "--record",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="record the run, so that you can repeat it: in the new directory DIR, or among your recordings; the"
+        f" default card is then a {devices.DEFAULT_NIC}",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the QEMU command and do nothing")
     network_options.add_arguments(parser)
 
@@ -237,7 +251,13 @@ def command(spec: qemu_argv.Spec, detach: bool, module: tuple[str, bytes] | None
 
 
 def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
-    cards = network_options.cards(args, platform)
+    recording = args.record is not None
+    if recording and args.on_panic is not None:
+        raise UsageError(
+            "--record and --on-panic can't be used together; record the run, and look for the failure with: rumplab"
+            " debug NAME --replay"
+        )
+    cards = network_options.cards(args, platform, devices.DEFAULT_NIC if recording else nics.Nic.model)
     qemu_argv.check_extra(args.extra)
     lab = config.load()
     policy = panic_options.policy(args, lab, args.detach)
@@ -251,6 +271,11 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
         found = replace(found, cd=False)
     spec = make_spec(args, found, emulator, further_disks(args, lab))
     module = rumprun_file.make(args.config, args.rumprun_schema, lab, "--config") if args.config else None
+    if recording:
+        making.check(replace(spec, nics=cards), args.allow_backing)
+        if spec.vga and not args.detach:
+            raise UsageError("a terminal can't show the screen of a machine with --record; add --detach")
+        spec = replace(spec, accel=devices.ACCEL)
     if spec.vga and not args.detach:
         spec = replace(spec, display=consoles.CURSES)
         if not args.dry_run:
@@ -274,6 +299,8 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
         ports.warn_of_stub(spec.gdb_port)
     network_options.warn(cards)
     seen = macs.learned(attached.bridge) if attached and attached.bridge else frozenset()
+    if recording:
+        return run_recorded(args, lab, machines, Wanted(spec, record, module), attached, seen)
     if args.dry_run:
         cards = addressed(cards, record.name, machines.all(), seen)
         file = f"{record.name}.config.json"
@@ -299,8 +326,64 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
         ]
         passed = (*(link.taps if link else ()), *(() if descriptor is None else (descriptor,)))
         if args.detach:
-            return start_detached(machines, machine, argv, passed, policy)
-        return start(lab, machines, machine, argv, passed, args, policy)
+            return start_detached(machines, machine, argv, passed, policy=policy)
+        return start(lab, machines, machine, argv, passed, args, policy=policy)
+
+
+def run_recorded(
+    args: argparse.Namespace,
+    lab: Lab,
+    machines: Machines,
+    wanted: Wanted,
+    attached: Attachment | None,
+    seen: Collection[str],
+) -> int:
+    """Runs and records the machine, and returns the exit status; with --dry-run, prints the commands."""
+    if args.dry_run:
+        record = wanted.record
+        cards = addressed(wanted.spec.nics, record.name, machines.all(), seen)
+        wanted = replace(wanted, spec=replace(wanted.spec, nics=cards, stub=f"{record.name}.gdb.sock"))
+        directory = args.record or f"{record.name}.recording"
+        script(making.shell(directory, wanted, making.argv(wanted, not args.detach)) + "\n")
+        return 0
+    known = devices.explain_nics(wanted.spec.nics, bool(args.nic))
+    if known:
+        print(f"rumplab: {known}", file=sys.stderr)
+    with store.new(lab, args.record, wanted.record.name) as directory:
+        emulator = identify(wanted.spec.qemu)
+        machine = machines.claim(
+            replace(wanted.record, recording=str(directory)), numbered=args.name is None, seen_macs=seen
+        )
+        wanted = replace(wanted, record=machine, spec=replace(wanted.spec, stub=machine.stub, nics=machine.nics))
+        print_disks(wanted.spec)
+        with attachment.opened(attached, wanted.spec.nics) as link:
+            argv = [
+                *making.argv(replace(wanted, spec=replace(wanted.spec, link=link)), not args.detach),
+                *qemu_argv.control_argv(str(machine.socket)),
+            ]
+            with machines.claimed(machine):
+                making.make(directory, wanted, argv, emulator)
+            passed = link.taps if link else ()
+            if args.detach:
+                code = start_detached(machines, machine, argv, passed, directory=str(directory))
+            else:
+                code = start(lab, machines, machine, argv, passed, args, directory=str(directory))
+    print_recorded(recordings.read(directory), machines, shlex.quote(args.record or directory.name))
+    return code
+
+
+def print_recorded(recording: recordings.Recording, machines: Machines, name: str) -> None:
+    """Prints the state of the recording and the commands for it, which take the argument `name`."""
+    if ending.runs(recording, machines):
+        print(f"the recording goes on; show it with: rumplab recording show {name}")
+        return
+    done = ending.settled(recording, machines)
+    if done.end is not None:
+        print(
+            f"rumplab: recorded {name}: {done.end.instructions} instructions; repeat it with: rumplab replay {name};"
+            f" debug it with: rumplab debug {name} --replay",
+            file=sys.stderr,
+        )
 
 
 def ports_argv(spec: qemu_argv.Spec, log: str, detach: bool) -> list[str]:
@@ -335,10 +418,16 @@ def print_disks(spec: qemu_argv.Spec) -> None:
 
 
 def start_detached(
-    machines: Machines, machine: Machine, argv: list[str], passed: tuple[int, ...], policy: PanicPolicy | None
+    machines: Machines,
+    machine: Machine,
+    argv: list[str],
+    passed: tuple[int, ...],
+    policy: PanicPolicy | None = None,
+    directory: str | None = None,
 ) -> int:
-    """Starts QEMU in the background, prints what to do next, and returns the exit code."""
-    running = launch.detached(machines, machine, argv, passed)
+    """Starts QEMU in the background, prints what to do next, and returns the exit code. A recorded machine runs in
+    `directory`."""
+    running = launch.detached(machines, machine, argv, passed, directory)
     if running is not None and policy is not None:
         # Imported only here and in run_watched(), since most starts don't need it.
         from rumplab.postmortem import panic
@@ -364,7 +453,8 @@ def start(
     argv: list[str],
     passed: tuple[int, ...],
     args: argparse.Namespace,
-    policy: PanicPolicy | None,
+    policy: PanicPolicy | None = None,
+    directory: str | None = None,
 ) -> int:
     """Runs QEMU on this terminal and returns its exit status. RumplabError if it isn't 0, except for a signal and for
     the guest's own status with --exit-device."""
@@ -374,7 +464,7 @@ def start(
     )
     if policy is not None:
         return run_watched(lab, machines, machine, argv, passed, policy)
-    code = launch.foreground(machines, machine, argv, passed)
+    code = launch.foreground(machines, machine, argv, passed, directory=directory)
     if code and not args.exit_device and code < 128:
         raise RumplabError(f"QEMU ended with status {code}; its messages are above")
     return code

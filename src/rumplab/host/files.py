@@ -23,7 +23,7 @@ MIB = 1 << 20
 PREFIX = ".rumplab-stage-"
 # The prefix of a work directory's name, and the purposes that it names.
 WORK = "rumplab-{}-"
-PURPOSES = ("stage", "smoke", "probe", "ipkdb")
+PURPOSES = ("stage", "smoke", "probe", "ipkdb", "replay")
 
 
 @contextlib.contextmanager

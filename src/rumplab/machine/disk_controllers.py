@@ -86,14 +86,18 @@ def check(disks: Sequence[Disk]) -> None:
             )
 
 
-def argv(disks: Sequence[Disk], boots: bool) -> list[str]:
+def argv(disks: Sequence[Disk], boots: bool, logged: bool = False) -> list[str]:
     """Returns QEMU's options for `disks`. With `boots`, the firmware boots the first one, whatever the others
-    contain."""
+    contain. With `logged`, QEMU records the order in which the disks' requests end, or repeats it."""
     words: list[str] = []
     adapters: dict[str, str] = {}
     for number, disk in enumerate(disks):
         name = f"disk{number}"
-        words += ["-drive", drive(disk, name)]
+        if logged:
+            words += ["-drive", drive(disk, f"{name}-file")]
+            words += ["-drive", f"driver=blkreplay,if=none,image={name}-file,id={name}"]
+        else:
+            words += ["-drive", drive(disk, name)]
         controller = CONTROLLERS[disk.bus]
         if controller.host and disk.bus not in adapters:
             adapters[disk.bus] = f"scsi{len(adapters)}"

@@ -14,11 +14,12 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 from rumplab.errors import RumplabError
 from rumplab.host import child_environment, holders, process
@@ -110,12 +111,13 @@ def foreground(
     argv: Sequence[str],
     passed: Sequence[int] = (),
     on_start: Callable[[Machine], None] = lambda machine: None,
+    directory: str | None = None,
 ) -> int:
     """Runs QEMU on this terminal until it ends. QEMU inherits the descriptors `passed`. Calls `on_start` with the
-    running machine once its record exists. Returns QEMU's exit status, or 128 plus the number of the signal that ended
-    it."""
+    running machine once its record exists. A recorded machine runs in `directory`; its messages go to a log, which is
+    printed at the end. Returns QEMU's exit status, or 128 plus the number of the signal that ended it."""
     with terminal_restored():
-        return _run_and_forward_signals(machines, machine, argv, passed, on_start)
+        return _run_and_forward_signals(machines, machine, argv, passed, on_start, directory)
 
 
 def _run_and_forward_signals(
@@ -124,9 +126,11 @@ def _run_and_forward_signals(
     argv: Sequence[str],
     passed: Sequence[int],
     on_start: Callable[[Machine], None],
+    directory: str | None,
 ) -> int:
     caught: list[int] = []
-    machine, child = started(machines, machine, argv, passed)
+    log = messages(machine) if directory else None
+    machine, child = started(machines, machine, argv, passed, cwd=directory, stderr=log)
     on_start(machine)
 
     def forward(number: int, _frame: FrameType | None) -> None:
@@ -146,17 +150,25 @@ def _run_and_forward_signals(
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, before in previous.items():
             signal.signal(number, before)
+        if log is not None:
+            log.close()
+            for line in machine.qemu_log.read_text(errors="replace").split("\n"):
+                if line:
+                    print(line, file=sys.stderr)
         machines.retire(machine)
     if caught or code < 0:
         return 128 + (caught[0] if caught else -code)
     return code
 
 
-def detached(machines: Machines, machine: Machine, argv: Sequence[str], passed: Sequence[int] = ()) -> Machine | None:
+def detached(
+    machines: Machines, machine: Machine, argv: Sequence[str], passed: Sequence[int] = (), directory: str | None = None
+) -> Machine | None:
     """Starts QEMU in the background and waits until it answers on its control socket. QEMU inherits the descriptors
-    `passed`. Returns the running machine; None if the guest has already ended QEMU. RumplabError if QEMU fails."""
+    `passed`, and a recorded machine runs in `directory`. Returns the running machine; None if the guest has already
+    ended QEMU. RumplabError if QEMU fails."""
     try:
-        log = machine.qemu_log.open("wb")
+        log = messages(machine)
     except OSError:
         machines.abandon(machine)
         raise
@@ -170,6 +182,7 @@ def detached(machines: Machines, machine: Machine, argv: Sequence[str], passed: 
             stdout=log,
             stderr=log,
             start_new_session=True,
+            cwd=directory,
             # Only this user may open its sockets: whoever opens one controls the machine.
             umask=0o177,
         )
@@ -180,6 +193,11 @@ def detached(machines: Machines, machine: Machine, argv: Sequence[str], passed: 
         child.wait(KILL_SECONDS)
         machines.retire(running)
         raise
+
+
+def messages(machine: Machine) -> IO[bytes]:
+    """The file for what QEMU says. What is in it keeps its place on the disk."""
+    return os.fdopen(os.open(machine.qemu_log, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb")
 
 
 def _until_ready(machines: Machines, machine: Machine, child: subprocess.Popen[bytes]) -> Machine | None:

@@ -157,6 +157,15 @@ def argv(cards: Sequence[Nic], link: Link | None, pci_bridge: bool) -> list[str]
     return words if cards else [*words, "-nic", "none"]
 
 
+def logged(cards: Sequence[Nic]) -> list[str]:
+    """The options that lead what `cards` receive through QEMU's log of the run."""
+    return [
+        word
+        for number in range(len(cards))
+        for word in ("-object", f"filter-replay,id=replay{number},netdev=net{number}")
+    ]
+
+
 def board(slot: int) -> str:
     """Returns the options of -device for a slot on the board's own bus. QEMU reads the slot as hexadecimal."""
     return f"bus={BOARD_BUS},addr={slot:x}"

@@ -26,7 +26,8 @@ class Spec:
     Exactly one of `image` and `program` is a path: the disk that boots, or the program that QEMU loads. `initrd` is the
     program's module, `drives` are further disks. `link` connects cards to the bridge. `display` shows the VGA card, if
     there is one. The debug stub listens on the TCP port `gdb_port`, or on the socket `stub`; if neither is set, there
-    is none. `sandbox` is the value of -sandbox, or None.
+    is none. `sandbox` is the value of -sandbox, or None. `icount` is the value of -icount if QEMU records or replays
+    the run, or None.
     """
 
     qemu: str
@@ -50,6 +51,7 @@ class Spec:
     pci_bridge: bool = True
     wait: bool = False
     exit_device: bool = False
+    icount: str | None = None
     extra: tuple[str, ...] = ()
 
     @property
@@ -77,6 +79,7 @@ def machine_argv(spec: Spec) -> list[str]:
     argv = [spec.qemu, "-machine", f"pc,accel={spec.accel}", "-m", spec.memory, "-display", spec.display]
     argv += [] if spec.vga else ["-vga", "none"]
     argv += nics.argv(spec.nics, spec.link, spec.pci_bridge)
+    argv += ["-icount", spec.icount, *nics.logged(spec.nics)] if spec.icount else []
     argv += stub_argv(spec)
     argv += ["-sandbox", spec.sandbox] if spec.sandbox else []
     if spec.wait:
@@ -103,7 +106,7 @@ def boot_argv(spec: Spec) -> list[str]:
         argv += ["-kernel", spec.program]
         argv += ["-append", spec.arguments] if spec.arguments else []
         argv += ["-initrd", spec.initrd] if spec.initrd else []
-    return argv + disk_controllers.argv(spec.disks, boots=spec.image is not None)
+    return argv + disk_controllers.argv(spec.disks, boots=spec.image is not None, logged=spec.icount is not None)
 
 
 def foreground_argv(log: str) -> list[str]:

@@ -50,9 +50,9 @@ class Machine:
 
     `snapshot` says that QEMU doesn't write to `image`; `drives` are further disks. `console` is "serial" if the machine
     has no VGA card, or "vga". It is empty for a guest: a guest has a VGA card, but its console is a serial port.
-    `gdb_port` is 0 if the debug stub listens on the machine's socket, which only its user can open. `guest` says how
-    ``rumplab guest start`` started the machine: "run", or "kgdb" or "ipkdb" if the kernel waits for a debugger. It is
-    empty if ``rumplab run`` did.
+    `gdb_port` is 0 if the debug stub listens on the machine's socket, which only its user can open.
+    `recording` is the directory of the recording that QEMU writes. `guest` says how ``rumplab guest start`` started the
+    machine: "run", or "kgdb" or "ipkdb" if the kernel waits for a debugger. It is empty if ``rumplab run`` did.
     """
 
     name: str
@@ -67,6 +67,7 @@ class Machine:
     nics: tuple[Nic, ...] = ()
     accel: str = ""
     guest: str = ""
+    recording: str | None = None
     pid: int = 0
     token: str = ""
     since: float = 0.0
@@ -264,6 +265,15 @@ class Machines:
         with locks.held(self.root):
             if machine.path.exists():
                 self._retire(machine.path)
+
+    @contextlib.contextmanager
+    def claimed(self, machine: Machine) -> Iterator[None]:
+        """For what is done between a claim and QEMU's start: takes the record away where that fails."""
+        try:
+            yield
+        except BaseException:
+            self.abandon(machine)
+            raise
 
     def ended(self, name: str) -> Path | None:
         """Returns the directory with the logs of the last ended machine `name`; None if there is none."""

@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rumplab.errors import RumplabError, UsageError
@@ -46,6 +47,15 @@ class Snapshot:
     ran: float
 
 
+def check_not_recorded(machine: Machine) -> None:
+    """RumplabError if `machine` is being recorded: QEMU's log can't repeat what the load of a snapshot does."""
+    if machine.recording:
+        raise RumplabError(
+            f"{machine.name} is being recorded, and can't go back to a snapshot; stop it, and go to any instruction of"
+            f" the recording with: rumplab debug {Path(machine.recording).name} --replay"
+        )
+
+
 def check_label(label: str) -> str:
     """Returns `label`. UsageError if it can't be the label of a snapshot."""
     # QEMU interprets digits as the number of a snapshot.
@@ -60,6 +70,7 @@ def check_label(label: str) -> str:
 def take(machine: Machine, label: str) -> Snapshot:
     """Saves the state of `machine` as `label`. RumplabError names the disk or the device that can't be saved."""
     check_label(label)
+    check_not_recorded(machine)
     with connected(machine) as session:
         disks = kept_disks(machine, session)
         provide(machine, session)

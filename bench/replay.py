@@ -1,0 +1,226 @@
+"""Measure what QEMU can record and replay on this host, and how long it takes.
+
+    tools/python bench/replay.py devices [ROUNDS]     records and replays each network card and each disk controller
+    tools/python bench/replay.py cost [ROUNDS]        records and replays the demo, by rumplab and by QEMU directly
+    tools/python bench/replay.py reverse [COMMANDS]   executes random commands in one session, forwards and backwards
+
+Needs a provisioned lab (or RUMPLAB_CONFIG) with components qemu, pcihello and rump_stager. A card's own boot code uses
+the card: it asks the user network for an address for a while. A disk boots the demo. `devices` prints the rows of the
+table in docs/commands/recording.md. The benchmark asserts nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from support.relayclient import RelayClient
+
+from rumplab.errors import RumplabError
+from rumplab.lab import config
+from rumplab.machine import nics, qmp
+from rumplab.machine.disk_controllers import CDROM, CONTROLLERS, Disk
+from rumplab.machine.nics import Nic
+from rumplab.machine.qemu_argv import Spec, control_argv, machine_argv
+from rumplab.machine.registry import Machine
+from rumplab.recording import ending, making
+from rumplab.recording.emulator import identify
+from rumplab.recording.making import Wanted
+from rumplab.recording.record import Recording
+from rumplab.replay import relay, running
+from rumplab.replay.faults import Ended
+from rumplab.replay.player import Player
+
+ROUNDS = 5
+COMMANDS = 200
+# The number of last instructions that are stepped through, to compute the expected stops.
+STEPPED = 6000
+# The time after which a run ends if the guest doesn't end it.
+RUN_SECONDS = 6.0
+PATIENCE = 120.0
+
+
+def record(spec: Spec, directory: Path, seconds: float | None = None) -> Recording:
+    """Record a run of `spec` in `directory`, to its end or for `seconds`."""
+    wanted = Wanted(spec, Machine(name="bench", directory="", program=spec.program))
+    argv = making.argv(wanted, foreground=False)
+    made = making.make(directory, wanted, argv, identify(spec.qemu))
+    control = directory / "qmp.sock"
+    with subprocess.Popen(
+        [*argv, *control_argv(str(control))],
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            process.wait(seconds or PATIENCE)
+        except subprocess.TimeoutExpired:
+            qmp.execute(control, "quit", timeout=10)
+            process.wait(10)
+    return ending.ended(made)
+
+
+def holds(spec: Spec, seconds: float | None) -> tuple[bool, str]:
+    """Whether a recording of `spec` repeats as it was, or what became of it."""
+    with tempfile.TemporaryDirectory(prefix="rb") as path:
+        recording = record(spec, Path(path), seconds)
+        try:
+            played = running.play(recording, stall=PATIENCE / 4)
+        except RumplabError as error:
+            return False, str(error).splitlines()[0]
+        wrong = running.difference(recording.console.read_bytes(), played.console, whole=True)
+        return not wrong, wrong
+
+
+def row(name: str, spec: Spec, rounds: int, seconds: float | None = None) -> None:
+    results = [holds(spec, seconds) for _ in range(rounds)]
+    why = next((text for good, text in results if not good), "")
+    print(f"| {name} | {sum(good for good, _ in results)} of {rounds} | {why} |", flush=True)
+
+
+def image_of(program: str, directory: Path) -> str:
+    path = directory / "demo.img"
+    subprocess.run([sys.executable, "-m", "rumplab", "stage", program, "-o", str(path)], check=True, timeout=PATIENCE)
+    return str(path)
+
+
+def devices(spec: Spec, rounds: int) -> None:
+    print(f"{identify(spec.qemu).version}\n\n| device | holds | else |\n|---|---|---|")
+    for model in nics.MODELS:
+        used = replace(spec, program=None, nics=(Nic(model),))
+        row(f"card {model}, its boot code", used, rounds, RUN_SECONDS)
+        row(f"card {model}, the demo", replace(spec, nics=(Nic(model),)), rounds)
+    with tempfile.TemporaryDirectory(prefix="rb") as path:
+        image = image_of(str(spec.program), Path(path))
+        for name in CONTROLLERS:
+            booted = replace(spec, program=None, image=image, disk=name)
+            row(f"disk {name}, booted", booted, rounds)
+            row(f"disk {name}, booted, --snapshot", replace(booted, snapshot=True), rounds)
+        row(f"disk {CDROM}, beside", replace(spec, drives=(Disk(image, "raw", CDROM),)), rounds)
+    row("VGA card", replace(spec, vga=True), rounds)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def run_plain(argv: list[str], directory: str) -> None:
+    subprocess.run(argv, cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False)
+
+
+def cost(spec: Spec, rounds: int) -> None:
+    program = str(spec.program)
+    tool = [sys.executable, "-m", "rumplab"]
+    serial = ["-serial", "file:console2"]
+    times: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory(prefix="rb") as path:
+        plain = machine_argv(spec)
+        logged = machine_argv(replace(spec, icount="shift=auto,rr=record,rrfile=log2"))
+        again = machine_argv(replace(spec, icount="shift=auto,rr=replay,rrfile=log2"))
+        for number in range(rounds):
+            name = f"{path}/{number}"
+            ways = {
+                "run": [*tool, "run", program, "--exit-device", "--nic", "virtio"],
+                "run --record": [*tool, "run", program, "--exit-device", "--nic", "virtio", f"--record={name}"],
+                "replay": [*tool, "replay", name],
+                "QEMU, plain": [*plain, *serial],
+                "QEMU, rr=record": [*logged, *serial],
+                "QEMU, rr=replay": [*again, *serial],
+            }
+            for label, argv in ways.items():
+                times.setdefault(label, []).append(seconds(partial(run_plain, argv, path)))
+        run_plain([*tool, "recording", "pack", f"{path}/0", "-o", f"{path}/p.tar.zst"], path)
+        log, whole = Path(path, "0", "log").stat().st_size, Path(path, "p.tar.zst").stat().st_size
+    for label, values in times.items():
+        print(f"{label:16} {statistics.median(values):.3f} s")
+    median = {label: statistics.median(values) for label, values in times.items()}
+    print(f"recording        {median['run --record'] - median['run']:+.3f} s on top of run")
+    print(f"QEMU's recording {median['QEMU, rr=record'] - median['QEMU, plain']:+.3f} s on top of QEMU")
+    print(f"log              {log} bytes; the whole recording, packed: {whole}")
+
+
+def reverse(spec: Spec, count: int) -> None:
+    """Random commands, each compared with where single steps say that it must end."""
+    with tempfile.TemporaryDirectory(prefix="rb") as path:
+        recording = record(spec, Path(path))
+        total = running.end_of(recording).instructions
+        first, last = total - STEPPED, total - 1
+        pcs = trace(recording, first)
+        times: list[float] = []
+        wrong = 0
+        chance = random.Random(1)
+        with RelayClient(relay.argv(recording.directory, recording.emulator)) as client:
+            client.ask(b"qSupported:swbreak+;hwbreak+")
+            position, points = first + STEPPED // 2, set[int]()
+            client.goto(position)
+            for _ in range(count):
+                if chance.random() < 0.3:
+                    for address in points:
+                        client.ask(b"z1,%x,1" % address)
+                    points = {chance.choice(pcs) for _ in range(chance.randrange(4))}
+                    for address in points:
+                        client.ask(b"Z1,%x,1" % address)
+                command = chance.choice([b"bs", b"bc", b"bc", b"vCont;s:1", b"vCont;c"])
+                places = {
+                    b"bs": position - 1,
+                    b"vCont;s:1": min(position + 1, last),
+                    b"vCont;c": next((n for n in range(position, last) if pcs[n - first] in points), last),
+                    b"bc": next((n for n in range(position - 1, first - 1, -1) if pcs[n - first] in points), -1),
+                }
+                times.append(seconds(partial(client.ask, command, PATIENCE)))
+                now = client.position
+                wrong += now != places[command] and (places[command] >= first or now >= first)
+                position = now
+                if position < first or position == last:
+                    position = chance.randrange(first, last)
+                    client.goto(position)
+    print(f"{count - wrong} of {count} ended where a forward run says; load {os.getloadavg()[0]:.1f}")
+    print(f"median {statistics.median(times):.2f} s, worst {max(times):.2f} s")
+
+
+def trace(recording: Recording, first: int) -> list[int]:
+    """Return the address of each instruction from `first` on, by single steps."""
+    found = []
+    with tempfile.TemporaryDirectory(prefix="rb") as path, Player(recording, Path(path) / "0") as player:
+        player.go(first)
+        while True:
+            found.append(player.pc)
+            player.resume(b"s")
+            try:
+                player.stop()
+            except Ended:
+                return found
+
+
+def main() -> None:
+    modes = {"devices": (devices, ROUNDS), "cost": (cost, ROUNDS), "reverse": (reverse, COMMANDS)}
+    words = sys.argv[1:]
+    if not words or words[0] not in modes:
+        sys.exit(__doc__)
+    work, number = modes[words[0]]
+    lab = config.load()
+    spec = Spec(
+        qemu=lab.component("qemu").path("qemu-system-x86_64"),
+        accel="tcg",
+        program=lab.component("pcihello").path("program"),
+        vga=False,
+        nics=(Nic("virtio"),),
+        exit_device=True,
+    )
+    work(spec, int(words[1]) if len(words) > 1 else number)
+
+
+if __name__ == "__main__":
+    main()

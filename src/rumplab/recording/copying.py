@@ -1,0 +1,41 @@
+"""Copying a file into a recording: holes stay holes, and its sha256 is known afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+from rumplab.host import regular
+from rumplab.host.files import require_space
+
+PIECE = 1 << 20
+ZEROS = bytes(PIECE)
+
+
+def copied(source: str, target: Path) -> str:
+    """Copies the file, or the disk, at `source` to `target`, which only its owner reads; the sha256 of its content.
+    RumplabError where there is no space, OSError as `open`."""
+    digest = hashlib.sha256()
+    with regular.opened(source) as given:
+        require_space(target.parent, stored(given.fileno()), f"a copy of {source}")
+        with open(target, "xb", opener=private) as taken:
+            while piece := given.read(PIECE):
+                digest.update(piece)
+                if piece == ZEROS[: len(piece)]:
+                    taken.seek(len(piece), os.SEEK_CUR)
+                else:
+                    taken.write(piece)
+            taken.truncate()
+    return digest.hexdigest()
+
+
+def stored(handle: int) -> int:
+    """The bytes that a file takes on its disk, as far as that is known."""
+    found = os.fstat(handle)
+    return found.st_blocks * 512 if stat.S_ISREG(found.st_mode) else 0
+
+
+def private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

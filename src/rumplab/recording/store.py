@@ -1,0 +1,95 @@
+"""Where recordings are: a directory for each, below one of this user's, or wherever --record named one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from rumplab.errors import RumplabError, UsageError
+from rumplab.host import locks
+from rumplab.lab import places
+from rumplab.lab.config import Lab
+from rumplab.machine.registry import NAME, free_name
+from rumplab.recording import log, record
+from rumplab.recording.record import Recording
+
+PACKED = ".tar.zst"
+
+
+class Recordings:
+    """The recordings of this user in one lab, below the directory `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def directories(self) -> Iterator[Path]:
+        """What stands for a recording, by name: also what can't be read."""
+        for path in sorted(self.root.iterdir()):
+            if path.is_dir() and not path.name.startswith("."):
+                yield path
+
+    def create(self, base: str) -> Path:
+        """A new, empty directory; its name is `base`, or `base` with a number."""
+        with locks.held(self.root):
+            path = self.root / free_name(base, {entry.name for entry in self.root.iterdir()})
+            path.mkdir(0o700)
+            return path
+
+    def adopt(self, directory: Path, name: str) -> Path:
+        """Moves the recording in `directory`, which is on the same disk, among the user's own."""
+        with locks.held(self.root):
+            path = self.root / name
+            if os.path.lexists(path):
+                raise RumplabError(f"there is a recording called '{name}' already; give another name with --name")
+            directory.rename(path)
+            return path
+
+    def locate(self, text: str) -> Path:
+        """The directory of the recording `text`: a name, or a path. RumplabError where there is none."""
+        if text.endswith(PACKED):
+            raise RumplabError(f"{text} is a packed recording; unpack it first: rumplab recording unpack {text}")
+        if NAME.fullmatch(text) and (self.root / text).is_dir():
+            return self.root / text
+        path = Path(os.path.abspath(text))
+        if (path / record.RECORD).exists():
+            return path
+        names = ", ".join(directory.name for directory in self.directories())
+        there = f"there are: {names}" if names else "make one with: rumplab run … --record"
+        raise RumplabError(f"no recording called '{text}'; {there}")
+
+    def find(self, text: str) -> Recording:
+        """The recording `text`."""
+        return record.read(self.locate(text))
+
+
+@contextlib.contextmanager
+def new(lab: Lab, text: str, base: str) -> Iterator[Path]:
+    """A new, empty directory for a recording: at the path `text`, or where that is empty among the user's own, with the
+    name `base`. What goes wrong before the guest's first instruction takes it away again."""
+    directory = made(text) if text else open_recordings(lab).create(base)
+    try:
+        yield directory
+    except BaseException:
+        path = directory / record.LOG
+        if not path.exists() or not log.read(path).instructions:
+            shutil.rmtree(directory, ignore_errors=True)
+        raise
+
+
+def open_recordings(lab: Lab) -> Recordings:
+    return Recordings(places.directory(lab, "recordings", lasting=True))
+
+
+def made(text: str) -> Path:
+    """A new, empty directory at the path `text`. UsageError where something is there already."""
+    path = Path(os.path.abspath(text))
+    if os.path.lexists(path):
+        raise UsageError(f"{text} is there already; a recording is a directory of its own, so name a new one")
+    try:
+        path.mkdir(0o700)
+    except OSError as error:
+        raise RumplabError(f"cannot make {text} for the recording: {error.strerror}; name another place") from error
+    return path

@@ -1,0 +1,102 @@
+"""The commands that record and repeat, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from rumplab.errors import UsageError
+from rumplab.machine import qemu_argv
+from rumplab.machine.disk_controllers import Disk
+from rumplab.machine.nics import Forward, Nic
+from rumplab.machine.qemu_argv import Spec
+from rumplab.machine.registry import Machine
+from rumplab.recording import command, devices, making
+from rumplab.recording.making import Wanted
+
+SPEC = Spec(qemu="/q", accel="tcg", program="/there/app.bin", nics=(Nic("virtio"),), stub="/s/gdb.sock")
+IMAGE = replace(SPEC, program=None, image="/there/a,b.img", drives=(Disk("/there/c.iso", "raw", "cdrom"),))
+
+
+def values(argv: list[str], option: str) -> list[str]:
+    return [argv[at + 1] for at, word in enumerate(argv) if word == option]
+
+
+def test_disks_cards_and_time_go_through_the_log() -> None:
+    argv = qemu_argv.machine_argv(command.recording(IMAGE, module=False))
+    assert values(argv, "-icount") == ["shift=auto,rr=record,rrfile=log"]
+    assert "filter-replay,id=replay0,netdev=net0" in values(argv, "-object")
+    assert "driver=blkreplay,if=none,image=disk0-file,id=disk0" in values(argv, "-drive")
+    assert "virtio-blk-pci,drive=disk0,bootindex=0" in values(argv, "-device")
+
+
+def test_a_program_has_the_same_name_in_both() -> None:
+    recording = qemu_argv.machine_argv(command.recording(SPEC, module=True))
+    replay = qemu_argv.machine_argv(command.replaying(command.recording(SPEC, module=True)))
+    assert values(recording, "-kernel") == values(replay, "-kernel") == ["app.bin"]
+    assert values(recording, "-initrd") == values(replay, "-initrd") == ["module"]
+
+
+def test_a_replay_touches_nothing_outside() -> None:
+    """Neither the disks that were recorded, nor the host's ports, nor the bridge, nor the machine's sockets."""
+    card = Nic("virtio", forwards=(Forward("tcp", 8080, 80),), open=True)
+    spec = replace(IMAGE, nics=(card, Nic("virtio", net="bridge", mac="52:54:00:00:00:01")), gdb_port=1234, wait=True)
+    argv = qemu_argv.machine_argv(command.replaying(spec))
+    text = " ".join(argv)
+    assert not any(word in text for word in ("/there", "hostfwd", "bridge,br", "1234", "/s/gdb.sock"))
+    assert "-S" not in argv
+    assert [word.split(",")[0] for word in values(argv, "-netdev")] == ["user", "user"]
+    assert values(argv, "-drive")[0] == "file=disk0,format=raw,id=disk0-file,snapshot=on,if=none"
+    assert values(argv, "-drive")[2] == "file=disk1,format=raw,id=disk1-file,media=cdrom,readonly=on,if=none"
+
+
+@pytest.mark.parametrize("name", ["log", "console", "recording.json", "module", "disk0", ".lock"])
+def test_a_program_takes_no_name_that_a_recording_needs(name: str) -> None:
+    assert command.program_name(f"/there/{name}") == f"{name}.program"
+
+
+@pytest.mark.parametrize(
+    ("spec", "backing", "why"),
+    [
+        (replace(SPEC, drives=(Disk("/d", "raw", "nvme"),)), False, "controller nvme"),
+        (replace(SPEC, drives=(Disk("/d", "raw", "mpt", True),)), False, "without --snapshot, on a copy of /d"),
+        (replace(SPEC, drives=(Disk("/d", "vmdk"),)), False, "qemu-img convert -f vmdk"),
+        (replace(SPEC, accel="kvm"), False, "--accel kvm can't"),
+        (replace(SPEC, extra=("-smp", "2")), False, "'-smp'.*one CPU"),
+        (replace(SPEC, drives=(Disk("/d", "qcow2"),)), True, "no --allow-backing"),
+    ],
+)
+def test_what_cannot_be_repeated_is_refused(spec: Spec, backing: bool, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        making.check(spec, backing)
+
+
+def test_what_can_be_is_not() -> None:
+    making.check(IMAGE, backing=False)
+    making.check(replace(SPEC, drives=(Disk("/d", "raw", "mpt"),)), backing=False)
+
+
+def test_each_card_is_explained_where_there_is_something_to_say() -> None:
+    assert devices.explain_nics((Nic("virtio"),), chosen=True) == ""
+    assert devices.explain_nics((), chosen=False) == ""
+    assert "the card is a virtio" in devices.explain_nics((Nic("virtio"),), chosen=False)
+    assert "from its beginning only" in devices.explain_nics((Nic("e1000"),), chosen=True)
+
+
+def test_symbols_are_kept_beside_an_image() -> None:
+    machine = Machine(name="m", directory="", program="/there/app.elf")
+    assert making.sources(Wanted(IMAGE, machine)) == {
+        "disk0": "/there/a,b.img",
+        "disk1": "/there/c.iso",
+        "app.elf": "/there/app.elf",
+    }
+    same = Machine(name="m", directory="", program="/there/app.bin")
+    assert making.sources(Wanted(SPEC, same)) == {"app.bin": "/there/app.bin"}
+    assert making.symbols_name(Wanted(SPEC, same)) == "app.bin"
+
+
+def test_symbols_of_the_same_name_as_the_program_get_another() -> None:
+    machine = Machine(name="m", directory="", program="/elsewhere/app.bin")
+    found = making.sources(Wanted(SPEC, machine))
+    assert found == {"app.bin": "/there/app.bin", "app.bin.program": "/elsewhere/app.bin"}

@@ -1,0 +1,151 @@
+"""The search for the last stop, on a model of a QEMU that executes a list of addresses: any points, any range."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rumplab.replay import search
+from rumplab.replay.faults import Ended
+from rumplab.replay.search import Search, Stop
+
+
+class Model:
+    """A run: `code` has the address of each instruction, and the byte that it writes to, if any. Behind the last one
+    QEMU ends. It does what QEMU's stub does, also to who holds it where a watchpoint stops it."""
+
+    def __init__(self, code: Sequence[tuple[int, int | None]], position: int) -> None:
+        self.code, self.position = code, position
+        self.points: set[tuple[str, int]] = set()
+        self.hold: int | None = None
+        self.packet = b""
+        # Held where a watchpoint stopped it, which it doesn't tell.
+        self.broken = False
+
+    def hold_at(self, position: int) -> None:
+        assert position >= self.position
+        self.hold = position
+
+    def insert(self, points: Sequence[bytes]) -> None:
+        for point in points:
+            kind, address, _ = point.decode().split(",")
+            self.points.add((kind, int(address, 16)))
+
+    def resume(self, packet: bytes) -> None:
+        assert not self.broken, "QEMU would abort"
+        self.packet = packet
+
+    def at_breakpoint(self) -> bool:
+        return ("1", self.code[self.position][0]) in self.points
+
+    def stop(self) -> bytes:
+        if self.packet == b"c" and self.at_breakpoint():
+            return b"T05thread:01;"
+        while True:
+            if self.position == len(self.code) - 1:
+                raise Ended(33, "")
+            written = self.code[self.position][1]
+            self.position += 1
+            watched = ("2", written) in self.points
+            if self.position == self.hold:
+                self.broken = watched
+                return b"T02thread:01;"
+            if watched:
+                return b"T05thread:01;watch:%x;" % (written or 0)
+            if self.packet == b"s" or self.at_breakpoint():
+                return b"T05thread:01;"
+
+
+def truth(code: Sequence[tuple[int, int | None]], points: Sequence[bytes], end: int) -> Stop | None:
+    """The last stop before `end`, by looking at each instruction."""
+    for position in range(end - 1, -1, -1):
+        address, written = code[position]
+        # The last instruction ends QEMU, so nobody sees what it writes.
+        if written is not None and b"2,%x,1" % written in points and position < len(code) - 1:
+            return Stop(position, b"watch:%x;" % written)
+        if b"1,%x,1" % address in points:
+            return Stop(position)
+    return None
+
+
+CODE = st.lists(st.tuples(st.integers(0, 5), st.one_of(st.none(), st.integers(0, 3))), min_size=2, max_size=60)
+POINTS = st.sets(st.sampled_from([b"1,%x,1" % n for n in range(6)] + [b"2,%x,1" % n for n in range(4)]), max_size=4)
+
+
+def fresh_of(code: Sequence[tuple[int, int | None]]) -> search.Fresh:
+    @contextmanager
+    def fresh(position: int) -> Iterator[Model]:
+        yield Model(code, position)
+
+    return fresh
+
+
+def same_place(found: Stop | None, expected: Stop | None) -> bool:
+    return (found and found.position) == (expected and expected.position)
+
+
+@given(CODE, POINTS, st.integers(1, 80), st.data())
+def test_it_finds_what_looking_at_each_instruction_finds(
+    code: list[tuple[int, int | None]], points: set[bytes], near: int, data: st.DataObject
+) -> None:
+    one = Search(fresh_of(code), len(code), near)
+    for end in data.draw(st.lists(st.integers(0, len(code) - 1), min_size=1, max_size=5)):
+        assert same_place(one.before(sorted(points), end), truth(code, sorted(points), end))
+
+
+@given(CODE, POINTS, st.integers(1, 5), st.data())
+def test_however_few_stops_it_counts_at_a_time(
+    code: list[tuple[int, int | None]], points: set[bytes], most: int, data: st.DataObject
+) -> None:
+    end = data.draw(st.integers(0, len(code) - 1))
+    found = search.last(fresh_of(code), sorted(points), 0, end, len(code), most)
+    assert same_place(found, truth(code, sorted(points), end) if points else None)
+
+
+def test_a_breakpoint_in_a_loop_is_looked_for_from_the_end() -> None:
+    """A million stops: each takes QEMU a millisecond."""
+    code = [(number % 3, None) for number in range(3_000_000)]
+    models = []
+
+    @contextmanager
+    def fresh(position: int) -> Iterator[Model]:
+        models.append((Model(code, position), position))
+        yield models[-1][0]
+
+    assert Search(fresh, len(code)).before([b"1,1,1"], 2_999_000) == Stop(2_998_999)
+    assert sum(model.position - began for model, began in models) < 100_000
+
+
+def test_what_is_known_is_not_looked_for_again() -> None:
+    code = [(number % 50, None) for number in range(1000)]
+    starts = []
+
+    @contextmanager
+    def fresh(position: int) -> Iterator[Model]:
+        starts.append(position)
+        yield Model(code, position)
+
+    one = Search(fresh, len(code))
+    place = 900
+    for expected in (853, 803, 753, 703):
+        found = one.before([b"1,3,1"], place)
+        assert found == Stop(expected)
+        place = expected
+    assert starts == [0]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (b"T05thread:01;", b""),
+        (b"T05thread:01;watch:0000000000117fe0;", b"watch:0000000000117fe0;"),
+        (b"T05awatch:1;thread:01;", b"awatch:1;"),
+        (b"S05", b""),
+    ],
+)
+def test_the_reason_of_a_stop(said: bytes, expected: bytes) -> None:
+    assert search.reason(said) == expected
