@@ -1,4 +1,4 @@
-"""Recordings of the demo, for tests of what is done with them."""
+"""Makes recordings of the demo for tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DONE = 33
 
 
 def recorded(lab: LabPrefix, program: Path, *arguments: str | Path, code: int = DONE) -> Recording:
-    """Records a run of `program`, in the foreground and to its end."""
+    """Records a run of `program` in the foreground, up to its end."""
     result = lab.tool("run", program, "--exit-device", *arguments, "--record")
     assert result.returncode == code, result.stderr
     return newest(lab)

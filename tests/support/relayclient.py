@@ -1,4 +1,4 @@
-"""A debugger for tests of the relay to a recording: it speaks GDB's protocol, and is no GDB."""
+"""A client of the relay to a recording, which sends packets of GDB's protocol."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REGISTERS = 17
 
 
 class RelayClient:
-    """Runs the relay by the command `argv`, with its temporary files in `temporary`, and asks it."""
+    """Starts the relay with the command `argv`; its temporary files are in `temporary`."""
 
     def __init__(self, argv: list[str], temporary: Path | None = None) -> None:
         environment = {**os.environ, "TMPDIR": str(temporary)} if temporary else None
@@ -29,7 +29,7 @@ class RelayClient:
             )
         self._parser = rsp.Parser()
         self._packets: list[bytes] = []
-        # What the relay says to its user.
+        # The text that the relay prints in GDB.
         self.said = ""
 
     def __enter__(self) -> RelayClient:
@@ -54,7 +54,7 @@ class RelayClient:
         self.socket.sendall(bytes((rsp.INTERRUPT,)))
 
     def receive(self, seconds: float = SECONDS) -> bytes:
-        """The next packet that isn't for the user's eyes."""
+        """Returns the next packet that isn't text to print."""
         deadline = time.monotonic() + seconds
         while True:
             while self._packets:
@@ -75,7 +75,7 @@ class RelayClient:
         return self.receive(seconds)
 
     def order(self, text: str) -> str:
-        """The answer to `monitor TEXT`."""
+        """Returns the answer to `monitor TEXT`."""
         answer = self.ask(b"qRcmd," + text.encode().hex().encode())
         return "" if answer == b"OK" else bytes.fromhex(answer.decode()).decode()
 
@@ -88,7 +88,7 @@ class RelayClient:
         return self.ask(b"vCont;s:1")
 
     def registers(self) -> tuple[int, ...]:
-        """The general ones of x86-64, and the instruction pointer."""
+        """Returns the general registers of x86-64, and the instruction pointer."""
         digits = self.ask(b"g")
         raw = bytes.fromhex(digits[: REGISTERS * 16].decode())
         return tuple(int.from_bytes(raw[at : at + 8], "little") for at in range(0, len(raw), 8))

@@ -19,7 +19,7 @@ VERBS = {
     "snaps": "list a machine's snapshots, or delete one",
     "back": "take a machine back to a snapshot",
     "recording": "list, show, verify, remove, pack and unpack recordings of runs",
-    "replay": "repeat a recorded run",
+    "replay": "replay a recorded run, and print its console",
     "guest": "define, start, debug and stop a NetBSD or Linux kernel with kgdb or IPKDB",
     "ipkdb": "connect GDB to a NetBSD kernel over Ethernet (IPKDB)",
     "net": "the lab's network bridge for machines: bring it up, take it down, show it",

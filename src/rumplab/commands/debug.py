@@ -147,9 +147,9 @@ def target_of(args: argparse.Namespace, lab: Lab) -> tuple[Machine, str | None]:
 
 
 def run_replay(args: argparse.Namespace, lab: Lab) -> int:
-    """GDB on a recording: see rumplab.replay."""
-    if args.vmware is not None or args.container:
-        raise UsageError("--replay is for a recording of this host's, and doesn't go with --vmware or --container")
+    """Runs GDB on a recording (see rumplab.replay), and returns the exit code, if this process goes on."""
+    if args.vmware is not None or args.core is not None or args.container:
+        raise UsageError("--replay can't be used with --vmware, --core or --container; leave them out")
     if args.name is None:
         raise UsageError("--replay needs the NAME of a recording; 'rumplab recording ls' lists them")
     gdb, gdbinit = command_line.debugger(lab)

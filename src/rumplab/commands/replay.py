@@ -1,4 +1,4 @@
-"""``rumplab replay``: repeats a recorded run."""
+"""``rumplab replay``: replays a recorded run."""
 
 from __future__ import annotations
 
@@ -13,47 +13,51 @@ from rumplab.lab.config import Lab
 from rumplab.machine.registry import open_machines
 from rumplab.recording import opening
 from rumplab.recording.record import Recording
-from rumplab.replay import places, running
+from rumplab.replay import locations, running
 
 EPILOG = """\
-The console is printed as it was when the run was recorded. 'rumplab debug NAME --replay' stops anywhere in it, and goes
-backwards.
+The command prints the console of the recorded run. 'rumplab debug NAME --replay' stops at any instruction, and executes
+backwards too.
 
 examples:
   rumplab replay hello
-  rumplab replay hello --check                 and compare its console with the recorded one
+  rumplab replay hello --check                 also compare the console with the recorded one
   rumplab replay hello --until 6800000         the first 6800000 instructions
-  rumplab replay hello --until main            to the first instruction of main's body
+  rumplab replay hello --until main            up to the first instruction of main's body
 """
 NUMBER = re.compile("[0-9]{1,18}", re.ASCII)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the recording: its name, or its directory")
-    parser.add_argument("--check", action="store_true", help="fail unless its console is what was recorded")
-    parser.add_argument("--until", metavar="ICOUNT|SYMBOL", help="stop there")
+    parser.add_argument("--check", action="store_true", help="fail if the console differs from the recorded one")
+    parser.add_argument(
+        "--until",
+        metavar="ICOUNT|SYMBOL",
+        help="stop after ICOUNT instructions, or before the first instruction at SYMBOL",
+    )
 
 
-def place(lab: Lab, recording: Recording, text: str | None) -> tuple[int | None, int | None]:
-    """The instruction, or the address, that `text` names."""
+def target(lab: Lab, recording: Recording, text: str | None) -> tuple[int | None, int | None]:
+    """Returns the number of instructions in `text`, and the address of the location in it; one of them is None."""
     if text is None or NUMBER.fullmatch(text):
         return (None if text is None else int(text)), None
     location = checked_location(text) or ""
-    return None, places.address(debugger(lab)[0], recording.symbols_file, location)
+    return None, locations.address(debugger(lab)[0], recording.symbols_file, location)
 
 
 def run(args: argparse.Namespace) -> int:
     lab = config.load()
     with opening.opened(lab, open_machines(lab), args.name) as found:
-        until, address = place(lab, found, args.until)
+        until, address = target(lab, found, args.until)
         played = running.play(found, until, address, sys.stdout.buffer)
         if args.until is not None:
             total = running.end_of(found).instructions
-            where = "QEMU has ended there" if played.pc is None else f"pc {played.pc:#x}"
+            where = "where QEMU has ended" if played.pc is None else f"pc {played.pc:#x}"
             print(f"rumplab: stopped at instruction {played.position} of {total}, {where}", file=sys.stderr)
         if args.check:
             wrong = running.difference(found.console.read_bytes(), played.console, whole=args.until is None)
             if wrong:
-                raise RumplabError(f"{found.name} did not come out as it was: {wrong}")
+                raise RumplabError(f"the replay of {found.name} differs: {wrong}; record the run again")
             print(f"rumplab: the console is as recorded ({len(played.console)} bytes)", file=sys.stderr)
     return 0

@@ -380,7 +380,7 @@ def print_recorded(recording: recordings.Recording, machines: Machines, name: st
     done = ending.settled(recording, machines)
     if done.end is not None:
         print(
-            f"rumplab: recorded {name}: {done.end.instructions} instructions; repeat it with: rumplab replay {name};"
+            f"rumplab: recorded {name}: {done.end.instructions} instructions; replay it with: rumplab replay {name};"
             f" debug it with: rumplab debug {name} --replay",
             file=sys.stderr,
         )

@@ -196,7 +196,8 @@ def detached(
 
 
 def messages(machine: Machine) -> IO[bytes]:
-    """The file for what QEMU says. What is in it keeps its place on the disk."""
+    """Opens the file for QEMU's messages. Doesn't truncate it, so that a recording's file keeps its space on the
+    disk."""
     return os.fdopen(os.open(machine.qemu_log, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb")
 
 

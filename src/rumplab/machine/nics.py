@@ -158,7 +158,7 @@ def argv(cards: Sequence[Nic], link: Link | None, pci_bridge: bool) -> list[str]
 
 
 def logged(cards: Sequence[Nic]) -> list[str]:
-    """The options that lead what `cards` receive through QEMU's log of the run."""
+    """Returns the options by which QEMU records the packets that `cards` receive, or replays them."""
     return [
         word
         for number in range(len(cards))

@@ -268,7 +268,7 @@ class Machines:
 
     @contextlib.contextmanager
     def claimed(self, machine: Machine) -> Iterator[None]:
-        """For what is done between a claim and QEMU's start: takes the record away where that fails."""
+        """Removes the record if the block, between the claim and QEMU's start, fails."""
         try:
             yield
         except BaseException:

@@ -1,1 +1,1 @@
-"""Recordings: runs that QEMU can repeat instruction for instruction, each a directory with all that it takes."""
+"""Recordings: each is a directory with all files that QEMU needs to repeat a run instruction for instruction."""

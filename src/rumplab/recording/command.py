@@ -1,7 +1,8 @@
-"""QEMU's command lines of a recording: the one that records, and the one that repeats.
+"""Builds the QEMU command lines that record a run and replay it.
 
-Both run in the recording's directory, where the program, the disks and the log have short names: so a recording can be
-moved. A program sees its own name as the first word of its command line: that must be the same in both.
+QEMU runs in the recording's directory, and the commands name the program, the disks and the log without a directory, so
+you can move a recording. The guest sees the program's name as the first word of its command line, so the name must be
+the same in both commands.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from rumplab.recording import devices
 from rumplab.recording.record import CONSOLE, LOG, MESSAGES, RECORD
 
 MODULE = "module"
-# What a part can't be called: it stands there already.
+# The names of the recording's own files, which no copied file may have.
 TAKEN = (RECORD, LOG, CONSOLE, MESSAGES, MODULE)
 RECORDING, REPLAYING = "record", "replay"
 
@@ -26,7 +27,7 @@ def icount(mode: str) -> str:
 
 
 def program_name(path: str, others: Iterable[str] = TAKEN) -> str:
-    """What the program at `path` is called in the recording."""
+    """Returns the name of the copy of the program at `path`."""
     name = Path(path).name
     return f"{name}.program" if name in others or name.startswith((".", "disk")) else name
 
@@ -36,8 +37,8 @@ def disk_name(number: int) -> str:
 
 
 def recording(spec: Spec, module: bool) -> Spec:
-    """The machine of `spec` as it is recorded, with a `module` or not. Its program is the recording's, its disks are
-    its own."""
+    """Returns the machine that records. It runs the recording's copy of the program, but uses the original disks. With
+    `module`, it has the recording's module."""
     return replace(
         spec,
         accel=devices.ACCEL,
@@ -49,8 +50,8 @@ def recording(spec: Spec, module: bool) -> Spec:
 
 
 def replaying(spec: Spec) -> Spec:
-    """The machine of `spec`, which was recorded, as it is repeated: nothing of it reaches anything else than the
-    recording, which stays as it is. What came over a network is in the log, whatever the network was."""
+    """Returns the machine that replays the recorded `spec`. It uses only files of the recording, and changes none. The
+    log has the received packets, so any kind of network will do."""
     disks = tuple(
         replace(disk, file=disk_name(number), snapshot=disk.controller != "cdrom")
         for number, disk in enumerate(spec.disks)
@@ -71,8 +72,8 @@ def replaying(spec: Spec) -> Spec:
 
 
 def console_argv(foreground: bool) -> list[str]:
-    """The serial console of a machine that is recorded. On a terminal, what is typed goes into the log: QEMU's monitor
-    would take a part of it, so there is none."""
+    """Returns the arguments for the serial console of a recorded machine. In the foreground, all input goes to the
+    guest and into the log; there is no QEMU monitor, which would take a part of the input."""
     if foreground:
         chardev = f"stdio,id=console,signal=on,logfile={CONSOLE}"
         return ["-chardev", chardev, "-serial", "chardev:console"]
@@ -82,8 +83,8 @@ def console_argv(foreground: bool) -> list[str]:
 def replay_argv(
     base: Sequence[str], console: str, control: str | None = None, stub: str | None = None, held: bool = False
 ) -> list[str]:
-    """The command of one replay, `base` with what is its own: the file for its console, and the sockets of QEMU's
-    control and debug stub. `held` stops it before its first instruction."""
+    """Returns the command of one replay: `base`, the file for its console, and the sockets `control` (QMP) and `stub`.
+    With `held`, the machine stops before its first instruction."""
     argv = [*base, *qemu_argv.detached_argv(console)]
     argv += qemu_argv.control_argv(control) if control else []
     if stub:

@@ -1,4 +1,4 @@
-"""Copying a file into a recording: holes stay holes, and its sha256 is known afterwards."""
+"""Copies a file into a recording, with its holes, and computes its SHA-256."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ ZEROS = bytes(PIECE)
 
 
 def copied(source: str, target: Path) -> str:
-    """Copies the file, or the disk, at `source` to `target`, which only its owner reads; the sha256 of its content.
-    RumplabError where there is no space, OSError as `open`."""
+    """Copies the file or block device `source` to the new file `target` with mode 0600. Returns the SHA-256 of the
+    content. RumplabError if there isn't enough space; OSError."""
     digest = hashlib.sha256()
     with regular.opened(source) as given:
         require_space(target.parent, stored(given.fileno()), f"a copy of {source}")
@@ -32,7 +32,7 @@ def copied(source: str, target: Path) -> str:
 
 
 def stored(handle: int) -> int:
-    """The bytes that a file takes on its disk, as far as that is known."""
+    """Returns the number of bytes that a file takes on its disk; 0 for a block device."""
     found = os.fstat(handle)
     return found.st_blocks * 512 if stat.S_ISREG(found.st_mode) else 0
 

@@ -1,4 +1,4 @@
-"""Which QEMU this is: a log is repeated only by the very QEMU that wrote it, with the firmware that it had then."""
+"""Identifies a QEMU and its firmware. Only the QEMU that wrote a log can replay it, with the same firmware."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from rumplab.errors import RumplabError
 from rumplab.host import child_environment
 
 SECONDS = 20.0
-# What a PC may run of its firmware before its guest: BIOS, video BIOS, boot code of cards and of -kernel.
+# The firmware that a PC may execute: BIOS, video BIOS, the boot code of cards and of -kernel.
 FIRMWARE = ("bios*.bin", "vgabios*.bin", "*.rom", "multiboot*.bin", "linuxboot*.bin", "kvmvapic.bin")
 
 
 @dataclass(frozen=True)
 class Emulator:
-    """`version` is QEMU's own first line, `firmware` the sha256 of all the firmware it finds."""
+    """`version` is the first line of --version; `firmware` is the SHA-256 of all firmware files that QEMU finds."""
 
     version: str
     firmware: str
 
 
 def identify(path: str) -> Emulator:
-    """The QEMU at `path`. RumplabError when it doesn't say."""
+    """Returns the identity of the QEMU at `path`. RumplabError if it gives no answer."""
     version = answer(path, "--version").splitlines()
     if not version:
         raise RumplabError(f"'{path} --version' printed nothing; is it QEMU?")
@@ -32,7 +32,8 @@ def identify(path: str) -> Emulator:
 
 
 def firmware(directories: list[str]) -> str:
-    """The sha256 of the firmware in `directories`, of which the first that has a name counts, as for QEMU."""
+    """Returns the SHA-256 of the firmware in `directories`. If several have a file of one name, the first wins, as for
+    QEMU."""
     found: dict[str, Path] = {}
     for directory in directories:
         for pattern in FIRMWARE:
@@ -58,5 +59,5 @@ def answer(*argv: str) -> str:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise RumplabError(f"'{' '.join(argv)}' gives no answer: {error}") from error
+        raise RumplabError(f"'{' '.join(argv)}' gives no answer ({error}); check QEMU with: rumplab doctor") from error
     return done.stdout

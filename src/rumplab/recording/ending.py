@@ -1,4 +1,4 @@
-"""The end of a recording: found out by whoever first looks at it after QEMU has gone."""
+"""Completes the record of a recording after QEMU has ended. The first command that reads the recording does so."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ from rumplab.machine.registry import Machine, Machines
 from rumplab.recording import log, record
 from rumplab.recording.record import End, Recording
 
-# What QEMU says, once.
+# QEMU prints this message once.
 WRITE_ERROR = b"replay write error"
 
 
 def runs(recording: Recording, machines: Machines) -> Machine | None:
-    """The machine that is being recorded, if it still runs."""
+    """Returns the machine that writes the recording; None if it has ended."""
     found = (machine for machine in machines.all() if machine.recording)
     return next((machine for machine in found if Path(machine.recording or "") == recording.directory), None)
 
 
 def settled(recording: Recording, machines: Machines) -> Recording:
-    """`recording` with its end. RumplabError while its machine runs, and where nothing was recorded."""
+    """Returns `recording` with its end. RumplabError if its machine still runs, or if the log is empty or
+    incomplete."""
     if recording.end is not None:
         return recording
     machine = runs(recording, machines)
     if machine is not None:
         raise RumplabError(
-            f"{recording.name} is still being recorded by machine '{machine.name}' (pid {machine.pid}); end that first:"
+            f"{recording.name} is still being recorded by machine '{machine.name}' (pid {machine.pid}); stop it first:"
             f" rumplab stop {machine.name}"
         )
     with locks.held(recording.directory):
-        # Another command may have been quicker.
+        # Another command may have completed it meanwhile.
         recording = record.read(recording.directory)
         return recording if recording.end is not None else ended(recording)
 
 
 def ended(recording: Recording) -> Recording:
-    """`recording`, of which QEMU has gone, with its end on record. The log of a QEMU that was killed is cut behind its
-    last whole event. RumplabError where a part of the log may be missing: QEMU goes on where it can't write, and writes
-    again as soon as it can, so that nobody knows where the hole is."""
+    """Writes the end of `recording` to its record, and returns it. If QEMU was killed, cuts the log after the last
+    complete event. RumplabError if a part of the log may be missing: after a write error, QEMU continues and writes
+    again later, so the position of the hole is unknown."""
     if not recording.log.exists():
         raise nothing(recording)
     if recording.messages.exists() and WRITE_ERROR in recording.messages.read_bytes():
         raise RumplabError(
-            f"{recording.name} ended early: QEMU found no space for its log, and a part of it is missing; the run"
-            " itself went on. Free some space, record it again, and remove this one with: rumplab recording rm"
-            f" {recording.name}"
+            f"{recording.name} is incomplete: QEMU had no space for a part of its log; free some space, record the run"
+            f" again, and remove this recording with: rumplab recording rm {recording.name}"
         )
     found = log.read(recording.log)
     whole = found.ended and found.version and not found.problem
@@ -64,6 +64,6 @@ def ended(recording: Recording) -> Recording:
 
 def nothing(recording: Recording) -> RumplabError:
     return RumplabError(
-        f"{recording.name} holds nothing: QEMU ended before the guest's first instruction was logged; remove it with:"
+        f"{recording.name} is empty, since QEMU ended before it logged an instruction of the guest; remove it with:"
         f" rumplab recording rm {recording.name}"
     )

@@ -1,4 +1,4 @@
-"""Recordings as people and programs are shown them."""
+"""Formats recordings as a table, as lines of text and as JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RUNNING, COMPLETE, MENDED, DAMAGED = "recording", "complete", "mended", "damaged
 
 @dataclass(frozen=True)
 class Row:
-    """A recording, or what is wrong with the one in `directory`."""
+    """A recording; or, if it is damaged, the `reason`."""
 
     directory: Path
     state: str
@@ -30,7 +30,7 @@ class Row:
 
 
 def rows(recordings: Recordings, machines: Machines) -> list[Row]:
-    """All recordings, by name. What is wrong with one hides no other."""
+    """Returns all recordings, sorted by name, including the damaged ones."""
     return [row(directory, machines) for directory in recordings.directories()]
 
 
@@ -46,12 +46,12 @@ def row(directory: Path, machines: Machines) -> Row:
 
 
 def size(directory: Path) -> int:
-    """The bytes that a recording takes on its disk."""
+    """Returns the number of bytes that a recording takes on its disk."""
     return sum(path.stat().st_blocks * 512 for path in directory.iterdir() if path.is_file())
 
 
 def readable(count: int) -> str:
-    """A number of bytes in its largest unit."""
+    """Returns `count` bytes as text, in the largest suitable unit."""
     value = float(count)
     for unit in UNITS[:-1]:
         if value < 1024:
@@ -70,19 +70,19 @@ def cells(one: Row, local: Callable[[float], time.struct_time] = time.localtime)
 
 
 def of(recording: Recording) -> str:
-    """What was run."""
+    """Returns the path of the image or program that was run."""
     return next((part.origin for part in recording.parts if part.origin), "")
 
 
 def as_data(one: Row) -> dict[str, Any]:
-    """The same for a program."""
+    """Returns the row for JSON."""
     found = record.as_data(one.recording) if one.recording else {}
     return {"name": one.directory.name, "directory": str(one.directory), "state": one.state, **found,
             "reason": one.reason or None, "size": size(one.directory)}  # fmt: skip
 
 
 def lines(one: Recording) -> Iterator[str]:
-    """All there is to say of a recording, a line each."""
+    """Yields the lines that describe a recording."""
     end = one.end
     yield f"name          {one.name}"
     yield f"directory     {one.directory}"
@@ -90,11 +90,11 @@ def lines(one: Recording) -> Iterator[str]:
     yield f"recorded      {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(one.created))}"
     yield f"QEMU          {one.version}"
     if end is None:
-        yield "instructions  it is being recorded"
+        yield "instructions  (the recording goes on)"
     else:
-        cut = " (QEMU was killed: up to what it had logged)" if end.mended else ""
+        cut = " (QEMU was killed; the log is cut after the last complete event)" if end.mended else ""
         yield f"instructions  {end.instructions}{cut}"
         yield f"log           {readable(one.log.stat().st_size)}"
     for part in one.parts:
-        yield f"file          {part.name}{f', of {part.origin}' if part.origin else ''}"
+        yield f"file          {part.name}{f', copy of {part.origin}' if part.origin else ''}"
     yield f"size          {readable(size(one.directory))}"

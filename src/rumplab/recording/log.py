@@ -1,8 +1,8 @@
-"""QEMU's log of a run, read without QEMU: how many instructions it has, and whether it is whole.
+"""Reads QEMU's log of a run: the number of instructions, and whether the log is complete.
 
-A header (the version, four bytes, and eight that aren't used), then events: a byte that says which, then its data, all
-numbers with the highest byte first. QEMU writes the version last, so a run that was killed leaves zeros there. Before
-the end event comes a shutdown event, whatever ended the run.
+The log has a header (four bytes of version, eight unused bytes) and then events: one byte for the kind, then the data.
+All numbers are big-endian. QEMU writes the version last, so the log of a killed QEMU has zeros there. A shutdown event
+precedes the end event, whatever ended the run. QEMU's replay/replay-internal.h defines the kinds of events.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rumplab.errors import RumplabError
 
-# That of QEMU 7.0 and later.
+# The version of QEMU 7.0 and later.
 VERSION = 0x0E0200C
 HEADER = 12
 INSTRUCTIONS = 0
@@ -22,17 +22,17 @@ INPUT = 5
 FIRST_SHUTDOWN, LAST_SHUTDOWN = 10, 21
 SIGNAL = FIRST_SHUTDOWN + 4
 END = 39
-# The events with data of one length: asynchronous calls and block requests have an id, clocks a time, a write to a
-# character device what was written.
+# The events with data of a fixed length: asynchronous calls and block requests have an ID, clocks a time, a write to a
+# character device its result.
 FIXED = {
     **dict.fromkeys((INSTRUCTIONS, 24), 4),
     **dict.fromkeys((3, 4, 8, 22, 25, 28, 29), 8),
     **dict.fromkeys((1, 2, 6, *range(FIRST_SHUTDOWN, LAST_SHUTDOWN + 1), *range(30, 39)), 0),
 }
-# Those that end in an array: the bytes before its length, which has four. Character input, a packet, bytes that a
-# character device read, random numbers.
+# The events that end with an array: the number of bytes before the array's length, which has four bytes. They are
+# character input, a packet, bytes that a character device has read, and random numbers.
 ARRAYS = {7: 1, 9: 5, 23: 0, 27: 4}
-# An input event's data behind its kind: a button, a movement, a position. A key is a number or a code.
+# The length of an input event's data after its kind: a button, a movement, a position. A key is a number or a code.
 KEY, INPUTS = 0, {1: 5, 2: 12, 3: 12}
 KEYS = {0: 9, 1: 5}
 INTERRUPTED = 1
@@ -40,8 +40,9 @@ INTERRUPTED = 1
 
 @dataclass(frozen=True)
 class Log:
-    """What a log holds: `instructions` up to its last whole event, which ends at byte `whole`. `problem` says what is
-    wrong behind that. `ended` is whether QEMU wrote its end, `version` whether it wrote the header."""
+    """The content of a log: the number of `instructions` up to its last complete event, which ends at byte `whole`.
+    `problem` describes a defect after that byte. `ended` says that the log has its end event; `version`, that QEMU
+    wrote the version."""
 
     instructions: int
     whole: int
@@ -51,7 +52,7 @@ class Log:
 
 
 def read(path: Path) -> Log:
-    """Reads the log at `path`. RumplabError where it is none, or of another QEMU's form."""
+    """Reads the log at `path`. RumplabError if it has another version."""
     with open(path, "rb") as handle:
         if os.fstat(handle.fileno()).st_size < HEADER:
             return Log(0, 0, False, False, f"{path} is shorter than a log's header")
@@ -59,24 +60,23 @@ def read(path: Path) -> Log:
             version = number(data, 0)
             if version not in (0, VERSION):
                 raise RumplabError(
-                    f"{path} is a log of form {version:#x}, and this tool reads {VERSION:#x}, which QEMU 7.0 and later"
-                    " write"
+                    f"{path} has version {version:#x}, not {VERSION:#x}; record the run with QEMU 7.0 or later"
                 )
             return walk(data, bool(version))
 
 
 def walk(data: mmap.mmap | bytes, version: bool) -> Log:
-    """The same of a log's bytes."""
+    """Reads the log in `data`. `version` says that the version in the header is right."""
     at, size, total = HEADER, len(data), 0
     while at < size:
         event = data[at]
         if event == END:
             rest = size - at - 1
-            problem = f"{rest} bytes stand behind its end" if rest else ""
+            problem = f"{rest} bytes follow its end" if rest else ""
             return Log(total, at + 1, True, version, problem)
         length = length_of(data, at, size)
         if length is None:
-            return Log(total, at, False, version, f"byte {at} begins no event that is known ({event})")
+            return Log(total, at, False, version, f"byte {at} begins an unknown event ({event})")
         if at + length > size:
             return Log(total, at, False, version, f"it ends in the middle of an event (byte {at})")
         if event == INSTRUCTIONS:
@@ -86,8 +86,8 @@ def walk(data: mmap.mmap | bytes, version: bool) -> Log:
 
 
 def length_of(data: mmap.mmap | bytes, at: int, size: int) -> int | None:
-    """The bytes of the event at `at`, its first one counted; more than there are where it is cut, None where it is
-    none."""
+    """Returns the length of the event at `at` in bytes, with the first one. The result exceeds the rest of the log if
+    the event is cut off, and is None for an unknown event."""
     event = data[at]
     fixed = FIXED.get(event)
     if fixed is not None:
@@ -101,7 +101,7 @@ def length_of(data: mmap.mmap | bytes, at: int, size: int) -> int | None:
 
 
 def input_length(data: mmap.mmap | bytes, at: int, size: int) -> int | None:
-    """The same of a keyboard's or a mouse's event."""
+    """Returns the length of a keyboard or mouse event."""
     if at + 9 > size:
         return 9
     kind = number(data, at + 1)
@@ -117,7 +117,7 @@ def number(data: mmap.mmap | bytes, at: int) -> int:
 
 
 def mend(path: Path, found: Log) -> None:
-    """Gives the log of a run that was killed its header and its end, behind the last whole event: QEMU then replays it
+    """Gives the log of a killed QEMU its header, and an end after the last complete event, so that QEMU can replay it
     up to there."""
     with open(path, "r+b") as handle:
         handle.truncate(max(found.whole, HEADER))

@@ -1,4 +1,4 @@
-"""What is done before a run is recorded: copies of all that a replay takes, and the record."""
+"""Prepares a recording before QEMU starts: copies all files that a replay needs, and writes the record."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOM = 4096
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be recorded: the machine `spec` with its `record`, `module` the content of a program's module."""
+    """The run to record: the machine `spec`, its `record`, and the content of the program's `module`."""
 
     spec: Spec
     record: Machine
@@ -28,27 +28,28 @@ class Wanted:
 
     @property
     def recorded(self) -> Spec:
-        """The machine as it is recorded."""
+        """Returns the machine that records."""
         return command.recording(self.spec, module=self.module is not None)
 
     @property
     def symbols(self) -> str | None:
-        """The file that GDB loads."""
+        """Returns the file with the symbols."""
         return self.record.program
 
 
 def check(spec: Spec, backing: bool) -> None:
-    """UsageError for what can't be recorded."""
+    """Raises UsageError if the machine can't be recorded."""
     devices.check_accel(spec.accel)
     devices.check_extra(spec.extra)
     devices.check_nics(spec.nics)
     devices.check_disks(spec.disks)
     if backing and spec.disks:
-        raise UsageError("--record keeps a copy of each disk, so with --record a disk stands alone: no --allow-backing")
+        raise UsageError("--record copies each disk, so a disk can have no backing file; leave out --allow-backing")
 
 
 def make(directory: Path, wanted: Wanted, argv: list[str], emulator: Emulator, now: float | None = None) -> Recording:
-    """Fills `directory`, which is empty, for a run by the command `argv`. The console's file is also the machine's."""
+    """Fills the empty `directory` for a run with the command `argv`, and returns the recording. The machine's log of
+    the console becomes a link to the recording's."""
     made = Recording(
         directory=directory,
         machine=wanted.record.name,
@@ -62,7 +63,7 @@ def make(directory: Path, wanted: Wanted, argv: list[str], emulator: Emulator, n
         symbols=symbols_name(wanted),
     )
     made.console.touch(0o600)
-    # QEMU's messages have room whatever becomes of the disk: one of them says that the log had none.
+    # The file gets its space now, so that QEMU can report later that the disk has no space for the log.
     made.messages.write_bytes(b"\n" * ROOM)
     if wanted.record.directory:
         share(wanted.record.serial_log, made.console)
@@ -72,18 +73,18 @@ def make(directory: Path, wanted: Wanted, argv: list[str], emulator: Emulator, n
 
 
 def share(path: Path, target: Path) -> None:
-    """Makes the machine's file `path` the recording's `target`."""
+    """Makes the machine's file `path` a link to the recording's `target`."""
     path.unlink(missing_ok=True)
     path.symlink_to(target)
 
 
 def argv(wanted: Wanted, foreground: bool) -> list[str]:
-    """The command that records the run, without the control socket."""
+    """Returns the command that records the run, without the control socket."""
     return [*qemu_argv.machine_argv(wanted.recorded), *command.console_argv(foreground)]
 
 
 def sources(wanted: Wanted) -> dict[str, str]:
-    """The files that are copied, by what they are called in the recording."""
+    """Returns the files to copy, with their names in the recording as keys."""
     spec = wanted.spec
     found = {command.disk_name(number): disk.file for number, disk in enumerate(spec.disks)}
     if spec.program is not None:
@@ -95,7 +96,7 @@ def sources(wanted: Wanted) -> dict[str, str]:
 
 
 def symbols_name(wanted: Wanted) -> str | None:
-    """What the file that GDB loads is called in the recording: the program itself often is that file."""
+    """Returns the name of the file with the symbols in the recording, which often is the program itself."""
     program = wanted.spec.program
     if wanted.symbols is None:
         return None
@@ -106,7 +107,7 @@ def symbols_name(wanted: Wanted) -> str | None:
 
 
 def parts(directory: Path, wanted: Wanted) -> list[Part]:
-    """Copies the files; the recording's parts."""
+    """Copies the files, and returns the recording's parts."""
     found = [Part(name, copying.copied(source, directory / name), source) for name, source in sources(wanted).items()]
     if wanted.module is not None:
         path = directory / command.MODULE
@@ -116,8 +117,8 @@ def parts(directory: Path, wanted: Wanted) -> list[Part]:
 
 
 def shell(directory: str, wanted: Wanted, argv: list[str]) -> str:
-    """The lines of a shell that record the same without this tool."""
-    # Only here: few runs are printed.
+    """Returns shell commands that record the same run without rumplab."""
+    # Imported only here, since --dry-run is rare.
     from shlex import join, quote
 
     lines = [f"mkdir {quote(directory)}"]

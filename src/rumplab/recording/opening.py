@@ -1,4 +1,4 @@
-"""Opening a recording to repeat it."""
+"""Opens a recording for a replay."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rumplab.recording.store import open_recordings
 
 @contextlib.contextmanager
 def opened(lab: Lab, machines: Machines, text: str) -> Iterator[Recording]:
-    """The recording `text`, settled and found as it was made; nobody removes it meanwhile. RumplabError says what keeps
-    it from being repeated here."""
+    """Yields the complete and unchanged recording `text`, which no command can remove meanwhile. RumplabError says why
+    this host can't replay it."""
     emulator = lab.component("qemu").path("qemu-system-x86_64")
     found = ending.settled(open_recordings(lab).find(text), machines)
     with kept(found.directory):

@@ -1,4 +1,4 @@
-"""A recording as one file: a tar archive, packed by the program zstd, and back."""
+"""Packs a recording into one file, a tar archive compressed by the program zstd, and unpacks it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rumplab.recording import record
 from rumplab.recording.record import RECORD, Recording
 
 ZSTD = "zstd"
-# QEMU's log repeats itself: higher levels take minutes and gain little.
+# QEMU's log is repetitive; higher levels take minutes and save little.
 LEVEL = "-9"
 WAIT = 30.0
 PIECE = 1 << 20
@@ -27,13 +27,14 @@ PIECE = 1 << 20
 def program() -> str:
     path = shutil.which(ZSTD)
     if path is None:
-        raise NotProvisioned(f"recordings are packed by the program {ZSTD}, which isn't here; install the package zstd")
+        raise NotProvisioned(f"the program {ZSTD}, which packs recordings, is not installed; install the package zstd")
     return path
 
 
 @contextlib.contextmanager
 def running(argv: list[str], **streams: int | IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """The process of `argv`; RumplabError when it fails, and it is ended with the block."""
+    """Starts `argv` and yields the process. RumplabError if its exit status isn't 0; after an exception in the block,
+    kills it."""
     with subprocess.Popen(
         argv,
         env=child_environment.of(child_environment.TOOL),
@@ -54,7 +55,7 @@ def running(argv: list[str], **streams: int | IO[bytes]) -> Iterator[subprocess.
 
 
 def pack(recording: Recording, output: Path) -> None:
-    """Writes the recording to the file `output`, whole or not at all."""
+    """Writes the recording to the file `output`, which appears only when it is complete."""
     argv = [program(), LEVEL, "--quiet", "--stdout"]
     with temporary_file(output.parent) as path:
         with (
@@ -69,8 +70,8 @@ def pack(recording: Recording, output: Path) -> None:
 
 @contextlib.contextmanager
 def unpacked(source: Path, parent: Path) -> Iterator[Recording]:
-    """The recording of the file `source` in a temporary directory in `parent`, from where it can be moved.
-    RumplabError where it is no packed recording, or a part of one."""
+    """Unpacks the file `source` into a temporary directory in `parent`, and yields the recording, which the caller may
+    move. RumplabError if the file isn't a complete packed recording."""
     with temporary_directory(parent) as directory:
         try:
             with (
@@ -81,25 +82,26 @@ def unpacked(source: Path, parent: Path) -> Iterator[Recording]:
             ):
                 names = extract(zstd.stdout, directory, source)  # type: ignore[arg-type]
         except (tarfile.TarError, EOFError) as error:
-            raise RumplabError(f"{source} is no packed recording, or a part of it is missing ({error})") from error
+            raise RumplabError(f"{source} is not a complete packed recording ({error}); copy it again") from error
         if len(names) != 1 or not (directory / names[0] / RECORD).is_file():
-            raise RumplabError(f"{source} holds no recording")
+            raise RumplabError(f"{source} contains no recording; name a file of 'rumplab recording pack'")
         yield record.read(directory / names[0])
 
 
 def extract(stream: IO[bytes], directory: Path, source: Path) -> list[str]:
-    """Writes the archive's files: plain ones, one directory deep. The names of the directories."""
+    """Writes the archive's files to `directory` and returns the names of its directories. RumplabError for a member
+    that isn't a regular file in one directory."""
     names: dict[str, None] = {}
     with tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
             place = Path(member.name)
             if not member.isfile() or len(place.parts) != 2 or ".." in place.parts or place.is_absolute():
-                raise RumplabError(f"{source} holds {member.name}, which no recording has")
+                raise RumplabError(f"{source} contains {member.name}, which is not a file of a recording; don't use it")
             names[place.parts[0]] = None
             target = directory / place
             target.parent.mkdir(0o700, exist_ok=True)
             if os.path.lexists(target):
-                raise RumplabError(f"{source} holds {member.name} twice")
+                raise RumplabError(f"{source} contains {member.name} twice; don't use it")
             require_space(directory, member.size, member.name)
             content = archive.extractfile(member)
             with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:

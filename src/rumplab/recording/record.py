@@ -1,6 +1,7 @@
-"""A recording's record, ``recording.json``: what it takes to repeat the run, and how the run ended.
+"""Reads and writes a recording's record, ``recording.json``: what a replay needs, and how the run ended.
 
-It is written before QEMU starts. Who first sees that QEMU has ended adds the end (rumplab.recording.ending).
+rumplab writes the record before QEMU starts. The first command after QEMU's end adds the end
+(rumplab.recording.ending).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ SEAL = "seal"
 
 @dataclass(frozen=True)
 class Part:
-    """A file of the recording, `name`, which was a copy of `origin`."""
+    """The file `name` of the recording, a copy of the file `origin`."""
 
     name: str
     sha256: str
@@ -33,8 +34,8 @@ class Part:
 
 @dataclass(frozen=True)
 class End:
-    """How the run ended: its `instructions`, the hashes of its log and of its console, and whether the log had to be
-    given an end, since QEMU was killed."""
+    """The end of the run: the number of `instructions`, and the hashes of the log and of the console. `mended` says
+    that QEMU was killed and rumplab has added an end to the log."""
 
     instructions: int
     log: str
@@ -44,8 +45,9 @@ class End:
 
 @dataclass(frozen=True)
 class Recording:
-    """A recording. `argv` is the command as it was run; `replay` is that of a replay, run in the recording's directory,
-    without what is a replay's own (see rumplab.recording.command). `symbols` is the name of the part that GDB loads."""
+    """A recording. `argv` is the command that recorded it; `replay` is the command that replays it in the recording's
+    directory, without the arguments that replay_argv() of rumplab.recording.command adds. `symbols` is the name of the
+    part that GDB loads. `created` is UNIX time."""
 
     directory: Path
     machine: str
@@ -73,46 +75,46 @@ class Recording:
         return self.directory / CONSOLE
 
     def run_by(self, emulator: str) -> Recording:
-        """The same for the QEMU at another path."""
+        """Returns the recording with the path of another QEMU."""
         return replace(self, emulator=emulator, replay=(emulator, *self.replay[1:]))
 
     @property
     def hashes(self) -> dict[str, str]:
-        """The sha256 that each of its files must have."""
+        """Returns the SHA-256 that each file must have."""
         ended = {LOG: self.end.log, CONSOLE: self.end.console} if self.end else {}
         return {**{part.name: part.sha256 for part in self.parts}, **ended}
 
     @property
     def messages(self) -> Path:
-        """What QEMU said while it recorded."""
+        """Returns the path of the file with QEMU's messages."""
         return self.directory / MESSAGES
 
     @property
     def symbols_file(self) -> str | None:
-        """The path of the file that GDB loads."""
+        """Returns the path of the file that GDB loads."""
         return str(self.directory / self.symbols) if self.symbols else None
 
     @property
     def origin(self) -> str | None:
-        """Where that file was copied from."""
+        """Returns the original path of the file that GDB loads."""
         return next((part.origin for part in self.parts if part.name == self.symbols), None)
 
 
 def as_data(recording: Recording) -> dict[str, Any]:
-    """What its file says. The directory is where the file is."""
+    """Returns the content of the record's file, without the directory, which is the file's own."""
     data = asdict(recording)
     del data["directory"]
     return data
 
 
 def seal(data: dict[str, Any]) -> str:
-    """The sha256 of a record without its seal."""
+    """Returns the SHA-256 of a record without its seal."""
     rest = {key: value for key, value in data.items() if key != SEAL}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def write(recording: Recording) -> None:
-    """Writes the record, whole or not at all."""
+    """Writes the record; an existing one is replaced when the new one is complete."""
     data = as_data(recording)
     temporary = recording.directory / f".{RECORD}"
     temporary.write_text(json.dumps({**data, SEAL: seal(data)}, indent=2) + "\n", encoding="utf-8")
@@ -120,29 +122,30 @@ def write(recording: Recording) -> None:
 
 
 def read(directory: Path) -> Recording:
-    """The recording in `directory`. RumplabError where there is none, or somebody has changed its record."""
+    """Returns the recording in `directory`. RumplabError if there is none, or if its record is damaged or was
+    edited."""
     path = directory / RECORD
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise RumplabError(
-            f"{directory} holds no recording ({RECORD} is missing); 'rumplab recording ls' lists yours"
+            f"{directory} is not a recording ({RECORD} is missing); list yours with: rumplab recording ls"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise damaged(path, str(error)) from error
     try:
         data = typed(json.loads(text), dict)
         if data.get("schema") != SCHEMA:
-            raise RumplabError(f"{path} has schema {data.get('schema')!r}, this tool reads {SCHEMA}")
+            raise RumplabError(f"{path} has schema {data.get('schema')!r}, not {SCHEMA}; use the rumplab that wrote it")
         if data.get(SEAL) != seal(data):
-            raise damaged(path, "its content isn't what its seal was made for")
+            raise damaged(path, "its content doesn't match its seal")
         return made(directory, data)
     except MALFORMED as error:
         raise damaged(path, str(error)) from error
 
 
 def made(directory: Path, data: dict[str, Any]) -> Recording:
-    """The recording that `data` says. What a newer tool may add is left out."""
+    """Returns the recording in `data`. Ignores unknown keys, which a newer rumplab may have added."""
     known = {item.name for item in fields(Recording)} - {"directory", "parts", "end", "argv", "replay"}
     recording = Recording(
         directory=directory,
@@ -156,9 +159,9 @@ def made(directory: Path, data: dict[str, Any]) -> Recording:
         check_fields(one)
     for part in recording.parts:
         if Path(part.name).is_absolute() or ".." in Path(part.name).parts:
-            raise ValueError(f"part {part.name} is outside")
+            raise ValueError(f"part {part.name} is outside of the recording")
     return recording
 
 
 def damaged(path: Path, why: str) -> RumplabError:
-    return RumplabError(f"{path}, a recording's record, is damaged ({why}); record the run again")
+    return RumplabError(f"{path} is damaged ({why}); record the run again")

@@ -1,4 +1,4 @@
-"""Removing a recording, unless somebody needs it."""
+"""Removes a recording, unless a process records or replays it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ USED = ".used"
 
 @contextlib.contextmanager
 def kept(directory: Path) -> Iterator[None]:
-    """Keeps a recording from being removed. Any number may keep it."""
+    """Holds a shared lock, so that no command removes the recording. RumplabError if one removes it already."""
     handle = locks.opened(directory / USED)
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        raise RumplabError(f"{directory.name} is being removed") from None
+        raise RumplabError(f"another command is removing {directory.name}; use another recording") from None
     try:
         yield
     finally:
@@ -32,11 +32,12 @@ def kept(directory: Path) -> Iterator[None]:
 
 
 def remove(directory: Path, machines: Machines) -> None:
-    """Removes the recording in `directory`, also one that can't be read. RumplabError while it is made or repeated."""
+    """Removes the recording in `directory`, even if it is damaged. RumplabError while a process records or replays
+    it."""
     for machine in machines.all():
         if machine.recording == str(directory):
             raise RumplabError(
-                f"{directory.name} is still being recorded by machine '{machine.name}' (pid {machine.pid}); end that"
+                f"{directory.name} is still being recorded by machine '{machine.name}' (pid {machine.pid}); stop it"
                 f" first: rumplab stop {machine.name}"
             )
     handle = locks.opened(directory / USED)
@@ -44,6 +45,6 @@ def remove(directory: Path, machines: Machines) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(directory)
     except BlockingIOError:
-        raise RumplabError(f"{directory.name} is being replayed by another process; end that first") from None
+        raise RumplabError(f"another process replays {directory.name}; end that process first") from None
     finally:
         os.close(handle)

@@ -1,4 +1,4 @@
-"""Where recordings are: a directory for each, below one of this user's, or wherever --record named one."""
+"""Finds and creates the directories of recordings: the user's own ones, and those that --record=DIR named."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ class Recordings:
         self.root = root
 
     def directories(self) -> Iterator[Path]:
-        """What stands for a recording, by name: also what can't be read."""
+        """Yields the directories of all recordings, sorted by name, including damaged ones."""
         for path in sorted(self.root.iterdir()):
             if path.is_dir() and not path.name.startswith("."):
                 yield path
 
     def create(self, base: str) -> Path:
-        """A new, empty directory; its name is `base`, or `base` with a number."""
+        """Makes and returns an empty directory with the name `base`, or `base` and a number."""
         with locks.held(self.root):
             path = self.root / free_name(base, {entry.name for entry in self.root.iterdir()})
             path.mkdir(0o700)
             return path
 
     def adopt(self, directory: Path, name: str) -> Path:
-        """Moves the recording in `directory`, which is on the same disk, among the user's own."""
+        """Moves the recording in `directory`, on the same file system, to the user's recordings."""
         with locks.held(self.root):
             path = self.root / name
             if os.path.lexists(path):
-                raise RumplabError(f"there is a recording called '{name}' already; give another name with --name")
+                raise RumplabError(f"a recording '{name}' exists already; choose another name with --name")
             directory.rename(path)
             return path
 
     def locate(self, text: str) -> Path:
-        """The directory of the recording `text`: a name, or a path. RumplabError where there is none."""
+        """Returns the directory of the recording `text`, a name or a path. RumplabError if there is none."""
         if text.endswith(PACKED):
             raise RumplabError(f"{text} is a packed recording; unpack it first: rumplab recording unpack {text}")
         if NAME.fullmatch(text) and (self.root / text).is_dir():
@@ -57,18 +57,18 @@ class Recordings:
         if (path / record.RECORD).exists():
             return path
         names = ", ".join(directory.name for directory in self.directories())
-        there = f"there are: {names}" if names else "make one with: rumplab run … --record"
-        raise RumplabError(f"no recording called '{text}'; {there}")
+        there = f"your recordings are: {names}" if names else "make one with: rumplab run … --record"
+        raise RumplabError(f"there is no recording '{text}'; {there}")
 
     def find(self, text: str) -> Recording:
-        """The recording `text`."""
+        """Returns the recording `text`, a name or a path. RumplabError if there is none."""
         return record.read(self.locate(text))
 
 
 @contextlib.contextmanager
 def new(lab: Lab, text: str, base: str) -> Iterator[Path]:
-    """A new, empty directory for a recording: at the path `text`, or where that is empty among the user's own, with the
-    name `base`. What goes wrong before the guest's first instruction takes it away again."""
+    """Makes an empty directory for a recording and yields it: at the path `text`, or, if that is empty, among the
+    user's recordings with the name `base`. Removes it if an error comes before the guest's first instruction."""
     directory = made(text) if text else open_recordings(lab).create(base)
     try:
         yield directory
@@ -84,12 +84,12 @@ def open_recordings(lab: Lab) -> Recordings:
 
 
 def made(text: str) -> Path:
-    """A new, empty directory at the path `text`. UsageError where something is there already."""
+    """Makes and returns an empty directory at the path `text`. UsageError if the path exists already."""
     path = Path(os.path.abspath(text))
     if os.path.lexists(path):
-        raise UsageError(f"{text} is there already; a recording is a directory of its own, so name a new one")
+        raise UsageError(f"{text} exists already; name a new directory for the recording")
     try:
         path.mkdir(0o700)
     except OSError as error:
-        raise RumplabError(f"cannot make {text} for the recording: {error.strerror}; name another place") from error
+        raise RumplabError(f"cannot make {text} for the recording: {error.strerror}; name another directory") from error
     return path

@@ -1,4 +1,4 @@
-"""Whether a recording is what it was, and this QEMU the one that made it."""
+"""Compares a recording with its hashes, and a QEMU with the one that recorded it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from rumplab.recording.record import Recording
 
 
 def changes(recording: Recording) -> list[str]:
-    """What isn't as it was recorded, each in words; nothing when all is well."""
+    """Returns a message for each file that is missing or has changed."""
     found = []
     for name, digest in recording.hashes.items():
         path = recording.directory / name
         try:
             now = sha256(path)
         except FileNotFoundError:
-            found.append(f"{path} is gone")
+            found.append(f"{path} is missing")
             continue
         except OSError as error:
             found.append(f"{path} can't be read ({error.strerror})")
@@ -27,24 +27,24 @@ def changes(recording: Recording) -> list[str]:
 
 
 def differences(recording: Recording, emulator: Emulator) -> list[str]:
-    """What is different about this QEMU, each in words."""
+    """Returns a message for each difference between `emulator` and the QEMU that recorded."""
     found = []
     if emulator.version != recording.version:
-        found.append(f"this is {emulator.version}, and it was recorded by {recording.version}")
+        found.append(f"this QEMU is {emulator.version}, and {recording.version} recorded it")
     if emulator.firmware != recording.firmware:
-        found.append("QEMU's firmware (BIOS, boot code of cards) is another than when it was recorded")
+        found.append("QEMU's firmware (BIOS, boot code of cards) has changed since the recording")
     return found
 
 
 def require_unchanged(recording: Recording) -> None:
-    """RumplabError says what has changed."""
+    """Raises RumplabError if a file has changed."""
     found = changes(recording)
     if found:
-        raise RumplabError("; ".join(found))
+        raise RumplabError(f"{'; '.join(found)}; unpack the recording again, or record the run again")
 
 
 def require(recording: Recording, emulator: Emulator) -> None:
-    """RumplabError says all that keeps `recording` from being repeated as it was."""
+    """Raises RumplabError, with all reasons, if `emulator` can't replay `recording`."""
     found = [*changes(recording), *differences(recording, emulator)]
     if found:
-        raise RumplabError(f"{recording.name} can't be replayed: {'; '.join(found)}")
+        raise RumplabError(f"{recording.name} can't be replayed: {'; '.join(found)}; record the run again")

@@ -1,1 +1,1 @@
-"""Repeating a recording: forwards by QEMU, backwards by repeating it forwards in a fresh QEMU."""
+"""Replays a recording: QEMU executes forwards; to go backwards, a new QEMU executes forwards to the target."""

@@ -1,24 +1,23 @@
-"""What can become of a QEMU that repeats a run."""
+"""The errors of a QEMU that replays a run."""
 
 from __future__ import annotations
 
 
 class Fault(Exception):
-    """It can't be used any longer."""
+    """The QEMU can't be used any longer."""
 
 
 class Ended(Fault):
-    """QEMU has ended by itself: as its guest did at the end of the recording, or for a fault of its own. `said` is
-    what it printed."""
+    """QEMU has ended: at the end of the recording, or after an error. `message` is its output."""
 
-    def __init__(self, status: int, said: str) -> None:
-        super().__init__(f"QEMU ended with status {status}{': ' + said if said else ''}")
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"QEMU ended with status {status}{': ' + message if message else ''}")
         self.status = status
 
 
 class Stuck(Fault):
-    """QEMU doesn't answer, or gets no further."""
+    """QEMU doesn't answer, or executes no more instructions."""
 
 
 class Interrupted(Exception):
-    """Somebody wants the wait to end."""
+    """The debugger's user has interrupted the wait."""

@@ -1,7 +1,7 @@
-"""One QEMU that repeats a recording, held by QMP and by its debug stub.
+"""Controls one QEMU that replays a recording, by QMP and by its debug stub.
 
-It goes forwards only. Its position is the number of instructions that have been executed. No wait is without an end: a
-QEMU that gives no answer, or gets no further, is Stuck, and whoever uses it takes another.
+QEMU replays forwards only. Its position is the number of executed instructions. Each wait has a time limit: if QEMU
+gives no answer, or executes no more instructions, Stuck is raised, and the caller starts another QEMU.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from rumplab.replay.stub import ANSWER_SECONDS, Hangup, Stub
 
 START_SECONDS = 20.0
 POLL_SECONDS = 0.002
-# How often QEMU is asked whether it gets on, and for how long it may stand. A guest that sleeps for a minute stands for
-# as long: QEMU lets the time pass.
+# The interval at which the position is read, and the longest time without progress. If a guest sleeps for a minute, so
+# does the replay: QEMU waits in real time.
 LOOK_SECONDS = 0.5
 STALL_SECONDS = 120.0
 END_SECONDS = 5.0
 CONSOLE, CONTROL, STUB, OUTPUT = "console", "qmp.sock", "gdb.sock", "qemu.log"
-# What begins the report of a stop.
+# The first byte of a stop reply.
 STOPS = (b"T", b"S")
 # The instruction pointer among the registers of x86-64.
 PC = b"p10"
@@ -40,17 +40,18 @@ Opened = TypeVar("Opened")
 
 
 class Listener:
-    """Whoever waits may be called: `fileno` can be read then, and `heard` raises Interrupted if it was meant so."""
+    """Watches for input while a wait goes on, such as a Ctrl-C of the debugger. This one has no input."""
 
     def filenos(self) -> tuple[int, ...]:
+        """Returns the descriptors whose input ends a wait early."""
         return ()
 
-    def heard(self) -> None:
-        """Takes what can be read."""
+    def on_input(self) -> None:
+        """Reads the available input. Interrupted if the user wants the wait to end."""
 
     @contextlib.contextmanager
-    def passing(self, interrupt: Callable[[], None]) -> Iterator[None]:
-        """While this lasts, whoever wants the wait to end calls `interrupt`, which stops the guest."""
+    def interruptible(self, interrupt: Callable[[], None]) -> Iterator[None]:
+        """In this block, on_input() calls `interrupt`, which stops the guest, instead of raising Interrupted."""
         yield
 
 
@@ -58,8 +59,11 @@ NOBODY = Listener()
 
 
 class Player:
-    """A QEMU, stopped before the first instruction of `recording`. `directory` is empty and its own; the path of a
-    socket in it is short enough. Use it in a `with` statement, or call `close`."""
+    """A QEMU that replays `recording`, stopped before the first instruction.
+
+    Makes the directory `directory` for its sockets, so the path must be short. Use it in a `with` statement, or call
+    close().
+    """
 
     def __init__(self, recording: Recording, directory: Path, listener: Listener = NOBODY) -> None:
         self.directory, self._listener = directory, listener
@@ -81,7 +85,7 @@ class Player:
                 stderr=output,
                 start_new_session=True,
                 umask=0o177,
-                preexec_fn=dies_with_us(),
+                preexec_fn=kill_with_parent(),
             )
         try:
             self._control = self._opened_control()
@@ -112,22 +116,22 @@ class Player:
 
     @property
     def position(self) -> int:
-        """The number of instructions that have been executed."""
+        """Returns the number of executed instructions."""
         with self._answering():
             return int(self._control.execute("query-replay")["icount"])
 
     @property
     def pc(self) -> int:
-        """The address of the next instruction."""
+        """Returns the address of the next instruction."""
         return int.from_bytes(bytes.fromhex(self.ask(PC).decode()), "little")
 
     def ask(self, data: bytes) -> bytes:
-        """The stub's answer to a packet."""
+        """Sends a packet to the stub, and returns the answer."""
         with self._answering():
             return self.stub.ask(data)
 
     def go(self, position: int) -> None:
-        """On to `position`, without a stop before: no points may be set."""
+        """Executes up to `position`. No breakpoint or watchpoint may be set."""
         now = self.position
         if position < now:
             raise ValueError(f"{position} is before {now}")
@@ -137,10 +141,10 @@ class Player:
             self.stop()
             reached = self.position
             if reached != position:
-                raise Stuck(f"QEMU stopped at instruction {reached} on its way to {position}")
+                raise Stuck(f"QEMU stopped at instruction {reached} before it reached {position}")
 
     def hold_at(self, position: int) -> None:
-        """Has QEMU stop once at `position`."""
+        """Sets QEMU's one breakpoint at a position."""
         with self._answering():
             self._control.execute("replay-break", {"icount": position})
 
@@ -149,47 +153,49 @@ class Player:
             self.stub.send(packet)
 
     def interrupt(self) -> None:
-        """Has QEMU stop, which `stop` reports."""
+        """Stops the guest; stop() then returns the reply."""
         with self._answering():
             self.stub.interrupt()
 
     def stop(self, stall: float = STALL_SECONDS) -> bytes:
-        """Waits for the next stop, which is what the stub says then. Ended, Stuck, or Interrupted by the listener."""
+        """Waits for the next stop and returns the stub's stop reply. Raises Ended, Stuck, or the listener's
+        Interrupted."""
         last, since = -1, time.monotonic()
         while True:
             with self._answering():
                 said = self.stub.receive(LOOK_SECONDS, self._listener.filenos())
             if said is not None and said[:1] in STOPS:
                 return said
-            self._listener.heard()
+            self._listener.on_input()
             now = self.position
             if now != last:
                 last, since = now, time.monotonic()
             elif time.monotonic() - since > stall:
-                raise Stuck(f"QEMU has stood at instruction {now} for {stall:.0f} s")
+                raise Stuck(f"QEMU has executed no instruction after {now} for {stall:.0f} s")
 
     def insert(self, points: Iterable[bytes]) -> None:
-        """Sets break- and watchpoints, each as GDB's packet Z has it."""
+        """Sets breakpoints and watchpoints, each in the format of GDB's packet Z."""
         for point in points:
             if self.ask(b"Z" + point) != b"OK":
-                raise Stuck(f"QEMU refuses the point {point.decode(errors='replace')}")
+                raise Stuck(f"QEMU refuses the breakpoint {point.decode(errors='replace')}")
 
     def remove(self, points: Iterable[bytes]) -> None:
+        """Removes breakpoints and watchpoints."""
         for point in points:
             self.ask(b"z" + point)
 
     @contextlib.contextmanager
     def _answering(self) -> Iterator[None]:
-        """Makes of a lost connection what has become of QEMU."""
+        """Turns a lost connection into Ended or Stuck."""
         try:
             yield
         except (Hangup, qmp.QmpError) as error:
             raise self._fate(error) from error
 
     def _fate(self, error: Exception) -> Ended | Stuck:
-        """Why QEMU is out of reach."""
+        """Returns the reason for a lost connection."""
         try:
-            # Its connections close before it is gone.
+            # A QEMU that ends closes its connections first.
             status = self._process.wait(1.0)
         except subprocess.TimeoutExpired:
             return Stuck(f"QEMU doesn't answer ({error})")
@@ -206,12 +212,12 @@ class Player:
         stub = self._retried(lambda: Stub(str(self.directory / STUB)), OSError)
         with self._answering():
             stub.ask(b"qSupported:xmlRegisters=i386")
-            # QEMU tells single registers only to who has asked how they are called.
+            # QEMU answers the packet p only after the client has read the target description.
             stub.ask(b"qXfer:features:read:target.xml:0,ffb")
         return stub
 
     def _retried(self, opened: Callable[[], Opened], fault: type[Exception]) -> Opened:
-        """What `opened` returns, once QEMU listens."""
+        """Calls `opened` until QEMU listens, and returns its result."""
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
@@ -221,13 +227,13 @@ class Player:
                     raise self._fate(error) from error
                 if time.monotonic() > deadline:
                     raise Stuck(f"QEMU did not answer within {START_SECONDS:.0f} s") from error
-            self._listener.heard()
+            self._listener.on_input()
             time.sleep(POLL_SECONDS)
 
 
-def dies_with_us() -> Callable[[], None] | None:
-    """What a process does before it becomes QEMU: it asks the kernel for its end when this one's has come, whatever
-    that was. Linux has that."""
+def kill_with_parent() -> Callable[[], None] | None:
+    """Returns the function that the child calls before it executes QEMU: it asks the kernel to kill the child when this
+    process ends for any reason. None if the system isn't Linux."""
     if not sys.platform.startswith("linux"):
         return None
     libc = ctypes.CDLL(None)

@@ -1,8 +1,8 @@
-"""The break- and watchpoints that a debugger has set, as its packets name them: KIND,ADDRESS,SIZE."""
+"""The breakpoints and watchpoints that GDB has set, in the format of its packets: KIND,ADDRESS,SIZE."""
 
 from __future__ import annotations
 
-# What GDB is told of a stop at one, by its kind: an instruction in memory, or a register of the processor's.
+# The stop reason in a stop reply, by the kind of a breakpoint: software or hardware.
 BREAKPOINTS = {b"0": b"swbreak:;", b"1": b"hwbreak:;"}
 
 
@@ -11,7 +11,7 @@ class Points:
         self._points: dict[bytes, None] = {}
 
     def note(self, packet: bytes) -> None:
-        """Takes a packet that has been done: Z sets, z clears. Conditions, which QEMU has none of, are left out."""
+        """Records a packet that QEMU has accepted: Z sets, z clears. Drops conditions, which QEMU doesn't support."""
         point = packet[1:].partition(b";")[0]
         if packet[:1] == b"Z":
             self._points[point] = None
@@ -25,7 +25,7 @@ class Points:
         return sorted(self._points)
 
     def kind_at(self, address: int) -> bytes:
-        """What a report says of a breakpoint at `address`; nothing where there is none."""
+        """Returns the stop reason for a breakpoint at `address`; empty if there is none."""
         for point in self._points:
             kind, where, _ = point.split(b",")
             if kind in BREAKPOINTS and int(where, 16) == address:

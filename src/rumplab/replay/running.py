@@ -1,4 +1,4 @@
-"""Repeating a recording from its beginning, and what it writes to its console on the way."""
+"""Replays a recording from its beginning, and copies its console."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rumplab.replay.faults import Ended, Fault, Stuck
 from rumplab.replay.player import STALL_SECONDS, Listener, Player
 
 PIECE = 1 << 16
-# A point of GDB's protocol: a hardware breakpoint on one byte.
+# A hardware breakpoint on one byte, in the format of GDB's packet Z.
 BREAKPOINT = b"1,%x,1"
 
 
 @dataclass(frozen=True)
 class Played:
-    """Where a replay has stopped, at which address (None where QEMU has ended with its guest), and its whole
+    """The end of a replay: its position, the address of the next instruction (None if QEMU has ended), and the whole
     console."""
 
     position: int
@@ -28,14 +28,14 @@ class Played:
 
 
 class Echo(Listener):
-    """Copies a console's file to `output` as it grows."""
+    """Copies the console's file to `output` while it grows."""
 
     def __init__(self, output: BinaryIO | None) -> None:
         self._output = output
         self.path: Path | None = None
         self.content = bytearray()
 
-    def heard(self) -> None:
+    def on_input(self) -> None:
         if self.path is None or not self.path.exists():
             return
         with self.path.open("rb") as handle:
@@ -48,9 +48,9 @@ class Echo(Listener):
 
 
 def end_of(recording: Recording) -> End:
-    """The end of a recording that is settled."""
+    """Returns the end of a complete recording. ValueError if it isn't complete."""
     if recording.end is None:
-        raise ValueError(f"{recording.name} isn't settled")
+        raise ValueError(f"{recording.name} has no end yet")
     return recording.end
 
 
@@ -61,11 +61,11 @@ def play(
     output: BinaryIO | None = None,
     stall: float = STALL_SECONDS,
 ) -> Played:
-    """Repeats `recording` to its end, to the instruction `until`, or to the first one at `address`, and writes its
-    console to `output`. RumplabError when QEMU doesn't get there, or stands for `stall` seconds."""
+    """Replays `recording` to its end, for `until` instructions, or to the first instruction at `address`, and writes
+    the console to `output`. RumplabError if QEMU doesn't reach that, or makes no progress for `stall` seconds."""
     total = end_of(recording).instructions
     if until is not None and until > total:
-        raise RumplabError(f"{recording.name} has {total} instructions, so it never comes to {until}")
+        raise RumplabError(f"{recording.name} has only {total} instructions; use a smaller number with --until")
     echo = Echo(output)
     with work_directory("replay") as directory:
         try:
@@ -73,11 +73,11 @@ def play(
                 echo.path = player.console
                 return run(player, echo, total, until, address, stall)
         except Fault as error:
-            raise RumplabError(f"{recording.name} can't be replayed: {error}") from error
+            raise RumplabError(f"{recording.name} can't be replayed: {error}; try it again") from error
 
 
 def run(player: Player, echo: Echo, total: int, until: int | None, address: int | None, stall: float) -> Played:
-    """The same with a QEMU that stands at the beginning."""
+    """Does the same with `player`, which is at the beginning."""
     if address is not None:
         player.insert([BREAKPOINT % address])
     player.hold_at(total if until is None else until)
@@ -86,19 +86,20 @@ def run(player: Player, echo: Echo, total: int, until: int | None, address: int 
         player.stop(stall)
         position, pc = player.position, player.pc
     except Ended:
-        # As it was when it was recorded. Whoever ended it then, QEMU may stop first, or not.
+        # The recorded run ended here too. QEMU may stop before that end, or exit at it.
         if until not in (None, total) or address is not None:
             raise
-        echo.heard()
+        echo.on_input()
         return Played(total, None, bytes(echo.content))
-    echo.heard()
+    echo.on_input()
     if address is not None and pc != address:
-        raise Stuck(f"it never comes to {address:#x}")
+        raise Stuck(f"it executes no instruction at {address:#x}")
     return Played(position, pc, bytes(echo.content))
 
 
 def difference(recorded: bytes, played: bytes, whole: bool) -> str:
-    """How two consoles differ, in words; nothing when they don't. One that isn't `whole` may be shorter."""
+    """Returns a message about the first difference of two consoles, or an empty string. Unless `whole`, `played` may be
+    shorter."""
     if recorded == played or (not whole and recorded.startswith(played)):
         return ""
     at = next(
@@ -106,4 +107,4 @@ def difference(recorded: bytes, played: bytes, whole: bool) -> str:
         min(len(recorded), len(played)),
     )
     line = recorded[:at].count(b"\n") + 1
-    return f"its console differs from byte {at} (line {line}) on: {len(played)} bytes now, {len(recorded)} recorded"
+    return f"its console differs from byte {at} (line {line}) on: {len(played)} bytes instead of {len(recorded)}"

@@ -1,10 +1,10 @@
-"""The last stop before a position: found by repeating the run forwards, and counting the stops on the way.
+"""Finds the last stop before a position: replays the run forwards, and collects the stops.
 
-A breakpoint stops before its instruction, a watchpoint after the one that has touched its bytes. Backwards, either is
-met before that instruction: the stop of a watchpoint seen at position K counts for K - 1.
+A breakpoint stops before its instruction, a watchpoint after the instruction that accessed its bytes. In reverse
+execution, both stop before that instruction: a watchpoint's stop at position K counts as a stop at K - 1.
 
-QEMU mustn't be held at a position where a watchpoint stops it: it reports the one and loses the other, and aborts when
-it goes on. So a search is held behind its range, and the QEMU of a search is thrown away.
+replay-break at a position where a watchpoint stops as well confuses QEMU: it reports one stop, loses the other, and
+aborts when it continues. So a search sets replay-break after its range, and never uses its QEMU again.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from typing import Protocol
 
 from rumplab.replay.faults import Ended, Stuck
 
-# What the stub says of a stop that came of being held.
+# The stop reply at QEMU's replay-break.
 HELD = b"T02"
 WATCHES = (b"watch", b"rwatch", b"awatch")
-# So many stops take a second.
+# The number of stops that takes about a second.
 MANY = 1000
-# Most stops are near. QEMU executes so many instructions in an instant, also one by one.
+# Most stops are near. QEMU executes this number of instructions quickly, even one at a time.
 NEAR = 1_000_000
-# A step leaves the position as it is where an interrupt comes instead of the instruction: a few times at most.
+# A step doesn't change the position if an interrupt comes before the instruction; this happens a few times at most.
 STEPS = 100
 
 
 @dataclass(frozen=True)
 class Stop:
-    """A stop, backwards, at `position`; `reason` is what its report says of a watchpoint, empty for a breakpoint."""
+    """A stop of reverse execution. `reason` is the watchpoint in the stop reply, or empty for a breakpoint."""
 
     position: int
     reason: bytes = b""
 
 
 class Runner(Protocol):
-    """A QEMU as a search needs it; rumplab.replay.player has the real one."""
+    """The QEMU of a search; Player of rumplab.replay.player is the real one."""
 
     @property
     def position(self) -> int: ...
@@ -46,17 +46,17 @@ class Runner(Protocol):
     def insert(self, points: Sequence[bytes]) -> None: ...
 
 
-# A fresh runner at a position.
+# Starts a QEMU at a position.
 Fresh = Callable[[int], AbstractContextManager[Runner]]
-Hear = Callable[[int], None]
+OnStop = Callable[[int], None]
 
 
-def nobody(_: int) -> None:
-    """Hears nothing."""
+def ignore(_: int) -> None:
+    """Ignores a stop."""
 
 
 def reason(said: bytes) -> bytes:
-    """What the report of a stop says of a watchpoint; nothing where it says nothing."""
+    """Returns the watchpoint in a stop reply, or an empty string."""
     for part in said[3:].split(b";"):
         if part.partition(b":")[0] in WATCHES:
             return part + b";"
@@ -64,10 +64,11 @@ def reason(said: bytes) -> bytes:
 
 
 def count(
-    runner: Runner, points: Sequence[bytes], end: int, total: int, most: int, hear: Hear = nobody
+    runner: Runner, points: Sequence[bytes], end: int, total: int, most: int, on_stop: OnStop = ignore
 ) -> tuple[list[Stop], int | None]:
-    """The stops of `points` from where `runner` is to before `end`, in a recording of `total` instructions; and the
-    position where there were `most`, so that it gave up. `hear` is told where each stop is, at once."""
+    """Returns the stops at `points` between the position of `runner` and `end`, without `end`, in a recording of
+    `total` instructions. After `most` stops, gives up and also returns the position reached, otherwise None. Calls
+    `on_stop` with the position of each stop at once."""
     runner.insert(points)
     if end < total:
         runner.hold_at(end + 1)
@@ -78,7 +79,7 @@ def count(
         try:
             said = runner.stop()
         except Ended:
-            # As its guest did. Before the end of the range it's a fault.
+            # The recorded run ended here too. Before the end of the range, this is an error.
             if end < total - 1:
                 raise
             return found, None
@@ -88,26 +89,26 @@ def count(
         if said.startswith(HELD) or at > end or (at == end and not why):
             return found, None
         if found:
-            hear(found[-1].position)
+            on_stop(found[-1].position)
         if stepped:
-            # A step past a breakpoint; where an interrupt came first, the breakpoint is still to come.
+            # This step left a breakpoint. If an interrupt came first, the breakpoint stops again later.
             stepped = 0
         elif not why:
             found.append(Stop(at))
             stepped = 1
         if at == last and len(found) > STEPS and found[-STEPS].position == at:
-            raise Stuck(f"QEMU stops at instruction {at} again and again")
+            raise Stuck(f"QEMU stops at instruction {at} repeatedly")
         last = at
         if len(found) >= most:
             return found, at
 
 
 def last(fresh: Fresh, points: Sequence[bytes], begin: int, end: int, total: int, most: int = MANY) -> Stop | None:
-    """The last stop of `points` from `begin` to before `end`; None where there is none."""
+    """Returns the last stop at `points` from `begin` to `end`, without `end`; None if there is none."""
     if begin >= end:
         return None
     with fresh(begin) as runner:
-        # In a range of one there are few.
+        # A range of one instruction has few stops.
         found, reached = count(runner, points, end, total, most if end - begin > 1 else MANY)
     return latest(fresh, points, begin, end, total, most, (found, reached))
 
@@ -121,8 +122,8 @@ def latest(
     most: int,
     counted: tuple[list[Stop], int | None],
 ) -> Stop | None:
-    """The same where it has been `counted`, maybe not to the end: then where half as many stops are to be expected, at
-    the end, and before that if there are none."""
+    """Does the same with `counted`, the result of count() from `begin`. If count() gave up, searches the last part of
+    the range, which should have half as many stops, and then the part before it."""
     found, reached = counted
     if reached is None:
         return found[-1] if found else None
@@ -135,16 +136,17 @@ def latest(
 
 
 class Search:
-    """The searches of one session: what is known of some points isn't looked for again. A search begins `near` the
-    place, since QEMU is slow where the code is that it has a breakpoint in."""
+    """The searches of one session. It keeps the stops that it has found. A search begins in the last `near`
+    instructions, since QEMU is slow in a page with a breakpoint."""
 
     def __init__(self, fresh: Fresh, total: int, near: int = NEAR) -> None:
         self._fresh, self._total, self._near = fresh, total, near
-        # By points: the range that is known, and all stops in it.
+        # For each set of points: the searched range and all stops in it.
         self._known: dict[frozenset[bytes], tuple[int, int, list[Stop]]] = {}
 
-    def before(self, points: Sequence[bytes], end: int, hear: Hear = nobody) -> Stop | None:
-        """The last stop of `points` before `end`. `hear` is told where the stop may be, or a place before it."""
+    def before(self, points: Sequence[bytes], end: int, on_stop: OnStop = ignore) -> Stop | None:
+        """Returns the last stop at `points` before `end`; None if there is none. Calls `on_stop` with positions that
+        are at or before that stop."""
         if not points or end <= 0:
             return None
         key = frozenset(points)
@@ -156,9 +158,9 @@ class Search:
             return before[-1]
         while first > 0:
             begin = max(first - self._near, 0) if first == end else 0
-            hear(begin)
+            on_stop(begin)
             with self._fresh(begin) as runner:
-                counted = count(runner, points, first, self._total, MANY, hear)
+                counted = count(runner, points, first, self._total, MANY, on_stop)
             found, reached = counted
             if reached is not None:
                 return latest(self._fresh, points, begin, first, self._total, MANY, counted)

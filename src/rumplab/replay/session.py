@@ -1,7 +1,7 @@
-"""A debugger's session with a recording: one QEMU where the debugger is, others that come and go for what lies behind.
+"""A debugger's session with a recording: one QEMU at the debugger's position, and others for reverse execution.
 
-Every answer is a report of a stop, in GDB's form. A QEMU that gives no answer is replaced, at the same place; what
-fails again and again is told, and leaves the session where it was.
+Each movement returns a stop reply of GDB's protocol. If a QEMU gives no answer, the session replaces it with another
+one at the same position. After several failures, it raises an error and keeps its position.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ Result = TypeVar("Result")
 
 
 class Failed(Exception):
-    """It can't be done; the session is where it was."""
+    """A movement or a packet failed; the session's position is unchanged."""
 
 
 class Follower:
-    """A QEMU that goes after a search: to where the search begins, and from one stop that is found to the next, so that
-    it is at the last one soon after that is known to be the last."""
+    """A QEMU that follows a search from stop to stop, so that it soon reaches the last one after the search has
+    ended."""
 
     def __init__(self, fresh: Callable[[int], Player]) -> None:
         self._fresh = fresh
         self._player: Player | None = None
-        # Where it is, or on its way to.
+        # Its position, or the position that it executes up to.
         self._target = 0
-        self._goes = False
+        self._runs = False
 
     def __enter__(self) -> Follower:
         return self
@@ -52,7 +52,7 @@ class Follower:
         self._drop()
 
     def toward(self, position: int) -> None:
-        """Has it go on to `position`, unless it is still on its way to an earlier one. Waits for nothing."""
+        """Makes QEMU execute up to `position`, unless it still executes up to an earlier one. Doesn't wait."""
         if position < self._target:
             self._drop()
         if position == self._target:
@@ -60,22 +60,22 @@ class Follower:
         try:
             if self._player is None:
                 self._player = self._fresh(0)
-            if self._goes and self._player.stub.receive(0) is None:
+            if self._runs and self._player.stub.receive(0) is None:
                 return
             self._player.hold_at(position)
             self._player.resume(b"c")
-            self._goes, self._target = True, position
+            self._runs, self._target = True, position
         except (Fault, Hangup):
             self._drop()
 
     def arrived(self, position: int) -> Player:
-        """The QEMU at `position`, which is the caller's now; a fresh one where this one can't be there."""
+        """Returns a QEMU at `position`, this one or a new one, which the caller must close."""
         player, self._player = self._player, None
         if player is None:
             return self._fresh(position)
         try:
             if position >= self._target:
-                if self._goes:
+                if self._runs:
                     player.stop()
                 player.go(position)
                 return player
@@ -90,29 +90,29 @@ class Follower:
     def _drop(self) -> None:
         if self._player is not None:
             self._player.close()
-        self._player, self._goes, self._target = None, False, 0
+        self._player, self._runs, self._target = None, False, 0
 
 
 class Session:
-    """A session with `recording`, at its beginning. `directory` is for QEMU's sockets, `listener` hears of the
-    debugger's Ctrl-C while it waits."""
+    """A session with `recording`, which starts at the beginning. QEMU's sockets are in `directory`. The `listener`
+    notices the debugger's Ctrl-C during a wait."""
 
     def __init__(self, recording: Recording, directory: Path, listener: Listener) -> None:
         self._recording, self._directory, self._listener = recording, directory, listener
         self._numbers = itertools.count()
         self.total = end_of(recording).instructions
-        # Behind the last instruction QEMU ends as it did then, by the guest's doing or by its user's: before it, never.
+        # At the last instruction, QEMU ends as the recorded run did; before it, QEMU never ends.
         self.end = self.total - 1
         self.points = Points()
         self.position = 0
-        self._search = Search(self._passing, self.total)
+        self._search = Search(self._temporary, self.total)
         self.here = self._fresh(0)
 
     def close(self) -> None:
         self.here.close()
 
     def ask(self, data: bytes) -> bytes:
-        """QEMU's answer to what doesn't let the guest run."""
+        """Returns QEMU's answer to a packet that doesn't make the guest run."""
         for _ in range(TRIES):
             try:
                 return self.here.ask(data)
@@ -121,7 +121,7 @@ class Session:
         raise Failed("QEMU gives no answer")
 
     def next_answer(self) -> bytes:
-        """The next piece of an answer."""
+        """Returns the next packet of an answer."""
         answer = self.here.stub.receive(ANSWER_SECONDS)
         if answer is None:
             raise Failed("QEMU gives no answer")
@@ -129,11 +129,11 @@ class Session:
 
     @property
     def pc(self) -> int:
-        """The address of the next instruction."""
+        """Returns the address of the next instruction."""
         return self.here.pc
 
     def set_point(self, packet: bytes) -> bytes:
-        """Sets or clears a point, as the packet Z or z says."""
+        """Passes the packet Z or z to QEMU, and returns its answer."""
         answer = self.ask(packet)
         if answer == b"OK":
             self.points.note(packet)
@@ -143,67 +143,67 @@ class Session:
         self.points.clear()
 
     def forwards(self, packet: bytes) -> bytes:
-        """Goes on as `packet` says (s or c), to the next stop or the recording's end."""
+        """Executes `packet` (s or c) to the next stop or to the recording's end."""
         if self.position >= self.end:
             return END
-        return self._safely(lambda: self._forwards(packet))
+        return self._with_retries(lambda: self._forwards(packet))
 
     def _forwards(self, packet: bytes) -> bytes:
         here = self.here
         here.hold_at(self.end)
         here.resume(packet)
-        with self._listener.passing(here.interrupt):
+        with self._listener.interruptible(here.interrupt):
             said = here.stop()
         self.position = here.position
         if said.startswith(HELD):
             return END if self.position >= self.end else INTERRUPTED
-        return said if packet == b"s" or search.reason(said) else self._met()
+        return said if packet == b"s" or search.reason(said) else self._breakpoint_reply()
 
     def backwards_step(self) -> bytes:
-        """One instruction back."""
+        """Goes back by one instruction."""
         if self.position == 0:
             return BEGIN
-        return self._safely(lambda: self._arrived(self.position - 1, STOPPED))
+        return self._with_retries(lambda: self._moved(self.position - 1, STOPPED))
 
     def backwards(self) -> bytes:
-        """Back to the last stop, or to the beginning."""
-        return self._safely(self._backwards)
+        """Goes back to the last stop, or to the beginning."""
+        return self._with_retries(self._backwards)
 
     def _backwards(self) -> bytes:
         with Follower(self._fresh) as follower:
             stop = self._search.before(self.points.sorted(), self.position, follower.toward)
             if stop is None:
-                return BEGIN if self.position == 0 else self._arrived(0, BEGIN)
+                return BEGIN if self.position == 0 else self._moved(0, BEGIN)
             self._enter(follower.arrived(stop.position), stop.position, met=not stop.reason)
-        return b"T05" + stop.reason + THREAD if stop.reason else self._met()
+        return b"T05" + stop.reason + THREAD if stop.reason else self._breakpoint_reply()
 
     def go(self, position: int) -> bytes:
-        """Goes to `position`, forwards or back."""
-        return self._safely(lambda: self._arrived(min(position, self.end), STOPPED))
+        """Goes forwards or back to `position`."""
+        return self._with_retries(lambda: self._moved(min(position, self.end), STOPPED))
 
-    def _arrived(self, position: int, report: bytes) -> bytes:
+    def _moved(self, position: int, report: bytes) -> bytes:
         self._return(position)
         return report
 
-    def _met(self) -> bytes:
-        """The report of a stop at a breakpoint."""
+    def _breakpoint_reply(self) -> bytes:
+        """Returns the stop reply at a breakpoint."""
         return b"T05" + self.points.kind_at(self.here.pc) + THREAD
 
     def _return(self, position: int) -> None:
-        """Puts a fresh QEMU where the debugger is, at `position`."""
+        """Starts a new QEMU at `position` for the debugger."""
         self._enter(self._fresh(position), position)
 
     def _replace(self, position: int) -> None:
-        """The same for a QEMU that was lost: a Ctrl-C meanwhile has nothing to stop."""
-        with self._listener.passing(lambda: None):
+        """Does the same after the QEMU was lost. Ignores Ctrl-C meanwhile, since there is nothing to stop."""
+        with self._listener.interruptible(lambda: None):
             self._return(position)
 
     def _enter(self, fresh: Player, position: int, met: bool = False) -> None:
-        """Makes `fresh`, which stands at `position`, the debugger's, with the points that are set. It is closed if that
-        fails. `met` says that a breakpoint is there."""
+        """Makes `fresh`, at `position`, the debugger's QEMU, with all breakpoints and watchpoints. Closes it after an
+        error. `met` says that there is a breakpoint at that position."""
         try:
             if met and not self.points.kind_at(fresh.pc):
-                fresh = self._met_at(fresh, position)
+                fresh = self._at_breakpoint(fresh, position)
             fresh.insert(self.points.sorted())
         except BaseException:
             fresh.close()
@@ -211,9 +211,9 @@ class Session:
         self.here.close()
         self.here, self.position = fresh, position
 
-    def _met_at(self, before: Player, position: int) -> Player:
-        """A QEMU that stands at the breakpoint met at `position`, where one that was led to it stands before an
-        interrupt: at the same position, at another instruction."""
+    def _at_breakpoint(self, before: Player, position: int) -> Player:
+        """Returns a QEMU at the breakpoint at `position`. With an interrupt at this position, a QEMU that was led there
+        by replay-break, such as `before`, stops before the interrupt, at another instruction."""
         before.close()
         fresh = self._fresh(max(position - 1, 0))
         try:
@@ -225,7 +225,7 @@ class Session:
                 fresh.resume(packet)
                 fresh.stop()
             if fresh.position != position:
-                raise Stuck(f"the breakpoint of instruction {position} isn't met again")
+                raise Stuck(f"QEMU does not stop again at the breakpoint at instruction {position}")
             fresh.remove(points)
         except BaseException:
             fresh.close()
@@ -233,8 +233,8 @@ class Session:
         return fresh
 
     @contextlib.contextmanager
-    def _passing(self, position: int) -> Iterator[Player]:
-        """A QEMU at `position` that is gone with the block."""
+    def _temporary(self, position: int) -> Iterator[Player]:
+        """Yields a new QEMU at `position`, and closes it after the block."""
         player = self._fresh(position)
         try:
             yield player
@@ -242,7 +242,7 @@ class Session:
             player.close()
 
     def _fresh(self, position: int) -> Player:
-        """A QEMU that stands at `position`. A Fault where several haven't got there."""
+        """Returns a new QEMU at `position`. Fault if several attempts fail."""
         for left in reversed(range(TRIES)):
             player = None
             try:
@@ -256,9 +256,9 @@ class Session:
                     raise
         raise Stuck("QEMU gives no answer")
 
-    def _safely(self, movement: Callable[[], bytes]) -> bytes:
-        """What `movement` reports. Where a QEMU is lost on the way, it begins anew from the same place; the debugger's
-        Ctrl-C leaves the session there."""
+    def _with_retries(self, movement: Callable[[], bytes]) -> bytes:
+        """Returns the result of `movement`. If a QEMU is lost meanwhile, tries again from the same position. After the
+        debugger's Ctrl-C, the session stays there."""
         before = self.position
         fault: Fault | None = None
         for _ in range(TRIES):

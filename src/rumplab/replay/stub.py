@@ -1,4 +1,4 @@
-"""A client of QEMU's debug stub: packets there and back, every wait with an end."""
+"""A client of QEMU's debug stub. Each wait has a time limit."""
 
 from __future__ import annotations
 
@@ -43,14 +43,16 @@ class Stub:
             self._socket.close()
 
     def send(self, data: bytes) -> None:
-        """Sends a packet with `data`, which isn't escaped yet."""
+        """Escapes `data` and sends it as a packet."""
         self._write(rsp.frame(rsp.escape(data)))
 
     def interrupt(self) -> None:
+        """Stops the guest, as Ctrl-C in GDB does."""
         self._write(bytes((rsp.INTERRUPT,)))
 
     def receive(self, seconds: float, also: Sequence[int] = ()) -> bytes | None:
-        """The next packet's data; None when none has come after `seconds`, or one of the files `also` can be read."""
+        """Returns the data of the next packet. None if none arrives within `seconds`, or if one of the descriptors
+        `also` has input."""
         deadline = time.monotonic() + seconds
         while not self._packets:
             left = max(deadline - time.monotonic(), 0)
@@ -62,11 +64,11 @@ class Stub:
         return self._packets.popleft()
 
     def ask(self, data: bytes, seconds: float = ANSWER_SECONDS) -> bytes:
-        """The answer to a packet. Stuck when there is none in `seconds`."""
+        """Sends a packet and returns the answer. Stuck if none arrives within `seconds`."""
         self.send(data)
         answer = self.receive(seconds)
         if answer is None:
-            raise Stuck(f"QEMU's stub gave no answer in {seconds:.0f} s")
+            raise Stuck(f"QEMU's stub gave no answer within {seconds:.0f} s")
         return answer
 
     def _take(self) -> None:

@@ -1,4 +1,4 @@
-"""The commands that record and repeat, and what is refused."""
+"""The commands that record and replay, and what they refuse."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def values(argv: list[str], option: str) -> list[str]:
     return [argv[at + 1] for at, word in enumerate(argv) if word == option]
 
 
-def test_disks_cards_and_time_go_through_the_log() -> None:
+def test_qemu_records_disks_cards_and_time() -> None:
     argv = qemu_argv.machine_argv(command.recording(IMAGE, module=False))
     assert values(argv, "-icount") == ["shift=auto,rr=record,rrfile=log"]
     assert "filter-replay,id=replay0,netdev=net0" in values(argv, "-object")
@@ -31,15 +31,15 @@ def test_disks_cards_and_time_go_through_the_log() -> None:
     assert "virtio-blk-pci,drive=disk0,bootindex=0" in values(argv, "-device")
 
 
-def test_a_program_has_the_same_name_in_both() -> None:
+def test_a_program_has_the_same_name_in_both_commands() -> None:
     recording = qemu_argv.machine_argv(command.recording(SPEC, module=True))
     replay = qemu_argv.machine_argv(command.replaying(command.recording(SPEC, module=True)))
     assert values(recording, "-kernel") == values(replay, "-kernel") == ["app.bin"]
     assert values(recording, "-initrd") == values(replay, "-initrd") == ["module"]
 
 
-def test_a_replay_touches_nothing_outside() -> None:
-    """Neither the disks that were recorded, nor the host's ports, nor the bridge, nor the machine's sockets."""
+def test_a_replay_uses_only_files_of_the_recording() -> None:
+    """It uses no recorded disk, no port of the host, no bridge and no socket of the machine."""
     card = Nic("virtio", forwards=(Forward("tcp", 8080, 80),), open=True)
     spec = replace(IMAGE, nics=(card, Nic("virtio", net="bridge", mac="52:54:00:00:00:01")), gdb_port=1234, wait=True)
     argv = qemu_argv.machine_argv(command.replaying(spec))
@@ -52,7 +52,7 @@ def test_a_replay_touches_nothing_outside() -> None:
 
 
 @pytest.mark.parametrize("name", ["log", "console", "recording.json", "module", "disk0", ".lock"])
-def test_a_program_takes_no_name_that_a_recording_needs(name: str) -> None:
+def test_a_program_gets_no_name_of_the_recordings_own_files(name: str) -> None:
     assert command.program_name(f"/there/{name}") == f"{name}.program"
 
 
@@ -64,27 +64,27 @@ def test_a_program_takes_no_name_that_a_recording_needs(name: str) -> None:
         (replace(SPEC, drives=(Disk("/d", "vmdk"),)), False, "qemu-img convert -f vmdk"),
         (replace(SPEC, accel="kvm"), False, "--accel kvm can't"),
         (replace(SPEC, extra=("-smp", "2")), False, "'-smp'.*one CPU"),
-        (replace(SPEC, drives=(Disk("/d", "qcow2"),)), True, "no --allow-backing"),
+        (replace(SPEC, drives=(Disk("/d", "qcow2"),)), True, "leave out --allow-backing"),
     ],
 )
-def test_what_cannot_be_repeated_is_refused(spec: Spec, backing: bool, why: str) -> None:
+def test_machines_that_cannot_be_replayed_are_refused(spec: Spec, backing: bool, why: str) -> None:
     with pytest.raises(UsageError, match=why):
         making.check(spec, backing)
 
 
-def test_what_can_be_is_not() -> None:
+def test_machines_that_can_be_replayed_are_accepted() -> None:
     making.check(IMAGE, backing=False)
     making.check(replace(SPEC, drives=(Disk("/d", "raw", "mpt"),)), backing=False)
 
 
-def test_each_card_is_explained_where_there_is_something_to_say() -> None:
+def test_cards_that_need_it_are_explained() -> None:
     assert devices.explain_nics((Nic("virtio"),), chosen=True) == ""
     assert devices.explain_nics((), chosen=False) == ""
     assert "the card is a virtio" in devices.explain_nics((Nic("virtio"),), chosen=False)
-    assert "from its beginning only" in devices.explain_nics((Nic("e1000"),), chosen=True)
+    assert "only at the beginning" in devices.explain_nics((Nic("e1000"),), chosen=True)
 
 
-def test_symbols_are_kept_beside_an_image() -> None:
+def test_the_symbols_of_an_image_are_copied() -> None:
     machine = Machine(name="m", directory="", program="/there/app.elf")
     assert making.sources(Wanted(IMAGE, machine)) == {
         "disk0": "/there/a,b.img",
@@ -96,7 +96,7 @@ def test_symbols_are_kept_beside_an_image() -> None:
     assert making.symbols_name(Wanted(SPEC, same)) == "app.bin"
 
 
-def test_symbols_of_the_same_name_as_the_program_get_another() -> None:
+def test_symbols_with_the_name_of_the_program_get_another_name() -> None:
     machine = Machine(name="m", directory="", program="/elsewhere/app.bin")
     found = making.sources(Wanted(SPEC, machine))
     assert found == {"app.bin": "/there/app.bin", "app.bin.program": "/elsewhere/app.bin"}

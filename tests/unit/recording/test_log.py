@@ -1,4 +1,4 @@
-"""QEMU's log, read without QEMU: whole, cut at every byte, altered."""
+"""Reading QEMU's log: complete, cut at every byte, altered."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def total(events: list[bytes]) -> int:
 
 
 @given(st.lists(EVENTS, max_size=30))
-def test_the_instructions_of_a_whole_log_are_counted(events: list[bytes]) -> None:
+def test_the_instructions_of_a_complete_log_are_counted(events: list[bytes]) -> None:
     data = HEAD + b"".join(events) + END
     assert log.walk(data, True) == log.Log(total(events), len(data), True, True)
 
 
 @given(st.lists(EVENTS, min_size=1, max_size=20), st.data())
-def test_a_log_that_is_cut_counts_up_to_its_last_whole_event(events: list[bytes], data: st.DataObject) -> None:
+def test_a_truncated_log_counts_up_to_its_last_complete_event(events: list[bytes], data: st.DataObject) -> None:
     whole = HEAD + b"".join(events) + END
     cut = data.draw(st.integers(len(HEAD), len(whole) - 1))
     found = log.walk(whole[:cut], True)
@@ -69,19 +69,19 @@ def test_a_log_that_is_cut_counts_up_to_its_last_whole_event(events: list[bytes]
 
 
 @given(st.binary(max_size=300))
-def test_no_bytes_are_too_much_for_it(content: bytes) -> None:
+def test_any_bytes_are_read_without_an_error(content: bytes) -> None:
     found = log.walk(HEAD + content, True)
     assert found.whole <= len(HEAD) + len(content)
 
 
-def test_a_log_of_another_form_is_refused(tmp_path: Path) -> None:
+def test_a_log_of_another_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(b"\x00\xe0\x20\x0d" + bytes(8) + END)
-    with pytest.raises(RumplabError, match="form 0xe0200d, and this tool reads 0xe0200c"):
+    with pytest.raises(RumplabError, match="has version 0xe0200d, not 0xe0200c"):
         log.read(path)
 
 
-def test_what_a_killed_qemu_leaves_is_mended(tmp_path: Path) -> None:
+def test_the_log_of_a_killed_qemu_is_mended(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(bytes(12) + instructions(7) + bytes((22, 0, 0)))
     found = log.read(path)

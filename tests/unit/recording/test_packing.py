@@ -1,4 +1,4 @@
-"""Packed recordings that somebody else has made: nothing of them lands where no recording has it."""
+"""Packed recordings from others: no file gets outside of the recording's directory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rumplab.recording import packing
 
 
 def packed(path: Path, *members: tarfile.TarInfo, content: bytes = b"{}") -> Path:
-    """A packed archive of `members`, each plain file of them with `content`."""
+    """Returns a packed archive of `members`, whose regular files have `content`."""
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w") as archive:
         for member in members:
@@ -40,22 +40,22 @@ def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarIn
 @pytest.mark.parametrize(
     ("members", "why"),
     [
-        ((file("../out"),), "holds ../out, which no recording has"),
-        ((file("/tmp/out"),), "which no recording has"),
-        ((file("a/../../out"),), "which no recording has"),
-        ((file("a/b/c"),), "which no recording has"),
-        ((file("alone"),), "which no recording has"),
-        ((link("a/log", "/etc/passwd"),), "which no recording has"),
-        ((link("a/log", "a/other", tarfile.LNKTYPE),), "which no recording has"),
-        ((file("a/log"), file("a/log")), "holds a/log twice"),
-        ((link("a/pipe", "", tarfile.FIFOTYPE),), "which no recording has"),
-        ((file("a/recording.json"), file("b/recording.json")), "holds no recording"),
-        ((file("a/log"),), "holds no recording"),
-        ((), "holds no recording"),
+        ((file("../out"),), "contains ../out, which is not a file of a recording"),
+        ((file("/tmp/out"),), "which is not a file of a recording"),
+        ((file("a/../../out"),), "which is not a file of a recording"),
+        ((file("a/b/c"),), "which is not a file of a recording"),
+        ((file("alone"),), "which is not a file of a recording"),
+        ((link("a/log", "/etc/passwd"),), "which is not a file of a recording"),
+        ((link("a/log", "a/other", tarfile.LNKTYPE),), "which is not a file of a recording"),
+        ((file("a/log"), file("a/log")), "contains a/log twice"),
+        ((link("a/pipe", "", tarfile.FIFOTYPE),), "which is not a file of a recording"),
+        ((file("a/recording.json"), file("b/recording.json")), "contains no recording"),
+        ((file("a/log"),), "contains no recording"),
+        ((), "contains no recording"),
         ((file("a/recording.json"),), "has schema None"),
     ],
 )
-def test_what_is_no_recording_is_refused_and_leaves_nothing(
+def test_an_archive_without_a_recording_is_refused_and_leaves_nothing(
     tmp_path: Path, members: tuple[tarfile.TarInfo, ...], why: str
 ) -> None:
     place = tmp_path / "deep" / "er"
@@ -67,8 +67,11 @@ def test_what_is_no_recording_is_refused_and_leaves_nothing(
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.tar.zst", "deep", "er"]
 
 
-def test_what_zstd_cannot_read_is_told(tmp_path: Path) -> None:
+def test_a_file_that_zstd_cannot_read_is_refused(tmp_path: Path) -> None:
     archive = tmp_path / "a.tar.zst"
     archive.write_bytes(b"no archive")
-    with pytest.raises(RumplabError, match=r"no packed recording|zstd failed"), packing.unpacked(archive, tmp_path):
+    with (
+        pytest.raises(RumplabError, match=r"not a complete packed|zstd failed"),
+        packing.unpacked(archive, tmp_path),
+    ):
         pass

@@ -1,4 +1,4 @@
-"""A recording of the demo, and what a forward run of it shows: the truth that going backwards is compared with."""
+"""A recording of the demo, and the results of single steps, with which the tests compare reverse execution."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from rumplab.replay.faults import Ended
 from rumplab.replay.player import Player
 
 SECONDS = 60
-# So many instructions are stepped, in a few seconds.
+# The number of single steps; they take a few seconds.
 STEPPED = 6000
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What single steps show of the recording's end: the registers at each position from `first` on."""
+    """The end of the recording by single steps: the registers at each position from `first` on."""
 
     first: int
     registers: list[tuple[int, ...]]
@@ -43,7 +43,7 @@ class Truth:
         return self.registers[position - self.first][-1]
 
     def before(self, addresses: set[int], end: int) -> int | None:
-        """The last position before `end` where one of `addresses` is next."""
+        """Returns the last position before `end` at which the next instruction is at one of `addresses`."""
         places = range(min(end, self.last + 1) - 1, self.first - 1, -1)
         return next((place for place in places if self.pc(place) in addresses), None)
 
@@ -53,7 +53,7 @@ class Truth:
 
 @pytest.fixture(scope="session")
 def recording(pcihello: Path, tmp_path_factory: pytest.TempPathFactory) -> Recording:
-    """A run of the demo to its end."""
+    """A recording of the demo, up to its end."""
     directory = tmp_path_factory.mktemp("recording")
     spec = Spec(
         qemu=command(QEMU), accel="tcg", program=str(pcihello), vga=False, nics=(Nic("virtio"),), exit_device=True
@@ -74,7 +74,7 @@ def short() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def truth(recording: Recording) -> Truth:
-    """A forward run, by single steps to its last instruction."""
+    """The run by single steps, up to its last instruction."""
     assert recording.end is not None
     with tempfile.TemporaryDirectory(prefix="rr") as path, Player(recording, Path(path) / "0") as player:
         first, found = recording.end.instructions - STEPPED, []
@@ -105,7 +105,7 @@ def client(recording: Recording, short: Path) -> Iterator[RelayClient]:
 
 @pytest.fixture
 def children() -> Callable[[RelayClient], list[int]]:
-    """The processes that a relay has started."""
+    """Returns the processes that a relay has started."""
 
     def found(one: RelayClient) -> list[int]:
         pid = one.process.pid

@@ -1,4 +1,4 @@
-"""``rumplab debug NAME --replay`` with GDB, backwards."""
+"""``rumplab debug NAME --replay``: reverse execution in GDB."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def demo(lab: LabPrefix, pcihello: Path) -> Recording:
 
 
 def places(said: str) -> list[int]:
-    """What rr-where has said."""
+    """Returns the positions that rr-where has printed."""
     return [int(found) for found in re.findall(r"instruction (\d+) of", said)]
 
 
-def test_gdb_goes_backwards(lab: LabPrefix, demo: Recording, tmp_path: Path) -> None:
+def test_gdb_executes_backwards(lab: LabPrefix, demo: Recording, tmp_path: Path) -> None:
     script = tmp_path / "commands"
     script.write_text(COMMANDS)
     result = lab.tool("debug", demo.name, "pci_device_found", "--replay", "--batch", "--script", script)
@@ -54,13 +54,13 @@ def test_gdb_goes_backwards(lab: LabPrefix, demo: Recording, tmp_path: Path) -> 
     assert first < second == mark == again
     assert before == second - 1
     assert begin == 0
-    # Behind the end, and before the beginning.
+    # At the end and at the beginning.
     assert said.count("No more reverse-execution history.") == 2
     assert said.count("Breakpoint 1, pci_device_found") == 5
 
 
-def test_gdb_finds_who_wrote(lab: LabPrefix, demo: Recording) -> None:
-    """The table of interrupt gates is written when the program begins, each gate in parts."""
+def test_a_watchpoint_finds_the_function_that_wrote(lab: LabPrefix, demo: Recording) -> None:
+    """The program writes its table of interrupt gates at its start, each gate in several parts."""
     watch = ("--ex", "watch *(unsigned long *)&gates", "--ex", "reverse-continue", "--ex", "bt 1", "--ex", "rr-where")
     result = lab.tool("debug", demo.name, "--replay", "--batch", "--ex", "rr-goto end", *watch)
     assert result.returncode == 0, result.stderr
@@ -70,7 +70,7 @@ def test_gdb_finds_who_wrote(lab: LabPrefix, demo: Recording) -> None:
     assert " in traps_init ()" in result.stdout
 
 
-def test_a_session_needs_no_terminal_of_its_own_and_is_printed(lab: LabPrefix, demo: Recording) -> None:
+def test_dry_run_prints_the_gdb_command(lab: LabPrefix, demo: Recording) -> None:
     result = lab.tool("debug", demo.name, "main", "--replay", "--dry-run")
     assert result.returncode == 0, result.stderr
     words = shlex.split(result.stdout)
@@ -82,16 +82,17 @@ def test_a_session_needs_no_terminal_of_its_own_and_is_printed(lab: LabPrefix, d
     ("words", "code", "why"),
     [
         (("--replay",), 2, "needs the NAME of a recording"),
-        (("nosuch", "--replay"), 1, "no recording called 'nosuch'"),
-        (("nosuch", "--replay", "--container"), 2, "doesn't go with"),
+        (("nosuch", "--replay"), 1, "there is no recording 'nosuch'"),
+        (("nosuch", "--replay", "--container"), 2, "can't be used with"),
+        (("nosuch", "--replay", "--core", "x.core"), 2, "can't be used with"),
     ],
 )
-def test_what_makes_no_session(lab: LabPrefix, words: tuple[str, ...], code: int, why: str) -> None:
+def test_wrong_arguments_start_no_session(lab: LabPrefix, words: tuple[str, ...], code: int, why: str) -> None:
     result = lab.tool("debug", *words)
     assert (result.returncode, why in result.stderr) == (code, True), result.stderr
 
 
-def test_a_recording_that_changed_is_not_debugged(lab: LabPrefix, demo: Recording) -> None:
+def test_a_changed_recording_is_not_debugged(lab: LabPrefix, demo: Recording) -> None:
     demo.log.write_bytes(demo.log.read_bytes()[:-1])
     result = lab.tool("debug", demo.name, "--replay", "--batch")
     assert result.returncode == 1
@@ -104,7 +105,7 @@ def test_reverse_without_a_replay_is_refused_by_gdb(lab: LabPrefix, pcihello: Pa
     assert "does not support this command" in result.stderr + result.stdout
 
 
-def test_gdb_goes_backwards_through_a_disk_s_boot(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
+def test_gdb_executes_backwards_through_the_boot_of_a_disk(lab: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
     made = recorded(lab, image(lab, pcihello, tmp_path / "hello.img"))
     commands = ("rr-goto end", "break main", "reverse-continue", "rr-where", "rr-goto 1000000", "rr-where")
     result = lab.tool("debug", made.name, "--replay", "--batch", *(word for one in commands for word in ("--ex", one)))

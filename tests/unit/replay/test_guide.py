@@ -1,4 +1,4 @@
-"""The guide to the bug that happens once, and what docs/commands/recording.md shows: their commands do that."""
+"""The examples in the guide to a bug that happens once and in docs/commands/recording.md work as shown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ INSTALLED = "/opt/rumplab/pcihello/pcihello.bin"
 
 
 def faults_of(example: Example, lab: LabPrefix, directory: Path, program: str = INSTALLED) -> list[str]:
-    """What isn't as `example` says, in `directory`, where the sources of the examples are, and with `rumplab`."""
+    """Runs `example` in `directory`, which has the sources, with `rumplab`, and returns the differences."""
     (directory / "examples").symlink_to(EXAMPLES)
     launcher = directory / "bin" / "rumplab"
     launcher.parent.mkdir()
@@ -52,6 +52,6 @@ def test_the_guide_finds_its_bug(lab: LabPrefix, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("example", examples(PAGE), ids=lambda example: str(example.line))
-def test_the_page_shows_what_happens(lab: LabPrefix, pcihello: Path, tmp_path: Path, example: Example) -> None:
+def test_the_examples_work_as_shown(lab: LabPrefix, pcihello: Path, tmp_path: Path, example: Example) -> None:
     faults = faults_of(example, lab, tmp_path, str(pcihello))
     assert not faults, "\n".join(faults)

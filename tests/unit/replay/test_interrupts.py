@@ -1,4 +1,4 @@
-"""Breakpoints beside an interrupt, where two instructions have the same position: the BIOS has some."""
+"""Breakpoints at an interrupt, where two instructions have the same position. The BIOS has interrupts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BEFORE, STEPS = 4, 10
 
 
 def interrupts(recording: Recording) -> list[int]:
-    """The position of each interrupt, by the log."""
+    """Returns the position of each interrupt in the log."""
     data = recording.log.read_bytes()
     at, position, found = log.HEADER, 0, []
     while data[at] != log.END:
@@ -32,7 +32,7 @@ def interrupts(recording: Recording) -> list[int]:
 
 
 def addresses(recording: Recording, directory: Path, begin: int) -> tuple[list[int], int]:
-    """The instructions that single steps meet from `begin` on, and where they end."""
+    """Returns the instructions that single steps from `begin` on execute, and their last position."""
     with Player(recording, directory) as player:
         player.go(begin)
         found = []
@@ -44,7 +44,7 @@ def addresses(recording: Recording, directory: Path, begin: int) -> tuple[list[i
 
 
 def last_hit(recording: Recording, directory: Path, address: int, begin: int, end: int) -> int | None:
-    """The last stop at a breakpoint, by a forward run from `begin` to before `end`."""
+    """Returns the last stop at a breakpoint between `begin` and `end`, by executing forwards."""
     found = None
     with Player(recording, directory) as player:
         player.go(begin)
@@ -60,7 +60,9 @@ def last_hit(recording: Recording, directory: Path, address: int, begin: int, en
 
 
 @pytest.mark.parametrize("which", [0, 4, -1])
-def test_a_breakpoint_is_met_on_either_side(recording: Recording, client: RelayClient, short: Path, which: int) -> None:
+def test_a_breakpoint_beside_an_interrupt_stops(
+    recording: Recording, client: RelayClient, short: Path, which: int
+) -> None:
     position = interrupts(recording)[which]
     begin = position - BEFORE
     met, end = addresses(recording, short / "steps", begin)

@@ -1,4 +1,4 @@
-"""The relay between a debugger and a recording, with QEMU: backwards is what forwards was."""
+"""The relay between a debugger and a recording, with QEMU: reverse execution matches forward execution."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from rumplab.replay.faults import Ended
 from rumplab.replay.player import Player
 
 pytestmark = [needs_qemu, needs_compiler]
-# So many of them are looked at.
+# The number of instructions that the test looks at.
 WRITES = 5
 STEP, CONTINUE, BACK_STEP, BACK = b"vCont;s:1", b"vCont;c", b"bs", b"bc"
 COMMANDS = st.sampled_from([STEP, CONTINUE, BACK_STEP, BACK_STEP, BACK, BACK, BACK])
 
 
 def writes(recording: Recording, address: int) -> list[int]:
-    """The positions before each write to 8 bytes at `address`, by a forward run."""
+    """Returns the positions before each write to 8 bytes at `address`, by executing forwards."""
     found: list[int] = []
     with tempfile.TemporaryDirectory(prefix="rr") as path, Player(recording, Path(path) / "0") as player:
         player.insert([b"2,%x,8" % address])
@@ -44,14 +44,14 @@ def writes(recording: Recording, address: int) -> list[int]:
 
 
 def expected(truth: Truth, command: bytes, position: int, points: set[int], written: Collection[int]) -> int:
-    """Where `command` leads, with breakpoints at `points` and a watchpoint whose bytes are `written` to at these
-    positions; -1 for somewhere before what the truth knows."""
+    """Returns the position after `command`, with breakpoints at `points` and a watchpoint whose bytes are `written` at
+    these positions; -1 for a position before the single steps."""
     if command == BACK_STEP:
         return position - 1
     if command == STEP:
         return min(position + 1, truth.last)
     if command == CONTINUE:
-        # QEMU doesn't step over a breakpoint by itself; a debugger does that.
+        # A debugger steps over a breakpoint; QEMU doesn't.
         places = [truth.after(points, position), *(place + 1 for place in written if place >= position)]
         return min((place for place in places if place is not None), default=truth.last)
     places = [truth.before(points, position), *(place for place in written if place < position)]
@@ -60,14 +60,14 @@ def expected(truth: Truth, command: bytes, position: int, points: set[int], writ
 
 @pytest.fixture(scope="session")
 def watched(truth: Truth, recording: Recording) -> tuple[int, list[int]]:
-    """An address on the stack, and where a forward run writes to it."""
+    """An address on the stack, and the positions of the writes to it."""
     address = truth.registers[len(truth.registers) // 2][7] & ~7
     return address, writes(recording, address)
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_any_commands_end_where_a_forward_run_says(
+def test_random_commands_end_where_single_steps_say(
     truth: Truth, recording: Recording, watched: tuple[int, list[int]], data: st.DataObject
 ) -> None:
     places = st.integers(truth.first, truth.last)
@@ -94,8 +94,8 @@ def test_any_commands_end_where_a_forward_run_says(
             position = place
 
 
-def test_who_wrote_these_bytes(client: RelayClient, watched: tuple[int, list[int]]) -> None:
-    """A watchpoint on the stack, backwards through its writes, and what stands there before and after each."""
+def test_a_watchpoint_finds_all_writes_backwards(client: RelayClient, watched: tuple[int, list[int]]) -> None:
+    """Goes backwards through the writes to the stack, and compares the bytes before and after each."""
     stack, places = watched
     assert len(places) > 1
     client.goto("end")
@@ -108,7 +108,7 @@ def test_who_wrote_these_bytes(client: RelayClient, watched: tuple[int, list[int
         before = client.ask(b"m%x,8" % stack)
         assert b"watch:" in client.ask(STEP)
         assert client.position == place + 1
-        # Some write what stands there already.
+        # Some writes don't change the bytes.
         changes += client.ask(b"m%x,8" % stack) != before
         client.ask(BACK_STEP)
     assert changes
@@ -117,7 +117,7 @@ def test_who_wrote_these_bytes(client: RelayClient, watched: tuple[int, list[int
     assert client.position == 0
 
 
-def test_the_ends_of_a_recording_are_said(truth: Truth, client: RelayClient) -> None:
+def test_the_beginning_and_the_end_are_reported(truth: Truth, client: RelayClient) -> None:
     assert b"replaylog:begin" in client.ask(BACK_STEP)
     assert b"replaylog:begin" in client.ask(BACK)
     assert b"replaylog:end" in client.ask(CONTINUE)
@@ -140,7 +140,7 @@ def test_nothing_can_be_changed(truth: Truth, client: RelayClient) -> None:
     assert client.registers() == before
 
 
-def test_marks(truth: Truth, client: RelayClient) -> None:
+def test_marks_are_remembered(truth: Truth, client: RelayClient) -> None:
     client.goto(truth.first + 100)
     assert client.order("rr mark here") == f"here: instruction {truth.first + 100}\n"
     client.goto(5)
@@ -174,7 +174,7 @@ def test_a_qemu_that_does_not_answer_is_replaced(
     assert pid not in children(client)
 
 
-def test_ctrl_c_while_a_qemu_is_replaced_does_no_harm(
+def test_ctrl_c_while_a_qemu_is_replaced_is_ignored(
     truth: Truth, client: RelayClient, children: Callable[[RelayClient], list[int]]
 ) -> None:
     client.goto(truth.first + 7)
@@ -187,7 +187,7 @@ def test_ctrl_c_while_a_qemu_is_replaced_does_no_harm(
     assert client.registers() == truth.registers[7]
 
 
-def test_a_debugger_that_goes_in_the_middle_leaves_nothing(
+def test_a_killed_debugger_leaves_no_process(
     truth: Truth, client: RelayClient, children: Callable[[RelayClient], list[int]], short: Path
 ) -> None:
     client.goto("end")
@@ -201,9 +201,7 @@ def test_a_debugger_that_goes_in_the_middle_leaves_nothing(
     assert not list(short.iterdir())
 
 
-def test_a_relay_that_is_killed_takes_its_qemu_along(
-    client: RelayClient, children: Callable[[RelayClient], list[int]]
-) -> None:
+def test_the_qemu_of_a_killed_relay_ends(client: RelayClient, children: Callable[[RelayClient], list[int]]) -> None:
     client.goto(1000)
     (pid,) = children(client)
     client.process.kill()
@@ -211,7 +209,7 @@ def test_a_relay_that_is_killed_takes_its_qemu_along(
     until(lambda: not Path(f"/proc/{pid}").exists())
 
 
-def test_ctrl_c_leaves_a_search_where_it_was(
+def test_ctrl_c_ends_a_search_and_keeps_the_position(
     truth: Truth, client: RelayClient, children: Callable[[RelayClient], list[int]]
 ) -> None:
     place = truth.last - 5
@@ -229,7 +227,7 @@ def test_ctrl_c_leaves_a_search_where_it_was(
     assert len(children(client)) == 1
 
 
-def test_ctrl_c_stops_a_replay_on_its_way(truth: Truth, client: RelayClient) -> None:
+def test_ctrl_c_stops_forward_execution(truth: Truth, client: RelayClient) -> None:
     client.send(CONTINUE)
     time.sleep(0.02)
     client.interrupt()

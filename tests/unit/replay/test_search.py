@@ -1,4 +1,4 @@
-"""The search for the last stop, on a model of a QEMU that executes a list of addresses: any points, any range."""
+"""The search for the last stop, with a model of QEMU that executes a list of addresses."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from rumplab.replay.search import Search, Stop
 
 
 class Model:
-    """A run: `code` has the address of each instruction, and the byte that it writes to, if any. Behind the last one
-    QEMU ends. It does what QEMU's stub does, also to who holds it where a watchpoint stops it."""
+    """A model of QEMU and its stub: `code` has the address of each instruction, and the byte that it writes, or None.
+    After the last one, QEMU ends. It loses a stop if replay-break and a watchpoint coincide, as QEMU does."""
 
     def __init__(self, code: Sequence[tuple[int, int | None]], position: int) -> None:
         self.code, self.position = code, position
         self.points: set[tuple[str, int]] = set()
         self.hold: int | None = None
         self.packet = b""
-        # Held where a watchpoint stopped it, which it doesn't tell.
+        # replay-break hides the watchpoint's stop.
         self.broken = False
 
     def hold_at(self, position: int) -> None:
@@ -61,10 +61,10 @@ class Model:
 
 
 def truth(code: Sequence[tuple[int, int | None]], points: Sequence[bytes], end: int) -> Stop | None:
-    """The last stop before `end`, by looking at each instruction."""
+    """Returns the last stop before `end`; looks at each instruction."""
     for position in range(end - 1, -1, -1):
         address, written = code[position]
-        # The last instruction ends QEMU, so nobody sees what it writes.
+        # The last instruction ends QEMU, so its write causes no stop.
         if written is not None and b"2,%x,1" % written in points and position < len(code) - 1:
             return Stop(position, b"watch:%x;" % written)
         if b"1,%x,1" % address in points:
@@ -89,7 +89,7 @@ def same_place(found: Stop | None, expected: Stop | None) -> bool:
 
 
 @given(CODE, POINTS, st.integers(1, 80), st.data())
-def test_it_finds_what_looking_at_each_instruction_finds(
+def test_a_search_finds_the_same_stop_as_a_look_at_each_instruction(
     code: list[tuple[int, int | None]], points: set[bytes], near: int, data: st.DataObject
 ) -> None:
     one = Search(fresh_of(code), len(code), near)
@@ -98,7 +98,7 @@ def test_it_finds_what_looking_at_each_instruction_finds(
 
 
 @given(CODE, POINTS, st.integers(1, 5), st.data())
-def test_however_few_stops_it_counts_at_a_time(
+def test_the_limit_of_stops_does_not_change_the_result(
     code: list[tuple[int, int | None]], points: set[bytes], most: int, data: st.DataObject
 ) -> None:
     end = data.draw(st.integers(0, len(code) - 1))
@@ -106,8 +106,8 @@ def test_however_few_stops_it_counts_at_a_time(
     assert same_place(found, truth(code, sorted(points), end) if points else None)
 
 
-def test_a_breakpoint_in_a_loop_is_looked_for_from_the_end() -> None:
-    """A million stops: each takes QEMU a millisecond."""
+def test_a_breakpoint_in_a_loop_is_searched_from_the_end() -> None:
+    """There are a million stops, and each takes QEMU a millisecond."""
     code = [(number % 3, None) for number in range(3_000_000)]
     models = []
 
@@ -120,7 +120,7 @@ def test_a_breakpoint_in_a_loop_is_looked_for_from_the_end() -> None:
     assert sum(model.position - began for model, began in models) < 100_000
 
 
-def test_what_is_known_is_not_looked_for_again() -> None:
+def test_known_stops_are_not_searched_again() -> None:
     code = [(number % 50, None) for number in range(1000)]
     starts = []
 
@@ -147,5 +147,5 @@ def test_what_is_known_is_not_looked_for_again() -> None:
         (b"S05", b""),
     ],
 )
-def test_the_reason_of_a_stop(said: bytes, expected: bytes) -> None:
+def test_the_reason_in_a_stop_reply(said: bytes, expected: bytes) -> None:
     assert search.reason(said) == expected

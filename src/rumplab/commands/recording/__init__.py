@@ -1,4 +1,4 @@
-"""``rumplab recording``: the recordings that ``rumplab run --record`` made."""
+"""``rumplab recording``: manages the recordings of ``rumplab run --record``."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ GROUP = Group(
     "recording",
     {
         "ls": "list your recordings",
-        "show": "what a recording holds",
-        "verify": "compare a recording with its hashes, and with this QEMU",
+        "show": "show the content of a recording",
+        "verify": "compare a recording with its hashes, and QEMU with the one that recorded it",
         "rm": "remove recordings",
         "pack": "write a recording to one file",
-        "unpack": "make a recording of such a file",
+        "unpack": "make a recording from such a file",
     },
 )
 EPILOG = """\
-'rumplab run … --record' makes them. NAME is one of 'recording ls', or the path of a recording's directory.
+'rumplab run … --record' makes a recording. NAME is a name in 'rumplab recording ls', or the path of a recording's
+directory.
 
 examples:
   rumplab recording ls

@@ -1,4 +1,4 @@
-"""``rumplab recording ls``: your recordings."""
+"""``rumplab recording ls``: lists your recordings."""
 
 from __future__ import annotations
 

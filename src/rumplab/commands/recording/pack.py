@@ -21,7 +21,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the recording")
-    parser.add_argument("-o", "--output", metavar="FILE", help=f"default: NAME{PACKED} in this directory")
+    parser.add_argument("-o", "--output", metavar="FILE", help=f"the file (default: NAME{PACKED} in this directory)")
 
 
 def run(args: argparse.Namespace) -> int:

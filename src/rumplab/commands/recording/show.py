@@ -1,4 +1,4 @@
-"""``rumplab recording show``: what a recording holds."""
+"""``rumplab recording show``: shows the content of a recording."""
 
 from __future__ import annotations
 

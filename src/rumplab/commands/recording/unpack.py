@@ -1,4 +1,4 @@
-"""``rumplab recording unpack``: makes a recording of a packed one."""
+"""``rumplab recording unpack``: makes a recording from a packed one."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", type=Path, help="what 'rumplab recording pack' wrote")
-    parser.add_argument("--name", help="the recording's name here (default: as it was)")
+    parser.add_argument("file", metavar="FILE", type=Path, help="a file of 'rumplab recording pack'")
+    parser.add_argument("--name", help="the recording's name here (default: its old name)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,5 +29,5 @@ def run(args: argparse.Namespace) -> int:
     with packing.unpacked(args.file, recordings.root) as found:
         verifying.require_unchanged(found)
         place = recordings.adopt(found.directory, args.name or found.name)
-    print(f"{place.name} unpacked; repeat it with: rumplab replay {place.name}")
+    print(f"unpacked {place.name}; replay it with: rumplab replay {place.name}")
     return 0

@@ -1,4 +1,4 @@
-"""``rumplab recording verify``: whether a recording is what it was, and this QEMU the one that made it."""
+"""``rumplab recording verify``: compares a recording with its hashes, and QEMU with the one that recorded it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rumplab.recording.emulator import identify
 from rumplab.recording.store import open_recordings
 
 EPILOG = """\
-'replay' and 'debug --replay' do the same before they begin. 'rumplab replay NAME --check' repeats the run too.
+'replay' and 'debug --replay' do this before they start. 'rumplab replay NAME --check' also replays the run.
 
 examples:
   rumplab recording verify hello
@@ -30,5 +30,5 @@ def run(args: argparse.Namespace) -> int:
     problems = [*verifying.changes(found), *verifying.differences(found, identify(emulator))]
     if problems:
         raise RumplabError("; ".join(problems))
-    print(f"{found.name} is as it was recorded ({len(found.hashes)} files), and QEMU is the one that recorded it")
+    print(f"{found.name} is unchanged ({len(found.hashes)} files), and this QEMU recorded it")
     return 0

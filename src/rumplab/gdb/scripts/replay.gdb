@@ -1,24 +1,24 @@
-# Commands for a session with a recording: rumplab debug NAME --replay.
+# GDB commands for `rumplab debug NAME --replay`.
 
 define rr-where
   monitor rr where
 end
 document rr-where
-Where in the recording this is: the instructions that have been executed, and their share.
+Print the number of executed instructions, and their share of the recording.
 end
 
 define rr-mark
   monitor rr mark $arg0
 end
 document rr-mark
-Remember this place as NAME: rr-mark NAME.
+Remember this position as NAME: rr-mark NAME.
 end
 
 define rr-marks
   monitor rr marks
 end
 document rr-marks
-List the places that rr-mark remembers.
+List the positions that rr-mark has remembered.
 end
 
 define rr-goto
@@ -26,5 +26,5 @@ define rr-goto
   stepi
 end
 document rr-goto
-Go to a place, forwards or back: rr-goto NAME|ICOUNT|begin|end.
+Go to a position, forwards or back: rr-goto NAME|ICOUNT|begin|end.
 end

@@ -1,4 +1,4 @@
-"""Where a place in a program is: GDB knows, from its symbols."""
+"""Finds the address of a location in a program, by GDB."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from rumplab.gdb.command_line import gdb_quote
 from rumplab.host import child_environment
 
 SECONDS = 30.0
-# What GDB says of a breakpoint that it would set.
+# GDB's message about a breakpoint that it has set.
 SET = re.compile(r"^Breakpoint 1 at (0x[0-9a-f]+)", re.MULTILINE)
 
 
 def address(gdb: str, program: str | None, location: str) -> int:
-    """The address where a breakpoint at `location` would be. RumplabError where there is none."""
+    """Returns the address of a breakpoint at `location`. RumplabError if `program` has no such location."""
     if program is None:
-        raise RumplabError(f"'{location}' needs symbols, and the recording has none; name an instruction by its number")
+        raise RumplabError(f"'{location}' needs symbols, and the recording has none; give a number of instructions")
     argv = [gdb, "-nx", "-batch", "-ex", "set breakpoint pending off", "-ex", f"file {gdb_quote(program)}"]
     try:
         done = subprocess.run(
@@ -31,11 +31,11 @@ def address(gdb: str, program: str | None, location: str) -> int:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise RumplabError(f"GDB did not find '{location}' within {SECONDS:.0f} s") from error
+        raise RumplabError(f"GDB did not find '{location}' within {SECONDS:.0f} s; is the host busy?") from error
     found = SET.search(done.stdout)
     if found is None:
-        said = done.stderr.strip().splitlines()
+        errors = done.stderr.strip().splitlines()
         raise RumplabError(
-            f"no place '{location}' in {os.path.basename(program)}: {said[-1] if said else 'GDB says nothing'}"
+            f"GDB found no '{location}' in {os.path.basename(program)}: {errors[-1] if errors else 'no message'}"
         )
     return int(found[1], 16)

@@ -1,4 +1,4 @@
-"""What a user tells the relay by GDB's `monitor`; ``scripts/replay.gdb`` has commands for it."""
+"""The relay's own commands for GDB's `monitor`. ``scripts/replay.gdb`` defines GDB commands that use them."""
 
 from __future__ import annotations
 
@@ -12,38 +12,41 @@ MARK = re.compile("[A-Za-z_][A-Za-z0-9_-]{0,31}")
 BEGIN, END = "begin", "end"
 
 
-class Misuse(Exception):
-    """It can't be done as it was said."""
+class InvalidCommand(Exception):
+    """The command is unknown, or its argument is wrong."""
 
 
 def is_own(text: str) -> bool:
+    """Returns whether the command is for the relay, not for QEMU."""
     return text.split()[:1] == [PREFIX]
 
 
-class Orders:
+class MonitorCommands:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._marks: dict[str, int] = {}
-        self._going: int | None = None
+        self._target: int | None = None
 
-    def going(self) -> int | None:
-        """Where the next movement is to go, whatever it is, once."""
-        going, self._going = self._going, None
-        return going
+    def take_target(self) -> int | None:
+        """Returns the position to which rr-goto moves the next step, and forgets it; None without rr-goto."""
+        target, self._target = self._target, None
+        return target
 
     def do(self, text: str) -> str:
-        """Does it; the answer. Misuse for what there isn't."""
+        """Executes the command and returns the text to print. InvalidCommand if it is wrong."""
         words = text.split()[1:]
         if words == ["where"]:
             return self._where()
         if words == ["marks"]:
-            return "".join(f"{name}: instruction {place}\n" for name, place in self._marks.items()) or "no marks\n"
+            return (
+                "".join(f"{name}: instruction {position}\n" for name, position in self._marks.items()) or "no marks\n"
+            )
         if len(words) == 2 and words[0] == "mark":
             return self._mark(words[1])
         if len(words) == 2 and words[0] == "goto":
-            self._going = self._place(words[1])
+            self._target = self._position_of(words[1])
             return ""
-        raise Misuse("it is: rr-where, rr-marks, rr-mark NAME, rr-goto NAME|ICOUNT|begin|end")
+        raise InvalidCommand("the commands are: rr-where, rr-marks, rr-mark NAME, rr-goto NAME|ICOUNT|begin|end")
 
     def _where(self) -> str:
         session = self._session
@@ -52,17 +55,19 @@ class Orders:
 
     def _mark(self, name: str) -> str:
         if not MARK.fullmatch(name) or name in (BEGIN, END):
-            raise Misuse(f"'{name}' can't name a mark: use letters, digits, '_' and '-', beginning with a letter")
+            raise InvalidCommand(
+                f"'{name}' is not a name for a mark; use letters, digits, '_', '-', with a letter first"
+            )
         self._marks[name] = self._session.position
         return f"{name}: instruction {self._session.position}\n"
 
-    def _place(self, text: str) -> int:
+    def _position_of(self, text: str) -> int:
         if text in (BEGIN, END):
             return 0 if text == BEGIN else self._session.end
         if NUMBER.fullmatch(text):
             if int(text) > self._session.total:
-                raise Misuse(f"the recording ends at instruction {self._session.total}, before {text}")
+                raise InvalidCommand(f"the recording has only {self._session.total} instructions; use a smaller number")
             return int(text)
         if text not in self._marks:
-            raise Misuse(f"there is no mark '{text}'; 'rr-marks' lists them")
+            raise InvalidCommand(f"there is no mark '{text}'; 'rr-marks' lists them")
         return self._marks[text]
