@@ -24,5 +24,5 @@ def run(args: argparse.Namespace) -> int:
     recordings, machines = open_recordings(lab), open_machines(lab)
     for name in args.names:
         removing.remove(recordings.locate(name), machines)
-        print(f"removed {name}")
+        print(f"{name} removed")
     return 0

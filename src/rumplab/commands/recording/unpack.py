@@ -29,5 +29,5 @@ def run(args: argparse.Namespace) -> int:
     with packing.unpacked(args.file, recordings.root) as found:
         verifying.require_unchanged(found)
         place = recordings.adopt(found.directory, args.name or found.name)
-    print(f"unpacked {place.name}; replay it with: rumplab replay {place.name}")
+    print(f"{place.name} unpacked; replay it with: rumplab replay {place.name}")
     return 0
