@@ -74,6 +74,8 @@ def count(
         runner.hold_at(end + 1)
     found: list[Stop] = []
     stepped, last = 0, -1
+    # After a step that a watchpoint ended, QEMU reports the end of the step as one more stop.
+    repeats = False
     while True:
         runner.resume(b"s" if stepped else b"c")
         try:
@@ -84,6 +86,10 @@ def count(
                 raise
             return found, None
         at, why = runner.position, reason(said)
+        if repeats and at == last and not said.startswith(HELD):
+            repeats = False
+            continue
+        repeats = bool(stepped and why)
         if why and at <= end:
             found.append(Stop(at - 1, why))
         if said.startswith(HELD) or at > end or (at == end and not why):

@@ -105,6 +105,8 @@ class Session:
         self.end = self.total - 1
         self.points = Points()
         self.position = 0
+        # Whether QEMU will report the last stop again.
+        self._repeats = False
         self._search = Search(self._temporary, self.total)
         self.here = self._fresh(0)
 
@@ -149,15 +151,23 @@ class Session:
         return self._with_retries(lambda: self._forwards(packet))
 
     def _forwards(self, packet: bytes) -> bytes:
-        here = self.here
+        here, repeats = self.here, self._repeats
         here.hold_at(self.end)
-        here.resume(packet)
-        with self._listener.interruptible(here.interrupt):
-            said = here.stop()
+        said = self._resumed(packet)
+        if repeats and here.position == self.position and not said.startswith(HELD):
+            said = self._resumed(packet)
         self.position = here.position
+        # After a step that a watchpoint ended, QEMU reports the end of the step as one more stop.
+        self._repeats = packet == b"s" and bool(search.reason(said))
         if said.startswith(HELD):
             return END if self.position >= self.end else INTERRUPTED
         return said if packet == b"s" or search.reason(said) else self._breakpoint_reply()
+
+    def _resumed(self, packet: bytes) -> bytes:
+        """Resumes the debugger's QEMU and returns its stop reply."""
+        self.here.resume(packet)
+        with self._listener.interruptible(self.here.interrupt):
+            return self.here.stop()
 
     def backwards_step(self) -> bytes:
         """Goes back by one instruction."""
@@ -201,36 +211,39 @@ class Session:
     def _enter(self, fresh: Player, position: int, met: bool = False) -> None:
         """Makes `fresh`, at `position`, the debugger's QEMU, with all breakpoints and watchpoints. Closes it after an
         error. `met` says that there is a breakpoint at that position."""
+        repeats = False
         try:
             if met and not self.points.kind_at(fresh.pc):
-                fresh = self._at_breakpoint(fresh, position)
+                fresh, repeats = self._at_breakpoint(fresh, position)
             fresh.insert(self.points.sorted())
         except BaseException:
             fresh.close()
             raise
         self.here.close()
-        self.here, self.position = fresh, position
+        self.here, self.position, self._repeats = fresh, position, repeats
 
-    def _at_breakpoint(self, before: Player, position: int) -> Player:
+    def _at_breakpoint(self, before: Player, position: int) -> tuple[Player, bool]:
         """Returns a QEMU at the breakpoint at `position`. With an interrupt at this position, a QEMU that was led there
-        by replay-break, such as `before`, stops before the interrupt, at another instruction."""
+        by replay-break, such as `before`, stops before the interrupt, at another instruction. Also returns whether QEMU
+        will report the last stop again."""
         before.close()
         fresh = self._fresh(max(position - 1, 0))
         try:
             points = self.points.sorted()
             fresh.insert(points)
+            repeats = False
             for packet in (b"c", b"s", b"c"):
                 if fresh.position == position and self.points.kind_at(fresh.pc):
                     break
                 fresh.resume(packet)
-                fresh.stop()
+                repeats = bool(search.reason(fresh.stop())) and packet == b"s"
             if fresh.position != position:
                 raise Stuck(f"QEMU does not stop again at the breakpoint at instruction {position}")
             fresh.remove(points)
         except BaseException:
             fresh.close()
             raise
-        return fresh
+        return fresh, repeats
 
     @contextlib.contextmanager
     def _temporary(self, position: int) -> Iterator[Player]:

@@ -94,6 +94,27 @@ def test_random_commands_end_where_single_steps_say(
             position = place
 
 
+def test_a_step_that_a_watchpoint_ends_stops_once(
+    truth: Truth, client: RelayClient, watched: tuple[int, list[int]]
+) -> None:
+    """QEMU reports such a stop twice: when a step or `continue` follows, and when a search steps over a breakpoint."""
+    address, written = watched
+    first, second = [place for place in written if truth.first < place < truth.last - 5][-2:]
+    client.goto(first)
+    assert client.ask(b"Z2,%x,8" % address) == b"OK"
+    for command, position in ((STEP, first + 1), (STEP, first + 2), (CONTINUE, second + 1)):
+        client.ask(command)
+        assert client.position == position
+    client.goto(first)
+    for command, position in ((STEP, first + 1), (CONTINUE, second + 1)):
+        client.ask(command)
+        assert client.position == position
+    client.goto(second + 5)
+    assert client.ask(b"Z1,%x,1" % truth.pc(second)) == b"OK"
+    client.ask(BACK)
+    assert client.position == second
+
+
 def test_a_watchpoint_finds_all_writes_backwards(client: RelayClient, watched: tuple[int, list[int]]) -> None:
     """Goes backwards through the writes to the stack, and compares the bytes before and after each."""
     stack, places = watched

@@ -16,7 +16,8 @@ from rumplab.replay.search import Search, Stop
 
 class Model:
     """A model of QEMU and its stub: `code` has the address of each instruction, and the byte that it writes, or None.
-    After the last one, QEMU ends. It loses a stop if replay-break and a watchpoint coincide, as QEMU does."""
+    After the last one, QEMU ends. It loses a stop if replay-break and a watchpoint coincide, as QEMU does, and
+    reports a watchpoint after a step twice."""
 
     def __init__(self, code: Sequence[tuple[int, int | None]], position: int) -> None:
         self.code, self.position = code, position
@@ -25,6 +26,8 @@ class Model:
         self.packet = b""
         # replay-break hides the watchpoint's stop.
         self.broken = False
+        # After a step that a watchpoint ended, the next stop is at the same position.
+        self.repeats = False
 
     def hold_at(self, position: int) -> None:
         assert position >= self.position
@@ -43,7 +46,8 @@ class Model:
         return ("1", self.code[self.position][0]) in self.points
 
     def stop(self) -> bytes:
-        if self.packet == b"c" and self.at_breakpoint():
+        if self.repeats or (self.packet == b"c" and self.at_breakpoint()):
+            self.repeats = False
             return b"T05thread:01;"
         while True:
             if self.position == len(self.code) - 1:
@@ -55,6 +59,7 @@ class Model:
                 self.broken = watched
                 return b"T02thread:01;"
             if watched:
+                self.repeats = self.packet == b"s"
                 return b"T05thread:01;watch:%x;" % (written or 0)
             if self.packet == b"s" or self.at_breakpoint():
                 return b"T05thread:01;"
