@@ -21,7 +21,7 @@ from unit.host.test_child_environment import HOSTILE
 from unit.ipkdb.test_capture import write
 
 from rumplab.cli.main import HIDDEN_VERBS, VERBS
-from rumplab.commands import ipkdb
+from rumplab.commands import ipkdb, recording
 from rumplab.commands.guest import GROUP
 from rumplab.host import process
 
@@ -164,6 +164,10 @@ def invocations(place: Path, helps: bool = True) -> list[list[str]]:
         *(["debug", "--core", program], ["debug", "--core", str(place / "absent")], ["watch", "nobody"]),
         *(["dump", "nobody", "-o", str(place / f"{own}.core")], ["run", program, "--on-panic", "nonsense"]),
         *(["snap", "nobody", "x"], ["snaps", "nobody"], ["snaps", "nobody", "--json"], ["back", "nobody", "x"]),
+        ["run", program, f"--record={place / own}.recording", "--dry-run"],
+        *(["recording", "ls"], ["recording", "ls", "--json"], ["recording", "unpack", str(place / "absent.tar.zst")]),
+        *(["recording", subverb, "nobody"] for subverb in ("show", "verify", "rm", "pack")),
+        *(["replay", "nobody"], ["replay", "nobody", "--check"], ["debug", "nobody", "--replay"]),
         ["export", image, "--vmware", str(place / f"{own}.vm"), "--json"],
         *(["guest", "list"], ["guest", "list", "--json"], ["guest", "start", "nb", "--accel", "tcg", "--dry-run"]),
         *(["guest", subverb, "nb"] for subverb in ("console", "break", "debug", "pci", "stop")),
@@ -183,6 +187,7 @@ def test_the_table_has_every_verb_and_sub_verb() -> None:
     words = [one for one in invocations(Path("/p")) if "--help" not in one]
     assert {one[0] for one in words if one} >= {*VERBS, *HIDDEN_VERBS}
     assert {one[1] for one in words if one[:1] == ["guest"]} == set(GROUP.subcommands)
+    assert {one[1] for one in words if one[:1] == ["recording"]} == set(recording.GROUP.subcommands)
     assert {one[1] for one in words if one[:1] == ["ipkdb"]} >= set(ipkdb.GROUP.subcommands)
 
 
