@@ -1,6 +1,6 @@
 /*
- * A program with a bug, for docs/guides/the-bug-that-happens-once.md: a text that is too long for its place destroys a
- * pointer, which is used much later.
+ * A program with a bug, for docs/guides/the-bug-that-happens-once.md: a text that is too long for its buffer overwrites
+ * a pointer, which the program uses much later.
  */
 #include "multiboot.h"
 #include "platform.h"
@@ -27,7 +27,7 @@ static void print(const char *text)
 	console_character('\n');
 }
 
-/* The bug: nobody asks how much room there is. */
+/* The bug: this function does not check the size of the target. */
 static void copy(char *to, const char *from)
 {
 	while ((*to++ = *from++) != '\0')
@@ -48,7 +48,7 @@ static void ignore(unsigned int bus, unsigned int device, unsigned int function,
 	(void)id;
 }
 
-/* Something else, which takes a while. */
+/* Works for a while. */
 static void work(void)
 {
 	for (unsigned int round = 0; round < 50; round++)
