@@ -246,7 +246,7 @@ FAILURES: dict[str, tuple[dict[str, Any], str]] = {
     "bad_line": ({**SHARED, "netbsd_guest_kernel_options": ["optoins DIAGNOSTIC"]}, "syntax error: optoins DIAGNOSTIC"),
     "small_disk": (
         {**SHARED, "netbsd_release_disk": True, "netbsd_release_disk_size": 0},
-        "netbsd_guest_disk_size is 0 MiB, and the sets need",
+        "netbsd_release_disk_size is 0 MiB, and the sets need",
     ),
 }  # fmt: skip
 

@@ -1,6 +1,6 @@
-"""Make a NetBSD guest's disk out of binary sets, without root: its file system by makefs, its labels by ourselves.
+"""Make a NetBSD guest's disk from binary sets, without root: makefs makes the file system, this file the labels.
 
-Run by role netbsd_guest with the host's Python; docs/roles/netbsd_guest.md describes the disk.
+Role netbsd_release runs this with the host's Python; docs/roles/netbsd_guest.md describes the disk.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from functools import reduce
 from typing import Any
 
 SECTOR = 512
-# Where sfdisk and sysinst of today put a first partition.
+# The first partition's first sector: the value that today's sfdisk and sysinst use.
 START = 2048
 MBR_NETBSD = 0xA9
 # disklabel(5), and sys/disklabel.h of NetBSD.
@@ -31,15 +31,15 @@ LABEL_PARTITION = struct.Struct("<IIIBBH")
 PARTITIONS = 16
 FS_UNUSED, FS_FFS = 0, 7
 FRAGMENT, BLOCK = 2048, 16384
-# What a file system needs beyond its files: superblocks, inodes, the blocks that are only half full.
+# A file system needs this beyond its files: superblocks, inodes, and blocks that are only partly full.
 OVERHEAD = 1.1
-# What the kernel and rc(8) mount on, where no set has it.
+# Mount points of the kernel and of rc(8) that no set contains.
 MOUNT_POINTS = {"kern": 0o755, "proc": 0o755, "tmp": 0o1777}
 
-# What damaged sets, in one form of packing or another, make tarfile raise; KeyError is of a link to nothing.
+# The exceptions of tarfile for damaged sets, in any compression; KeyError is for a link to a missing member.
 UNREADABLE = (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, ValueError, OverflowError, RuntimeError, KeyError)
 
-# The types of headers that go before a member's own and describe it, and how long a description is at most.
+# The types of the headers that precede a member's own header and describe it, and the longest description in bytes.
 DESCRIBING = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
@@ -48,15 +48,15 @@ LONGEST = 1 << 20
 
 
 class Refused(Exception):
-    """What is wrong, in words for people."""
+    """The sets or the arguments can't be used; the message says why."""
 
 
 class Header(tarfile.TarInfo):
-    """A header of an archive. tarfile reads a long name, or what describes a member, at once, however long it says."""
+    """A header of an archive that refuses long descriptions: tarfile reads one whole, whatever size it declares."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Header:
-        """Return what a header says; tarfile.ReadError where that is longer than any."""
+        """Return the header; tarfile.ReadError if its description is too long."""
         found = super().frombuf(buf, encoding, errors)
         if found.type in DESCRIBING and not 0 <= found.size <= LONGEST:
             raise tarfile.ReadError(f"a description of {found.size} bytes")
@@ -74,19 +74,19 @@ class Entry:
 
 
 def relative(name: str) -> str:
-    """Return an archive member's path below the root, "" for the root itself; Refused where it would leave it."""
+    """Return an archive member's path below the root, "" for the root; Refused if it leads outside the root."""
     path = os.path.normpath(name.lstrip("/"))
     if path == ".." or path.startswith("../"):
-        raise Refused(f"{name}: a member outside of the root")
+        raise Refused(f"{name}: a member outside the root")
     return "" if path == "." else path
 
 
 def place(root: str, path: str) -> str:
-    """Return where an entry goes, its directory made, no link on the way followed, and what stood there removed."""
+    """Return an entry's path below the root. Make its directory, follow no link, and remove what the path has now."""
     here = os.path.join(root, path)
     parent = os.path.dirname(here)
     if os.path.commonpath([os.path.realpath(parent), os.path.realpath(root)]) != os.path.realpath(root):
-        raise Refused(f"{path}: a link in the sets leads outside of the root")
+        raise Refused(f"{path}: a link in the sets leads outside the root")
     os.makedirs(parent, exist_ok=True)
     if os.path.islink(here) or os.path.isfile(here):
         os.unlink(here)
@@ -94,7 +94,7 @@ def place(root: str, path: str) -> str:
 
 
 def unpack_set(archive: tarfile.TarFile, root: str, entries: dict[str, Entry]) -> None:
-    """Unpack a set below `root` as whoever we are, and note in `entries` to whom its files belong and how."""
+    """Unpack a set below `root` with our own user id, and record its files' owners and modes in `entries`."""
     for member in archive:
         path = relative(member.name)
         kind = "dir" if member.isdir() else "link" if member.issym() else "file" if member.isfile() else ""
@@ -120,13 +120,13 @@ def unpack_set(archive: tarfile.TarFile, root: str, entries: dict[str, Entry]) -
 
 
 def serial_ttys(text: str) -> str:
-    """Return ttys(5) with a login on the console, whatever that is, and no second one on constty."""
+    """Return ttys(5) with a login on the console, of whatever kind, and without a second one on constty."""
     text = re.sub(r'^(console\s+"[^"]*"\s+)\S+\s+(?:on|off)\b.*$', r"\g<1>vt100 on secure", text, flags=re.MULTILINE)
     return re.sub(r'^(constty\s+"[^"]*"\s+\S+\s+)on\b', r"\g<1>off", text, flags=re.MULTILINE)
 
 
 def change(root: str, changes: Iterable[Mapping[str, Any]], entries: dict[str, Entry]) -> None:
-    """Add the host's own files: each a `path` and `mode`, with `content` or, to be put at a file's end, `append`."""
+    """Add the guest's configuration: each file has `path`, `mode`, and `content`, or `append` for text at its end."""
     for one in changes:
         path, mode = relative(one["path"]), int(str(one["mode"]), 8)
         if "content" not in one and "append" not in one:
@@ -143,13 +143,13 @@ def change(root: str, changes: Iterable[Mapping[str, Any]], entries: dict[str, E
 
 
 def spec_name(path: str) -> str:
-    """Return a path as mtree(5) wants it: whatever isn't plain, and what would be a pattern, in octal."""
+    """Return a path in mtree(5)'s form, with special characters and pattern characters in octal."""
     name = os.fsencode(path).decode("latin-1")
     return "./" + re.sub(r"[^!-~]|[\\#*?\[\]]", lambda found: f"\\{ord(found[0]):03o}", name)
 
 
 def spec_lines(entries: Mapping[str, Entry]) -> list[str]:
-    """Return the lines of mtree(5) for the entries, directories before what is in them."""
+    """Return the lines of mtree(5) for the entries, each directory before its content."""
     return [
         f"{spec_name(path) if path else '.'} type={entry.kind} mode={entry.mode:04o} uid={entry.uid} gid={entry.gid}"
         for path, entry in sorted(entries.items())
@@ -157,7 +157,7 @@ def spec_lines(entries: Mapping[str, Entry]) -> list[str]:
 
 
 def add_parents(entries: dict[str, Entry]) -> None:
-    """Add the directories that no set lists, though there is something in them."""
+    """Add the directories that no set lists although they have content."""
     for path in list(entries):
         while path:
             path = os.path.dirname(path)
@@ -165,18 +165,18 @@ def add_parents(entries: dict[str, Entry]) -> None:
 
 
 def device_lines(said: str) -> list[str]:
-    """Return what `MAKEDEV -s` says of the nodes in dev, as lines that begin at the root."""
+    """Return the output of `MAKEDEV -s` about the nodes in dev, with paths relative to the root."""
     lines = [line for line in said.splitlines() if line.startswith("./")]
     if not any(line.startswith("./console ") for line in lines):
-        raise Refused("MAKEDEV -s names no console: the sets' dev/MAKEDEV isn't the one that was expected")
+        raise Refused("MAKEDEV -s names no console: the sets' dev/MAKEDEV has an unknown format")
     return [f"./dev/{line[2:]}" for line in lines]
 
 
 def devices(root: str) -> list[str]:
-    """Ask the sets' own MAKEDEV for the device nodes; it is a shell script that only prints with -s."""
+    """Return the device nodes that the sets' own MAKEDEV lists: a shell script that with -s only prints."""
     script = os.path.join(root, "dev/MAKEDEV")
     if not os.path.isfile(script):
-        raise Refused("the sets have no dev/MAKEDEV: is the set etc among them?")
+        raise Refused("the sets have no dev/MAKEDEV; add the set etc")
     done = subprocess.run(
         ["sh", "./MAKEDEV", "-s", "all", "ipty"],
         cwd=os.path.dirname(script),
@@ -189,7 +189,7 @@ def devices(root: str) -> list[str]:
 
 
 def content_size(root: str) -> int:
-    """Return how many bytes of a file system the files below `root` take."""
+    """Return how many bytes the files below `root` need in a file system."""
     size = 0
     for here, directories, files in os.walk(root):
         # An inode has 128 bytes; a name in a directory no more than 264.
@@ -201,15 +201,15 @@ def content_size(root: str) -> int:
 
 
 def partition_record(start: int, size: int) -> bytes:
-    """Return the first sector of the disk: one partition of NetBSD's, active, and no boot program."""
-    # Beyond what cylinders, heads and sectors can tell, as everything is today.
+    """Return the disk's first sector: one active NetBSD partition, and no boot program."""
+    # These values mean: too large for cylinders, heads and sectors, as all disks are today.
     far = b"\xfe\xff\xff"
     entry = struct.pack("<B3sB3sII", 0x80, far, MBR_NETBSD, far, start, size)
     return bytes(446) + entry + bytes(48) + b"\x55\xaa"
 
 
 def disklabel(start: int, size: int) -> bytes:
-    """Return NetBSD's label for x86, whose sector is the second of the partition; sizes and offsets in sectors.
+    """Return NetBSD's label for x86, the partition's second sector. Sizes and offsets are in sectors.
 
     `a` is the file system, `c` the NetBSD part of the disk and `d` all of it.
     """
@@ -235,7 +235,7 @@ def disklabel(start: int, size: int) -> bytes:
 
 
 def write_disk(image: str, filesystem: str, size: int) -> None:
-    """Write the disk: labels, and the file system at its place; holes stay holes. `size` in bytes."""
+    """Write the labels and the file system to the disk of `size` bytes; the holes of the file stay holes."""
     with open(filesystem, "rb") as source, open(image, "wb") as disk:
         disk.truncate(START * SECTOR + size)
         disk.write(partition_record(START, size // SECTOR))
@@ -249,7 +249,7 @@ def write_disk(image: str, filesystem: str, size: int) -> None:
 
 
 def unpacked(sets: Sequence[str], root: str) -> dict[str, Entry]:
-    """Unpack the sets below `root`, one over the other; what is in them. Refused where one can't be unpacked."""
+    """Unpack the sets below `root`, in order, and return their entries. Refused if one can't be unpacked."""
     entries: dict[str, Entry] = {}
     for name in sets:
         try:
@@ -261,7 +261,7 @@ def unpacked(sets: Sequence[str], root: str) -> dict[str, Entry]:
 
 
 def make_disk(options: argparse.Namespace) -> None:
-    """Unpack, change, list, and have the file system made."""
+    """Unpack the sets, add the configuration, list all files, and let makefs make the file system."""
     root, size = os.path.join(options.work, "root"), options.size << 20
     os.makedirs(root)
     entries = unpacked(options.set, root)
@@ -281,7 +281,7 @@ def make_disk(options: argparse.Namespace) -> None:
         stream.write(serial_ttys(text))
     needed = int(content_size(root) * OVERHEAD)
     if needed > size:
-        raise Refused(f"netbsd_guest_disk_size is {options.size} MiB, and the sets need {(needed >> 20) + 1}")
+        raise Refused(f"netbsd_release_disk_size is {options.size} MiB, and the sets need {(needed >> 20) + 1}")
     spec, filesystem = os.path.join(options.work, "spec"), os.path.join(options.work, "root.ffs")
     with open(spec, "w", encoding="utf-8") as stream:
         stream.write("\n".join([*spec_lines(entries), *devices(root)]) + "\n")
@@ -292,7 +292,7 @@ def make_disk(options: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Make the disk that the arguments describe."""
+    """Make the disk that the arguments describe; return the exit status."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--set", action="append", required=True, help="a binary set; the later ones win")
     parser.add_argument("--changes", default="[]", help="the host's own files, JSON")

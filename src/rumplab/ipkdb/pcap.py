@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rumplab.errors import RumplabError
-from rumplab.ipkdb import ipv4, pcapng
+from rumplab.ipkdb import ipv4
 from rumplab.ipkdb.capture_record import RAW, RECORD_LIMIT, Record, damaged
 from rumplab.ipkdb.ipv4 import Datagram
 
@@ -58,6 +58,9 @@ def records(stream: BinaryIO, name: str) -> Iterator[Record]:
     """
     head = stream.read(struct.calcsize(FILE_HEADER))
     if head[:4] == MAGIC_NG:
+        # Imported only here, since few captures are pcapng, and a session only writes.
+        from rumplab.ipkdb import pcapng
+
         yield from pcapng.records(head, stream, name)
         return
     if head[:4] not in FORMATS or len(head) < struct.calcsize(FILE_HEADER):

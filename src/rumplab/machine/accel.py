@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rumplab.gdb import rsp
 from rumplab.host import child_environment
 from rumplab.host.answers import MALFORMED, check_fields, typed
 from rumplab.host.files import work_directory
@@ -160,6 +159,9 @@ def _debug(process: subprocess.Popen[bytes], deadline: float) -> str:
 
 def _send(process: subprocess.Popen[bytes], data: str) -> None:
     """Sends `data` as a packet of GDB's remote protocol. EOFError if QEMU has ended."""
+    # Imported only here: most starts of a machine remember the probe's result.
+    from rumplab.gdb import rsp
+
     _write(process, rsp.frame(data.encode("ascii")))
 
 
@@ -174,6 +176,8 @@ def _write(process: subprocess.Popen[bytes], data: bytes) -> None:
 
 def _ask(process: subprocess.Popen[bytes], data: str, deadline: float) -> str:
     """Sends a packet and returns the stub's answer. EOFError if QEMU has ended, TimeoutError at `deadline`."""
+    from rumplab.gdb import rsp
+
     _send(process, data)
     if process.stdout is None:
         raise ValueError("the probe has no pipe from QEMU")

@@ -184,6 +184,8 @@ def test_a_breakpoint_before_the_kernel_is_loaded_is_no_instruction() -> None:
             "rumplab.commands.guest.debug",
             {"rumplab.container.runner", "rumplab.machine.qemu_argv", "subprocess", "tempfile", "termios"},
         ),
+        ("rumplab.commands.run", {"rumplab.gdb.rsp"}),
+        ("rumplab.ipkdb.session", {"rumplab.ipkdb.pcapng"}),
         (
             "rumplab.commands.guest.start",
             {"rumplab.image.disk", "rumplab.image.recipe", "rumplab.machine.boot_media", "tempfile"},

@@ -181,7 +181,7 @@ def test_characters_that_are_special_to_mtree_are_octal(path: str, said: str) ->
 @pytest.mark.parametrize(
     ("names", "size", "said"),
     [
-        (["base", "etc"], 0, "netbsd_guest_disk_size is 0 MiB, and the sets need 1"),
+        (["base", "etc"], 0, "netbsd_release_disk_size is 0 MiB, and the sets need 1"),
         (["base"], SIZE, "etc/ttys"),
         (["etc", "none"], SIZE, "none.tar.xz"),
     ],
