@@ -17,7 +17,7 @@ from pathlib import Path
 from rumplab.building import explain
 from rumplab.building.recipe import RESULT, Recipe, Step, command, generated, in_work, origin, quoted
 from rumplab.errors import RumplabError
-from rumplab.host import child_environment
+from rumplab.host import child_environment, children
 from rumplab.host.files import sweep, temporary_file
 from rumplab.output import shortened
 
@@ -142,24 +142,24 @@ def running(
     argv: Sequence[str], directory: str, environment: dict[str, str], lock: int
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Starts a command in its own process group. Ends the whole group at the end of the context."""
-    try:
-        process = subprocess.Popen(
-            argv,
-            cwd=directory,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            pass_fds=(lock,),
-        )
-    except OSError as error:
-        raise RumplabError(f"cannot run {argv[0]}: {error.strerror}; provision it again") from error
-    with process:
+    with contextlib.ExitStack() as stack:
         try:
-            yield process
-        finally:
-            end_group(process)
+            process = stack.enter_context(
+                children.running(
+                    argv,
+                    end_group,
+                    environment,
+                    cwd=directory,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    pass_fds=(lock,),
+                )
+            )
+        except OSError as error:
+            raise RumplabError(f"cannot run {argv[0]}: {error.strerror}; provision it again") from error
+        yield process
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:

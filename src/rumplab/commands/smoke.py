@@ -20,7 +20,7 @@ from typing import NoReturn
 from rumplab import output
 from rumplab.cli.arguments import seconds
 from rumplab.errors import NotProvisioned, RumplabError
-from rumplab.host import child_environment, files, process
+from rumplab.host import child_environment, children, files, process
 from rumplab.lab import config, verified
 from rumplab.lab.config import Lab
 from rumplab.machine import consoles, disk_controllers, qemu_argv, registry, shutdown
@@ -121,21 +121,19 @@ def call(loop: Loop, *arguments: str) -> str:
     """Runs ``rumplab ARGUMENTS`` as a child process and returns its output. RumplabError, with the output, if it fails
     or does not end in time."""
     seconds = loop.remaining()
-    with subprocess.Popen(
+    with children.running(
         process.own_command(*arguments),
+        terminate,
+        child_environment.of(child_environment.ITSELF),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=child_environment.of(child_environment.ITSELF),
     ) as child:
         try:
             output, _ = child.communicate(timeout=seconds)
         except subprocess.TimeoutExpired as error:
             printed = terminate(child).decode(errors="replace")
             raise RumplabError(f"'rumplab {arguments[0]}' did not end in time; it printed:\n{printed}") from error
-        except BaseException:
-            terminate(child)
-            raise
     printed = output.decode(errors="replace")
     if child.returncode:
         raise RumplabError(f"'rumplab {arguments[0]}' failed ({child.returncode}); it printed:\n{printed}")
@@ -143,8 +141,10 @@ def call(loop: Loop, *arguments: str) -> str:
 
 
 def terminate(child: subprocess.Popen[bytes]) -> bytes:
-    """Ends a command of this tool and returns its output. SIGTERM lets it clean up; SIGKILL follows after
-    ENDING_SECONDS."""
+    """Ends a command of this tool if it still runs, and returns the rest of its output. SIGTERM lets it clean up;
+    SIGKILL follows after ENDING_SECONDS."""
+    if child.poll() is not None and (child.stdout is None or child.stdout.closed):
+        return b""
     child.terminate()
     try:
         return child.communicate(timeout=ENDING_SECONDS)[0]

@@ -21,7 +21,7 @@ from typing import Any
 from rumplab.container import builder_images, docker, mounts
 from rumplab.container.mounts import Mount
 from rumplab.errors import NotProvisioned, RumplabError
-from rumplab.host import child_environment
+from rumplab.host import child_environment, children
 from rumplab.host.streams import script
 from rumplab.lab.config import Lab
 
@@ -181,28 +181,26 @@ def attend(argv: Sequence[str], name: str, stdin: bool) -> int:
 
 def _run(argv: Sequence[str], name: str, ending: Iterable[signal.Signals], **options: Any) -> int:
     received: list[int] = []
-    started = False
+    process: subprocess.Popen[bytes] | None = None
 
     def leave(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        # Don't raise before there is a process to end, or again while it is being ended.
-        if started and len(received) == 1:
+        # Don't raise again while the container is being ended.
+        if len(received) == 1:
             raise SystemExit(128 + number)
 
     sys.stdout.flush()
     before = {number: signal.signal(number, leave) for number in ending}
     try:
-        process = subprocess.Popen(
-            [docker.program(), *argv[1:]], env=child_environment.of(child_environment.DOCKER), **options
-        )
-        try:
-            started = True
-            if received:
-                raise SystemExit(128 + received[0])
-            return checked(process.wait(), argv)
-        except BaseException:
+        with children.signals_delayed():
+            process = subprocess.Popen(
+                [docker.program(), *argv[1:]], env=child_environment.of(child_environment.DOCKER), **options
+            )
+        return checked(process.wait(), argv)
+    except BaseException:
+        if process is not None:
             stop(name, process)
-            raise
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rumplab.building.explain import ending
 from rumplab.errors import RumplabError
-from rumplab.host import child_environment, locks
+from rumplab.host import child_environment, children, locks
 from rumplab.host.files import sweep, temporary_directory, temporary_file, work_directory
 from rumplab.host.process import interruptible
 from rumplab.image import formats
@@ -144,23 +144,24 @@ class Runner:
     @contextlib.contextmanager
     def running(self, step: Step) -> Iterator[subprocess.Popen[bytes]]:
         """Starts a command. Kills it if it still runs at the end of the context."""
-        try:
-            process = subprocess.Popen(
-                step.argv,
-                cwd=self.work,
-                env={**child_environment.of(child_environment.TOOL), **self.environment},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
-        except OSError as error:
-            raise RumplabError(f"cannot run {step.argv[0]}: {error.strerror}; check that it is installed") from error
-        with process:
+        with contextlib.ExitStack() as stack:
             try:
-                yield process
-            finally:
-                if process.poll() is None:
-                    process.kill()
+                process = stack.enter_context(
+                    children.running(
+                        step.argv,
+                        subprocess.Popen.kill,
+                        {**child_environment.of(child_environment.TOOL), **self.environment},
+                        cwd=self.work,
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.PIPE,
+                    )
+                )
+            except OSError as error:
+                raise RumplabError(
+                    f"cannot run {step.argv[0]}: {error.strerror}; check that it is installed"
+                ) from error
+            yield process
 
     def finish(self, step: Step, process: subprocess.Popen[bytes]) -> None:
         """Waits for a command that `running` started. RumplabError with its error output when it fails."""

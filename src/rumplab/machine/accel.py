@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rumplab.host import child_environment
+from rumplab.host import child_environment, children
 from rumplab.host.answers import MALFORMED, check_fields, typed
 from rumplab.host.files import work_directory
 from rumplab.machine import qemu_argv
@@ -105,24 +105,20 @@ def probe(emulator: str, accel: str, seconds: float = PROBE_SECONDS) -> Result:
         path.write_bytes(rom())
         with tempfile.TemporaryFile() as errors:
             began = time.monotonic()
-            process = subprocess.Popen(
+            with children.running(
                 probe_argv(emulator, accel, str(path)),
+                _kill,
+                child_environment.of(child_environment.QEMU),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=child_environment.of(child_environment.QEMU),
                 bufsize=0,
-            )
-            try:
-                problem = _debug(process, began + seconds)
-                code = process.wait(max(began + seconds - time.monotonic(), 0.01))
-            except (subprocess.TimeoutExpired, TimeoutError):
-                _kill(process)
-                return Result(accel, False, seconds, f"did not finish within {seconds:.0f} s")
-            finally:
-                for stream in (process.stdin, process.stdout):
-                    if stream is not None:
-                        stream.close()
+            ) as process:
+                try:
+                    problem = _debug(process, began + seconds)
+                    code = process.wait(max(began + seconds - time.monotonic(), 0.01))
+                except (subprocess.TimeoutExpired, TimeoutError):
+                    return Result(accel, False, seconds, f"did not finish within {seconds:.0f} s")
             took = time.monotonic() - began
             errors.seek(0)
             messages = errors.read().decode(errors="replace").strip().splitlines()

@@ -22,7 +22,7 @@ from types import FrameType
 from typing import IO, Any
 
 from rumplab.errors import RumplabError
-from rumplab.host import child_environment, holders, process
+from rumplab.host import child_environment, children, holders, process
 from rumplab.host.terminal import terminal_restored
 from rumplab.machine import qmp
 from rumplab.machine.registry import Machine, Machines
@@ -67,12 +67,13 @@ def started(
             raise OSError(number, os.strerror(number), argv[0])
         with start_pipe() as (reading, writing):
             script = (WAIT if reading <= LAST_DESCRIPTOR else WAIT_HIGH).format(pipe=reading, status=NOT_STARTED)
-            child = subprocess.Popen(
-                [SHELL, "-c", script, "rumplab", *argv],
-                env=child_environment.of(child_environment.QEMU),
-                pass_fds=(reading, *passed),
-                **options,
-            )
+            with children.signals_delayed():
+                child = subprocess.Popen(
+                    [SHELL, "-c", script, "rumplab", *argv],
+                    env=child_environment.of(child_environment.QEMU),
+                    pass_fds=(reading, *passed),
+                    **options,
+                )
             token = process.started(child.pid)
             if token is None:
                 raise RumplabError("another process killed QEMU before it started; try again")

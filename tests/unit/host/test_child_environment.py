@@ -12,9 +12,15 @@ from support.labfixture import SOURCE, LabPrefix, host_tool
 
 from rumplab.host import child_environment, process
 
-# The functions that start a program.
-STARTS = ("run", "Popen", "call", "check_call", "check_output", "getoutput", "system", "popen", "posix_spawn")
-REPLACES = ("execv", "execl", "execvp", "execlp", "spawnv", "spawnl", "execve", "execvpe")
+# The functions that start a program, by module.
+STARTS = {
+    "children": ("running",),
+    "subprocess": ("run", "Popen", "call", "check_call", "check_output", "getoutput"),
+    "os": (
+        *("system", "popen", "posix_spawn", "execv", "execl", "execvp", "execlp", "spawnv", "spawnl"),
+        *("execve", "execvpe"),
+    ),
+}
 HOSTILE = {
     "LD_PRELOAD": "libnosuch.so.0",
     "LD_LIBRARY_PATH": "/nonexistent",
@@ -45,7 +51,7 @@ def starts(path: Path) -> list[tuple[int, bool]]:
         owner = ast.unparse(node.func.value)
         given = [ast.unparse(value) for value in (*node.args, *(word.value for word in node.keywords))]
         says = any("child_environment.of(" in text or text == "environment" for text in given)
-        if (owner == "subprocess" and node.func.attr in STARTS) or (owner == "os" and node.func.attr in REPLACES):
+        if node.func.attr in STARTS.get(owner, ()):
             found.append((node.lineno, says))
     return found
 
