@@ -1,4 +1,4 @@
-"""Damage installed files: `rumplab doctor --verify` must report it, and the next run must repair it.
+"""Damage installed files: `rumplab drift` must report it, and the next run must repair it.
 
 The damage of one component must not hide the others.
 """
@@ -128,7 +128,7 @@ class Tamper(Builds):
             answer = self.module.repair(self.wanted)
             if noticed and not answer["changed"]:
                 raise Fault(HAND_WORK, f"after {said}, a run changed nothing")
-            found = self.lab.tool("doctor", "--verify")
+            found = self.lab.tool("drift")
             if found.returncode:
                 raise Fault(HAND_WORK, f"after {said} and the next run, doctor reports: {found.stdout}{found.stderr}")
         except Fault:
@@ -144,11 +144,11 @@ class Tamper(Builds):
             raise Fault(HAND_WORK, f"after {said}, status says: {status.stdout}{status.stderr}")
         if "other" not in [one["name"] for one in json.loads(status.stdout)["components"]]:
             raise Fault(HAND_WORK, f"after {said}, status doesn't list the other component: {status.stdout}")
-        found = self.lab.tool("doctor", "--verify", "--json")
+        found = self.lab.tool("drift", "--json")
         if found.returncode not in (0, 1) or "Traceback" in found.stderr:
-            raise Fault(HAND_WORK, f"after {said}, doctor --verify says: {found.stdout}{found.stderr}")
+            raise Fault(HAND_WORK, f"after {said}, drift says: {found.stdout}{found.stderr}")
         if noticed and found.returncode == 0:
-            raise Fault(CORRUPT, f"after {said}, doctor --verify found nothing: {found.stdout}")
+            raise Fault(CORRUPT, f"after {said}, drift found nothing: {found.stdout}")
 
 
 def rows() -> list[type[Tamper]]:

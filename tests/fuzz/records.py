@@ -348,7 +348,7 @@ def inventory_of(data: bytes, place: Path) -> object:
 
 
 def compared(data: bytes, place: Path) -> object:
-    """Read the list of files as `doctor --verify` does."""
+    """Read the list of files as `drift` does."""
     written(place, f"tree/{recorded.LIST}", data)
     return recorded.read(str(place / "tree"))
 

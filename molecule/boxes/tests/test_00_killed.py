@@ -61,7 +61,7 @@ def test_uninstalling_after_many_kills_leaves_nothing(box: Box) -> None:
     assert outcome(repaired).endswith("failed=0")
     again = box.run(PROVISION)
     assert outcome(again) == "changed=0 failed=0", again.stdout
-    works = box.run("rumplab doctor --verify")
+    works = box.run("rumplab drift")
     assert works.returncode == 0, works.stdout
 
     # Kill one more run, so that uninstalling begins with what it leaves.

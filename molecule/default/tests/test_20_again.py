@@ -85,6 +85,18 @@ def test_parts_of_a_run_of_everything_leave_no_memory(host: Host) -> None:
     assert not host.file(RECORD).exists
 
 
+def test_verifying_names_a_changed_file_and_its_remedy(host: Host) -> None:
+    verify = ["ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"]]
+    verify.append(str(SITE.parent / "playbooks" / "verify.yml"))
+    host.run_test("echo > /opt/rumplab/pcihello/added")
+    try:
+        run = subprocess.run(verify, capture_output=True, text=True, timeout=900, check=False)
+    finally:
+        host.run_test("rm /opt/rumplab/pcihello/added")
+    assert run.returncode == 2, run.stdout
+    assert "pcihello: added: added; ./provision --tags pcihello -e rumplab_verify=true" in run.stdout
+
+
 def test_what_is_lost_is_noticed_and_made_anew(host: Host) -> None:
     settle()
     host.run_test(f"rm {DESCRIPTOR}")

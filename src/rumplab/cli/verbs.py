@@ -5,6 +5,7 @@ from __future__ import annotations
 VERBS = {
     "status": "show what is installed, from which source, and what is deferred and why",
     "doctor": "check this host and the installed tools: accelerator, network devices, disk space",
+    "drift": "compare every installed file with the record of its installation",
     "build": "build a unikernel from a Go or C program",
     "stage": "make a bootable disk image from a unikernel, without root",
     "run": "boot an image or a program in QEMU, with a debug stub",

@@ -28,16 +28,11 @@ from rumplab.machine.registry import open_machines
 EPILOG = """\
 Each line is ok, warn or fail; warn and fail say what to do. The exit status is 1 if a line is fail. Nothing is changed.
 
-With --verify, the command checks the installed files instead: it compares each one with the hash that was recorded at
-its installation. The exit status is 1 if a file was altered, removed or added.
-
 examples:
   rumplab doctor
   rumplab doctor --reprobe      test the accelerators again, ignore the earlier result
   rumplab doctor --json
-  rumplab doctor --verify       compare every installed file with its recorded hash
 """
-SHOWN = 3
 OLDEST_PYTHON = (3, 9)
 TOOL_SECONDS = 10
 GIB = 1 << 30
@@ -75,9 +70,7 @@ class Check:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
-    either = parser.add_mutually_exclusive_group()
-    either.add_argument("--reprobe", action="store_true", help="test the accelerators again")
-    either.add_argument("--verify", action="store_true", help="compare every installed file with its recorded hash")
+    parser.add_argument("--reprobe", action="store_true", help="test the accelerators again")
 
 
 def check_python() -> Check:
@@ -312,44 +305,7 @@ def line(check: Check) -> str:
     return f"{check.level:4}  {check.subject}: {check.detail}{remedy}"
 
 
-def difference(one: recorded.Comparison) -> str:
-    """Returns one line with the differences, at most SHOWN names of each kind, and the remedy."""
-    kinds = (("altered", one.altered), ("missing", one.missing), ("added", one.added))
-    differences = [
-        f"{kind}: {', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}" for kind, names in kinds if names
-    ]
-    return "; ".join(filter(None, (f"{one.component}: {one.problem or ', '.join(differences)}", one.remedy)))
-
-
-def verification(found: list[recorded.Comparison], user: str) -> list[str]:
-    """Returns the lines of --verify's report: a table, the differences, and the number of files not compared."""
-    rows = [
-        [one.component, *(str(number) for number in (one.files, len(one.altered), len(one.missing), len(one.added)))]
-        for one in found
-    ]
-    unread = sum(len(one.unread) for one in found)
-    return [
-        *output.table(["COMPONENT", "FILES", "ALTERED", "MISSING", "ADDED"], rows).splitlines(),
-        *(difference(one) for one in found if one.differs),
-        *([f"{unread} files were not compared, since only {user} may read them"] if unread else []),
-    ]
-
-
-def verify(args: argparse.Namespace) -> int:
-    """Compares all files with their records, prints the report of --verify and returns the exit code."""
-    lab = config.load()
-    found = list(recorded.compare(lab))
-    if args.json:
-        data = [{**asdict(one), "remedy": one.remedy if one.differs else ""} for one in found]
-        print(output.as_json(data))
-    else:
-        print("\n".join(verification(found, lab.user)))
-    return 1 if any(one.differs for one in found) else 0
-
-
 def run(args: argparse.Namespace) -> int:
-    if args.verify:
-        return verify(args)
     results = []
     for check in checks(config.load(), args.reprobe):
         results.append(check)

@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rumplab.host import regular
+from rumplab.host.answers import MALFORMED, typed
 from rumplab.host.files import sha256
 from rumplab.lab.config import DAMAGED, Component, Lab
 
@@ -22,6 +24,9 @@ LIST = ".files.json"
 COMPLETE = ".complete"
 # Python writes such directories into a tree when it runs the tree's modules. They aren't reported as added.
 COMPILED = "__pycache__"
+MANIFEST = "manifest.json"
+# The name under which the lab's own records are compared. No component has it.
+LAB = "lab"
 COMPARE_WHOLE = "-e rumplab_verify=true"
 
 
@@ -47,15 +52,63 @@ class Comparison:
         return bool(self.problem or self.altered or self.missing or self.added)
 
 
-def compare(lab: Lab) -> Iterator[Comparison]:
-    """Yields the comparison of each component that has a record, by name."""
+def compare(lab: Lab, names: Collection[str] = ()) -> Iterator[Comparison]:
+    """Yields the comparison of each component that has a record, by name, and of the lab itself as LAB. `names` limits
+    it to these."""
     for component in lab.components():
+        if names and component.name not in names:
+            continue
         if component.state == DAMAGED:
             yield Comparison(component.name, problem=component.reason or "", remedy=component.remedy)
         elif component.tree:
             yield of_tree(lab, component, component.tree)
         elif component.fingerprints:
             yield of_programs(component)
+    if not names or LAB in names:
+        yield of_lab(lab)
+
+
+def of_lab(lab: Lab) -> Comparison:
+    """Compares the manifest with its copy, and what it lists outside the prefix with what is there."""
+    places = [lab.prefix / directory / MANIFEST for directory in ("var", "etc")]
+    found: list[dict[str, set[str]]] = []
+    altered, missing, unread = [], [], []
+    for place in places:
+        try:
+            found.append(listed_outside(place))
+        except PermissionError:
+            unread.append(str(place))
+        except FileNotFoundError:
+            missing.append(str(place))
+        except (OSError, *MALFORMED):
+            altered.append(str(place))
+    if len(found) == len(places) and found[0] != found[1]:
+        altered.append(str(places[1]))
+    outside = {path: hashes for listed in found for path, hashes in listed.items()}
+    for path, hashes in sorted(outside.items()):
+        try:
+            os.lstat(path)
+            if hashes and sha256(path) not in hashes:
+                altered.append(path)
+        except PermissionError:
+            unread.append(path)
+        except OSError:
+            missing.append(path)
+    files = len(found) + len(outside)
+    return Comparison(LAB, files, tuple(altered), tuple(missing), unread=tuple(unread), remedy=lab.provision)
+
+
+def listed_outside(place: Path) -> dict[str, set[str]]:
+    """Returns what the manifest `place` lists outside the prefix: for each path the SHA-256 hashes that its content may
+    have; none for directories and links. OSError or one of MALFORMED if the manifest can't be read."""
+    with open(place, encoding="utf-8", opener=regular.plain) as stream:
+        entries = typed(typed(json.load(stream), dict)["entries"], list)
+    found: dict[str, set[str]] = {}
+    for entry in entries:
+        if entry["kind"] in ("path", "file"):
+            hashes = found.setdefault(typed(entry["name"], str), set())
+            hashes.update([typed(entry["sha256"], str)] if entry["kind"] == "file" else [])
+    return found
 
 
 def of_programs(component: Component) -> Comparison:

@@ -1,7 +1,8 @@
-"""doctor --verify: compare the installed files with the record of role artifact."""
+"""rumplab drift: compare the installed files with the record of role artifact."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -40,7 +41,7 @@ def installed(empty_lab: LabPrefix) -> LabPrefix:
 
 def verified(lab: LabPrefix) -> dict[str, dict[str, Any]]:
     """Return the rows of --json by component, and check the status against them."""
-    said = lab.tool("doctor", "--verify", "--json")
+    said = lab.tool("drift", "--json")
     found = {one["component"]: one for one in json.loads(said.stdout)}
     wrong = [one for one in found.values() if one["problem"] or one["altered"] or one["missing"] or one["added"]]
     assert said.returncode == (1 if wrong else 0), said.stderr
@@ -49,13 +50,14 @@ def verified(lab: LabPrefix) -> dict[str, dict[str, Any]]:
 
 
 def test_what_is_as_it_was_installed_passes(installed: LabPrefix) -> None:
-    said = installed.tool("doctor", "--verify")
+    said = installed.tool("drift")
     assert said.returncode == 0
     # Three files, a link, and .provenance.json.
     assert said.stdout.splitlines() == [
         "COMPONENT  FILES  ALTERED  MISSING  ADDED",
         "hello      5      0        0        0",
         "qemu       1      0        0        0",
+        "lab        2      0        0        0",
     ]
     (installed.prefix / "hello/bin/__pycache__").mkdir()
     (installed.prefix / "hello/bin/__pycache__/x.pyc").write_text("")
@@ -96,7 +98,7 @@ def test_every_damage_is_found_and_its_remedy_mends_it(
     installed: LabPrefix, how: str, name: str, _what: str, damage: Callable[[Path], object]
 ) -> None:
     damage(installed.prefix / "hello" / name)
-    said = installed.tool("doctor", "--verify")
+    said = installed.tool("drift")
     assert said.returncode == 1
     remedy = "./provision --tags hello -e rumplab_verify=true"
     assert f"hello: {how}: {name}; {remedy}\n" in said.stdout
@@ -124,7 +126,7 @@ def test_many_differences_are_counted_and_a_few_named(installed: LabPrefix) -> N
     for number in range(5):
         (installed.prefix / f"hello/bin/new{number}").write_text("")
     (installed.prefix / "hello/bin/1").unlink()
-    said = installed.tool("doctor", "--verify").stdout
+    said = installed.tool("drift").stdout
     assert "hello      5      0        1        5\n" in said
     assert "hello: missing: bin/1, added: bin/new0, bin/new1, bin/new2, …; ./provision" in said
 
@@ -159,5 +161,43 @@ def test_a_lost_tree_link_or_descriptor_is_a_problem_and_hides_no_other(installe
     assert verified(installed)["hello"]["problem"] == ""
 
 
-def test_it_looks_at_the_host_or_at_the_trees(installed: LabPrefix) -> None:
-    assert installed.tool("doctor", "--verify", "--reprobe").returncode == 2
+def test_the_lab_is_compared_with_its_manifest(installed: LabPrefix, tmp_path: Path) -> None:
+    assert verified(installed)["lab"]["files"] == 2
+    launcher, wanted_file = tmp_path / "launcher", tmp_path / "file"
+    launcher.symlink_to("anything")
+    wanted_file.write_text("text")
+    digest = hashlib.sha256(b"text").hexdigest()
+    entries = [
+        {"kind": "path", "name": str(launcher)},
+        {"kind": "file", "name": str(wanted_file), "sha256": digest},
+        {"kind": "package", "name": "x", "manager": "apt"},
+    ]
+    manifests = [installed.prefix / directory / "manifest.json" for directory in ("var", "etc")]
+    for one in manifests:
+        one.write_text(json.dumps({"entries": entries}))
+    assert verified(installed)["lab"]["files"] == 4
+    wanted_file.write_text("other")
+    launcher.unlink()
+    found = verified(installed)["lab"]
+    assert (found["altered"], found["missing"]) == ([str(wanted_file)], [str(launcher)])
+    launcher.symlink_to("anything")
+    wanted_file.write_text("text")
+    manifests[1].write_text(json.dumps({"entries": entries[1:]}))
+    assert verified(installed)["lab"]["altered"] == [str(manifests[1])]
+    for damaged in ("{", "[]", '{"entries": [{}]}', '{"entries": 1}'):
+        manifests[0].write_text(damaged)
+        assert str(manifests[0]) in verified(installed)["lab"]["altered"]
+    manifests[0].unlink()
+    assert verified(installed)["lab"]["missing"] == [str(manifests[0])]
+
+
+def test_components_can_be_named(installed: LabPrefix) -> None:
+    flip(installed.prefix / "hello" / "bin/1")
+    said = installed.tool("drift", "qemu")
+    assert said.returncode == 0 and "hello" not in said.stdout
+    assert installed.tool("drift", "qemu", "hello").returncode == 1
+    said = installed.tool("drift", "nonsense", "qemu")
+    assert (said.returncode, said.stderr) == (
+        1,
+        "rumplab drift: no record of nonsense; the components: rumplab status\n",
+    )
