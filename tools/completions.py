@@ -21,8 +21,11 @@ OF_MACHINES = (
     *("back", "debug", "dump", "logs", "screen", "snap", "snaps", "stop", "type"),
     *("ipkdb connect", "ipkdb check-port"),
 )
+# Verbs and sub-commands with a positional argument that names a recording.
+OF_RECORDINGS = ("replay", "recording pack", "recording rm", "recording show", "recording verify")
 MACHINES = {"bash": "_rumplab_machines", "zsh": "_rumplab_machines"}
 GUESTS = {"bash": "_rumplab_guests", "zsh": "_rumplab_guests"}
+RECORDINGS = {"bash": "_rumplab_recordings", "zsh": "_rumplab_recordings"}
 # The functions read the first column of a table without its header. Without a lab, they complete nothing.
 BASH = """\
 _rumplab_names() {
@@ -31,6 +34,7 @@ _rumplab_names() {
 }
 _rumplab_machines() { _rumplab_names "$1" ps; }
 _rumplab_guests() { _rumplab_names "$1" guest list; }
+_rumplab_recordings() { _rumplab_names "$1" recording ls; }
 """
 ZSH = """\
 _rumplab_names() {
@@ -40,6 +44,7 @@ _rumplab_names() {
 }
 _rumplab_machines() { _rumplab_names ps; }
 _rumplab_guests() { _rumplab_names guest list; }
+_rumplab_recordings() { _rumplab_names recording ls; }
 """
 
 
@@ -49,14 +54,17 @@ def actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 
 
 def marked(parser: argparse.ArgumentParser, words: str) -> None:
-    """Tell shtab which arguments are a file, a directory, a machine or a guest."""
+    """Tell shtab which arguments are a file, a directory, a machine, a guest or a recording."""
     for action in actions(parser):
         if action.choices or action.nargs == 0:
             continue
-        if not action.option_strings and action.dest in ("name", "machine"):
-            named = words.startswith("guest ") and words != "guest create"
-            if named or words in OF_MACHINES:
-                action.complete = GUESTS if named else MACHINES  # type: ignore[attr-defined]
+        if not action.option_strings and action.dest in ("name", "names", "machine"):
+            if words.startswith("guest ") and words != "guest create":
+                action.complete = GUESTS  # type: ignore[attr-defined]
+            elif words in OF_RECORDINGS:
+                action.complete = RECORDINGS  # type: ignore[attr-defined]
+            elif words in OF_MACHINES:
+                action.complete = MACHINES  # type: ignore[attr-defined]
         elif "DIR" in str(action.metavar):
             action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
         elif any(word in str(action.metavar) for word in ("FILE", "IMAGE", "PROGRAM", "SOURCE", "PATH")):

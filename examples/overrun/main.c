@@ -9,6 +9,7 @@
 /* QEMU's isa-debug-exit: writing v ends QEMU with status 2v + 1. */
 #define DEBUG_EXIT_PORT 0xf4
 #define DEBUG_EXIT_TRAP 1
+#define DEBUG_EXIT_DONE 0x10
 
 #define TEXT_SIZE 16
 #define LETTERS 4
@@ -80,6 +81,6 @@ void main(const struct multiboot_info *info)
 	for (unsigned int number = 0; number < LETTERS; number++)
 		letters[number].deliver(letters[number].text);
 	print("done");
-	out8(DEBUG_EXIT_PORT, 0);
+	out8(DEBUG_EXIT_PORT, DEBUG_EXIT_DONE);
 	halt();
 }

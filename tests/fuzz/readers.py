@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from fuzz import formats, protocols, records, tools
+from fuzz import formats, protocols, recordings, records, tools
 from fuzz.engine import Reader
 
-READERS: tuple[Reader, ...] = (*records.READERS, *formats.READERS, *protocols.READERS, *tools.READERS)
+READERS: tuple[Reader, ...] = (
+    *records.READERS,
+    *formats.READERS,
+    *protocols.READERS,
+    *tools.READERS,
+    *recordings.READERS,
+)

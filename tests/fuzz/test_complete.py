@@ -23,6 +23,8 @@ NOT_READ = {
     "src/rumplab/host/holders.py:of_peer": "an address that the tool looks up in the kernel's table",
     "src/rumplab/guest/ipkdb.py:slot": "a file of the tool's package",
     "src/rumplab/ipkdb/ipv4.py:checksum": "of data that the program writes",
+    "src/rumplab/recording/packing.py:pack": "writes",
+    "src/rumplab/replay/player.py:pc": "the answer of a QEMU that the program has started itself",
     "plugins/lookup/source_bundle.py:make_bundle": "writes",
     "plugins/module_utils/artifact/built.py:keep": "writes",
     "plugins/module_utils/artifact/sources.py:_open": "calls the archives' reader",

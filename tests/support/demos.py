@@ -10,6 +10,7 @@ EXAMPLES = ROOT / "examples"
 EXAMPLE = EXAMPLES / "pcihello"
 KGDB_EXAMPLE = EXAMPLES / "kgdb"
 IPKDB_EXAMPLE = EXAMPLES / "ipkdb"
+OVERRUN_EXAMPLE = EXAMPLES / "overrun"
 
 
 def build(source: Path, output: Path, *variables: str) -> Path:

@@ -16,6 +16,7 @@ from support.demos import EXAMPLE as EXAMPLE
 from support.demos import EXAMPLES as EXAMPLES
 from support.demos import IPKDB_EXAMPLE as IPKDB_EXAMPLE
 from support.demos import KGDB_EXAMPLE as KGDB_EXAMPLE
+from support.demos import OVERRUN_EXAMPLE as OVERRUN_EXAMPLE
 from support.demos import ROOT as ROOT
 from support.demos import build as build
 

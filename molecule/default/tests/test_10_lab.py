@@ -9,7 +9,7 @@ import pytest
 from testinfra.host import Host
 
 PREFIX = "/opt/rumplab"
-COMPONENTS = ("rumplab", "qemu", "rump_stager", "pcihello", "kgdbdemo", "ipkdbdemo", "gdb")
+COMPONENTS = ("rumplab", "qemu", "rump_stager", "pcihello", "kgdbdemo", "ipkdbdemo", "overrun", "gdb")
 DEFERRABLE = ("gcc", "go_bootstrap", "go_builder", "rump_toolchain")
 
 

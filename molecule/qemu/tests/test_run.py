@@ -21,6 +21,7 @@ USER = (
 RUMPLAB = f"{USER} rumplab"
 DONE = "pcihello: done"
 EXIT_STATUS = 33
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 E1000 = "01:01.0 8086:100e class 020000"
 
 
@@ -182,6 +183,21 @@ def test_the_probe_is_bounded_and_takes_tcg(host: Any) -> None:
     assert time.monotonic() - began < 30
     assert checks["accelerator/tcg"]["level"] == "ok"
     assert "takes tcg" in checks["accelerator"]["detail"]
+
+
+def test_a_recording_is_packed_by_the_installed_zstd(host: Any) -> None:
+    place = "/tmp/recorded"
+    host.check_output(f"install -d -o nobody -g nogroup {place}")
+    tool = f"cd {place} && {USER} env HOME={place} rumplab"
+    try:
+        ran = host.run(f"{tool} run {PROGRAM} --exit-device --record --name first")
+        assert ran.rc == EXIT_STATUS, ran.stderr
+        host.check_output(f"{tool} recording pack first -o first.tar.zst")
+        assert host.file(f"{place}/first.tar.zst").content.startswith(ZSTD_MAGIC)
+        host.check_output(f"{tool} recording unpack first.tar.zst --name again")
+        assert DONE in host.check_output(f"{tool} replay again --check")
+    finally:
+        host.check_output(f"rm -rf {place}")
 
 
 def test_a_kvm_that_hangs_is_not_taken(host: Any) -> None:

@@ -88,9 +88,14 @@ _shtab_rumplab_dump___output_COMPGEN=_shtab_compgen_files
 _shtab_rumplab_snap_pos_0_COMPGEN=_rumplab_machines
 _shtab_rumplab_snaps_pos_0_COMPGEN=_rumplab_machines
 _shtab_rumplab_back_pos_0_COMPGEN=_rumplab_machines
+_shtab_rumplab_recording_show_pos_0_COMPGEN=_rumplab_recordings
+_shtab_rumplab_recording_verify_pos_0_COMPGEN=_rumplab_recordings
+_shtab_rumplab_recording_rm_pos_0_COMPGEN=_rumplab_recordings
+_shtab_rumplab_recording_pack_pos_0_COMPGEN=_rumplab_recordings
 _shtab_rumplab_recording_pack__o_COMPGEN=_shtab_compgen_files
 _shtab_rumplab_recording_pack___output_COMPGEN=_shtab_compgen_files
 _shtab_rumplab_recording_unpack_pos_0_COMPGEN=_shtab_compgen_files
+_shtab_rumplab_replay_pos_0_COMPGEN=_rumplab_recordings
 _shtab_rumplab_guest_create___kernel_COMPGEN=_shtab_compgen_files
 _shtab_rumplab_guest_create___symbols_COMPGEN=_shtab_compgen_files
 _shtab_rumplab_guest_create___sources_COMPGEN=_shtab_compgen_dirs
@@ -334,6 +339,7 @@ _rumplab_names() {
 }
 _rumplab_machines() { _rumplab_names "$1" ps; }
 _rumplab_guests() { _rumplab_names "$1" guest list; }
+_rumplab_recordings() { _rumplab_names "$1" recording ls; }
 
 # End Custom Preamble
 

@@ -38,6 +38,10 @@ GIB = 1 << 30
 PIECE = 1 << 20
 BLOCK = 1 << 16
 ZEROS = bytes(BLOCK)
+# The limit of physical addresses on x86-64, and what a 32-bit core can describe, with room for its trailer.
+PHYSICAL = 1 << 52
+GIB_4 = 4 << 30
+ROOM = 64 << 20
 # The virtual address of physical memory in the file. It isn't canonical, so no guest can use it.
 WINDOW = 1 << 62
 QUICKEST = 1
@@ -182,13 +186,15 @@ def finish(target: int, record: Record) -> Record:
     # The mapping isn't closed here, since memoryviews still refer to it.
     data = memoryview(mmap.mmap(target, 0, access=mmap.ACCESS_READ))
     core = CoreHeaders(data, record)
-    for offset, content in ((len(data), core.trailer(len(data))), (0, core.header(len(data)))):
+    trailer, header = core.trailer(core.size), core.header(core.size)
+    os.ftruncate(target, core.size)
+    for offset, content in ((core.size, trailer), (0, header)):
         os.pwrite(target, content, offset)
     return core.record
 
 
 class CoreHeaders:
-    """The headers and notes of the final core, made from QEMU's dump `data`."""
+    """The headers and notes of the final core, made from QEMU's dump `data`, of which the core has `size` bytes."""
 
     def __init__(self, data: memoryview, record: Record) -> None:
         self._data = data
@@ -200,10 +206,16 @@ class CoreHeaders:
             raise RumplabError(f"QEMU has written a malformed dump ({error}); try again") from error
         if not self._cpus or self._dump.missing():
             raise RumplabError("QEMU has written an incomplete dump; try again")
+        if any(one.physical + one.size > PHYSICAL for one in self._dump.loads()):
+            raise RumplabError("QEMU has written a malformed dump (an address that no processor has); try again")
         symbols = open_symbols(record.program)
         self._long = self._dump.machine == elf.EM_X86_64
         # A 64-bit program that hasn't entered long mode yet still needs a 64-bit core for its symbols.
         self._wide = self._long or (symbols is not None and symbols.machine == elf.EM_X86_64)
+        self._memory = self._dump.loads() if self._wide else narrow(self._dump.loads())
+        left_out = len(self._memory) < len(self._dump.loads())
+        # The trailer, which has the notes again, takes the place of what is left out.
+        self.size = max((one.offset + one.size for one in self._memory), default=0) if left_out else len(data)
         mode = paging.mode(self._cpus[0].cr0, self._cpus[0].cr4, self._long)
         self._runs, cut = self._mapped(mode) if mode else ([], False)
         self._info = self._described(symbols, mode)
@@ -212,7 +224,9 @@ class CoreHeaders:
             if table is not None:
                 own = paging.Walk(self._page, mode).from_root(table)
                 self._runs, cut = paging.joined(self._runs, own.runs), cut or own.cut
-        self.record = replace(record, virtual=mode is not None, cut=cut, window=WINDOW if mode and self._wide else 0)
+        self.record = replace(
+            record, virtual=mode is not None, cut=cut or left_out, window=WINDOW if mode and self._wide else 0
+        )
         self._segments = self._placed(mode is not None)
 
     def _mapped(self, mode: paging.Mode) -> tuple[list[Run], bool]:
@@ -258,7 +272,7 @@ class CoreHeaders:
 
     def _placed(self, virtual: bool) -> list[Segment]:
         """Returns the PT_LOAD segments: the virtual addresses, then physical memory in the window."""
-        loads = self._dump.loads()
+        loads = self._memory
         if not virtual:
             return loads
         seen = [piece for run in self._runs for one in loads for piece in in_file(run, one)]
@@ -286,6 +300,11 @@ class CoreHeaders:
         """Returns the ELF header, if trailer() is at the offset `at`."""
         machine = elf.EM_X86_64 if self._wide else elf.EM_386
         return elf.core_header(self._wide, machine, at + len(self._note_bytes()), 1 + len(self._segments))
+
+
+def narrow(segments: list[Segment]) -> list[Segment]:
+    """Returns the segments that a 32-bit core can describe, and that leave room for its trailer."""
+    return [one for one in segments if one.physical + one.size <= GIB_4 and one.offset + one.size <= GIB_4 - ROOM]
 
 
 def in_file(run: Run, segment: Segment) -> Iterator[Segment]:

@@ -118,9 +118,10 @@ def number(data: mmap.mmap | bytes, at: int) -> int:
 
 def mend(path: Path, found: Log) -> None:
     """Gives the log of a killed QEMU its header, and an end after the last complete event, so that QEMU can replay it
-    up to there."""
+    up to there. Removes what follows the end of a log."""
     with open(path, "r+b") as handle:
         handle.truncate(max(found.whole, HEADER))
         handle.write(VERSION.to_bytes(4, "big"))
-        handle.seek(0, os.SEEK_END)
-        handle.write(bytes((SIGNAL, END)))
+        if not found.ended:
+            handle.seek(0, os.SEEK_END)
+            handle.write(bytes((SIGNAL, END)))

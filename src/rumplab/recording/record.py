@@ -21,6 +21,8 @@ LOG = "log"
 CONSOLE = "console"
 MESSAGES = "messages"
 SEAL = "seal"
+# The beginning of the year 10000. The C library can't format every time that a number can express.
+LATEST = 253_402_300_800
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,8 @@ def made(directory: Path, data: dict[str, Any]) -> Recording:
     )
     for one in (recording, *recording.parts, *([recording.end] if recording.end else [])):
         check_fields(one)
+    if not 0 <= recording.created < LATEST:
+        raise ValueError(f"{recording.created} is not a time")
     for part in recording.parts:
         if Path(part.name).is_absolute() or ".." in Path(part.name).parts:
             raise ValueError(f"part {part.name} is outside of the recording")

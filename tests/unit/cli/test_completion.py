@@ -12,8 +12,14 @@ from support.labfixture import LabPrefix, host_tool
 from rumplab.cli import main
 from rumplab.commands import completion
 
-# A stand-in for the launcher: completion asks `rumplab ps` for names.
-LAUNCHER = "#!/bin/sh\nprintf 'NAME  STATE\\nhello  running\\nother  running\\n'\n"
+# A stand-in for the launcher: completion asks it for names.
+LAUNCHER = """\
+#!/bin/sh
+case $1 in
+    ps | guest) printf 'NAME  STATE\\nhello  running\\nother  running\\n' ;;
+    recording) printf 'NAME  STATE\\ncrash  complete\\nearlier  mended\\n' ;;
+esac
+"""
 
 
 def complete(directory: Path, *words: str) -> set[str]:
@@ -65,6 +71,12 @@ def test_sub_commands_and_their_options(tmp_path: Path) -> None:
 def test_machines_and_guests(tmp_path: Path, words: str) -> None:
     assert {"hello", "other"} <= complete(tmp_path, *words.split(), "")
     assert complete(tmp_path, *words.split(), "h") == {"hello"}
+
+
+@pytest.mark.parametrize("words", ["replay", "recording show", "recording rm", "recording rm crash"])
+def test_recordings(tmp_path: Path, words: str) -> None:
+    assert {"crash", "earlier"} <= complete(tmp_path, *words.split(), "")
+    assert complete(tmp_path, *words.split(), "e") == {"earlier"}
 
 
 def test_bash_accepts_the_script(tmp_path: Path) -> None:

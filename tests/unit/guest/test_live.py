@@ -386,3 +386,12 @@ def test_a_failed_guest_is_dumped_and_the_dump_has_the_kernels_stack_and_message
     assert re.search(r"^#\d+ .*\bmain \(", shown.stdout, re.MULTILINE), shown.stderr
     # The message buffer, printed by nb-dmesg.
     assert "login: " in shown.stdout
+
+
+@one_architecture
+def test_a_failed_guest_stays_stopped_and_is_debugged_by_qemus_stub(nb: LabPrefix, out: Path) -> None:
+    guest(nb, "start", "nb", "--accel", "tcg", "--on-panic", "stop", "--panic-pattern", "^login: ")
+    until(lambda: listed(nb)["state"] == "paused", PATIENCE)
+    assert "nb has failed: its console printed: login: " in nb.tool("logs", "nb").stderr
+    assert re.search(r"^#\d+ .*\bmain \(", guest(nb, "debug", "nb", "--qemu-stub", *BATCH, "bt"), re.MULTILINE)
+    assert nb.tool("stop", "nb").returncode == 0

@@ -29,7 +29,7 @@ from support.staging import EXAMPLE
 from rumplab.errors import RumplabError
 from rumplab.machine import qmp
 from rumplab.machine.registry import Machine
-from rumplab.postmortem import core, dump, elf
+from rumplab.postmortem import core, cpu, dump, elf
 from rumplab.postmortem import record as records
 from rumplab.postmortem.record import Record
 
@@ -342,6 +342,38 @@ def test_headers_of_qemu_that_exceed_the_file_are_reported(out: Path, demo: dict
     path.write_bytes(content)
     result = lab.tool("debug", "--core", path, "--batch")
     assert result.returncode == 1 and "is cut short" in result.stderr
+
+
+def test_the_core_of_a_32_bit_guest_has_the_memory_below_4_gib(out: Path) -> None:
+    """QEMU's dump of such a guest with more memory is a 64-bit file; its 32-bit core leaves the rest out."""
+    low, high, gib = 1 << 20, 2 << 30, 1 << 30
+    note = elf.note_bytes(elf.Note(cpu.QEMU, 0, bytes(cpu.FORMAT.size)))
+    at = 64 + 4 * 56
+    memory = [
+        (at + len(note), 0, low),
+        (at + len(note) + low, 2 * gib, high),
+        (at + len(note) + low + high, 4 * gib, gib),
+    ]
+    content = elf.core_header(True, elf.EM_386, 64, 4)
+    content += elf.segment_bytes(elf.Segment(elf.PT_NOTE, at, 0, 0, len(note)), True)
+    content += b"".join(
+        elf.segment_bytes(elf.Segment(elf.PT_LOAD, offset, 0, physical, size), True)
+        for offset, physical, size in memory
+    )
+    path = out / "big.core"
+    with path.open("w+b") as target:
+        target.write(content + note + b"the first byte")
+        target.truncate(at + len(note) + low + high + gib)
+        target.flush()
+        record = dump.finish(target.fileno(), Record("big"))
+    assert record.cut
+    assert path.stat().st_blocks * 512 < 1 << 20
+    with core.opened(path) as found:
+        assert (found.elf.wide, found.elf.machine) == (False, elf.EM_386)
+        assert [(one.physical, one.size) for one in found.elf.loads()] == [(0, low), (2 * gib, high)]
+        assert found.record is not None and found.record.cut
+        first = found.elf.loads()[0].offset
+        assert bytes(found.elf.data[first : first + 14]) == b"the first byte"
 
 
 @pytest.mark.parametrize(

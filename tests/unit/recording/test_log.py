@@ -90,6 +90,16 @@ def test_the_log_of_a_killed_qemu_is_mended(tmp_path: Path) -> None:
     assert log.read(path) == log.Log(7, 12 + 5 + 2, True, True)
 
 
+def test_what_follows_the_end_of_a_log_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    whole = HEAD + instructions(5) + END
+    path.write_bytes(whole + b"more")
+    found = log.read(path)
+    assert found.problem == "4 bytes follow its end"
+    log.mend(path, found)
+    assert path.read_bytes() == whole
+
+
 def test_an_empty_log_has_no_instruction(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.touch()

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import signal
+import stat
 import subprocess
 import time
 from dataclasses import replace
@@ -145,6 +146,9 @@ def test_a_packed_and_unpacked_recording_is_the_same(lab: LabPrefix, demo: Recor
     assert "already" in failed(lab, "recording", "unpack", packed)
     assert lab.tool("recording", "unpack", packed, "--name", "theirs").returncode == 0
     assert lab.tool("replay", "theirs", "--check").returncode == 0
+    # Both directories have everything that was typed, and the disks.
+    for directory in (demo.directory, demo.directory.parent / "theirs"):
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     content = packed.read_bytes()
     for cut in (0, 10, len(content) // 2, len(content) - 5):
         packed.write_bytes(content[:cut])
@@ -157,6 +161,7 @@ def test_a_recording_in_a_chosen_directory_can_be_moved(lab: LabPrefix, pcihello
     place = tmp_path / "a, b"
     result = lab.tool("run", pcihello, "--exit-device", f"--record={place}")
     assert result.returncode == DONE, result.stderr
+    assert stat.S_IMODE(place.stat().st_mode) == 0o700
     moved = place.rename(tmp_path / "c d")
     assert lab.tool("replay", moved, "--check").returncode == 0
     again = lab.tool("run", pcihello, "--exit-device", f"--record={moved}")

@@ -1,4 +1,7 @@
-"""The examples in the guide to a bug that happens once and in docs/commands/recording.md work as shown."""
+"""The examples in the guide to a bug that happens once and in docs/commands/recording.md work as shown.
+
+Scenario `default` runs them with the installed programs; here, they run with the host's QEMU and GDB.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,17 @@ from pathlib import Path
 import pytest
 from support.docs_examples import Example, check, examples
 from support.labfixture import LabPrefix
-from support.staging import EXAMPLES, ROOT, command
+from support.staging import OVERRUN_EXAMPLE, ROOT, build, command
 
 GUIDE = ROOT / "docs" / "guides" / "the-bug-that-happens-once.md"
 PAGE = ROOT / "docs" / "commands" / "recording.md"
-INSTALLED = "/opt/rumplab/pcihello/pcihello.bin"
+INSTALLED = "/opt/rumplab/{0}/{0}.bin"
 
 
-def faults_of(example: Example, lab: LabPrefix, directory: Path, program: str = INSTALLED) -> list[str]:
-    """Runs `example` in `directory`, which has the sources, with `rumplab`, and returns the differences."""
-    (directory / "examples").symlink_to(EXAMPLES)
+def faults_of(example: Example, lab: LabPrefix, directory: Path, program: Path) -> list[str]:
+    """Runs `example` in `directory` with `rumplab`, and returns the differences. `program` takes the place of the
+    installed program of the same name."""
+    installed = INSTALLED.format(program.stem)
     launcher = directory / "bin" / "rumplab"
     launcher.parent.mkdir()
     launcher.write_text(f'#!/bin/sh\nexec {shlex.join(lab.argv())} "$@"\n')
@@ -28,7 +32,7 @@ def faults_of(example: Example, lab: LabPrefix, directory: Path, program: str = 
     def run(text: str) -> str:
         path = f"{launcher.parent}{os.pathsep}{lab.environment['PATH']}"
         done = subprocess.run(
-            ["/bin/sh", "-c", text.replace(INSTALLED, program)],
+            ["/bin/sh", "-c", text.replace(installed, str(program))],
             cwd=directory,
             env={**lab.environment, "PATH": path},
             stdin=subprocess.DEVNULL,
@@ -38,20 +42,27 @@ def faults_of(example: Example, lab: LabPrefix, directory: Path, program: str = 
             timeout=300,
             check=False,
         )
-        return done.stdout.replace(program, INSTALLED)
+        return done.stdout.replace(str(program), installed)
 
     return check(example, run)
 
 
-def test_the_guide_finds_its_bug(lab: LabPrefix, tmp_path: Path) -> None:
+@pytest.fixture(scope="session")
+def overrun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program with a memory corruption, built with the host's compiler."""
     command("gcc")
     command("make")
+    return build(OVERRUN_EXAMPLE, tmp_path_factory.mktemp("overrun") / "overrun.bin")
+
+
+def test_the_guide_finds_its_bug(lab: LabPrefix, overrun: Path, tmp_path: Path) -> None:
     (example,) = examples(GUIDE)
-    faults = faults_of(example, lab, tmp_path)
+    lab.component("overrun", {"program": str(overrun), "source": str(OVERRUN_EXAMPLE)}, source="bundle")
+    faults = faults_of(example, lab, tmp_path, overrun)
     assert not faults, "\n".join(faults)
 
 
 @pytest.mark.parametrize("example", examples(PAGE), ids=lambda example: str(example.line))
 def test_the_examples_work_as_shown(lab: LabPrefix, pcihello: Path, tmp_path: Path, example: Example) -> None:
-    faults = faults_of(example, lab, tmp_path, str(pcihello))
+    faults = faults_of(example, lab, tmp_path, pcihello)
     assert not faults, "\n".join(faults)

@@ -76,7 +76,7 @@ def loaded(program: Path) -> bytes:
     return flat.read_bytes()
 
 
-@pytest.mark.parametrize("example", ["pcihello", "kgdb", "ipkdb"])
+@pytest.mark.parametrize("example", ["pcihello", "kgdb", "ipkdb", "overrun"])
 def test_the_installed_sources_of_an_example_build_the_same_program(example: str, tmp_path: Path) -> None:
     ours = build(EXAMPLES / example, tmp_path / "ours.bin")
     theirs = build(installed(example, tmp_path / "src"), tmp_path / "theirs.bin")
