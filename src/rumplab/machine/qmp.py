@@ -7,7 +7,7 @@ import json
 import socket
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ CHUNK = 1 << 16
 LONGEST = 4 << 20
 # The number of events that are kept for event(); the latest ones.
 MOST_EVENTS = 256
+WAIT_SECONDS = 0.2
 
 
 class QmpError(Exception):
@@ -74,6 +75,19 @@ class Session:
         try:
             self._send(command, arguments)
             return self._reply(time.monotonic() + (timeout or self._timeout), "return")
+        except OSError as error:
+            raise QmpError(f"{self._path}: {error}") from error
+
+    def execute_long(self, command: str, arguments: Mapping[str, Any], wait: Callable[[], None]) -> Any:
+        """Executes a command that may take long, and returns the value of ``return`` in the answer. Calls `wait` every
+        WAIT_SECONDS until the answer arrives; an exception of `wait` ends the wait, but not the command."""
+        try:
+            self._send(command, arguments)
+            while True:
+                try:
+                    return self._reply(time.monotonic() + WAIT_SECONDS, "return")
+                except socket.timeout:
+                    wait()
         except OSError as error:
             raise QmpError(f"{self._path}: {error}") from error
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gzip
 import json
 import os
+import pty
 import re
 import resource
+import select
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -287,14 +291,16 @@ def test_the_dump_of_a_paged_kernel_has_its_virtual_addresses(
 
 
 class Emulator(threading.Thread):
-    """A QMP server on a socket that writes `content` as the dump of its memory."""
+    """A QMP server on a socket that writes `pieces` as the dump of its memory, `seconds` after each other. Then it
+    answers the command; or, as `ending` says, never answers, or closes its connection as a QEMU that is killed."""
 
-    def __init__(self, path: Path, content: bytes) -> None:
+    def __init__(self, path: Path, *pieces: bytes, seconds: float = 0, ending: str = "answers") -> None:
         super().__init__(daemon=True)
         self._server = socket.socket(socket.AF_UNIX)
         self._server.bind(str(path))
         self._server.listen()
-        self._content = content
+        self._pieces, self._seconds, self._ending = pieces, seconds, ending
+        self.pipe_closed = threading.Event()
         self.start()
 
     def run(self) -> None:
@@ -308,11 +314,31 @@ class Emulator(threading.Thread):
                     return
                 pipe = descriptors[0] if descriptors else pipe
                 command = json.loads(data)["execute"]
-                if command == "dump-guest-memory":
-                    os.write(pipe, self._content)
-                    os.close(pipe)
+                if command == "dump-guest-memory" and not self._dump(pipe):
+                    return
                 said = {"query-memory-size-summary": {"base-memory": 1 << 20}, "query-status": {"status": "running"}}
                 connection.sendall(json.dumps({"return": said.get(command, {})}).encode() + b"\n")
+
+    def _dump(self, pipe: int) -> bool:
+        """Writes the dump, and returns whether the command is to be answered."""
+        for piece in self._pieces:
+            os.write(pipe, piece)
+            time.sleep(self._seconds)
+        if self._ending == "never":
+            closed = select.poll()
+            # poll() reports POLLERR when the pipe has no reader.
+            closed.register(pipe, 0)
+            if closed.poll(30_000):
+                self.pipe_closed.set()
+        os.close(pipe)
+        return self._ending == "answers"
+
+
+@pytest.fixture
+def control() -> Iterator[Path]:
+    """The path of a socket. In pytest's own directory, it would be too long for some systems."""
+    with tempfile.TemporaryDirectory(prefix="rl") as directory:
+        yield Path(directory, "q")
 
 
 @pytest.mark.parametrize(
@@ -323,13 +349,101 @@ class Emulator(threading.Thread):
         (b"\x7fELF\x02\x01\x01", "QEMU has written a malformed dump"),
     ],
 )
-def test_a_malformed_dump_of_qemu_is_reported_and_leaves_no_file(out: Path, content: bytes, says: str) -> None:
-    with tempfile.TemporaryDirectory(prefix="rl") as directory:
-        control = Path(directory, "q")
-        Emulator(control, content)
-        with pytest.raises(RumplabError, match=says):
-            dump.write(OfKgdb("x", str(control)), Record("x"), out / "x.core")
+def test_a_malformed_dump_of_qemu_is_reported_and_leaves_no_file(
+    out: Path, control: Path, content: bytes, says: str
+) -> None:
+    Emulator(control, content)
+    with pytest.raises(RumplabError, match=says):
+        dump.write(OfKgdb("x", str(control)), Record("x"), out / "x.core")
     assert list(out.iterdir()) == []
+
+
+def test_a_dump_that_qemu_does_not_finish_is_ended_and_removed(
+    out: Path, control: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dump, "STALL_SECONDS", 0.5)
+    emulator = Emulator(control, bytes(4096), ending="never")
+    with pytest.raises(RumplabError, match=r"QEMU has written nothing of x's memory for 0 s.*rumplab ps"):
+        dump.write(OfKgdb("x", str(control)), Record("x"), out / "x.core")
+    # With the pipe closed, QEMU's next write fails, so it ends the dump and continues the machine.
+    assert emulator.pipe_closed.wait(10)
+    assert list(out.iterdir()) == []
+
+
+def test_a_slow_dump_may_take_longer_than_the_limit_for_a_stall(
+    out: Path, control: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dump, "STALL_SECONDS", 1.0)
+    seen: list[tuple[int, int]] = []
+    Emulator(control, *[b"x" * 1000] * 8, seconds=0.4)
+    began = time.monotonic()
+    with pytest.raises(RumplabError, match="malformed dump"):
+        dump.write(OfKgdb("x", str(control)), Record("x"), out / "x.core", progress=lambda *now: seen.append(now))
+    assert time.monotonic() - began > 3
+    # The progress grows, and knows the size of the memory.
+    assert len(seen) >= 4 and seen == sorted(set(seen)) and {memory for _, memory in seen} == {1 << 20}
+
+
+def test_a_machine_that_ends_during_its_dump_leaves_no_file(out: Path, control: Path) -> None:
+    Emulator(control, b"\x7fELF" + bytes(8192), ending="closes")
+    with pytest.raises(RumplabError, match="x can't be dumped: the machine closed the connection; see its state"):
+        dump.write(OfKgdb("x", str(control)), Record("x"), out / "x.core")
+    assert list(out.iterdir()) == []
+
+
+def caught(lab: LabPrefix, machine: dict[str, Any], out: Path, act: Callable[[], None]) -> tuple[int, str]:
+    """Begins a dump, stops QEMU's process as soon as it has written something, calls `act`, and returns the command's
+    exit status and messages."""
+    with subprocess.Popen(
+        lab.argv("dump", "demo", "-o", out / "demo.core"), env=lab.environment, stderr=subprocess.PIPE, text=True
+    ) as child:
+        until(lambda: any(path.stat().st_blocks for path in out.glob(".rumplab-*")) or child.poll() is not None)
+        os.kill(machine["pid"], signal.SIGSTOP)
+        assert child.poll() is None, "the dump was quicker than this test"
+        act()
+        _, said = child.communicate(timeout=60)
+    return child.returncode, said
+
+
+def test_a_qemu_that_is_killed_during_its_dump_leaves_no_file(lab: LabPrefix, pcihello: Path, out: Path) -> None:
+    machine = started(lab, pcihello, "--name", "demo", "--memory", "2G")
+    code, said = caught(lab, machine, out, lambda: os.kill(machine["pid"], signal.SIGKILL))
+    assert code == 1 and "demo can't be dumped: " in said and "rumplab ps" in said, said
+    assert "Traceback" not in said
+    assert list(out.iterdir()) == []
+
+
+def test_a_directory_that_disappears_during_the_dump_is_named(lab: LabPrefix, pcihello: Path, out: Path) -> None:
+    machine = started(lab, pcihello, "--name", "demo", "--memory", "2G")
+
+    def remove() -> None:
+        shutil.rmtree(out)
+        os.kill(machine["pid"], signal.SIGCONT)
+
+    code, said = caught(lab, machine, out, remove)
+    assert code == 1 and f"cannot write {out / 'demo.core'}: No such file or directory; choose another" in said, said
+    assert not out.exists()
+    assert state(machine) == "running"
+
+
+def test_the_progress_is_shown_on_a_terminal_and_removed(lab: LabPrefix, pcihello: Path, out: Path) -> None:
+    machine = started(lab, pcihello, "--name", "demo", "--memory", "2G")
+    ours, theirs = pty.openpty()
+    argv = lab.argv("dump", "demo", "-o", out / "demo.core")
+    with subprocess.Popen(argv, env=lab.environment, stdout=subprocess.PIPE, stderr=theirs) as child:
+        os.close(theirs)
+        until(lambda: any(path.stat().st_blocks for path in out.glob(".rumplab-*")) or child.poll() is not None)
+        os.kill(machine["pid"], signal.SIGSTOP)
+        # A second without progress, so that the dump is long enough to show it.
+        time.sleep(1.2)
+        os.kill(machine["pid"], signal.SIGCONT)
+        seen = b""
+        with contextlib.suppress(OSError):
+            while piece := os.read(ours, 4096):
+                seen += piece
+        assert child.wait(60) == 0
+    os.close(ours)
+    assert re.fullmatch(rb"(\rdemo: \d+ % of 2048 MB)+\r\x1b\[K", seen), seen
 
 
 def test_headers_of_qemu_that_exceed_the_file_are_reported(out: Path, demo: dict[str, Any], lab: LabPrefix) -> None:
