@@ -16,7 +16,7 @@ import os
 import select
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,8 +25,9 @@ from rumplab.host import files
 from rumplab.host.answers import MALFORMED
 from rumplab.machine import qmp
 from rumplab.machine.registry import Machine
-from rumplab.postmortem import cpu, elf, paging, vmcoreinfo
+from rumplab.postmortem import cpu, elf, netbsd, paging, vmcoreinfo
 from rumplab.postmortem import record as records
+from rumplab.postmortem.cpu import Cpu
 from rumplab.postmortem.elf import Elf, Note, Segment
 from rumplab.postmortem.paging import PAGE, Run
 from rumplab.postmortem.record import Record
@@ -254,25 +255,48 @@ class CoreHeaders:
         # A 64-bit program that hasn't entered long mode yet still needs a 64-bit core for its symbols.
         self._wide = self._long or (symbols is not None and symbols.machine == elf.EM_X86_64)
         mode = paging.mode(self._cpus[0].cr0, self._cpus[0].cr4, self._long)
-        self._runs, cut = self._mapped(mode) if mode else ([], False)
+        self._runs: list[Run] = []
+        self._cut = False
+        if mode:
+            self._map(mode, symbols)
         self._info = self._described(symbols, mode)
-        if mode and self._info:
-            table = vmcoreinfo.kernel_tables(self._info)
+        text = self._info or next((note.content for note in self._notes if note.owner == vmcoreinfo.OWNER), None)
+        if mode and text:
+            table = vmcoreinfo.kernel_tables(text)
             if table is not None:
-                own = paging.Walk(self._page, mode).from_root(table)
-                self._runs, cut = paging.joined(self._runs, own.runs), cut or own.cut
-        self.record = replace(record, virtual=mode is not None, cut=cut, window=WINDOW if mode and self._wide else 0)
+                self._add(paging.Walk(self._page, mode).from_root(table))
         self._segments = self._placed(mode is not None)
+        self.record = replace(
+            record, virtual=mode is not None, cut=self._cut, window=WINDOW if mode and self._wide else 0
+        )
 
-    def _mapped(self, mode: paging.Mode) -> tuple[list[Run], bool]:
-        """Returns the mappings of all processors, and whether some are left out. The first processor's mapping of an
-        address wins."""
-        runs: list[Run] = []
-        cut = False
-        for root in dict.fromkeys(one.cr3 for one in self._cpus):
+    def _map(self, mode: paging.Mode, symbols: Elf | None) -> None:
+        """Finds the mappings of all processors, and of NetBSD's kernel. The first processor's mapping of an address
+        wins."""
+        tried = set()
+        for one in self._cpus:
+            if one.cr3 in tried:
+                continue
+            tried.add(one.cr3)
+            walk = paging.Walk(self._page, mode).from_root(one.cr3)
+            self._add(walk)
+            if self._long:
+                self._add_kernel(mode, netbsd.of_processor(walk.runs, self._physical), one, walk.runs)
+        if self._long and symbols:
+            self._add_kernel(mode, netbsd.of_kernel(symbols, self._runs, self._physical), self._cpus[0], self._runs)
+
+    def _add_kernel(self, mode: paging.Mode, roots: Iterable[int], one: Cpu, runs: Sequence[Run]) -> None:
+        """Adds the mappings of the kernel's tables among `roots`. Those are the ones with the processor's interrupt
+        table, which each of a kernel's tables maps, at the same place as `runs`."""
+        interrupts = one.bases["idt"]
+        place = paging.translated(runs, interrupts)
+        for root in roots:
             walk = paging.Walk(self._page, mode).from_root(root)
-            runs, cut = paging.joined(runs, walk.runs), cut or walk.cut
-        return runs, cut
+            if place is not None and paging.translated(walk.runs, interrupts) == place:
+                self._add(walk)
+
+    def _add(self, walk: paging.Walk) -> None:
+        self._runs, self._cut = paging.joined(self._runs, walk.runs), self._cut or walk.cut
 
     def _page(self, physical: int) -> memoryview | None:
         """Returns the page at the address `physical`; None if there is no memory."""
@@ -311,7 +335,9 @@ class CoreHeaders:
         if not virtual:
             return loads
         seen = [piece for run in self._runs for one in loads for piece in in_file(run, one)]
-        seen = seen[: elf.MOST_SEGMENTS - len(loads) - 1]
+        most = elf.MOST_SEGMENTS - len(loads) - 1
+        self._cut = self._cut or len(seen) > most
+        seen = seen[:most]
         if not self._wide:
             return seen
         return seen + [replace(one, virtual=WINDOW + one.physical) for one in loads]
