@@ -33,7 +33,7 @@ from support.staging import EXAMPLE
 from rumplab.errors import RumplabError
 from rumplab.machine import qmp
 from rumplab.machine.registry import Machine
-from rumplab.postmortem import core, dump, elf
+from rumplab.postmortem import core, debugger, dump, elf
 from rumplab.postmortem import record as records
 from rumplab.postmortem.record import Record
 
@@ -278,8 +278,6 @@ def test_the_dump_of_a_paged_kernel_has_its_virtual_addresses(
         assert opened.read(hole, 1) is None and opened.read(0, 1) is None
         assert opened.read(hole - 8, 8) is not None
         assert bool(done.record.window) == (architecture == "amd64")
-        from rumplab.postmortem import debugger
-
         commands = debugger.commands(opened, str(program), None)
     argv = [host_tool("gdb"), "-nx", "-batch"]
     for command in [*commands, "bt", "print msgbufp->msg_magic", "print *(char *) 0"]:
@@ -288,6 +286,24 @@ def test_the_dump_of_a_paged_kernel_has_its_virtual_addresses(
     assert re.search(r"#\d+ .*kgdb.*\n(#.*\n)*#\d+ .* main \(", shown.stdout), shown.stdout
     assert re.search(r"\$\d+ = \d+", shown.stdout)
     assert "Cannot access memory at address 0x0" in shown.stderr
+
+
+def test_the_commands_for_netbsd_work_on_a_dump(
+    kgdb_kernel: tuple[str, Path], kgdb_guests: Callable[..., Guest], out: Path
+) -> None:
+    control, path = out / "q", out / "kernel.core"
+    kgdb_guests("", ["-qmp", f"unix:{control},server=on,wait=off"]).wait_for("login: ")
+    dump.write(OfKgdb("kernel", str(control)), Record("kernel", program=str(kgdb_kernel[1])), path)
+    with core.opened(path) as opened:
+        commands = debugger.commands(opened, str(kgdb_kernel[1]), None)
+    # The symbols say that it is NetBSD's kind of kernel, so GDB gets the commands.
+    argv = [host_tool("gdb"), "-nx", "-batch"]
+    for command in [*commands, "nb-ps", "nb-pci", "nb-dmesg"]:
+        argv += ["-ex", command]
+    shown = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert re.search(r"  PID  PPID LWPS STATE  COMMAND\n( +\d+ +\d+ +\d+ \w+ +\S+\n)+", shown.stdout), shown.stdout
+    assert re.search(r"^\d{3}:\d\d:\d: \w+ at pci\d", shown.stdout, re.MULTILINE), shown.stdout
+    assert "login: " in shown.stdout.partition("COMMAND")[2], shown.stdout
 
 
 class Emulator(threading.Thread):
