@@ -31,8 +31,9 @@ from support.running import DONE, started, until
 from support.staging import EXAMPLE
 
 from rumplab.errors import RumplabError
+from rumplab.lab import config
 from rumplab.machine import qmp
-from rumplab.machine.registry import Machine
+from rumplab.machine.registry import Machine, open_machines
 from rumplab.postmortem import core, debugger, dump, elf
 from rumplab.postmortem import record as records
 from rumplab.postmortem.record import Record
@@ -384,6 +385,21 @@ def test_a_dump_that_qemu_does_not_finish_is_ended_and_removed(
     # With the pipe closed, QEMU's next write fails, so it ends the dump and continues the machine.
     assert emulator.pipe_closed.wait(10)
     assert list(out.iterdir()) == []
+
+
+def test_a_qemu_that_hangs_during_its_dump_continues_the_machine_later(
+    lab: LabPrefix, pcihello: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dump, "STALL_SECONDS", 1.0)
+    running = started(lab, pcihello, "--name", "demo", "--memory", "2G")
+    machine = open_machines(config.load()).find("demo")
+    with pytest.raises(RumplabError, match="QEMU has written nothing of demo's memory for 1 s"):
+        # The first progress stops QEMU's process.
+        dump.write(machine, Record("demo"), out / "x.core", progress=lambda *_: os.kill(running["pid"], signal.SIGSTOP))
+    assert list(out.iterdir()) == []
+    os.kill(running["pid"], signal.SIGCONT)
+    until(lambda: state(running) == "running")
+    dumped(lab, out / "x.core")
 
 
 def test_a_slow_dump_may_take_longer_than_the_limit_for_a_stall(
