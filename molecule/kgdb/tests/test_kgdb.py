@@ -70,8 +70,9 @@ def linux(host: Any) -> str:
 
 
 def test_linux_from_its_first_stop_to_its_end(host: Any, linux: str) -> None:
-    said = debug(host, "lx --batch --ex bt --ex 'print linux_banner'")
+    said = debug(host, "lx --batch --ex bt --ex 'print linux_banner' --ex linux-ps")
     assert INITIAL in said
+    assert re.search(r"^ +2 +0 kernel kthreadd$", said, re.MULTILINE), said
     assert re.search(r'= .*"Linux version 6\.1', said)
     # The kernel continues when GDB detaches.
     wait_for(host, linux, "# ")
@@ -154,13 +155,17 @@ def test_a_dump_of_linux_is_read_by_the_labs_gdb(host: Any) -> None:
     host.check_output(f"{USER} rumplab dump lx -o {HOME}/lx.core")
     # The guest continues after the dump.
     assert host.check_output(f"{GUEST} stop lx") == "lx stopped"
-    words = "--ex bt --ex 'print linux_banner' --ex 'print init_task.comm'"
+    words = "--ex bt --ex 'print linux_banner' --ex 'print init_task.comm' --ex linux-ps --ex linux-dmesg"
     said = debug(host, f"--core {HOME}/lx.core --batch {words}", f"{USER} rumplab")
     # The kernel is idle, since init waits for input.
     assert re.search(r"^#0 .*halt", said, re.MULTILINE)
     assert re.search(r"^#\d+ .*start_kernel", said, re.MULTILINE)
     assert re.search(r'= .*"Linux version 6\.1', said)
     assert '"swapper' in said
+    # The lab's commands for Linux read the dump too.
+    assert re.search(r"^ +0 +0 kernel swapper\n +1 +0 user   init\n +2 +0 kernel kthreadd$", said, re.MULTILINE), said
+    assert re.search(r"^\[ +0\.000000\] Linux version 6\.1", said, re.MULTILINE), said
+    assert re.search(r"^\[ +\d+\.\d{6}\] Run /init as init process$", said, re.MULTILINE), said
 
 
 def test_a_dump_of_linux_is_read_by_drgn(host: Any, tmp_path: Path) -> None:

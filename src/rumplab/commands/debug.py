@@ -247,7 +247,7 @@ def open_core(args: argparse.Namespace, lab: Lab, image: Image | None) -> int:
                 f"GDB can't open {args.core} by its name; unpack it with gunzip if it is compressed, else rename it"
             )
         if image is not None:
-            return in_container(image, argv, session, [dump.path, *debugger.files(dump)], "none", args.dry_run)
+            return in_container(image, argv, session, [dump.path, *debugger.files(dump, program)], "none", args.dry_run)
         script(shlex.join(argv) + "\n")
     return 0
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,6 +28,32 @@ examples:
   rumplab debug --core before.core
 """
 
+# A shorter dump shows no progress.
+QUIET_SECONDS = 1.0
+
+
+class Meter:
+    """Shows the progress on standard error if that is a terminal, and removes the line at the end."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._from = time.monotonic() + QUIET_SECONDS
+        self._shown = False
+
+    def __enter__(self) -> Meter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def show(self, size: int, memory: int) -> None:
+        """`size` of `memory` bytes have been written."""
+        if time.monotonic() >= self._from and sys.stderr.isatty():
+            self._shown = True
+            share = min(100 * size // max(memory, 1), 100)
+            print(f"\r{self._name}: {share} % of {memory // MIB} MB", end="", file=sys.stderr, flush=True)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the machine")
@@ -38,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
     lab = config.load()
     machine = open_machines(lab).find(args.name)
     target = args.output or Path(f"{machine.name}.core")
-    done = dump.write(machine, describe(lab, machine), target.absolute(), args.compress)
+    with Meter(machine.name) as meter:
+        done = dump.write(machine, describe(lab, machine), target.absolute(), args.compress, progress=meter.show)
     if args.json:
         print(output.as_json({**asdict(done.record), "file": str(target.absolute()), "size": done.size}))
         return 0

@@ -35,12 +35,17 @@ def run(args: argparse.Namespace) -> int:
         return 0
     taken = snapshots.all_of(machine)
     if args.json:
-        print(output.as_json([asdict(one) for one in taken]))
+        print(output.as_json([described(one) for one in taken]))
     elif not taken:
         print(f"{machine.name} has no snapshots; take one with: rumplab snap {machine.name} LABEL")
     else:
         print(output.table(("LABEL", "MB", "TAKEN", "RAN"), map(row, taken)))
     return 0
+
+
+def described(one: snapshots.Snapshot) -> dict[str, object]:
+    """Returns the fields of a snapshot for JSON."""
+    return {name: value for name, value in asdict(one).items() if name != "node"}
 
 
 def row(one: snapshots.Snapshot) -> tuple[str, str, str, str]:

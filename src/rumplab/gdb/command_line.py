@@ -156,10 +156,12 @@ def warn(message: str) -> None:
 
 
 def check_files(*paths: str | None) -> None:
-    """RumplabError for the first of `paths` that isn't a file; None is skipped."""
+    """RumplabError for the first of `paths` that isn't a file, or that this user may not read; None is skipped."""
     for path in paths:
         if path is not None and not os.path.isfile(path):
             raise RumplabError(f"{path}: no such file")
+        if path is not None and not os.access(path, os.R_OK):
+            raise RumplabError(f"{path}: permission denied; make it readable with: chmod u+r {shlex.quote(path)}")
 
 
 def checked_location(location: str | None) -> str | None:

@@ -25,6 +25,7 @@ from rumplab.gdb.command_line import attached, gdb_quote
 
 DATA = Path(__file__).resolve().parent / "scripts"
 HELPERS = DATA / "netbsd.gdb"
+LINUX_HELPERS = DATA / "linux.gdb"
 
 KGDB = "kgdb"
 LINUX_KGDB = "linux-kgdb"
@@ -56,6 +57,7 @@ class KgdbSession:
     UNIX socket of the guest's serial line (for KGDB and LINUX_KGDB); `remote`, the argument of 'target remote' (for
     QEMU). On Ctrl-C, the pipe sends a BREAK on the character device `line` through the QMP socket `control`, or runs
     the command `interrupt`. `sources` are pairs of a directory in the symbols and the same directory on this host.
+    `linux` says that the kernel is a Linux, and not a NetBSD.
     """
 
     stub: str
@@ -68,6 +70,7 @@ class KgdbSession:
     interrupt: tuple[str, ...] = ()
     symbols: str | None = None
     sources: tuple[tuple[str, str], ...] = ()
+    linux: bool = False
 
 
 def commands(session: KgdbSession) -> list[str]:
@@ -87,7 +90,7 @@ def preparation(session: KgdbSession) -> list[str]:
         *prepare(session),
         f"set remotetimeout {BRIDGE_SECONDS if session.stub == IPKDB else TIMEOUT_SECONDS}",
         *symbol_commands(session),
-        *([f"source {HELPERS}"] if session.stub != LINUX_KGDB else []),
+        f"source {LINUX_HELPERS if session.linux else HELPERS}",
     ]
 
 

@@ -76,6 +76,7 @@ def gdb_session(
         interrupt=tuple(own_command("guest", "break", guest.name)) if linux else (),
         symbols=machine.program,
         sources=((guest.source_name, sources),) if sources else (),
+        linux=linux,
     )
 
 

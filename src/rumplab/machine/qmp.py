@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ CHUNK = 1 << 16
 LONGEST = 4 << 20
 # The number of events that are kept for event(); the latest ones.
 MOST_EVENTS = 256
+WAIT_SECONDS = 0.2
 
 
 class QmpError(Exception):
@@ -44,6 +46,8 @@ class Session:
         self._rest = bytearray()
         # The events that arrived while this session waited for an answer.
         self._events: deque[dict[str, Any]] = deque(maxlen=MOST_EVENTS)
+        # The last command's id. QEMU sends an answer that an earlier client didn't wait for to the next one.
+        self._id = ""
 
     def __enter__(self) -> Session:
         try:
@@ -77,6 +81,19 @@ class Session:
         except OSError as error:
             raise QmpError(f"{self._path}: {error}") from error
 
+    def execute_long(self, command: str, arguments: Mapping[str, Any], wait: Callable[[], None]) -> Any:
+        """Executes a command that may take long, and returns the value of ``return`` in the answer. Calls `wait` every
+        WAIT_SECONDS until the answer arrives; an exception of `wait` ends the wait, but not the command."""
+        try:
+            self._send(command, arguments)
+            while True:
+                try:
+                    return self._reply(time.monotonic() + WAIT_SECONDS, "return")
+                except socket.timeout:
+                    wait()
+        except OSError as error:
+            raise QmpError(f"{self._path}: {error}") from error
+
     def event(self, seconds: float) -> dict[str, Any] | None:
         """Returns the next event; None if none arrives within `seconds`. QmpError if the machine has ended."""
         deadline = time.monotonic() + seconds
@@ -91,9 +108,8 @@ class Session:
 
     def give(self, name: str, descriptor: int) -> None:
         """Passes the open file `descriptor` to QEMU, whose commands then accept `name` for it."""
-        message = json.dumps({"execute": "getfd", "arguments": {"fdname": name}}).encode() + b"\n"
         try:
-            socket.send_fds(self._socket, [message], [descriptor])
+            socket.send_fds(self._socket, [self._message_of("getfd", {"fdname": name})], [descriptor])
             self._reply(time.monotonic() + self._timeout, "return")
         except OSError as error:
             raise QmpError(f"{self._path}: {error}") from error
@@ -107,13 +123,23 @@ class Session:
         return state(self.execute("query-status"))
 
     def _send(self, command: str, arguments: Mapping[str, Any] | None = None) -> None:
-        message = {"execute": command, "arguments": dict(arguments)} if arguments else {"execute": command}
-        self._socket.sendall(json.dumps(message).encode() + b"\n")
+        self._socket.sendall(self._message_of(command, arguments))
+
+    def _message_of(self, command: str, arguments: Mapping[str, Any] | None = None) -> bytes:
+        """Returns the bytes of a command with a new id."""
+        self._id = os.urandom(8).hex()
+        message: dict[str, Any] = {"execute": command, "id": self._id}
+        if arguments:
+            message["arguments"] = dict(arguments)
+        return json.dumps(message).encode() + b"\n"
 
     def _reply(self, deadline: float, key: str) -> Any:
-        """Returns the value of `key` in the next message that has this key. Keeps events for event()."""
+        """Returns the value of `key` in the next message that has this key. Keeps events for event(), and skips answers
+        to another client's command."""
         while True:
             message = self._message(deadline)
+            if message.get("id", self._id) != self._id:
+                continue
             try:
                 refusal = None if key in message or "error" not in message else message["error"].get("desc", "refused")
             except MALFORMED as error:

@@ -35,7 +35,7 @@ SOCKET = "qmp.sock"
 STUB = "gdb.sock"
 RECORD = "machine.json"
 # See rumplab.machine.snapshots. The file is large, and useless after the machine has ended.
-SNAPSHOTS = "snapshots.qcow2"
+SNAPSHOTS = "snapshots"
 # The longest name of a machine's socket: that of a guest's serial line.
 LONGEST_SOCKET = "com0.sock"
 # The size of sun_path in bytes, with the closing NUL.
@@ -288,8 +288,10 @@ class Machines:
         kept = self.root / ".ended"
         kept.mkdir(mode=0o700, exist_ok=True)
         for entry in path.iterdir():
-            if entry.is_socket() or entry.name == SNAPSHOTS:
+            if entry.is_socket():
                 entry.unlink()
+            elif entry.name == SNAPSHOTS:
+                shutil.rmtree(entry, ignore_errors=True)
         shutil.rmtree(kept / path.name, ignore_errors=True)
         path.rename(kept / path.name)
         (kept / path.name).touch()

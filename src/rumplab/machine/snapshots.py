@@ -1,8 +1,8 @@
 """Saves and loads the state of a running machine: memory, devices, and disks whose writes are discarded.
 
-The snapshots are in a file in the machine's directory, which the guest doesn't see as a disk, and which is removed when
-the machine ends. QEMU would save the state of any other writable disk in that disk's own file, so rumplab refuses such
-a machine.
+Each snapshot has a file of its own in the machine's directory, so that a snapshot that fails or is deleted gives its
+space back. The guest doesn't see the files as disks, and they are removed when the machine ends. QEMU would save the
+state of any other writable disk in that disk's own file, so rumplab refuses such a machine.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from rumplab.host.answers import MALFORMED
 from rumplab.machine import qmp
 from rumplab.machine.registry import SNAPSHOTS, Machine
 
-NODE = "rumplab-snapshots"
-FILE_NODE = "rumplab-snapshots-file"
+# QEMU's name of the node of snapshot number N is NODE with N, and that of its file's node has FILE added.
+NODE = "rumplab-snapshot-"
+FILE = "-file"
 # The smallest disk; QEMU stores a machine's state beyond the disk's size.
 DISK_SIZE = 65536
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -33,18 +35,21 @@ JOB_SECONDS = 300.0
 POLL_SECONDS = 0.005
 JOB = "rumplab-job"
 QCOW2 = "qcow2"
+# With less free space, QEMU's "Input/output error" means that the disk is full.
+NO_SPACE = 1 << 20
 JSON = "json:"
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """A snapshot. `size` is the size of the machine's state in bytes, `taken` is UNIX time, and `ran` is the guest's
-    clock in seconds."""
+    clock in seconds. `node` is QEMU's node of its file."""
 
     label: str
     size: int
     taken: int
     ran: float
+    node: str = field(compare=False, repr=False)
 
 
 def check_not_recorded(machine: Machine) -> None:
@@ -68,19 +73,31 @@ def check_label(label: str) -> str:
 
 
 def take(machine: Machine, label: str) -> Snapshot:
-    """Saves the state of `machine` as `label`. RumplabError names the disk or the device that can't be saved."""
+    """Saves the state of `machine` as `label`. RumplabError names the disk or the device that can't be saved. If that
+    fails, the machine goes on, and nothing of the snapshot is left."""
     check_label(label)
     check_not_recorded(machine)
     with connected(machine) as session:
         disks = kept_disks(machine, session)
-        provide(machine, session)
-        if any(one.label == label for one in listed(session)):
+        for number in unused(session):
+            remove(machine, session, number)
+        taken = listed(session)
+        if any(one.label == label for one in taken):
             raise RumplabError(
                 f"{machine.name} has a snapshot '{label}' already; choose another LABEL, or delete it:"
                 f" rumplab snaps {machine.name} --delete {label}"
             )
-        job(machine, session, "snapshot-save", tag=label, vmstate=NODE, devices=[NODE, *disks])
-        return next(one for one in listed(session) if one.label == label)
+        number = 1 + max((number_of(one.node) for one in taken), default=0)
+        node = f"{NODE}{number}"
+        try:
+            provide(machine, session, number)
+            job(machine, session, "snapshot-save", tag=label, vmstate=node, devices=[node, *disks])
+        except BaseException:
+            with contextlib.suppress(RumplabError, qmp.QmpError, OSError):
+                remove(machine, session, number)
+                job(machine, session, "snapshot-delete", tag=label, devices=disks)
+            raise
+        return find(machine, session, label)
 
 
 def back(machine: Machine, label: str) -> Snapshot:
@@ -89,7 +106,8 @@ def back(machine: Machine, label: str) -> Snapshot:
     with connected(machine) as session:
         snapshot = find(machine, session, label)
         disks = kept_disks(machine, session)
-        job(machine, session, "snapshot-load", tag=label, vmstate=NODE, devices=[NODE, *disks])
+        node = snapshot.node
+        job(machine, session, "snapshot-load", tag=label, vmstate=node, devices=[node, *disks])
         return snapshot
 
 
@@ -97,8 +115,9 @@ def delete(machine: Machine, label: str) -> None:
     """Deletes the snapshot `label` of `machine`."""
     check_label(label)
     with connected(machine) as session:
-        find(machine, session, label)
-        job(machine, session, "snapshot-delete", tag=label, devices=[NODE, *kept_disks(machine, session)])
+        node = find(machine, session, label).node
+        job(machine, session, "snapshot-delete", tag=label, devices=[node, *kept_disks(machine, session)])
+        remove(machine, session, number_of(node))
 
 
 def all_of(machine: Machine) -> list[Snapshot]:
@@ -135,20 +154,44 @@ def find(machine: Machine, session: qmp.Session, label: str) -> Snapshot:
 
 
 def listed(session: qmp.Session) -> list[Snapshot]:
-    """Returns the snapshots in the machine's file; none if it has no such file yet."""
+    """Returns the machine's snapshots, the oldest first."""
+    found = [(number, read(one)) for number, one in nodes(session).items() if has_snapshot(one)]
+    return [one for _, one in sorted(found, key=lambda pair: (pair[1].taken, pair[0]))]
+
+
+def unused(session: qmp.Session) -> list[int]:
+    """Returns the numbers of the nodes without a snapshot: of a `rumplab snap` that was killed."""
+    return [number for number, one in nodes(session).items() if not has_snapshot(one)]
+
+
+def nodes(session: qmp.Session) -> dict[int, dict[str, Any]]:
+    """Returns QEMU's description of each snapshot's node, or of its file's node if it has no other, by number."""
+    found: dict[int, dict[str, Any]] = {}
     for node in session.execute("query-named-block-nodes", {"flat": True}):
-        if node.get("node-name") == NODE:
-            return sorted(map(read, node["image"].get("snapshots", ())), key=lambda one: one.taken)
-    return []
+        name = str(node.get("node-name"))
+        if name.startswith(NODE) and (not name.endswith(FILE) or number_of(name) not in found):
+            found[number_of(name)] = node
+    return found
 
 
-def read(data: dict[str, Any]) -> Snapshot:
-    """Returns the snapshot that QEMU describes in `data`, a SnapshotInfo of its QMP schema."""
+def number_of(node: str) -> int:
+    """Returns the number in the name of a snapshot's node, or of its file's node."""
+    return int(node[len(NODE) :].partition("-")[0])
+
+
+def has_snapshot(node: dict[str, Any]) -> bool:
+    return bool(node["image"].get("snapshots"))
+
+
+def read(node: dict[str, Any]) -> Snapshot:
+    """Returns the snapshot in `node`, a BlockDeviceInfo of QEMU's QMP schema."""
+    (data,) = node["image"]["snapshots"]
     return Snapshot(
         label=str(data["name"]),
         size=int(data["vm-state-size"]),
         taken=int(data["date-sec"]),
         ran=int(data["vm-clock-sec"]) + int(data["vm-clock-nsec"]) / 1e9,
+        node=str(node["node-name"]),
     )
 
 
@@ -186,17 +229,27 @@ def file_of(inserted: dict[str, Any]) -> str:
     return name
 
 
-def provide(machine: Machine, session: qmp.Session) -> None:
-    """Makes the machine's file for snapshots and has QEMU open it, unless it is open already."""
-    nodes = {node.get("node-name") for node in session.execute("query-named-block-nodes", {"flat": True})}
-    if NODE in nodes:
-        return
-    path = str(machine.path / SNAPSHOTS)
-    if FILE_NODE not in nodes:
-        job(machine, session, "blockdev-create", options={"driver": "file", "filename": path, "size": 0})
-        session.execute("blockdev-add", {"driver": "file", "node-name": FILE_NODE, "filename": path})
-    job(machine, session, "blockdev-create", options={"driver": QCOW2, "file": FILE_NODE, "size": DISK_SIZE})
-    session.execute("blockdev-add", {"driver": QCOW2, "node-name": NODE, "file": FILE_NODE})
+def provide(machine: Machine, session: qmp.Session, number: int) -> None:
+    """Makes the file of snapshot `number` and has QEMU open it."""
+    path = file_path(machine, number)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    node, file_node = f"{NODE}{number}", f"{NODE}{number}{FILE}"
+    job(machine, session, "blockdev-create", options={"driver": "file", "filename": str(path), "size": 0})
+    session.execute("blockdev-add", {"driver": "file", "node-name": file_node, "filename": str(path)})
+    job(machine, session, "blockdev-create", options={"driver": QCOW2, "file": file_node, "size": DISK_SIZE})
+    session.execute("blockdev-add", {"driver": QCOW2, "node-name": node, "file": file_node})
+
+
+def remove(machine: Machine, session: qmp.Session, number: int) -> None:
+    """Closes and removes the file of snapshot `number`, as far as there is one."""
+    for name in (f"{NODE}{number}", f"{NODE}{number}{FILE}"):
+        with contextlib.suppress(qmp.Refused):
+            session.execute("blockdev-del", {"node-name": name})
+    file_path(machine, number).unlink(missing_ok=True)
+
+
+def file_path(machine: Machine, number: int) -> Path:
+    return machine.path / SNAPSHOTS / f"{number}.qcow2"
 
 
 def job(machine: Machine, session: qmp.Session, command: str, **arguments: Any) -> None:
@@ -222,9 +275,12 @@ def job(machine: Machine, session: qmp.Session, command: str, **arguments: Any) 
 def failed(machine: Machine, why: str) -> RumplabError:
     """Returns the error for QEMU's message `why`, with the remedy if that is known."""
     remedy = ""
-    if "No space left" in why:
-        remedy = f"; free some space in {machine.path}"
-    elif "non-migratable" in why:
+    if "No space left" in why or ("Input/output error" in why and shutil.disk_usage(machine.path).free < NO_SPACE):
+        return RumplabError(
+            f"no space left for a snapshot of {machine.name}; free some space in {machine.path}, for example delete a"
+            f" snapshot: rumplab snaps {machine.name} --delete LABEL"
+        )
+    if "non-migratable" in why:
         remedy = "; QEMU can't save that device, so start the machine without it"
     elif "has not been found" in why:
         remedy = "; snapshots need QEMU 6.0 or later"

@@ -13,9 +13,10 @@ import fcntl
 import gzip
 import mmap
 import os
+import select
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,17 +25,18 @@ from rumplab.host import files
 from rumplab.host.answers import MALFORMED
 from rumplab.machine import qmp
 from rumplab.machine.registry import Machine
-from rumplab.postmortem import cpu, elf, paging, vmcoreinfo
+from rumplab.postmortem import cpu, elf, netbsd, paging, vmcoreinfo
 from rumplab.postmortem import record as records
+from rumplab.postmortem.cpu import Cpu
 from rumplab.postmortem.elf import Elf, Note, Segment
 from rumplab.postmortem.paging import PAGE, Run
 from rumplab.postmortem.record import Record
 
 DESCRIPTOR = "rumplab-dump"
-# The time limit for a machine on a slow disk under load; for every GiB of memory, the same time again.
-SECONDS = 30.0
+# The longest time without a byte from QEMU. A dump may take longer: its time depends on the memory and on the disk.
+STALL_SECONDS = 30.0
 ANSWER_SECONDS = 5.0
-GIB = 1 << 30
+POLL_SECONDS = 0.2
 PIECE = 1 << 20
 BLOCK = 1 << 16
 ZEROS = bytes(BLOCK)
@@ -58,25 +60,44 @@ class Dumped:
     taken: int
 
 
+# A function that is called now and then with the bytes that QEMU has written, and with the size of the memory.
+Progress = Callable[[int, int], None]
+
+
 class Sink(threading.Thread):
     """Copies a pipe to a file. Zeros become holes."""
 
     def __init__(self, pipe: int, target: int) -> None:
         super().__init__(daemon=True)
-        self._pipe, self._target = pipe, target
+        # A descriptor of its own: a thread that hangs in a write to a dead disk outlives the caller's.
+        self._pipe, self._target = pipe, os.dup(target)
+        self._stopped = threading.Event()
         self.size = 0
         self.error: OSError | None = None
 
     def run(self) -> None:
         try:
-            while piece := os.read(self._pipe, PIECE):
+            while piece := self._read():
                 self._write(piece)
             os.ftruncate(self._target, self.size)
         except OSError as error:
             self.error = error
         finally:
-            # After an error, QEMU's next write to the pipe fails, and its command ends with an error too.
+            # If QEMU hasn't finished, its next write to the pipe fails, and its command ends with an error.
             os.close(self._pipe)
+            os.close(self._target)
+
+    def stop(self) -> None:
+        """Ends the copy, and waits for that."""
+        self._stopped.set()
+        self.join(ANSWER_SECONDS)
+
+    def _read(self) -> bytes:
+        """Returns the next bytes; none at the end of the pipe, or after stop()."""
+        while not self._stopped.is_set():
+            if select.select([self._pipe], [], [], POLL_SECONDS)[0]:
+                return os.read(self._pipe, PIECE)
+        return b""
 
     def _write(self, piece: bytes) -> None:
         for at in range(0, len(piece), BLOCK):
@@ -89,17 +110,22 @@ class Sink(threading.Thread):
 
 
 def write(
-    machine: Machine, description: Record, output: Path, compress: bool = False, session: qmp.Session | None = None
+    machine: Machine,
+    description: Record,
+    output: Path,
+    compress: bool = False,
+    session: qmp.Session | None = None,
+    progress: Progress | None = None,
 ) -> Dumped:
     """Dumps `machine` to `output`, which appears only when it is complete. `description` is the record without the run
-    state. `session` is a connection to the machine, if the caller has one. RumplabError if QEMU refuses, or if the file
-    can't be written."""
+    state. `session` is a connection to the machine, if the caller has one. RumplabError if QEMU refuses or doesn't
+    finish, or if the file can't be written."""
     directory = output.parent
     files.sweep(directory)
     with files.temporary_file(directory) as temporary:
         temporary.chmod(0o600)
         with write_errors(output), temporary.open("r+b") as target:
-            state = from_qemu(machine, target.fileno(), session)
+            state = from_qemu(machine, target.fileno(), session, progress)
             record = finish(target.fileno(), replace(description, state=state, time=time.time()))
         final = temporary
         with write_errors(output), contextlib.ExitStack() as stack:
@@ -124,33 +150,50 @@ def write_errors(output: Path) -> Iterator[None]:
         raise RumplabError(f"cannot write {output}: {error.strerror}; {remedy}") from error
 
 
-def from_qemu(machine: Machine, target: int, session: qmp.Session | None) -> str:
+def from_qemu(machine: Machine, target: int, session: qmp.Session | None, progress: Progress | None) -> str:
     """Has QEMU write its memory to the open file `target`, and returns the machine's run state. OSError if the file
     can't be written."""
     try:
         with contextlib.ExitStack() as stack:
             if session is None:
                 session = stack.enter_context(qmp.Session(machine.socket, ANSWER_SECONDS))
-            memory = session.execute("query-memory-size-summary")["base-memory"]
+            memory = int(session.execute("query-memory-size-summary")["base-memory"])
             state = session.status()
-            sink = received(machine, session, target, SECONDS * (1 + memory / GIB))
+            sink = received(machine, session, target, Stall(machine, memory, progress))
     except MALFORMED as error:
         raise RumplabError(
             f"{machine.name} gave an answer of an unknown format: {error}; is its QEMU too new?"
         ) from error
     except qmp.QmpError as error:
         raise RumplabError(f"{machine.name} can't be dumped: {error}; see its state with: rumplab ps") from error
-    if sink.is_alive():
-        raise RumplabError(f"{machine.name} has not written all of its memory in time; try again")
-    if sink.error:
-        raise sink.error
     if not sink.size:
         raise RumplabError(f"QEMU has written a dump of 0 bytes of {machine.name}; try again")
     return state
 
 
-def received(machine: Machine, session: qmp.Session, target: int, seconds: float) -> Sink:
-    """Has QEMU write its memory to the open file `target` within `seconds`. Returns the thread that copied it."""
+class Stall:
+    """Checks that QEMU goes on writing, and reports the progress."""
+
+    def __init__(self, machine: Machine, memory: int, progress: Progress | None) -> None:
+        self._machine, self._memory, self._progress = machine, memory, progress
+        self._size, self._since = 0, time.monotonic()
+
+    def check(self, size: int) -> None:
+        """`size` is what QEMU has written. RumplabError if it has written nothing for STALL_SECONDS."""
+        now = time.monotonic()
+        if size > self._size:
+            self._size, self._since = size, now
+            if self._progress:
+                self._progress(size, self._memory)
+        elif now - self._since > STALL_SECONDS:
+            raise RumplabError(
+                f"QEMU has written nothing of {self._machine.name}'s memory for {STALL_SECONDS:.0f} s, so the dump was"
+                " ended; see its state with: rumplab ps"
+            )
+
+
+def received(machine: Machine, session: qmp.Session, target: int, stall: Stall) -> Sink:
+    """Has QEMU write its memory to the open file `target`. Returns the thread that copied it."""
     taking, giving = os.pipe()
     with contextlib.suppress(OSError):
         # QEMU writes page by page. With a larger pipe, QEMU and the thread wait less often for each other.
@@ -162,17 +205,24 @@ def received(machine: Machine, session: qmp.Session, target: int, seconds: float
         os.close(giving)
         giving = -1
         arguments = {"paging": False, "protocol": f"fd:{DESCRIPTOR}"}
-        session.execute("dump-guest-memory", arguments, seconds)
+        session.execute_long("dump-guest-memory", arguments, lambda: stall.check(sink.size))
+        while sink.is_alive():
+            # QEMU has closed the pipe, and the thread writes the rest.
+            sink.join(POLL_SECONDS)
+            stall.check(sink.size)
     except qmp.Refused as error:
         with contextlib.suppress(qmp.QmpError):
             # After a refusal, QEMU still has the descriptor.
             session.execute("closefd", {"fdname": DESCRIPTOR})
-        sink.join(SECONDS)
+        sink.stop()
         raise sink.error or refusal(machine, error) from error
     finally:
         if giving >= 0:
             os.close(giving)
-    sink.join(SECONDS)
+        # Without a reader, QEMU ends its dump, and continues the machine.
+        sink.stop()
+    if sink.error:
+        raise sink.error
     return sink
 
 
@@ -217,27 +267,48 @@ class CoreHeaders:
         # The trailer, which has the notes again, takes the place of what is left out.
         self.size = max((one.offset + one.size for one in self._memory), default=0) if left_out else len(data)
         mode = paging.mode(self._cpus[0].cr0, self._cpus[0].cr4, self._long)
-        self._runs, cut = self._mapped(mode) if mode else ([], False)
+        self._runs: list[Run] = []
+        self._cut = left_out
+        if mode:
+            self._map(mode, symbols)
         self._info = self._described(symbols, mode)
-        if mode and self._info:
-            table = vmcoreinfo.kernel_tables(self._info)
+        text = self._info or next((note.content for note in self._notes if note.owner == vmcoreinfo.OWNER), None)
+        if mode and text:
+            table = vmcoreinfo.kernel_tables(text)
             if table is not None:
-                own = paging.Walk(self._page, mode).from_root(table)
-                self._runs, cut = paging.joined(self._runs, own.runs), cut or own.cut
-        self.record = replace(
-            record, virtual=mode is not None, cut=cut or left_out, window=WINDOW if mode and self._wide else 0
-        )
+                self._add(paging.Walk(self._page, mode).from_root(table))
         self._segments = self._placed(mode is not None)
+        self.record = replace(
+            record, virtual=mode is not None, cut=self._cut, window=WINDOW if mode and self._wide else 0
+        )
 
-    def _mapped(self, mode: paging.Mode) -> tuple[list[Run], bool]:
-        """Returns the mappings of all processors, and whether some are left out. The first processor's mapping of an
-        address wins."""
-        runs: list[Run] = []
-        cut = False
-        for root in dict.fromkeys(one.cr3 for one in self._cpus):
+    def _map(self, mode: paging.Mode, symbols: Elf | None) -> None:
+        """Finds the mappings of all processors, and of NetBSD's kernel. The first processor's mapping of an address
+        wins."""
+        tried = set()
+        for one in self._cpus:
+            if one.cr3 in tried:
+                continue
+            tried.add(one.cr3)
+            walk = paging.Walk(self._page, mode).from_root(one.cr3)
+            self._add(walk)
+            if self._long:
+                self._add_kernel(mode, netbsd.of_processor(walk.runs, self._physical), one, walk.runs)
+        if self._long and symbols:
+            self._add_kernel(mode, netbsd.of_kernel(symbols, self._runs, self._physical), self._cpus[0], self._runs)
+
+    def _add_kernel(self, mode: paging.Mode, roots: Iterable[int], one: Cpu, runs: Sequence[Run]) -> None:
+        """Adds the mappings of the kernel's tables among `roots`. Those are the ones with the processor's interrupt
+        table, which each of a kernel's tables maps, at the same place as `runs`."""
+        interrupts = one.bases["idt"]
+        place = paging.translated(runs, interrupts)
+        for root in roots:
             walk = paging.Walk(self._page, mode).from_root(root)
-            runs, cut = paging.joined(runs, walk.runs), cut or walk.cut
-        return runs, cut
+            if place is not None and paging.translated(walk.runs, interrupts) == place:
+                self._add(walk)
+
+    def _add(self, walk: paging.Walk) -> None:
+        self._runs, self._cut = paging.joined(self._runs, walk.runs), self._cut or walk.cut
 
     def _page(self, physical: int) -> memoryview | None:
         """Returns the page at the address `physical`; None if there is no memory."""
@@ -276,7 +347,9 @@ class CoreHeaders:
         if not virtual:
             return loads
         seen = [piece for run in self._runs for one in loads for piece in in_file(run, one)]
-        seen = seen[: elf.MOST_SEGMENTS - len(loads) - 1]
+        most = elf.MOST_SEGMENTS - len(loads) - 1
+        self._cut = self._cut or len(seen) > most
+        seen = seen[:most]
         if not self._wide:
             return seen
         return seen + [replace(one, virtual=WINDOW + one.physical) for one in loads]

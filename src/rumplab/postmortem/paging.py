@@ -134,6 +134,11 @@ def canonical(address: int, bits: int) -> int:
     return address | (1 << 64) - (1 << bits) if address >> (bits - 1) & 1 else address
 
 
+def translated(runs: Iterable[Run], virtual: int) -> int | None:
+    """Returns the physical address of `virtual`; None if no run maps it."""
+    return next((run.physical + virtual - run.virtual for run in runs if run.virtual <= virtual < run.end), None)
+
+
 def joined(first: Iterable[Run], others: Iterable[Run]) -> list[Run]:
     """Returns the runs of both, sorted. Where both map an address, `first` wins."""
     kept = sorted(first)

@@ -33,6 +33,8 @@ CONNECT_SECONDS = 20.0
 ANSWER_SECONDS = 20.0
 POLL_SECONDS = 0.03
 TRACE_SECONDS = 60.0
+# How long a killed GDB's pipes may stay open.
+CLOSE_SECONDS = 2.0
 FRAMES = 24
 MARK = "rumplab-trace"
 # Of a longer line, only the last bytes are compared with the pattern.
@@ -243,26 +245,48 @@ def trace(lab: Lab, path: Path, scripts: Sequence[str]) -> str:
     commands = (f"echo {MARK}\\n", f"bt {FRAMES}", "x/i $pc")
     wanted = Session("", None, "", None, commands=commands, scripts=tuple(scripts), batch=True)
     with gdb_on(lab, path, wanted) as (argv, passed):
-        try:
-            done = subprocess.run(
-                argv,
-                env=child_environment.of(child_environment.GDB),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                pass_fds=passed,
-                text=True,
-                errors="replace",
-                timeout=TRACE_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise RumplabError(
-                f"GDB did not end within {TRACE_SECONDS:.0f} s; run it with: rumplab debug --core"
-            ) from error
+        printed, errors, late = limited(argv, passed, TRACE_SECONDS)
     # The output before the mark is about opening the dump.
-    shown = done.stdout.rpartition(f"{MARK}\n")[2].strip()
-    complaints = done.stderr.strip() if scripts or not shown else ""
-    return "\n".join(part for part in (shown, complaints) if part)
+    shown = printed.rpartition(f"{MARK}\n")[2].strip()
+    complaints = errors.strip() if scripts or not shown else ""
+    ended = f"GDB did not end within {TRACE_SECONDS:.0f} s and was killed" if late else ""
+    if late and scripts:
+        ended += f"; does {scripts[-1]} wait for something?"
+    return "\n".join(part for part in (shown, complaints, ended) if part)
+
+
+def limited(argv: Sequence[str], passed: Sequence[int], seconds: float) -> tuple[str, str, bool]:
+    """Runs GDB, which inherits the descriptors `passed`. After `seconds`, kills it together with the programs that it
+    has started. Returns its output, its errors, and whether it was killed."""
+    with subprocess.Popen(
+        argv,
+        env=child_environment.of(child_environment.GDB),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=passed,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as child:
+        try:
+            return (*child.communicate(timeout=seconds), False)
+        except subprocess.TimeoutExpired as error:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            # A program in a session of its own may still hold the pipes.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return (*child.communicate(timeout=CLOSE_SECONDS), True)
+            return decoded(error.stdout), decoded(error.stderr), True
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            raise
+
+
+def decoded(output: bytes | str | None) -> str:
+    """Returns `output` of a TimeoutExpired, which has bytes even of a text stream."""
+    return output.decode(errors="replace") if isinstance(output, bytes) else output or ""
 
 
 def debug(lab: Lab, path: Path) -> None:

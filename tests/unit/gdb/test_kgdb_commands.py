@@ -64,9 +64,12 @@ def test_other_stubs_get_no_description() -> None:
     qemu = commands(replace(SESSION, stub=QEMU, remote="127.0.0.1:1234", architecture="i386"))
     assert "target remote 127.0.0.1:1234" in qemu
     assert f"source {kgdb_commands.HELPERS}" in qemu
-    linux = commands(replace(SESSION, stub=LINUX_KGDB))
+    linux = commands(replace(SESSION, stub=LINUX_KGDB, linux=True))
     assert not [one for one in (*qemu, *linux) if "tdesc" in one or "-packet" in one]
     assert f"source {kgdb_commands.HELPERS}" not in linux
+    assert f"source {kgdb_commands.LINUX_HELPERS}" in linux
+    # By QEMU's stub, a Linux has its own commands too.
+    assert f"source {kgdb_commands.LINUX_HELPERS}" in commands(replace(SESSION, stub=QEMU, remote="x", linux=True))
 
 
 def test_the_longest_source_directory_comes_first() -> None:

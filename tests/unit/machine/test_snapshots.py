@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shlex
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import yaml
 from support.demos import ROOT
 from support.labfixture import SOURCE, LabPrefix, host_tool
 from support.running import DONE, image, started, until
+from support.staging import needs_root
 
 from rumplab.errors import UsageError
 from rumplab.machine import qmp, snapshots
@@ -112,12 +115,89 @@ def test_snapshots_are_listed_and_deleted(lab: LabPrefix, pcihello: Path) -> Non
     assert "its snapshots are: one, two" in refused(lab, "back", "demo", "three")
     assert snap(lab, "snaps", "demo", "--delete", "one") == "demo: deleted snapshot one\n"
     assert "no snapshot 'one'" in refused(lab, "snaps", "demo", "--delete", "one")
-    # The file is removed when the machine ends.
-    kept = Path(machine["directory"], "snapshots.qcow2")
+    # The file of a deleted snapshot is removed at once, that of the other one when the machine ends.
+    (kept,) = Path(machine["directory"], "snapshots").iterdir()
     assert kept.stat().st_mode & 0o777 == 0o600
     snap(lab, "stop", "demo")
     assert not kept.exists()
-    assert list(lab.runtime.rglob("snapshots.qcow2")) == []
+    assert list(lab.runtime.rglob("*.qcow2")) == []
+
+
+@pytest.fixture
+def small_disk(lab: LabPrefix) -> Iterator[Path]:
+    """A file system of 8 MiB where the machines' directories are."""
+    place = lab.runtime
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m,mode=700", "tmpfs", place], check=True, timeout=30)
+    try:
+        yield place
+    finally:
+        lab.tool("stop", "--all")
+        subprocess.run(["umount", place], check=True, timeout=30)
+
+
+def free(place: Path) -> int:
+    status = os.statvfs(place)
+    return status.f_bavail * status.f_frsize
+
+
+@needs_root
+@pytest.mark.parametrize("megabytes", [0.06, 0.3, 1])
+def test_a_snapshot_without_space_leaves_nothing_and_the_machine_goes_on(
+    lab: LabPrefix, pcihello: Path, small_disk: Path, tmp_path: Path, megabytes: float
+) -> None:
+    disk = image(lab, pcihello, tmp_path / "demo.img")
+    machine = started(lab, disk, "--name", "demo", "--snapshot")
+    log, control = Path(machine["directory"], "serial.log"), Path(machine["directory"], "qmp.sock")
+    until(lambda: DONE in log.read_text())
+    fill(machine, 0x11)
+    snap(lab, "snap", "demo", "first")
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"x" * (free(small_disk) - int(megabytes * (1 << 20))))
+    before = free(small_disk)
+    for _ in range(2):
+        said = refused(lab, "snap", "demo", "second")
+        assert said == (
+            f"rumplab snap: no space left for a snapshot of demo; free some space in {machine['directory']}, for"
+            " example delete a snapshot: rumplab snaps demo --delete LABEL\n"
+        )
+        assert free(small_disk) >= before - 4096
+    assert [one["label"] for one in json.loads(snap(lab, "snaps", "demo", "--json"))] == ["first"]
+    assert qmp.status(control) == "running"
+    with qmp.Session(control) as session:
+        names = {one.get("node-name") for one in session.execute("query-named-block-nodes", {"flat": True})}
+        (disk_state,) = [one for one in session.execute("query-block") if one.get("inserted")]
+    # The node of the first snapshot, and that of its file.
+    assert len([name for name in names if str(name).startswith(snapshots.NODE)]) == 2
+    # The disk has no part of the failed snapshot either.
+    assert [one["name"] for one in disk_state["inserted"]["image"]["snapshots"]] == ["first"]
+    # The earlier snapshot is usable, and so is the label when there is space again.
+    fill(machine, 0x22)
+    snap(lab, "back", "demo", "first")
+    assert content(machine, tmp_path / "copy") == b"\x11" * 4096
+    ballast.unlink()
+    snap(lab, "snap", "demo", "second")
+    snap(lab, "back", "demo", "second")
+    # A deleted snapshot gives its space back.
+    before = free(small_disk)
+    snap(lab, "snaps", "demo", "--delete", "second")
+    assert free(small_disk) > before + (1 << 20)
+
+
+def test_what_a_killed_snap_has_left_is_removed_by_the_next(lab: LabPrefix, pcihello: Path) -> None:
+    machine = started(lab, pcihello, "--name", "demo", "--wait")
+    control = Path(machine["directory"], "qmp.sock")
+    for number, half in ((1, False), (2, True)):
+        path = Path(machine["directory"], "snapshots", f"{number}.qcow2")
+        path.parent.mkdir(exist_ok=True)
+        subprocess.run([host_tool("qemu-img"), "create", "-q", "-f", "qcow2", path, "64K"], check=True, timeout=30)
+        file, node = f"{snapshots.NODE}{number}{snapshots.FILE}", f"{snapshots.NODE}{number}"
+        qmp.execute(control, "blockdev-add", 5, {"driver": "file", "node-name": file, "filename": str(path)})
+        if not half:
+            qmp.execute(control, "blockdev-add", 5, {"driver": "qcow2", "node-name": node, "file": file})
+    assert json.loads(snap(lab, "snaps", "demo", "--json")) == []
+    snap(lab, "snap", "demo", "x")
+    assert len(list(Path(machine["directory"], "snapshots").iterdir())) == 1
+    snap(lab, "back", "demo", "x")
 
 
 @pytest.mark.parametrize("label", ["", "-x", "a b", "12", "x" * 65, "a/b"])

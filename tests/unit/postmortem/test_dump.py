@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gzip
 import json
 import os
+import pty
 import re
 import resource
+import select
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +31,10 @@ from support.running import DONE, started, until
 from support.staging import EXAMPLE
 
 from rumplab.errors import RumplabError
+from rumplab.lab import config
 from rumplab.machine import qmp
-from rumplab.machine.registry import Machine
-from rumplab.postmortem import core, cpu, dump, elf
+from rumplab.machine.registry import Machine, open_machines
+from rumplab.postmortem import core, cpu, debugger, dump, elf
 from rumplab.postmortem import record as records
 from rumplab.postmortem.record import Record
 
@@ -274,8 +279,6 @@ def test_the_dump_of_a_paged_kernel_has_its_virtual_addresses(
         assert opened.read(hole, 1) is None and opened.read(0, 1) is None
         assert opened.read(hole - 8, 8) is not None
         assert bool(done.record.window) == (architecture == "amd64")
-        from rumplab.postmortem import debugger
-
         commands = debugger.commands(opened, str(program), None)
     argv = [host_tool("gdb"), "-nx", "-batch"]
     for command in [*commands, "bt", "print msgbufp->msg_magic", "print *(char *) 0"]:
@@ -286,15 +289,35 @@ def test_the_dump_of_a_paged_kernel_has_its_virtual_addresses(
     assert "Cannot access memory at address 0x0" in shown.stderr
 
 
-class Emulator(threading.Thread):
-    """A QMP server on a socket that writes `content` as the dump of its memory."""
+def test_the_commands_for_netbsd_work_on_a_dump(
+    kgdb_kernel: tuple[str, Path], kgdb_guests: Callable[..., Guest], out: Path
+) -> None:
+    control, path = out / "q", out / "kernel.core"
+    kgdb_guests("", ["-qmp", f"unix:{control},server=on,wait=off"]).wait_for("login: ")
+    dump.write(OfKgdb("kernel", str(control)), Record("kernel", program=str(kgdb_kernel[1])), path)
+    with core.opened(path) as opened:
+        commands = debugger.commands(opened, str(kgdb_kernel[1]), None)
+    # The symbols say that it is NetBSD's kind of kernel, so GDB gets the commands.
+    argv = [host_tool("gdb"), "-nx", "-batch"]
+    for command in [*commands, "nb-ps", "nb-pci", "nb-dmesg"]:
+        argv += ["-ex", command]
+    shown = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert re.search(r"  PID  PPID LWPS STATE  COMMAND\n( +\d+ +\d+ +\d+ \w+ +\S+\n)+", shown.stdout), shown.stdout
+    assert re.search(r"^\d{3}:\d\d:\d: \w+ at pci\d", shown.stdout, re.MULTILINE), shown.stdout
+    assert "login: " in shown.stdout.partition("COMMAND")[2], shown.stdout
 
-    def __init__(self, path: Path, content: bytes) -> None:
+
+class Emulator(threading.Thread):
+    """A QMP server on a socket that writes `pieces` as the dump of its memory, `seconds` after each other. Then it
+    answers the command; or, as `ending` says, never answers, or closes its connection as a QEMU that is killed."""
+
+    def __init__(self, path: Path, *pieces: bytes, seconds: float = 0, ending: str = "answers") -> None:
         super().__init__(daemon=True)
         self._server = socket.socket(socket.AF_UNIX)
         self._server.bind(str(path))
         self._server.listen()
-        self._content = content
+        self._pieces, self._seconds, self._ending = pieces, seconds, ending
+        self.pipe_closed = threading.Event()
         self.start()
 
     def run(self) -> None:
@@ -308,11 +331,31 @@ class Emulator(threading.Thread):
                     return
                 pipe = descriptors[0] if descriptors else pipe
                 command = json.loads(data)["execute"]
-                if command == "dump-guest-memory":
-                    os.write(pipe, self._content)
-                    os.close(pipe)
+                if command == "dump-guest-memory" and not self._dump(pipe):
+                    return
                 said = {"query-memory-size-summary": {"base-memory": 1 << 20}, "query-status": {"status": "running"}}
                 connection.sendall(json.dumps({"return": said.get(command, {})}).encode() + b"\n")
+
+    def _dump(self, pipe: int) -> bool:
+        """Writes the dump, and returns whether the command is to be answered."""
+        for piece in self._pieces:
+            os.write(pipe, piece)
+            time.sleep(self._seconds)
+        if self._ending == "never":
+            closed = select.poll()
+            # poll() reports POLLERR when the pipe has no reader.
+            closed.register(pipe, 0)
+            if closed.poll(30_000):
+                self.pipe_closed.set()
+        os.close(pipe)
+        return self._ending == "answers"
+
+
+@pytest.fixture
+def control() -> Iterator[Path]:
+    """The path of a socket. In pytest's own directory, it would be too long for some systems."""
+    with tempfile.TemporaryDirectory(prefix="rl") as directory:
+        yield Path(directory, "q")
 
 
 @pytest.mark.parametrize(
@@ -323,13 +366,116 @@ class Emulator(threading.Thread):
         (b"\x7fELF\x02\x01\x01", "QEMU has written a malformed dump"),
     ],
 )
-def test_a_malformed_dump_of_qemu_is_reported_and_leaves_no_file(out: Path, content: bytes, says: str) -> None:
-    with tempfile.TemporaryDirectory(prefix="rl") as directory:
-        control = Path(directory, "q")
-        Emulator(control, content)
-        with pytest.raises(RumplabError, match=says):
-            dump.write(OfKgdb("x", str(control)), Record("x"), out / "x.core")
+def test_a_malformed_dump_of_qemu_is_reported_and_leaves_no_file(
+    out: Path, control: Path, content: bytes, says: str
+) -> None:
+    Emulator(control, content)
+    with pytest.raises(RumplabError, match=says):
+        dump.write(OfKgdb("x", str(control)), Record("x"), out / "x.core")
     assert list(out.iterdir()) == []
+
+
+def test_a_dump_that_qemu_does_not_finish_is_ended_and_removed(
+    out: Path, control: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dump, "STALL_SECONDS", 0.5)
+    emulator = Emulator(control, bytes(4096), ending="never")
+    with pytest.raises(RumplabError, match=r"QEMU has written nothing of x's memory for 0 s.*rumplab ps"):
+        dump.write(OfKgdb("x", str(control)), Record("x"), out / "x.core")
+    # With the pipe closed, QEMU's next write fails, so it ends the dump and continues the machine.
+    assert emulator.pipe_closed.wait(10)
+    assert list(out.iterdir()) == []
+
+
+def test_a_qemu_that_hangs_during_its_dump_continues_the_machine_later(
+    lab: LabPrefix, pcihello: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dump, "STALL_SECONDS", 1.0)
+    running = started(lab, pcihello, "--name", "demo", "--memory", "2G")
+    machine = open_machines(config.load()).find("demo")
+    with pytest.raises(RumplabError, match="QEMU has written nothing of demo's memory for 1 s"):
+        # The first progress stops QEMU's process.
+        dump.write(machine, Record("demo"), out / "x.core", progress=lambda *_: os.kill(running["pid"], signal.SIGSTOP))
+    assert list(out.iterdir()) == []
+    os.kill(running["pid"], signal.SIGCONT)
+    until(lambda: state(running) == "running")
+    dumped(lab, out / "x.core")
+
+
+def test_a_slow_dump_may_take_longer_than_the_limit_for_a_stall(
+    out: Path, control: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dump, "STALL_SECONDS", 1.0)
+    seen: list[tuple[int, int]] = []
+    Emulator(control, *[b"x" * 1000] * 8, seconds=0.4)
+    began = time.monotonic()
+    with pytest.raises(RumplabError, match="malformed dump"):
+        dump.write(OfKgdb("x", str(control)), Record("x"), out / "x.core", progress=lambda *now: seen.append(now))
+    assert time.monotonic() - began > 3
+    # The progress grows, and knows the size of the memory.
+    assert len(seen) >= 4 and seen == sorted(set(seen)) and {memory for _, memory in seen} == {1 << 20}
+
+
+def test_a_machine_that_ends_during_its_dump_leaves_no_file(out: Path, control: Path) -> None:
+    Emulator(control, b"\x7fELF" + bytes(8192), ending="closes")
+    with pytest.raises(RumplabError, match="x can't be dumped: the machine closed the connection; see its state"):
+        dump.write(OfKgdb("x", str(control)), Record("x"), out / "x.core")
+    assert list(out.iterdir()) == []
+
+
+def caught(lab: LabPrefix, machine: dict[str, Any], out: Path, act: Callable[[], None]) -> tuple[int, str]:
+    """Begins a dump, stops QEMU's process as soon as it has written something, calls `act`, and returns the command's
+    exit status and messages."""
+    with subprocess.Popen(
+        lab.argv("dump", "demo", "-o", out / "demo.core"), env=lab.environment, stderr=subprocess.PIPE, text=True
+    ) as child:
+        until(lambda: any(path.stat().st_blocks for path in out.glob(".rumplab-*")) or child.poll() is not None)
+        os.kill(machine["pid"], signal.SIGSTOP)
+        assert child.poll() is None, "the dump was quicker than this test"
+        act()
+        _, said = child.communicate(timeout=60)
+    return child.returncode, said
+
+
+def test_a_qemu_that_is_killed_during_its_dump_leaves_no_file(lab: LabPrefix, pcihello: Path, out: Path) -> None:
+    machine = started(lab, pcihello, "--name", "demo", "--memory", "2G")
+    code, said = caught(lab, machine, out, lambda: os.kill(machine["pid"], signal.SIGKILL))
+    assert code == 1 and "demo can't be dumped: " in said and "rumplab ps" in said, said
+    assert "Traceback" not in said
+    assert list(out.iterdir()) == []
+
+
+def test_a_directory_that_disappears_during_the_dump_is_named(lab: LabPrefix, pcihello: Path, out: Path) -> None:
+    machine = started(lab, pcihello, "--name", "demo", "--memory", "2G")
+
+    def remove() -> None:
+        shutil.rmtree(out)
+        os.kill(machine["pid"], signal.SIGCONT)
+
+    code, said = caught(lab, machine, out, remove)
+    assert code == 1 and f"cannot write {out / 'demo.core'}: No such file or directory; choose another" in said, said
+    assert not out.exists()
+    assert state(machine) == "running"
+
+
+def test_the_progress_is_shown_on_a_terminal_and_removed(lab: LabPrefix, pcihello: Path, out: Path) -> None:
+    machine = started(lab, pcihello, "--name", "demo", "--memory", "2G")
+    ours, theirs = pty.openpty()
+    argv = lab.argv("dump", "demo", "-o", out / "demo.core")
+    with subprocess.Popen(argv, env=lab.environment, stdout=subprocess.PIPE, stderr=theirs) as child:
+        os.close(theirs)
+        until(lambda: any(path.stat().st_blocks for path in out.glob(".rumplab-*")) or child.poll() is not None)
+        os.kill(machine["pid"], signal.SIGSTOP)
+        # A second without progress, so that the dump is long enough to show it.
+        time.sleep(1.2)
+        os.kill(machine["pid"], signal.SIGCONT)
+        seen = b""
+        with contextlib.suppress(OSError):
+            while piece := os.read(ours, 4096):
+                seen += piece
+        assert child.wait(60) == 0
+    os.close(ours)
+    assert re.fullmatch(rb"(\rdemo: \d+ % of 2048 MB)+\r\x1b\[K", seen), seen
 
 
 def test_headers_of_qemu_that_exceed_the_file_are_reported(out: Path, demo: dict[str, Any], lab: LabPrefix) -> None:

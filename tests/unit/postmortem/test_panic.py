@@ -21,7 +21,10 @@ from support.running import gone, until
 from support.staging import command
 
 from rumplab.cli import main
+from rumplab.errors import RumplabError
+from rumplab.gdb import command_line
 from rumplab.host import process
+from rumplab.lab import config
 from rumplab.machine import qmp
 from rumplab.machine.registry import Machine
 from rumplab.postmortem import panic, panic_policy
@@ -118,6 +121,34 @@ def test_a_script_runs_on_the_dump(lab: LabPrefix, out: Path, failing: Path) -> 
     result = ran(lab, out, failing, "p", actions=f"script:{script}")
     assert result.returncode == panic_policy.FAILED
     assert re.search(r"it was told .*failing\.bin p\n", result.stderr), result.stderr
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("how", ["in GDB", "in its shell", "in a session of its own"])
+def test_a_script_that_never_ends_is_killed_and_the_trace_is_kept(
+    lab: LabPrefix, out: Path, failing: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    assert ran(lab, out, failing, "p").returncode == panic_policy.FAILED
+    number = f"{os.getpid()}9"
+    endless = {
+        "in GDB": "while 1\nend\n",
+        "in its shell": f"shell sleep {number}\n",
+        "in a session of its own": f"shell setsid sleep {number}\n",
+    }
+    script = out / "endless.gdb"
+    # A file of GDB commands needs no permission to be executed.
+    script.write_text(f"echo begun\\n\n{endless[how]}")
+    script.chmod(0o600)
+    monkeypatch.setattr(panic, "TRACE_SECONDS", 4.0)
+    began = time.monotonic()
+    shown = panic.trace(config.load(), out / "failing.core", [str(script)])
+    assert time.monotonic() - began < 15
+    assert re.search(r"^#\d+ .*\bmain \((.*\n)+begun\n", shown, re.MULTILINE), shown
+    assert shown.endswith(f"GDB did not end within 4 s and was killed; does {script} wait for something?")
+    left = [int(path.name) for path in Path("/proc").glob("[0-9]*") if words(path) == ["sleep", number]]
+    for pid in left:
+        os.kill(pid, 9)
+    assert len(left) == (how == "in a session of its own")
 
 
 @pytest.mark.qemu
@@ -272,6 +303,18 @@ def test_contradicting_options_are_refused(lab: LabPrefix, pcihello: Path, words
 def test_a_missing_script_is_named_before_the_machine_starts(lab: LabPrefix, pcihello: Path) -> None:
     result = lab.tool("run", pcihello, "--on-panic", "script:/nowhere/x.gdb")
     assert result.returncode == 1 and "/nowhere/x.gdb: no such file" in result.stderr
+    result = lab.tool("run", pcihello, "--on-panic", "script:/")
+    assert result.returncode == 1 and "/: no such file" in result.stderr
+    assert lab.machines() == []
+
+
+def test_a_script_that_the_user_may_not_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "my script.gdb"
+    script.touch()
+    # Root may read every file.
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(RumplabError, match=rf"permission denied; make it readable with: chmod u\+r '{script}'"):
+        command_line.check_files(str(script))
 
 
 @pytest.mark.qemu
