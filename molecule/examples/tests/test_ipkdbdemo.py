@@ -40,7 +40,8 @@ def debugged(host: Host, *commands: str) -> str:
     """Return the output of the lab's GDB for these commands, over the lab's bridge."""
     demo, gdb = component(host, "ipkdbdemo")["paths"], component(host, "gdb")["paths"]["gdb"]
     words = [f"file {demo['kernel']}", f"set substitute-path /usr/src/ipkdb {demo['source']}"]
-    words += [f"target remote | {DEBUGGED} --stdio", *commands]
+    # On a busy host, the translator starts so slowly that GDB would send its first packet twice.
+    words += ["set remotetimeout 30", f"target remote | {DEBUGGED} --stdio", *commands]
     line = " ".join(f"-ex '{word}'" for word in words)
     return str(host.run(f"{USER} {gdb} -nx -batch {line} 2>&1 </dev/null").stdout)
 
