@@ -140,8 +140,9 @@ def test_the_line_is_the_users_own(host: Any, linux: str) -> None:
 
 def test_the_kernel_dies_under_its_debugger(host: Any, linux: str) -> None:
     (machine,) = json.loads(host.check_output(f"{USER} rumplab ps --json"))
-    script = f"(sleep 4; kill -9 {machine['pid']}) & {GUEST} debug lx --batch --ex continue --ex bt 2>&1 </dev/null"
-    ran = host.run(script)
+    # GDB itself starts the end, after it has attached: on a busy host, that takes more than seconds.
+    end = f"shell (sleep 2; kill -9 {machine['pid']}) >/dev/null 2>&1 &"
+    ran = host.run(f"{GUEST} debug lx --batch --ex '{end}' --ex continue --ex bt 2>&1 </dev/null")
     assert "the guest has closed its line" in ran.stdout
     assert [guest["state"] for guest in guests(host)] == ["stopped"]
     host.check_output(f"{GUEST} start lx --kgdb")
@@ -208,9 +209,12 @@ def test_the_small_kernel_from_waiting_to_powered_off(host: Any, architecture: s
 def test_two_debuggers(host: Any) -> None:
     host.check_output(f"{GUEST} create demo --kernel {DEMO}/kgdb-amd64.bin")
     host.check_output(f"{GUEST} start demo --kgdb")
+    # The first debugger stays attached until the second one has been refused.
+    held = f"touch {HOME}/attached; while test -e {HOME}/attached; do sleep 0.2; done"
     script = (
-        f"{GUEST} debug demo --batch --ex 'shell sleep 8' >/dev/null 2>&1 </dev/null & sleep 4;"
-        f" {GUEST} debug demo --batch --ex bt </dev/null; code=$?; wait; exit $code"
+        f"{GUEST} debug demo --batch --ex 'shell {held}' >/dev/null 2>&1 </dev/null &"
+        f" until test -e {HOME}/attached || ! kill -0 $!; do sleep 0.2; done;"
+        f" {GUEST} debug demo --batch --ex bt </dev/null; code=$?; rm -f {HOME}/attached; wait; exit $code"
     )
     refused = host.run(script)
     assert refused.rc == 1
