@@ -47,10 +47,11 @@ STEPPED = 6000
 # The time after which a run ends if the guest doesn't end it.
 RUN_SECONDS = 6.0
 PATIENCE = 120.0
+ANSWER_SECONDS = 20
 
 
 def record(spec: Spec, directory: Path, seconds: float | None = None) -> Recording:
-    """Record a run of `spec` in `directory`, to its end or for `seconds`."""
+    """Record a run of `spec` in `directory`, to its end or for `seconds`. RumplabError if QEMU doesn't end then."""
     wanted = Wanted(spec, Machine(name="bench", directory="", program=spec.program))
     argv = making.argv(wanted, foreground=False)
     made = making.make(directory, wanted, argv, identify(spec.qemu))
@@ -65,16 +66,20 @@ def record(spec: Spec, directory: Path, seconds: float | None = None) -> Recordi
         try:
             process.wait(seconds or PATIENCE)
         except subprocess.TimeoutExpired:
-            qmp.execute(control, "quit", timeout=10)
-            process.wait(10)
+            try:
+                qmp.execute(control, "quit", timeout=ANSWER_SECONDS)
+                process.wait(ANSWER_SECONDS)
+            except (qmp.QmpError, subprocess.TimeoutExpired) as error:
+                process.kill()
+                raise RumplabError(f"QEMU does not end {ANSWER_SECONDS} s after 'quit' while it records") from error
     return ending.ended(made)
 
 
 def holds(spec: Spec, seconds: float | None) -> tuple[bool, str]:
     """Whether a recording of `spec` repeats as it was, or what became of it."""
     with tempfile.TemporaryDirectory(prefix="rb") as path:
-        recording = record(spec, Path(path), seconds)
         try:
+            recording = record(spec, Path(path), seconds)
             played = running.play(recording, stall=PATIENCE / 4)
         except RumplabError as error:
             return False, str(error).splitlines()[0]

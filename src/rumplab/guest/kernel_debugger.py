@@ -147,9 +147,20 @@ def send_break(machine: Machine, line: str) -> None:
         raise RumplabError(f"cannot send a BREAK to {machine.name}: {error}") from error
 
 
+def refuse_recorded(machine: Machine) -> None:
+    """RumplabError for a guest that is being recorded: a BREAK is not in QEMU's log, so the replay would differ."""
+    if machine.recording:
+        raise RumplabError(
+            f"{machine.name} is being recorded, and QEMU doesn't record a BREAK; stop the guest by QEMU's debug stub:"
+            f" rumplab guest debug {machine.name} --qemu-stub; or debug the recording later: rumplab debug"
+            f" {Path(machine.recording).name} --replay"
+        )
+
+
 def interrupt(machine: Machine, guest: Guest, confirm: bool) -> None:
     """Stops a running kernel in its debugger. With `confirm`, waits until it has stopped, and raises RumplabError after
-    ENTER_SECONDS; this requires that no other client has the debugger's line."""
+    ENTER_SECONDS; this requires that no other client has the debugger's line. RumplabError if it is being recorded."""
+    refuse_recorded(machine)
     with contextlib.ExitStack() as stack:
         if guest.kind == LINUX:
             # Magic SysRq on the serial console: a BREAK, then the key within five seconds.

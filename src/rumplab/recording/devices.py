@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rumplab.errors import UsageError
 from rumplab.image import recognise
@@ -29,6 +30,24 @@ def check_nics(cards: Sequence[Nic]) -> None:
                 f"--record doesn't accept --nic {card.model}, since nobody has tested its replay; use one of"
                 f" {', '.join(NICS)}"
             )
+
+
+def replaced(cards: Sequence[Nic]) -> tuple[Nic, ...]:
+    """Returns `cards` of a guest's definition for a recording: each with the default model becomes a DEFAULT_NIC. A
+    card in a fixed slot stays, since the kernel was built for that card."""
+    return tuple(
+        replace(card, model=DEFAULT_NIC) if card.model == Nic.model and not card.slot else card for card in cards
+    )
+
+
+def explain_replaced(before: Sequence[Nic], after: Sequence[Nic]) -> str:
+    """Returns a message about the cards that replaced() has changed, or an empty string."""
+    if tuple(before) == tuple(after):
+        return ""
+    return (
+        f"while it is recorded, its card is a {DEFAULT_NIC} instead of an {Nic.model}, whose state QEMU can't restore;"
+        f" if its kernel has no driver for that, make a guest with another --nic: {', '.join(NICS[1:-1])}"
+    )
 
 
 def explain_nics(cards: Sequence[Nic], chosen: bool) -> str:
