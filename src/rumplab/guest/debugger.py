@@ -70,11 +70,10 @@ def gdb_session(
         bridge=tuple(ipkdb.bridge_argv(machine, key_file)) if own == kgdb_commands.IPKDB else (),
         socket=str(socket_path(machine, DEBUGGER)),
         remote=command_line.remote(machine.stub, version),
-        # QEMU doesn't record a BREAK.
-        control=None if linux or machine.recording else str(machine.socket),
+        control=None if linux else str(machine.socket),
         line=DEBUGGER,
         # Linux ignores a BREAK on the debugger's line, so a command stops it.
-        interrupt=tuple(own_command("guest", "break", guest.name)) if linux and not machine.recording else (),
+        interrupt=tuple(own_command("guest", "break", guest.name)) if linux else (),
         symbols=machine.program,
         sources=((guest.source_name, sources),) if sources else (),
     )

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from rumplab.guest.definition import LINUX, NETBSD, Guest
 from rumplab.guest.kernels import Kernel
-from rumplab.guest.lines import CONSOLE, DEBUGGER, socket_path
+from rumplab.guest.lines import CONSOLE, DEBUGGER, pipe_path, socket_path
 from rumplab.machine import disk_controllers, qemu_argv
 from rumplab.machine.disk_controllers import Disk
 from rumplab.machine.qemu_argv import Spec, value
@@ -77,20 +77,22 @@ def recorded_spec(spec: Spec, guest: Guest, kernel: Kernel, disk: tuple[str, str
 
 
 def running_argv(machine: Machine) -> list[str]:
-    """The options for the serial ports and the QMP socket of a recorded machine."""
-    return [
-        *port_argv(CONSOLE, str(socket_path(machine, CONSOLE)), str(machine.serial_log)),
-        *port_argv(DEBUGGER, str(socket_path(machine, DEBUGGER))),
-        *qemu_argv.control_argv(str(machine.socket)),
-    ]
+    """The options for the serial ports and the QMP socket of the machine with this record."""
+    console = port_argv(CONSOLE, str(socket_path(machine, CONSOLE)), str(machine.serial_log))
+    debugger = port_argv(DEBUGGER, str(socket_path(machine, DEBUGGER)))
+    if machine.recording:
+        console = ["-chardev", f"pipe,id={CONSOLE},path={value(str(pipe_path(machine)))}"]
+        console += ["-serial", f"chardev:{CONSOLE}"]
+        debugger = unused_argv(DEBUGGER)
+    return [*console, *debugger, *qemu_argv.control_argv(str(machine.socket))]
+
+
+def unused_argv(name: str) -> list[str]:
+    """The options for a serial port whose other side is closed."""
+    return ["-chardev", f"null,id={name}", "-serial", f"chardev:{name}"]
 
 
 def standalone_argv(name: str) -> list[str]:
     """The options for the serial ports of a command that a user pastes into a shell: the console is the terminal, the
     debugger's socket is in the working directory."""
-    return [*qemu_argv.terminal_argv(), *debugger_argv(name)]
-
-
-def debugger_argv(name: str) -> list[str]:
-    """The options for the debugger's serial port in such a command."""
-    return port_argv(DEBUGGER, f"{name}-{DEBUGGER}.sock")
+    return [*qemu_argv.terminal_argv(), *port_argv(DEBUGGER, f"{name}-{DEBUGGER}.sock")]

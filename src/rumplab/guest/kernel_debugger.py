@@ -148,19 +148,19 @@ def send_break(machine: Machine, line: str) -> None:
 
 
 def refuse_recorded(machine: Machine) -> None:
-    """RumplabError for a guest that is being recorded: a BREAK is not in QEMU's log, so the replay would differ."""
+    """RumplabError for a guest that is being recorded: QEMU records no BREAK, and a serial port loses GDB's packets,
+    since the guest gets all bytes of a packet at once."""
     if machine.recording:
         raise RumplabError(
-            f"{machine.name} is being recorded, and QEMU doesn't record a BREAK; stop the guest by QEMU's debug stub:"
-            f" rumplab guest debug {machine.name} --qemu-stub; or debug the recording later: rumplab debug"
+            f"{machine.name} is being recorded, and QEMU can't record a session on a serial line; use QEMU's debug"
+            f" stub: rumplab guest debug {machine.name} --qemu-stub; or debug the recording: rumplab debug"
             f" {Path(machine.recording).name} --replay"
         )
 
 
 def interrupt(machine: Machine, guest: Guest, confirm: bool) -> None:
     """Stops a running kernel in its debugger. With `confirm`, waits until it has stopped, and raises RumplabError after
-    ENTER_SECONDS; this requires that no other client has the debugger's line. RumplabError if it is being recorded."""
-    refuse_recorded(machine)
+    ENTER_SECONDS; this requires that no other client has the debugger's line."""
     with contextlib.ExitStack() as stack:
         if guest.kind == LINUX:
             # Magic SysRq on the serial console: a BREAK, then the key within five seconds.

@@ -288,7 +288,7 @@ class Machines:
         kept = self.root / ".ended"
         kept.mkdir(mode=0o700, exist_ok=True)
         for entry in path.iterdir():
-            if entry.is_socket() or entry.name == SNAPSHOTS:
+            if entry.is_socket() or entry.is_fifo() or entry.name == SNAPSHOTS:
                 entry.unlink()
         shutil.rmtree(kept / path.name, ignore_errors=True)
         path.rename(kept / path.name)

@@ -242,7 +242,7 @@ def test_a_packed_recording_does_not_fill_the_disk(lab: LabPrefix, pcihello: Pat
     place.mkdir()
     script = 'mount -t tmpfs -o size=6m,mode=700 tmpfs "$1"; d=$1; shift; "$@"; echo "status $?"; find "$d" -size +1k'
     environment = {**lab.environment, "XDG_STATE_HOME": str(place)}
-    argv = ["/bin/sh", "-c", script, "sh", place, *lab.argv("replay", packed)]
+    argv: list[str | Path] = ["/bin/sh", "-c", script, "sh", place, *lab.argv("replay", packed)]
     _, said = in_user_name_space(argv, environment, tmp_path)
     assert "takes more than half of the free space" in said
     assert said.endswith("status 1\n")

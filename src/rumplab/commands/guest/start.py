@@ -14,8 +14,9 @@ from pathlib import Path
 from rumplab.cli import network_options, panic_options, record_options
 from rumplab.cli.arguments import port
 from rumplab.errors import RumplabError, UsageError
-from rumplab.guest import hardware, ipkdb, kernels
+from rumplab.guest import hardware, ipkdb, kernels, recorded_console
 from rumplab.guest.definition import DIRECT, DISK, IPKDB, Guest, keeps_disk, open_guests, running
+from rumplab.guest.lines import DEBUGGER
 from rumplab.guest.starting import KGDB, RUN, Plan, make_plan, prepare, record, ssh_port, with_ssh
 from rumplab.host.streams import script
 from rumplab.lab import config
@@ -90,6 +91,11 @@ def check_usage(args: argparse.Namespace) -> None:
     if args.wait and not args.qemu_stub:
         raise UsageError("--wait goes with --qemu-stub; with --kgdb and --ipkdb the kernel itself waits")
     if record_options.check(args):
+        if args.kgdb:
+            raise UsageError(
+                "--kgdb and --record can't be used together: QEMU can't record a session on a serial line; leave out"
+                " --kgdb, and debug the recording with: rumplab debug NAME --replay"
+            )
         if args.persist:
             raise UsageError(
                 "--record discards what the guest writes to its disk, so that the disk can be copied; leave"
@@ -248,7 +254,7 @@ def print_recording(plan: Plan, spec: Spec, directory: str) -> None:
     """Prints the commands that record the guest, as shell."""
     print_boot_disk(plan)
     wanted = Wanted(spec, record(plan, spec), ports=hardware.PORTS)
-    argv = [*making.argv(wanted, foreground=True), *hardware.debugger_argv(plan.guest.name)]
+    argv = [*making.argv(wanted, foreground=True), *hardware.unused_argv(DEBUGGER)]
     script(making.shell(directory or f"{plan.guest.name}.recording", wanted, argv) + "\n")
 
 
@@ -274,7 +280,7 @@ def start_recorded(
                 link = stack.enter_context(attachment.opened(attached, machine.nics))
                 wanted = replace(wanted, spec=replace(wanted.spec, link=link))
                 argv = [*qemu_argv.machine_argv(wanted.recorded), *hardware.running_argv(machine)]
-                making.make(directory, wanted, argv, emulator)
+                recorded_console.make(machine, making.make(directory, wanted, argv, emulator).console)
             passed = link.taps if link else ()
             running_machine = launch.detached(machines, machine, argv, passed, str(directory))
     if running_machine is not None:
@@ -307,7 +313,13 @@ def report(guest: Guest, machine: Machine, args: argparse.Namespace) -> str:
     ssh = f", ssh on port {port} of 127.0.0.1" if port else ""
     ends = [item.host for card in machine.nics if card.slot for item in card.forwards]
     udp = f", IPKDB on UDP port {ends[0]}" if ends else ""
-    option = " --qemu-stub" if args.qemu_stub else "" if args.kgdb or args.ipkdb else " --break"
+    option = (
+        " --qemu-stub"
+        if args.qemu_stub or (machine.recording and not args.ipkdb)
+        else ""
+        if args.kgdb or args.ipkdb
+        else " --break"
+    )
     return (
         f"{guest.name} runs (pid {machine.pid}, {machine.accel}{ssh}{udp}); debug it with:"
         f" rumplab guest debug {guest.name}{option}"
