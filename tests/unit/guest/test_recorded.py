@@ -13,7 +13,7 @@ import pytest
 from support.labfixture import LabPrefix, host_tool
 from support.recordings import newest
 from support.running import until
-from support.staging import command, needs_compiler, needs_qemu
+from support.staging import EXAMPLES, IPKDB_EXAMPLE, build, command, needs_compiler, needs_qemu
 
 from rumplab.commands.guest import stop
 from rumplab.recording import log
@@ -171,3 +171,22 @@ def test_the_printed_commands_record_a_guest(nb: LabPrefix, tmp_path: Path) -> N
     subprocess.run(["/bin/sh", "-ec", script], cwd=tmp_path, stdin=subprocess.DEVNULL, timeout=60, check=False)
     found = log.read(tmp_path / "nb.recording" / "log")
     assert found.ended and found.instructions > 1000000
+
+
+def test_a_session_over_ethernet_is_recorded(lab: LabPrefix, tmp_path: Path, key_file: Path) -> None:
+    """The packets of IPKDB are input of a network card, which keeps its model: the kernel has a driver for no other."""
+    lab.component("qemu", {name: host_tool(name) for name in ("qemu-system-x86_64", "qemu-img")})
+    kernel = build(IPKDB_EXAMPLE, tmp_path / "ipkdb.bin")
+    guest(lab, "create", "e", "--arch", "i386", "--kernel", kernel, "--sources", f"/usr/src={EXAMPLES}")
+    # The key is a boot module, so that no command line of the kernel contains it.
+    (definition,) = lab.runtime.glob("*/guests/e/guest.json")
+    definition.write_text(json.dumps({**json.loads(definition.read_text()), "initrd": str(key_file)}))
+    guest(lab, "start", "e", "--ipkdb", "--record")
+    words = ["--batch", "--ex", "set var counter = 4711", "--ex", "delete", "--ex", "detach"]
+    assert "counter_step" in guest(lab, "debug", "e", "counter_step", "--key-file", key_file, *words)
+    until(lambda: "running" in lab.tool("logs", "e").stdout)
+    guest(lab, "stop", "e", "--now")
+    assert "running" in replayed(lab, "e")
+    assert [card.model for card in newest(lab).hardware.cards] == ["virtio", "ne2k_pci"]
+    result = lab.tool("debug", "e", "--replay", "--batch", "--ex", "rr-goto end", "--ex", "print counter > 4710")
+    assert "$1 = 1" in result.stdout, result.stdout + result.stderr
