@@ -53,6 +53,12 @@ def test_the_recording_of_an_image_has_a_copy_of_the_disk(lab: LabPrefix, pcihel
     # A later change of the disk doesn't matter.
     disk.write_bytes(bytes(disk.stat().st_size))
     assert lab.tool("replay", made.name, "--check").returncode == 0
+    # A change of the copy does.
+    with (made.directory / "disk0").open("r+b") as copy:
+        copy.seek(1 << 20)
+        copy.write(b"another content")
+    assert "disk0 has changed" in failed(lab, "replay", made.name)
+    assert "disk0 has changed" in failed(lab, "debug", made.name, "--replay", "--batch")
 
 
 def test_a_message_says_that_the_default_card_is_another_one(lab: LabPrefix, pcihello: Path) -> None:
@@ -183,6 +189,23 @@ def test_a_recorded_run_takes_no_actions_for_a_panic(lab: LabPrefix, pcihello: P
     result = lab.tool("run", pcihello, "--record", "--on-panic", "dump")
     assert result.returncode == 2
     assert "--record and --on-panic can't be used together" in result.stderr
+    assert json.loads(lab.tool("recording", "ls", "--json").stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--accel", "kvm"], "--record counts instructions, which --accel kvm can't"),
+        (["--", "-smp", "2"], "a recording has one CPU"),
+        (["--", "-accel", "kvm"], "leave out '--' and what follows it"),
+    ],
+)
+def test_a_machine_that_qemu_cannot_record_does_not_start(
+    lab: LabPrefix, pcihello: Path, words: list[str], why: str
+) -> None:
+    result = lab.tool("run", pcihello, "--record", *words)
+    assert result.returncode == 2
+    assert why in result.stderr
     assert json.loads(lab.tool("recording", "ls", "--json").stdout) == []
 
 
