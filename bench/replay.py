@@ -3,6 +3,8 @@
     tools/python bench/replay.py devices [ROUNDS]     records and replays each network card and each disk controller
     tools/python bench/replay.py cost [ROUNDS]        records and replays the demo, by rumplab and by QEMU directly
     tools/python bench/replay.py reverse [COMMANDS]   executes random commands in one session, forwards and backwards
+    tools/python bench/replay.py linux VMLINUZ INITRD [ROUNDS]   records and replays a guest, which must power itself
+        off, by rumplab and by the commands of 'rumplab guest start --record --dry-run'
 
 Needs a provisioned lab (or RUMPLAB_CONFIG) with components qemu, pcihello and rump_stager. A card's own boot code uses
 the card: it asks the user network for an address for a while. A disk boots the demo. `devices` prints the rows of the
@@ -11,6 +13,7 @@ table in docs/commands/recording.md. The benchmark asserts nothing.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import statistics
@@ -47,10 +50,12 @@ STEPPED = 6000
 # The time after which a run ends if the guest doesn't end it.
 RUN_SECONDS = 6.0
 PATIENCE = 120.0
+ANSWER_SECONDS = 20
+OUTPUT = "console-by-hand"
 
 
 def record(spec: Spec, directory: Path, seconds: float | None = None) -> Recording:
-    """Record a run of `spec` in `directory`, to its end or for `seconds`."""
+    """Record a run of `spec` in `directory`, to its end or for `seconds`. RumplabError if QEMU doesn't end then."""
     wanted = Wanted(spec, Machine(name="bench", directory="", program=spec.program))
     argv = making.argv(wanted, foreground=False)
     made = making.make(directory, wanted, argv, identify(spec.qemu))
@@ -65,16 +70,20 @@ def record(spec: Spec, directory: Path, seconds: float | None = None) -> Recordi
         try:
             process.wait(seconds or PATIENCE)
         except subprocess.TimeoutExpired:
-            qmp.execute(control, "quit", timeout=10)
-            process.wait(10)
+            try:
+                qmp.execute(control, "quit", timeout=ANSWER_SECONDS)
+                process.wait(ANSWER_SECONDS)
+            except (qmp.QmpError, subprocess.TimeoutExpired) as error:
+                process.kill()
+                raise RumplabError(f"QEMU does not end {ANSWER_SECONDS} s after 'quit' while it records") from error
     return ending.ended(made)
 
 
 def holds(spec: Spec, seconds: float | None) -> tuple[bool, str]:
     """Whether a recording of `spec` repeats as it was, or what became of it."""
     with tempfile.TemporaryDirectory(prefix="rb") as path:
-        recording = record(spec, Path(path), seconds)
         try:
+            recording = record(spec, Path(path), seconds)
             played = running.play(recording, stall=PATIENCE / 4)
         except RumplabError as error:
             return False, str(error).splitlines()[0]
@@ -204,9 +213,78 @@ def trace(recording: Recording, first: int) -> list[int]:
                 return found
 
 
+def until_gone(pid: int) -> None:
+    while Path(f"/proc/{pid}").exists():
+        time.sleep(0.02)
+
+
+def record_guest(name: str, directory: str, environment: dict[str, str]) -> None:
+    tool = [sys.executable, "-m", "rumplab"]
+    run = partial(subprocess.run, env=environment, check=True, timeout=PATIENCE, capture_output=True)
+    run([*tool, "guest", "start", name, f"--record={directory}"])
+    (machine,) = json.loads(run([*tool, "ps", "--json"]).stdout)
+    until_gone(machine["pid"])
+
+
+def by_hand(command: str, directory: str) -> None:
+    """Run a printed QEMU command; its console is the file OUTPUT."""
+    with Path(directory, OUTPUT).open("wb") as output:
+        subprocess.run(
+            f"exec {command}",
+            shell=True,
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.DEVNULL,
+            timeout=10 * PATIENCE,
+            check=False,
+        )
+
+
+def linux(kernel: str, initrd: str, rounds: int) -> None:
+    tool = [sys.executable, "-m", "rumplab"]
+    times: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory(prefix="rb") as path:
+        environment = {**os.environ, "XDG_STATE_HOME": path, "XDG_RUNTIME_DIR": path}
+        run = partial(subprocess.run, env=environment, check=True, capture_output=True, text=True)
+        run([*tool, "guest", "create", "bench", "--bzimage", kernel, "--initrd", initrd])
+        same = 0
+        for number in range(rounds):
+            ours, bare = f"{path}/ours{number}", f"{path}/bare{number}"
+            *prepare, record_line = run(
+                [*tool, "guest", "start", "bench", f"--record={bare}", "--dry-run"]
+            ).stdout.splitlines()
+            run(["/bin/sh", "-ec", "\n".join(prepare)])
+            play_line = record_line.replace("rr=record", "rr=replay")
+            ways: dict[str, Callable[[], object]] = {
+                "QEMU, rr=record": partial(by_hand, record_line, bare),
+                "guest start --record": partial(record_guest, "bench", ours, environment),
+                "QEMU, rr=replay": partial(by_hand, play_line, bare),
+                "replay --check": partial(run, [*tool, "replay", ours, "--check"]),
+            }
+            for label, work in ways.items():
+                times.setdefault(label, []).append(seconds(work))
+            same += Path(bare, OUTPUT).read_bytes() == Path(bare, "console").read_bytes()
+        run([*tool, "recording", "pack", f"{path}/ours0", "-o", f"{path}/p.tar.zst"])
+        packed = subprocess.run(["zstd", "-9", "-q", "-c", f"{path}/ours0/log"], capture_output=True, check=True).stdout
+        sizes = [Path(path, place, "log").stat().st_size for place in ("bare0", "ours0")]
+        print(json.loads(Path(path, "ours0", "recording.json").read_text())["end"]["instructions"], "instructions")
+        print(f"the whole recording, packed: {Path(path, 'p.tar.zst').stat().st_size} bytes")
+    for label, values in times.items():
+        print(f"{label:20} {statistics.median(values):.2f} s  ({', '.join(f'{value:.2f}' for value in values)})")
+    median = {label: statistics.median(values) for label, values in times.items()}
+    print(f"recording  {median['guest start --record'] / median['QEMU, rr=record']:.3f} x by hand (aim: 1.05)")
+    print(f"replay     {median['replay --check'] / median['QEMU, rr=replay']:.3f} x by hand (aim: 1.05)")
+    print(f"log        {sizes[0]} bytes by hand, {sizes[1]} by rumplab, packed {len(packed)} (aim: half)")
+    print(f"by hand, {same} of {rounds} consoles the same; by rumplab, all {rounds}; load {os.getloadavg()[0]:.1f}")
+
+
 def main() -> None:
     modes = {"devices": (devices, ROUNDS), "cost": (cost, ROUNDS), "reverse": (reverse, COMMANDS)}
     words = sys.argv[1:]
+    if words[:1] == ["linux"] and len(words) in (3, 4):
+        linux(words[1], words[2], int(words[3]) if len(words) > 3 else ROUNDS)
+        return
     if not words or words[0] not in modes:
         sys.exit(__doc__)
     work, number = modes[words[0]]

@@ -30,6 +30,11 @@ def as_json(data: Any) -> str:
     return text
 
 
+def printable(text: str) -> str:
+    """Returns `text` of a guest, or of another user, without control characters, which a terminal would execute."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def own_lines(printed: str) -> list[str]:
     """Returns the lines of `printed` that come from the program itself, without the dynamic loader's messages."""
     return [line for line in printed.splitlines() if not LOADER.match(line)]

@@ -10,6 +10,7 @@ import struct
 import tarfile
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import IO
 from unittest import mock
 
 from unit.postmortem.test_vmcoreinfo import BANNER, BASE, TABLE, TEXT, kernel
@@ -29,6 +30,7 @@ from rumplab.postmortem import record as dump_record
 from rumplab.postmortem.elf import Note, Segment
 from rumplab.postmortem.paging import PAGE
 from rumplab.recording import listing, log, packing, record
+from rumplab.recording.hardware import Card, Drive, Hardware
 from rumplab.recording.record import End, Part, Recording
 
 # Recordings.
@@ -41,8 +43,20 @@ RECORDING = Recording(
     version="QEMU emulator version 7.2.22",
     firmware="01" * 32,
     argv=("qemu-system-x86_64", "-kernel", "hello.bin"),
-    replay=("qemu-system-x86_64", "-kernel", "hello.bin"),
-    parts=(Part("hello.bin", "02" * 32, "/home/hello.bin"),),
+    hardware=Hardware(
+        memory="128M",
+        program="hello.bin",
+        arguments="a b",
+        module=False,
+        boots=False,
+        disks=(Drive("raw", "ide"),),
+        vga=False,
+        cards=(Card("virtio", "52:54:00:00:00:01", 3),),
+        pci_bridge=True,
+        exit_device=True,
+        ports=1,
+    ),
+    parts=(Part("hello.bin", "02" * 32, "/home/hello.bin"), Part("disk0", "05" * 32, "/home/disk.img")),
     symbols="hello.bin",
 )
 GOING_ON = json.dumps(record.as_data(RECORDING)).encode()
@@ -93,7 +107,7 @@ def recorded_log(data: bytes, place: Path) -> object:
 def packed() -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for name, content in ((record.RECORD, b"{}"), (record.LOG, HEAD), ("hello.bin", b"program")):
+        for name, content in ((record.RECORD, sealed(GOING_ON)), *((name, name.encode()) for name in RECORDING.hashes)):
             member = tarfile.TarInfo(f"hello/{name}")
             member.size, member.pax_headers = len(content), {"mtime": "1.5"}
             archive.addfile(member, io.BytesIO(content))
@@ -103,12 +117,18 @@ def packed() -> bytes:
 def packed_recording(data: bytes, place: Path) -> object:
     """Unpack what zstd has decompressed. It must write only below the directory of the recording."""
     inner = cleared(place)
+    # TarFile uses only read, seek and tell.
+    stream: IO[bytes] = packing.Forward(io.BytesIO(data))  # type: ignore[assignment]
     try:
-        return packing.extract(io.BytesIO(data), inner, Path("x.tar.zst"))
+        with tarfile.open(fileobj=stream, mode="r:") as archive:
+            return packing.extract(archive, inner, Path("x.tar.zst"))
     finally:
         assert [path.name for path in place.iterdir()] == ["inner"]
         assert all(path.is_file() or path.parent == inner for path in inner.rglob("*"))
 
+
+# What `unpacked` turns into its own error.
+UNPACKING = (*TOOL, *MALFORMED, tarfile.TarError, EOFError)
 
 # Dumps.
 
@@ -212,7 +232,13 @@ def disks(data: bytes, place: Path) -> object:
 READERS = (
     Reader("recording.json", recording, (GOING_ON, COMPLETE), TOOL, document("../x", "log", 1e300, -1)),
     Reader("recording-log", recorded_log, LOGS, TOOL, binary((*EVENTS, END, b"\xff" * 4))),
-    Reader("packed-recording", packed_recording, (packed(),), (*TOOL, tarfile.TarError, EOFError), binary(TAR_WORDS)),
+    Reader(
+        "packed-recording",
+        packed_recording,
+        (packed(),),
+        (*TOOL, *MALFORMED, tarfile.TarError, EOFError),
+        binary(TAR_WORDS),
+    ),
     Reader("core", opened_core, CORES, TOOL, binary(ELF_WORDS)),
     Reader("qemu-dump", dump_of_qemu, (OF_QEMU,), TOOL, binary((*ELF_WORDS, struct.pack("<Q", 0x83), TEXT))),
     Reader("kernel-symbols", symbols, (bytes(kernel(NAMES).data),), (elf.InvalidElf,), binary(ELF_WORDS)),

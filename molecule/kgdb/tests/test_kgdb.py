@@ -21,6 +21,39 @@ USER = (
     f"setpriv --reuid nobody --regid nogroup --clear-groups --no-new-privs --inh-caps=-all env HOME={HOME} timeout 120"
 )
 GUEST = f"{USER} rumplab guest"
+DEBIAN = "/var/tmp/debian"
+# Debian's kernel has the drivers of its network card as modules.
+MODULES = (
+    *("drivers/virtio/virtio_ring", "drivers/virtio/virtio", "drivers/virtio/virtio_pci_legacy_dev"),
+    *("drivers/virtio/virtio_pci_modern_dev", "drivers/virtio/virtio_pci", "net/core/failover"),
+    *("drivers/net/net_failover", "drivers/net/virtio_net"),
+)
+INIT = """\
+#!/bin/busybox sh
+/bin/busybox mount -t proc proc /proc
+for module in {names}; do /bin/busybox insmod /lib/$module.ko; done
+/bin/busybox ip link set eth0 up
+/bin/busybox udhcpc -i eth0 -n -q -f -s /bin/true
+/bin/busybox sleep 1
+/bin/busybox grep eth0 /proc/net/dev
+/bin/busybox poweroff -f
+"""
+FETCH = """\
+set -eu
+cd {place}
+apt-get -qq update
+image=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/ *Depends: \\(linux-image-.*\\)/\\1/p' | head -n 1)
+apt-get -qq download "$image" busybox-static
+for package in *.deb; do dpkg -x "$package" tree; done
+mkdir -p initrd/bin initrd/lib initrd/dev initrd/proc
+cp tree/bin/busybox initrd/bin
+for module in {modules}; do cp tree/lib/modules/*/kernel/$module.ko initrd/lib; done
+cp tree/boot/vmlinuz-* vmlinuz
+chmod 755 init
+mv init initrd
+cd initrd
+find . | bin/busybox cpio -o -H newc >../initrd.cpio
+"""
 INITIAL = "kgdb_initial_breakpoint"
 BY_KEY = "handle_sysrq"
 
@@ -187,6 +220,45 @@ def test_a_dump_of_linux_is_read_by_drgn(host: Any, tmp_path: Path) -> None:
     assert program["init_uts_ns"].name.release.string_().startswith(b"6.1")
     tasks = {task.comm.string_() for task in for_each_task(program)}
     assert {b"init", b"kthreadd"} <= tasks
+
+
+@pytest.fixture(scope="module")
+def debian(host: Any) -> Iterator[str]:
+    """Fetch Debian's kernel and make an initial RAM file system for it; return their directory."""
+    host.check_output(f"install -d {DEBIAN}")
+    names = " ".join(Path(module).name for module in MODULES)
+    init, fetch = INIT.format(names=names), FETCH.format(place=DEBIAN, modules=" ".join(MODULES))
+    host.check_output("printf %%s %s >%s/init", init, DEBIAN)
+    made = host.run("sh -c %s", fetch)
+    assert made.rc == 0, made.stderr
+    yield DEBIAN
+    host.check_output(f"rm -rf {DEBIAN}")
+
+
+def test_debians_kernel_is_recorded_with_its_network_and_debugged_backwards(host: Any, debian: str) -> None:
+    words = f"--bzimage {debian}/vmlinuz --initrd {debian}/initrd.cpio --append quiet"
+    host.check_output(f"{GUEST} create lx {words}")
+    assert "the recording goes on" in host.check_output(f"{GUEST} start lx --record")
+    wait_for(host, "lx", "Power down", 100)
+    deadline = time.monotonic() + 20
+    while host.check_output(f"{USER} rumplab ps --json") != "[]":
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
+    played = host.run(f"{USER} rumplab replay lx --check")
+    assert played.rc == 0, played.stderr
+    # The card has received packets, which come from the log now.
+    assert re.search(r"lease of 192\.168\.76\.9 obtained", played.stdout)
+    assert re.search(r"eth0: +[1-9]", played.stdout)
+    commands = [
+        *("rr-goto end", "reverse-stepi", "set $there = $pc", "reverse-stepi", "rr-where", "hbreak *$there"),
+        *("stepi", "stepi", "reverse-continue", "print $pc == $there", "rr-where"),
+    ]
+    user = USER.replace("timeout 120", "timeout 400")
+    options = " ".join(f"--ex '{command}'" for command in commands)
+    said = host.run(f"{user} rumplab debug lx --replay --batch {options} 2>&1 </dev/null").stdout
+    first, second = (int(found) for found in re.findall(r"^instruction (\d+) of", said, re.MULTILINE))
+    assert (second - first, "$1 = 1" in said) == (1, True), said
+    host.check_output(f"{USER} rumplab recording rm lx")
 
 
 @pytest.mark.parametrize("architecture", ["amd64", "i386"])

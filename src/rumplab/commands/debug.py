@@ -161,7 +161,7 @@ def run_replay(args: argparse.Namespace, lab: Lab) -> int:
         session = Session(
             gdb=gdb,
             gdbinit=gdbinit,
-            remote=f"| {shlex.join(relay.argv(recording.directory, recording.emulator))}",
+            remote=f"| {shlex.join(relay.argv(recording.directory, recording.emulator, recording.sandbox))}",
             program=program,
             sources=sources_of(lab, recording.origin),
             location=args.location,

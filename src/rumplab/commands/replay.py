@@ -24,12 +24,13 @@ examples:
   rumplab replay hello --check                 also compare the console with the recorded one
   rumplab replay hello --until 6800000         the first 6800000 instructions
   rumplab replay hello --until main            up to the first instruction of main's body
+  rumplab replay hello.tar.zst                 a packed recording; nothing is left of it afterwards
 """
 NUMBER = re.compile("[0-9]{1,18}", re.ASCII)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="the recording: its name, or its directory")
+    parser.add_argument("name", metavar="NAME", help="the recording: its name, its directory, or a packed one")
     parser.add_argument("--check", action="store_true", help="fail if the console differs from the recorded one")
     parser.add_argument(
         "--until",
@@ -48,7 +49,7 @@ def target(lab: Lab, recording: Recording, text: str | None) -> tuple[int | None
 
 def run(args: argparse.Namespace) -> int:
     lab = config.load()
-    with opening.opened(lab, open_machines(lab), args.name) as found:
+    with opening.opened_once(lab, open_machines(lab), args.name) as found:
         until, address = target(lab, found, args.until)
         played = running.play(found, until, address, sys.stdout.buffer)
         if args.until is not None:

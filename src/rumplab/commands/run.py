@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from rumplab.cli import drive_options, network_options, panic_options
+from rumplab.cli import drive_options, network_options, panic_options, record_options
 from rumplab.cli.arguments import memory, port
 from rumplab.errors import RumplabError, UsageError
 from rumplab.host import ports
@@ -26,7 +26,7 @@ from rumplab.network import attachment
 from rumplab.network.attachment import Attachment
 from rumplab.postmortem import panic_policy
 from rumplab.postmortem.panic_policy import PanicPolicy
-from rumplab.recording import devices, ending, making, store
+from rumplab.recording import devices, making, store
 from rumplab.recording import record as recordings
 from rumplab.recording.emulator import identify
 from rumplab.recording.making import Wanted
@@ -129,14 +129,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     panic_options.add_success(parser)
     panic_options.add_arguments(parser)
-    parser.add_argument(
-        "--record",
-        nargs="?",
-        const="",
-        metavar="DIR",
-        help="record the run, so that you can repeat it: in the new directory DIR, or among your recordings; the"
-        f" default card is then a {devices.DEFAULT_NIC}",
-    )
+    record_options.add_argument(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the QEMU command and do nothing")
     network_options.add_arguments(parser)
 
@@ -251,12 +244,7 @@ def command(spec: qemu_argv.Spec, detach: bool, module: tuple[str, bytes] | None
 
 
 def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
-    recording = args.record is not None
-    if recording and args.on_panic is not None:
-        raise UsageError(
-            "--record and --on-panic can't be used together; record the run, and look for the failure with: rumplab"
-            " debug NAME --replay"
-        )
+    recording = record_options.check(args)
     cards = network_options.cards(args, platform, devices.DEFAULT_NIC if recording else nics.Nic.model)
     qemu_argv.check_extra(args.extra)
     lab = config.load()
@@ -272,7 +260,7 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     spec = make_spec(args, found, emulator, further_disks(args, lab))
     module = rumprun_file.make(args.config, args.rumprun_schema, lab, "--config") if args.config else None
     if recording:
-        making.check(replace(spec, nics=cards), args.allow_backing)
+        making.check(replace(spec, nics=cards))
         if spec.vga and not args.detach:
             raise UsageError("a terminal can't show the screen of a machine with --record; add --detach")
         spec = replace(spec, accel=devices.ACCEL)
@@ -368,22 +356,8 @@ def run_recorded(
                 code = start_detached(machines, machine, argv, passed, directory=str(directory))
             else:
                 code = start(lab, machines, machine, argv, passed, args, directory=str(directory))
-    print_recorded(recordings.read(directory), machines, shlex.quote(args.record or directory.name))
+    record_options.print_state(recordings.read(directory), machines, shlex.quote(args.record or directory.name))
     return code
-
-
-def print_recorded(recording: recordings.Recording, machines: Machines, name: str) -> None:
-    """Prints the state of the recording and the commands for it, which take the argument `name`."""
-    if ending.runs(recording, machines):
-        print(f"the recording goes on; show it with: rumplab recording show {name}")
-        return
-    done = ending.settled(recording, machines)
-    if done.end is not None:
-        print(
-            f"rumplab: recorded {name}: {done.end.instructions} instructions; replay it with: rumplab replay {name};"
-            f" debug it with: rumplab debug {name} --replay",
-            file=sys.stderr,
-        )
 
 
 def ports_argv(spec: qemu_argv.Spec, log: str, detach: bool) -> list[str]:

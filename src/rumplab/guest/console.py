@@ -53,7 +53,7 @@ class Console:
                 f"the console of {self.machine.name} is in use by a program other than rumplab; end that first"
             )
         else:
-            self._line = connect(socket_path(self.machine, CONSOLE), socket.SOCK_STREAM, self.machine)
+            self._line = open_line(self.machine)
         return self
 
     def __exit__(
@@ -105,6 +105,16 @@ class Console:
         if self._line is not None and self._lock is not None:
             while select.select([self._line], [], [], 0)[0] and self._line.recv(CHUNK):
                 pass
+
+
+def open_line(machine: Machine) -> socket.socket:
+    """A socket that is connected to the console. RumplabError if it can't be opened."""
+    if machine.recording:
+        # Imported only here, since few guests are recorded.
+        from rumplab.guest import recorded_console
+
+        return recorded_console.connect(machine)
+    return connect(socket_path(machine, CONSOLE), socket.SOCK_STREAM, machine)
 
 
 def connect(path: Path, kind: socket.SocketKind, machine: Machine) -> socket.socket:

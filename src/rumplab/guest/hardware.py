@@ -6,14 +6,19 @@ machine has one processor, because NetBSD's kgdb doesn't stop the other ones.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rumplab.guest.definition import LINUX, NETBSD, Guest
 from rumplab.guest.kernels import Kernel
-from rumplab.guest.lines import CONSOLE, DEBUGGER, socket_path
-from rumplab.machine import qemu_argv
+from rumplab.guest.lines import CONSOLE, DEBUGGER, pipe_path, socket_path
+from rumplab.machine import disk_controllers, qemu_argv
+from rumplab.machine.disk_controllers import Disk
 from rumplab.machine.qemu_argv import Spec, value
 from rumplab.machine.registry import Machine
 
 ROOT_DRIVE = "root0"
+# The console, and the line of the kernel's debugger.
+PORTS = 2
 SPEED = 115200
 # The name of the root device: after a boot disk, and without a boot disk.
 ROOTS = {NETBSD: ("wd1a", "wd0a"), LINUX: ("/dev/sdb", "/dev/sda")}
@@ -64,13 +69,27 @@ def machine_argv(spec: Spec, guest: Guest, kernel: Kernel, disk: tuple[str, str,
     return argv
 
 
+def recorded_spec(spec: Spec, guest: Guest, kernel: Kernel, disk: tuple[str, str, bool] | None) -> Spec:
+    """The whole machine as data, for a recording: `spec` with the rest of `machine_argv`."""
+    drives = [Disk(disk[0], disk[1], disk_controllers.IDE, disk[2])] if disk else []
+    drives += [Disk(kernel.cdrom, "raw", disk_controllers.CDROM)] if kernel.cdrom else []
+    return replace(spec, initrd=guest.initrd, drives=tuple(drives))
+
+
 def running_argv(machine: Machine) -> list[str]:
-    """The options for the serial ports and the QMP socket of a recorded machine."""
-    return [
-        *port_argv(CONSOLE, str(socket_path(machine, CONSOLE)), str(machine.serial_log)),
-        *port_argv(DEBUGGER, str(socket_path(machine, DEBUGGER))),
-        *qemu_argv.control_argv(str(machine.socket)),
-    ]
+    """The options for the serial ports and the QMP socket of the machine with this record."""
+    console = port_argv(CONSOLE, str(socket_path(machine, CONSOLE)), str(machine.serial_log))
+    debugger = port_argv(DEBUGGER, str(socket_path(machine, DEBUGGER)))
+    if machine.recording:
+        console = ["-chardev", f"pipe,id={CONSOLE},path={value(str(pipe_path(machine)))}"]
+        console += ["-serial", f"chardev:{CONSOLE}"]
+        debugger = unused_argv(DEBUGGER)
+    return [*console, *debugger, *qemu_argv.control_argv(str(machine.socket))]
+
+
+def unused_argv(name: str) -> list[str]:
+    """The options for a serial port whose other side is closed."""
+    return ["-chardev", f"null,id={name}", "-serial", f"chardev:{name}"]
 
 
 def standalone_argv(name: str) -> list[str]:

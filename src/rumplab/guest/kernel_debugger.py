@@ -147,6 +147,17 @@ def send_break(machine: Machine, line: str) -> None:
         raise RumplabError(f"cannot send a BREAK to {machine.name}: {error}") from error
 
 
+def refuse_recorded(machine: Machine) -> None:
+    """RumplabError for a guest that is being recorded: QEMU records no BREAK, and a serial port loses GDB's packets,
+    since the guest gets all bytes of a packet at once."""
+    if machine.recording:
+        raise RumplabError(
+            f"{machine.name} is being recorded, and QEMU can't record a session on a serial line; use QEMU's debug"
+            f" stub: rumplab guest debug {machine.name} --qemu-stub; or debug the recording: rumplab debug"
+            f" {Path(machine.recording).name} --replay"
+        )
+
+
 def interrupt(machine: Machine, guest: Guest, confirm: bool) -> None:
     """Stops a running kernel in its debugger. With `confirm`, waits until it has stopped, and raises RumplabError after
     ENTER_SECONDS; this requires that no other client has the debugger's line."""

@@ -25,6 +25,8 @@ DEBUGGER = "com1"
 # QEMU's name for the character device of its debug stub.
 STUB = "gdb"
 DISCONNECTED = "disconnected:"
+# QEMU's name for the connection of a console on a pipe, which knows no client.
+PIPE = "pipe"
 # A connection as QEMU shows it: the peer's TCP port, or the path of the socket that a client has opened.
 PEER = re.compile(r"<-> 127\.0\.0\.1:([0-9]+)$")
 OWN = re.compile(r"unix:(.+?)(?:,server(?:=on)?)?", re.DOTALL)
@@ -33,6 +35,13 @@ OWN = re.compile(r"unix:(.+?)(?:,server(?:=on)?)?", re.DOTALL)
 def socket_path(machine: Machine, line: str) -> Path:
     """The socket of the serial port `line`, CONSOLE or DEBUGGER."""
     return machine.path / f"{line}.sock"
+
+
+def pipe_path(machine: Machine) -> Path:
+    """The console of a guest that is being recorded: QEMU reads the FIFO with `.in` behind this name, and writes the
+    file with `.out`. On a socket without a client, QEMU would record that it can't write, and the replay would print
+    nothing."""
+    return machine.path / "console"
 
 
 def lock_path(machine: Machine, line: str) -> Path:
@@ -76,7 +85,7 @@ def client(machine: Machine, line: str) -> str | None:
         for chardev in qmp.execute(machine.socket, "query-chardev"):
             if chardev["label"] == line:
                 name: str = chardev["filename"]
-                return None if name.startswith(DISCONNECTED) else described(name)
+                return None if name.startswith(DISCONNECTED) or name == PIPE else described(name)
     except MALFORMED as error:
         raise RumplabError(f"{machine.name} sends an unknown answer: {error}; look at it with: rumplab ps") from error
     except qmp.QmpError as error:

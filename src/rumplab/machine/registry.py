@@ -288,7 +288,7 @@ class Machines:
         kept = self.root / ".ended"
         kept.mkdir(mode=0o700, exist_ok=True)
         for entry in path.iterdir():
-            if entry.is_socket():
+            if entry.is_socket() or entry.is_fifo():
                 entry.unlink()
             elif entry.name == SNAPSHOTS:
                 shutil.rmtree(entry, ignore_errors=True)

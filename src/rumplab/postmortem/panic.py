@@ -25,6 +25,7 @@ from rumplab.host.answers import MALFORMED
 from rumplab.lab.config import Lab
 from rumplab.machine import qmp
 from rumplab.machine.registry import Machine
+from rumplab.output import printable
 from rumplab.postmortem import core, debugger, dump
 from rumplab.postmortem.panic_policy import EXIT_FILE, FAILED, REPORT, SOCKET, STOP, PanicPolicy
 from rumplab.postmortem.subject import describe
@@ -85,11 +86,6 @@ class Console:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
-
-
-def printable(text: str) -> str:
-    """Returns `text` of a guest without control characters, which a terminal would execute."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 class Watcher:

@@ -7,18 +7,20 @@ the same in both commands.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from rumplab.machine import nics, qemu_argv
+from rumplab.machine import qemu_argv
 from rumplab.machine.qemu_argv import Spec
-from rumplab.recording import devices
-from rumplab.recording.record import CONSOLE, LOG, MESSAGES, RECORD
+from rumplab.recording import devices, hardware
+from rumplab.recording.hardware import MODULE
+from rumplab.recording.record import CONSOLE, LOG, OWN, Recording
 
-MODULE = "module"
 # The names of the recording's own files, which no copied file may have.
-TAKEN = (RECORD, LOG, CONSOLE, MESSAGES, MODULE)
+TAKEN = (*OWN, MODULE)
+# The id of the second serial port's character device.
+DEBUGGER = "com1"
 RECORDING, REPLAYING = "record", "replay"
 
 
@@ -32,43 +34,34 @@ def program_name(path: str, others: Iterable[str] = TAKEN) -> str:
     return f"{name}.program" if name in others or name.startswith((".", "disk")) else name
 
 
-def disk_name(number: int) -> str:
-    return f"disk{number}"
-
-
-def recording(spec: Spec, module: bool) -> Spec:
+def recording(spec: Spec, module: bool = False) -> Spec:
     """Returns the machine that records. It runs the recording's copy of the program, but uses the original disks. With
-    `module`, it has the recording's module."""
+    `module`, or if `spec` has an initrd, it has the recording's module."""
     return replace(
         spec,
         accel=devices.ACCEL,
         display="none",
         program=program_name(spec.program) if spec.program else None,
-        initrd=MODULE if module else None,
+        initrd=MODULE if module or spec.initrd is not None else None,
         icount=icount(RECORDING),
     )
 
 
-def replaying(spec: Spec) -> Spec:
-    """Returns the machine that replays the recorded `spec`. It uses only files of the recording, and changes none. The
-    log has the received packets, so any kind of network will do."""
-    disks = tuple(
-        replace(disk, file=disk_name(number), snapshot=disk.controller != "cdrom")
-        for number, disk in enumerate(spec.disks)
-    )
-    booted, drives = (disks[0], disks[1:]) if spec.image is not None else (None, disks)
-    return replace(
-        spec,
-        image=booted.file if booted else None,
-        snapshot=booted.snapshot if booted else False,
-        drives=drives,
-        nics=tuple(replace(card, net=nics.USER, forwards=(), open=False) for card in spec.nics),
-        link=None,
-        gdb_port=0,
-        stub=None,
-        wait=False,
-        icount=icount(REPLAYING),
-    )
+def replay_argv(
+    recorded: Recording, console: str, control: str | None = None, stub: str | None = None, held: bool = False
+) -> list[str]:
+    """Returns the command of one replay, with the file for its console, and the sockets `control` (QMP) and `stub`.
+    With `held`, the machine stops before its first instruction."""
+    spec = hardware.machine(recorded.hardware, recorded.emulator, recorded.sandbox)
+    argv = qemu_argv.machine_argv(replace(spec, icount=icount(REPLAYING)))
+    argv += qemu_argv.detached_argv(console)
+    if recorded.hardware.ports > 1:
+        # The log has the input of all ports, so they need no other side.
+        argv += ["-chardev", f"null,id={DEBUGGER}", "-serial", f"chardev:{DEBUGGER}"]
+    argv += qemu_argv.control_argv(control) if control else []
+    if stub:
+        argv += ["-chardev", f"socket,id=gdb,path={qemu_argv.value(stub)},server=on,wait=off", "-gdb", "chardev:gdb"]
+    return [*argv, "-S"] if held else argv
 
 
 def console_argv(foreground: bool) -> list[str]:
@@ -78,15 +71,3 @@ def console_argv(foreground: bool) -> list[str]:
         chardev = f"stdio,id=console,signal=on,logfile={CONSOLE}"
         return ["-chardev", chardev, "-serial", "chardev:console"]
     return qemu_argv.detached_argv(CONSOLE)
-
-
-def replay_argv(
-    base: Sequence[str], console: str, control: str | None = None, stub: str | None = None, held: bool = False
-) -> list[str]:
-    """Returns the command of one replay: `base`, the file for its console, and the sockets `control` (QMP) and `stub`.
-    With `held`, the machine stops before its first instruction."""
-    argv = [*base, *qemu_argv.detached_argv(console)]
-    argv += qemu_argv.control_argv(control) if control else []
-    if stub:
-        argv += ["-chardev", f"socket,id=gdb,path={qemu_argv.value(stub)},server=on,wait=off", "-gdb", "chardev:gdb"]
-    return [*argv, "-S"] if held else argv

@@ -10,6 +10,7 @@ from typing import Any
 
 from rumplab.errors import RumplabError
 from rumplab.machine.registry import Machines
+from rumplab.output import printable
 from rumplab.recording import ending, record
 from rumplab.recording.record import Recording
 from rumplab.recording.store import Recordings
@@ -63,7 +64,7 @@ def readable(count: int) -> str:
 def cells(one: Row, local: Callable[[float], time.struct_time] = time.localtime) -> list[str]:
     found = one.recording
     if found is None:
-        return [one.directory.name, one.state, "", readable(size(one.directory)), "", one.reason]
+        return [one.directory.name, one.state, "", readable(size(one.directory)), "", printable(one.reason)]
     instructions = str(found.end.instructions) if found.end else ""
     when = time.strftime("%Y-%m-%d %H:%M", local(found.created))
     return [found.name, one.state, instructions, readable(size(one.directory)), when, of(found)]
@@ -71,7 +72,7 @@ def cells(one: Row, local: Callable[[float], time.struct_time] = time.localtime)
 
 def of(recording: Recording) -> str:
     """Returns the path of the image or program that was run."""
-    return next((part.origin for part in recording.parts if part.origin), "")
+    return printable(next((part.origin for part in recording.parts if part.origin), ""))
 
 
 def as_data(one: Row) -> dict[str, Any]:
@@ -86,9 +87,9 @@ def lines(one: Recording) -> Iterator[str]:
     end = one.end
     yield f"name          {one.name}"
     yield f"directory     {one.directory}"
-    yield f"machine       {one.machine}"
+    yield f"machine       {printable(one.machine)}"
     yield f"recorded      {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(one.created))}"
-    yield f"QEMU          {one.version}"
+    yield f"QEMU          {printable(one.version)}"
     if end is None:
         yield "instructions  (the recording goes on)"
     else:
@@ -96,5 +97,5 @@ def lines(one: Recording) -> Iterator[str]:
         yield f"instructions  {end.instructions}{cut}"
         yield f"log           {readable(one.log.stat().st_size)}"
     for part in one.parts:
-        yield f"file          {part.name}{f', copy of {part.origin}' if part.origin else ''}"
+        yield printable(f"file          {part.name}{f', copy of {part.origin}' if part.origin else ''}")
     yield f"size          {readable(size(one.directory))}"

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from rumplab.errors import UsageError
 from rumplab.host.files import sha256
+from rumplab.image.recorded import references
 from rumplab.machine import qemu_argv
 from rumplab.machine.qemu_argv import Spec
 from rumplab.machine.registry import Machine
-from rumplab.recording import command, copying, devices, record
+from rumplab.recording import command, copying, devices, hardware, record
 from rumplab.recording.emulator import Emulator
 from rumplab.recording.record import Part, Recording
 
@@ -20,11 +21,13 @@ ROOM = 4096
 
 @dataclass(frozen=True)
 class Wanted:
-    """The run to record: the machine `spec`, its `record`, and the content of the program's `module`."""
+    """The run to record: the machine `spec`, its `record`, and the content of the program's `module`, which else is
+    the file in `spec`. The machine has `ports` serial ports."""
 
     spec: Spec
     record: Machine
     module: bytes | None = None
+    ports: int = 1
 
     @property
     def recorded(self) -> Spec:
@@ -37,14 +40,19 @@ class Wanted:
         return self.record.program
 
 
-def check(spec: Spec, backing: bool) -> None:
-    """Raises UsageError if the machine can't be recorded."""
+def check(spec: Spec) -> None:
+    """Raises UsageError if the machine can't be recorded; OSError for a disk that can't be read."""
     devices.check_accel(spec.accel)
     devices.check_extra(spec.extra)
     devices.check_nics(spec.nics)
     devices.check_disks(spec.disks)
-    if backing and spec.disks:
-        raise UsageError("--record copies each disk, so a disk can have no backing file; leave out --allow-backing")
+    for disk in spec.disks:
+        others = references(disk.file, disk.format)
+        if others:
+            raise UsageError(
+                f"--record copies each disk, and {disk.file} {others}; make one file of it: qemu-img convert -f"
+                f" {disk.format} -O qcow2 {disk.file} NEW.qcow2"
+            )
 
 
 def make(directory: Path, wanted: Wanted, argv: list[str], emulator: Emulator, now: float | None = None) -> Recording:
@@ -58,7 +66,7 @@ def make(directory: Path, wanted: Wanted, argv: list[str], emulator: Emulator, n
         version=emulator.version,
         firmware=emulator.firmware,
         argv=tuple(argv),
-        replay=tuple(qemu_argv.machine_argv(command.replaying(wanted.recorded))),
+        hardware=hardware.describe(wanted.recorded, wanted.ports),
         parts=tuple(parts(directory, wanted)),
         symbols=symbols_name(wanted),
     )
@@ -86,12 +94,14 @@ def argv(wanted: Wanted, foreground: bool) -> list[str]:
 def sources(wanted: Wanted) -> dict[str, str]:
     """Returns the files to copy, with their names in the recording as keys."""
     spec = wanted.spec
-    found = {command.disk_name(number): disk.file for number, disk in enumerate(spec.disks)}
+    found = {hardware.disk_name(number): disk.file for number, disk in enumerate(spec.disks)}
     if spec.program is not None:
         found[command.program_name(spec.program)] = spec.program
     name = symbols_name(wanted)
     if wanted.symbols is not None and name is not None:
         found.setdefault(name, wanted.symbols)
+    if spec.initrd is not None:
+        found[hardware.MODULE] = spec.initrd
     return found
 
 
@@ -110,9 +120,9 @@ def parts(directory: Path, wanted: Wanted) -> list[Part]:
     """Copies the files, and returns the recording's parts."""
     found = [Part(name, copying.copied(source, directory / name), source) for name, source in sources(wanted).items()]
     if wanted.module is not None:
-        path = directory / command.MODULE
+        path = directory / hardware.MODULE
         path.write_bytes(wanted.module)
-        found.append(Part(command.MODULE, sha256(path), ""))
+        found.append(Part(hardware.MODULE, sha256(path), ""))
     return found
 
 
@@ -124,5 +134,5 @@ def shell(directory: str, wanted: Wanted, argv: list[str]) -> str:
     lines = [f"mkdir {quote(directory)}"]
     lines += [f"cp {quote(source)} {quote(f'{directory}/{name}')}" for name, source in sources(wanted).items()]
     if wanted.module is not None:
-        lines.append(f"printf %s {quote(wanted.module.decode())} >{quote(f'{directory}/{command.MODULE}')}")
+        lines.append(f"printf %s {quote(wanted.module.decode())} >{quote(f'{directory}/{hardware.MODULE}')}")
     return "\n".join([*lines, f"cd {quote(directory)}", join(argv)])

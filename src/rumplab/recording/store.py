@@ -50,11 +50,15 @@ class Recordings:
     def locate(self, text: str) -> Path:
         """Returns the directory of the recording `text`, a name or a path. RumplabError if there is none."""
         if text.endswith(PACKED):
-            raise RumplabError(f"{text} is a packed recording; unpack it first: rumplab recording unpack {text}")
+            raise RumplabError(
+                f"{text} is a packed recording, which only 'rumplab replay' can use; unpack it first: rumplab recording"
+                f" unpack {text}"
+            )
         if NAME.fullmatch(text) and (self.root / text).is_dir():
             return self.root / text
         path = Path(os.path.abspath(text))
         if (path / record.RECORD).exists():
+            check_owner(path)
             return path
         names = ", ".join(directory.name for directory in self.directories())
         there = f"your recordings are: {names}" if names else "make one with: rumplab run … --record"
@@ -63,6 +67,16 @@ class Recordings:
     def find(self, text: str) -> Recording:
         """Returns the recording `text`, a name or a path. RumplabError if there is none."""
         return record.read(self.locate(text))
+
+
+def check_owner(path: Path) -> None:
+    """Raises RumplabError for a directory of another user, who could exchange its files at any time."""
+    owner = path.stat().st_uid
+    if owner != os.geteuid():
+        raise RumplabError(
+            f"{path} belongs to another user (uid {owner}), who can change it during a replay; copy it first: cp -r"
+            f" {path} COPY"
+        )
 
 
 @contextlib.contextmanager

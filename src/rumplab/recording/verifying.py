@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from rumplab.errors import RumplabError
 from rumplab.host.files import sha256
+from rumplab.image.recorded import references
+from rumplab.output import printable
+from rumplab.recording import hardware
 from rumplab.recording.emulator import Emulator
 from rumplab.recording.record import Recording
 
@@ -30,9 +33,20 @@ def differences(recording: Recording, emulator: Emulator) -> list[str]:
     """Returns a message for each difference between `emulator` and the QEMU that recorded."""
     found = []
     if emulator.version != recording.version:
-        found.append(f"this QEMU is {emulator.version}, and {recording.version} recorded it")
+        found.append(f"this QEMU is {emulator.version}, and {printable(recording.version)} recorded it")
     if emulator.firmware != recording.firmware:
         found.append("QEMU's firmware (BIOS, boot code of cards) has changed since the recording")
+    return found
+
+
+def outside(recording: Recording) -> list[str]:
+    """Returns a message for each disk that names other files: a replay must read only files of the recording."""
+    found = []
+    for number, drive in enumerate(recording.hardware.disks):
+        path = recording.directory / hardware.disk_name(number)
+        others = references(str(path), drive.format)
+        if others:
+            found.append(f"{path} {others}, which is not a file of the recording")
     return found
 
 
@@ -46,5 +60,6 @@ def require_unchanged(recording: Recording) -> None:
 def require(recording: Recording, emulator: Emulator) -> None:
     """Raises RumplabError, with all reasons, if `emulator` can't replay `recording`."""
     found = [*changes(recording), *differences(recording, emulator)]
+    found += [] if found else outside(recording)
     if found:
         raise RumplabError(f"{recording.name} can't be replayed: {'; '.join(found)}; record the run again")

@@ -69,7 +69,7 @@ class Player:
         self.directory, self._listener = directory, listener
         directory.mkdir(mode=0o700)
         argv = command.replay_argv(
-            recording.replay,
+            recording,
             str(directory / CONSOLE),
             control=str(directory / CONTROL),
             stub=str(directory / STUB),
@@ -200,7 +200,7 @@ class Player:
         except subprocess.TimeoutExpired:
             return Stuck(f"QEMU doesn't answer ({error})")
         lines = (self.directory / OUTPUT).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return Ended(status, lines[0] if lines else "")
+        return Ended(status, lines)
 
     def _opened_control(self) -> qmp.Session:
         def opened() -> qmp.Session:

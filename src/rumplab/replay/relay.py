@@ -227,20 +227,21 @@ def supported(answer: bytes) -> bytes:
 OWN = (b"ReverseStep", b"ReverseContinue", b"swbreak", b"hwbreak")
 
 
-def argv(directory: Path, emulator: str) -> list[str]:
-    """Returns the command in GDB's 'target remote |' for the recording in `directory`."""
+def argv(directory: Path, emulator: str, sandbox: str | None = None) -> list[str]:
+    """Returns the command in GDB's 'target remote |' for the recording in `directory`. `sandbox` is the value of QEMU's
+    -sandbox, or None."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(rumplab.__file__)))
-    return [sys.executable, "-I", "-S", "-c", CALL, root, str(directory), emulator]
+    return [sys.executable, "-I", "-S", "-c", CALL, root, str(directory), emulator, sandbox or ""]
 
 
 def main(arguments: Sequence[str]) -> int:
     """Entry point; GDB runs it with the arguments from argv(). `rumplab debug` has verified the recording before."""
-    directory, emulator = arguments
+    directory, emulator, sandbox = arguments
     # A terminal sends Ctrl-C to all its processes. GDB reacts to it, and tells the relay.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with interruptible(), kept(Path(directory)), work_directory("replay") as work:
-            recording = record.read(Path(directory)).run_by(emulator)
+            recording = record.read(Path(directory)).run_by(emulator, sandbox or None)
             gdb = Gdb(sys.stdin.fileno(), sys.stdout.fileno())
             session = Session(recording, work, gdb)
             try:

@@ -85,9 +85,9 @@ def run(player: Player, echo: Echo, total: int, until: int | None, address: int 
         player.resume(b"c")
         player.stop(stall)
         position, pc = player.position, player.pc
-    except Ended:
+    except Ended as end:
         # The recorded run ended here too. QEMU may stop before that end, or exit at it.
-        if until not in (None, total) or address is not None:
+        if until not in (None, total) or address is not None or end.failed:
             raise
         echo.on_input()
         return Played(total, None, bytes(echo.content))

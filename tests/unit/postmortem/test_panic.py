@@ -20,6 +20,7 @@ from support.labfixture import LabPrefix
 from support.running import gone, until
 from support.staging import command
 
+from rumplab import output
 from rumplab.cli import main
 from rumplab.errors import RumplabError
 from rumplab.gdb import command_line
@@ -347,7 +348,7 @@ def test_a_machine_without_on_panic_is_not_watched(lab: LabPrefix, pcihello: Pat
 
 
 def test_control_characters_of_a_guest_do_not_reach_the_terminal() -> None:
-    assert panic.printable("panic: \x1b[2J\x07 \u2026 ok") == "panic: ?[2J? \u2026 ok"
+    assert output.printable("panic: \x1b[2J\x07 \u2026 ok") == "panic: ?[2J? \u2026 ok"
 
 
 def test_lines_are_matched_while_the_log_grows(tmp_path: Path) -> None:

@@ -54,6 +54,12 @@ def test_the_recording_of_an_image_has_a_copy_of_the_disk(lab: LabPrefix, pcihel
     # A later change of the disk doesn't matter.
     disk.write_bytes(bytes(disk.stat().st_size))
     assert lab.tool("replay", made.name, "--check").returncode == 0
+    # A change of the copy does.
+    with (made.directory / "disk0").open("r+b") as copy:
+        copy.seek(1 << 20)
+        copy.write(b"another content")
+    assert "disk0 has changed" in failed(lab, "replay", made.name)
+    assert "disk0 has changed" in failed(lab, "debug", made.name, "--replay", "--batch")
 
 
 def test_a_message_says_that_the_default_card_is_another_one(lab: LabPrefix, pcihello: Path) -> None:
@@ -142,7 +148,10 @@ def test_a_packed_and_unpacked_recording_is_the_same(lab: LabPrefix, demo: Recor
     packed = tmp_path / "demo.tar.zst"
     result = lab.tool("recording", "pack", demo.name, "-o", packed)
     assert result.returncode == 0, result.stderr
-    assert "unpack it first" in failed(lab, "replay", packed)
+    # It can be replayed as it is, and leaves nothing. A debugger needs it unpacked.
+    result = lab.tool("replay", packed, "--check")
+    assert (result.returncode, result.stdout) == (0, demo.console.read_text()), result.stderr
+    assert "unpack it first" in failed(lab, "debug", packed, "--replay", "--batch")
     assert "already" in failed(lab, "recording", "unpack", packed)
     assert lab.tool("recording", "unpack", packed, "--name", "theirs").returncode == 0
     assert lab.tool("replay", "theirs", "--check").returncode == 0
@@ -153,6 +162,7 @@ def test_a_packed_and_unpacked_recording_is_the_same(lab: LabPrefix, demo: Recor
     for cut in (0, 10, len(content) // 2, len(content) - 5):
         packed.write_bytes(content[:cut])
         failed(lab, "recording", "unpack", packed, "--name", "cut")
+        failed(lab, "replay", packed)
     assert not (demo.directory.parent / "cut").exists()
     assert not list(demo.directory.parent.glob(".rumplab-*"))
 
@@ -184,6 +194,23 @@ def test_a_recorded_run_takes_no_actions_for_a_panic(lab: LabPrefix, pcihello: P
     result = lab.tool("run", pcihello, "--record", "--on-panic", "dump")
     assert result.returncode == 2
     assert "--record and --on-panic can't be used together" in result.stderr
+    assert json.loads(lab.tool("recording", "ls", "--json").stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--accel", "kvm"], "--record counts instructions, which --accel kvm can't"),
+        (["--", "-smp", "2"], "a recording has one CPU"),
+        (["--", "-accel", "kvm"], "leave out '--' and what follows it"),
+    ],
+)
+def test_a_machine_that_qemu_cannot_record_does_not_start(
+    lab: LabPrefix, pcihello: Path, words: list[str], why: str
+) -> None:
+    result = lab.tool("run", pcihello, "--record", *words)
+    assert result.returncode == 2
+    assert why in result.stderr
     assert json.loads(lab.tool("recording", "ls", "--json").stdout) == []
 
 

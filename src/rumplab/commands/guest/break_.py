@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
     guest = open_guests(lab).find(args.name)
     machine = require_running(open_machines(lab), guest)
     ipkdb.refuse_interrupt(machine)
+    kernel_debugger.refuse_recorded(machine)
     kernel_debugger.require_executing(machine)
     if lines.taken(machine, DEBUGGER):
         kernel_debugger.interrupt(machine, guest, confirm=False)

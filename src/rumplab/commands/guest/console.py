@@ -13,9 +13,9 @@ import tty
 from collections.abc import Iterator
 
 from rumplab.guest import lines
-from rumplab.guest.console import CHUNK, connect, end, typed_path
+from rumplab.guest.console import CHUNK, end, open_line, typed_path
 from rumplab.guest.definition import open_guests, require_running
-from rumplab.guest.lines import CONSOLE, socket_path
+from rumplab.guest.lines import CONSOLE
 from rumplab.host.process import interruptible
 from rumplab.host.terminal import STDIN, terminal_restored
 from rumplab.lab import config
@@ -59,7 +59,7 @@ def interact(machine: Machine) -> bool:
     guest closes the console. Returns False if the guest closed it."""
     what = f"the console of {machine.name} is open already"
     with lines.held(machine, CONSOLE, what, "leave that with Ctrl-]"), contextlib.ExitStack() as stack:
-        line = stack.enter_context(connect(socket_path(machine, CONSOLE), socket.SOCK_STREAM, machine))
+        line = stack.enter_context(open_line(machine))
         typed = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
         path = typed_path(machine)
         path.unlink(missing_ok=True)

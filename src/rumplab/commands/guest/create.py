@@ -23,7 +23,7 @@ from rumplab.machine.registry import check_name
 EPILOG = """\
 Without --kernel and --linux, the guest has the NetBSD kernel and disk that './provision --tags netbsd_guest' has built;
 each start takes the newest ones. --kernel and --symbols name a NetBSD kernel that you have built with KGDB. --linux
-names the vmlinux of a Linux kernel that you have built with KGDB.
+names the vmlinux of a Linux kernel that you have built with KGDB; --bzimage without it boots any Linux kernel.
 
 examples:
   rumplab guest create nb
@@ -61,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--linux", metavar="VMLINUX", help="a Linux kernel with KGDB instead of a NetBSD one")
     parser.add_argument(
-        "--bzimage", metavar="FILE", help="the bootable file of that kernel (default: the one in its build tree)"
+        "--bzimage",
+        metavar="FILE",
+        help="a Linux kernel's bootable file, such as /boot/vmlinuz (default: the one in the build tree of --linux)",
     )
     parser.add_argument("--initrd", metavar="FILE", help="initial RAM file system of a Linux kernel")
     parser.add_argument("--append", metavar="STRING", help="more words for the command line of a Linux kernel")
@@ -86,20 +88,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network_options.add_arguments(parser)
 
 
+def is_linux(args: argparse.Namespace) -> bool:
+    return args.linux is not None or args.bzimage is not None
+
+
 def check_usage(args: argparse.Namespace) -> None:
     """Raises UsageError for options that contradict each other."""
-    if args.linux is not None:
+    if is_linux(args):
         for option in ("kernel", "symbols", "release", "config", "boot"):
             if getattr(args, option) is not None:
                 raise UsageError(f"--{option} is for NetBSD; leave it out, or leave --linux out")
         if args.arch == "i386":
             raise UsageError("--linux is for amd64 kernels; leave --arch out")
     else:
-        for option in ("bzimage", "initrd", "append"):
+        for option in ("initrd", "append"):
             if getattr(args, option) is not None:
                 raise UsageError(f"--{option} goes with --linux; add that, or leave --{option} out")
     for option in ("symbols", "boot", "sources"):
-        if getattr(args, option) is not None and args.kernel is None and args.linux is None:
+        if getattr(args, option) is not None and args.kernel is None and not is_linux(args):
             raise UsageError(f"--{option} goes with --kernel; the lab's own kernel has what it needs")
     if args.allow_backing and args.disk is None:
         raise UsageError("--allow-backing goes with --disk; the lab's own disk is one file")
@@ -160,16 +166,16 @@ def make_guest(args: argparse.Namespace, lab: Lab, platform: str) -> Guest:
     disk = recorded.settle(lab, existing(args.disk), None, args.allow_backing) if args.disk else None
     if disk is not None and disk.format is None:
         raise UsageError(f"{args.disk} is a program, not a disk image; name the root disk")
-    if args.linux is not None:
-        symbols = with_symbols("--linux", args.linux)
-        kernel = existing(args.bzimage) if args.bzimage else bzimage_of(symbols)
+    if is_linux(args):
+        symbols = with_symbols("--linux", args.linux) if args.linux is not None else None
+        kernel = existing(args.bzimage) if args.bzimage is not None else bzimage_of(symbols or "")
     else:
         kernel = existing(args.kernel) if args.kernel else None
         symbols = with_symbols("--symbols", args.symbols) if args.symbols else kernel
     source_name, sources = source_places(args.sources)
     return Guest(
         name=args.name,
-        kind=NETBSD if args.linux is None else LINUX,
+        kind=LINUX if is_linux(args) else NETBSD,
         arch=args.arch or (ipkdb.ARCH if args.config == IPKDB else ARCHES[0]),
         kernel=kernel,
         symbols=symbols,

@@ -109,8 +109,10 @@ def run(args: argparse.Namespace) -> int:
 
 def check_mode(machine: Machine, args: argparse.Namespace) -> None:
     """Checks the options against how the guest was started. UsageError for a key without IPKDB, RumplabError for
-    --break with IPKDB."""
+    --break with IPKDB, and for a serial line of a guest that is being recorded."""
     by_network = machine.guest == IPKDB and not args.qemu_stub
+    if not by_network and not args.qemu_stub:
+        kernel_debugger.refuse_recorded(machine)
     if args.key_file and not by_network:
         raise UsageError("--key-file is for a guest that was started with --ipkdb; leave it out")
     command_line.check_files(args.key_file)

@@ -7,23 +7,29 @@ import contextlib
 import os
 import shlex
 import sys
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from rumplab.cli import network_options, panic_options
+from rumplab.cli import network_options, panic_options, record_options
 from rumplab.cli.arguments import port
 from rumplab.errors import RumplabError, UsageError
-from rumplab.guest import hardware, ipkdb, kernels
+from rumplab.guest import hardware, ipkdb, kernels, recorded_console
 from rumplab.guest.definition import DIRECT, DISK, IPKDB, Guest, keeps_disk, open_guests, running
+from rumplab.guest.lines import DEBUGGER
 from rumplab.guest.starting import KGDB, RUN, Plan, make_plan, prepare, record, ssh_port, with_ssh
 from rumplab.host.streams import script
 from rumplab.lab import config
 from rumplab.lab.config import Lab
-from rumplab.machine import accel, launch, macs, nics, sandbox
+from rumplab.machine import accel, launch, macs, nics, qemu_argv, sandbox
 from rumplab.machine.qemu_argv import Spec, check_extra
 from rumplab.machine.registry import Machine, Machines, addressed, open_machines
 from rumplab.network import attachment
 from rumplab.postmortem import panic_policy
+from rumplab.recording import devices, making, store
+from rumplab.recording import record as recordings
+from rumplab.recording.emulator import identify
+from rumplab.recording.making import Wanted
 
 EPILOG = """\
 'rumplab guest console NAME' connects to its console, 'rumplab logs NAME' prints what the console has shown. When the
@@ -36,6 +42,7 @@ examples:
   rumplab guest start nb                     it boots; 'rumplab guest break nb' stops it in its debugger later
   rumplab guest start nb --persist           keep what it writes for the next start
   rumplab guest start nb --qemu-stub --wait  for QEMU's stub, stopped before the first instruction
+  rumplab guest start nb --record            see 'rumplab replay', 'rumplab recording' and 'debug --replay'
   rumplab guest start nb --kgdb --dry-run    print the commands instead
 """
 TAKES_EXTRA = True
@@ -71,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--accel", choices=accel.ACCELS, default="auto", help="auto, the default: the fastest one that works here"
     )
     panic_options.add_arguments(parser)
+    record_options.add_argument(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the commands, run none")
 
 
@@ -82,6 +90,19 @@ def check_usage(args: argparse.Namespace) -> None:
         raise UsageError(f"{names} are ways to debug it; choose one")
     if args.wait and not args.qemu_stub:
         raise UsageError("--wait goes with --qemu-stub; with --kgdb and --ipkdb the kernel itself waits")
+    if record_options.check(args):
+        if args.kgdb:
+            raise UsageError(
+                "--kgdb and --record can't be used together: QEMU can't record a session on a serial line; leave out"
+                " --kgdb, and debug the recording with: rumplab debug NAME --replay"
+            )
+        if args.persist:
+            raise UsageError(
+                "--record discards what the guest writes to its disk, so that the disk can be copied; leave"
+                " out --persist"
+            )
+        devices.check_accel(args.accel)
+        devices.check_extra(args.extra)
     if (args.ipkdb_net or args.ipkdb_port) and not args.ipkdb:
         raise UsageError("--ipkdb-net and --ipkdb-port go with --ipkdb; add that, or leave them out")
 
@@ -106,12 +127,7 @@ def make_spec(plan: Plan, args: argparse.Namespace, emulator: str, accelerator: 
 
 def print_commands(plan: Plan, spec: Spec, qemu_img: str) -> None:
     """Prints the commands of a start as shell. They work without rumplab: there is no record and no control socket."""
-    if plan.boot_image:
-        from rumplab.guest import bootdisk
-        from rumplab.image.recipe import shell
-
-        recipe, _ = bootdisk.plan(Path(plan.kernel.file), plan.root, plan.waits)
-        script(shell(recipe, plan.boot_image))
+    print_boot_disk(plan)
     if plan.kept and plan.kernel.disk is not None and not keeps_disk(plan.directory):
         from rumplab.guest import overlay
 
@@ -151,7 +167,8 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     kernel = kernels.resolve(lab, guest)
     plan = make_plan(guest, kernel, guests.directory(guest.name), start_mode(args), args.persist)
     attached = bridge_attachment(lab, guest, args.dry_run, platform)
-    chosen = args.accel
+    recording = args.record is not None
+    chosen = devices.ACCEL if recording else args.accel
     if chosen == "auto":
         chosen = accel.decide(emulator, component.version, machines.root).chosen
     spec = replace(make_spec(plan, args, emulator, chosen), link=attached.link if attached else None)
@@ -160,12 +177,20 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     helped = args.dry_run and spec.link is not None and spec.link.spawns
     closed = sandbox.choose(emulator, component.version, machines.root, helped, spec.extra, platform)
     spec = replace(spec, nics=with_ssh(spec.nics, taken), sandbox=closed)
+    if recording:
+        spec = recorded_spec(plan, spec)
     network_options.warn(spec.nics)
     seen = macs.learned(attached.bridge) if attached and attached.bridge else frozenset()
     if args.dry_run:
         cards = addressed(spec.nics, guest.name, others, seen)
-        print_commands(plan, replace(spec, nics=cards, stub=f"{guest.name}.gdb.sock"), qemu_img)
+        spec = replace(spec, nics=cards, stub=f"{guest.name}.gdb.sock")
+        if recording:
+            print_recording(plan, spec, args.record)
+            return 0
+        print_commands(plan, spec, qemu_img)
         return 0
+    if recording:
+        return start_recorded(lab, machines, plan, spec, attached, seen, args)
     machine = machines.claim(record(plan, spec), numbered=False, seen_macs=seen)
     try:
         # After the claim, no other command can prepare or start this guest.
@@ -197,6 +222,77 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     return 0
 
 
+def recorded_spec(plan: Plan, spec: Spec) -> Spec:
+    """Returns the whole machine `spec` of a recorded guest, and says which card is another one. UsageError if it can't
+    be recorded."""
+    if plan.kept:
+        raise UsageError(
+            f"--record copies each disk, and {plan.directory / DISK}, which --persist has kept, is only a part of one;"
+            f" make a disk of it, and a guest with that --disk: qemu-img convert -O qcow2 {plan.directory / DISK} IMAGE"
+        )
+    cards = devices.replaced(spec.nics)
+    changed = devices.explain_replaced(spec.nics, cards)
+    if changed:
+        print(f"rumplab: {plan.guest.name}: {changed}", file=sys.stderr)
+    spec = hardware.recorded_spec(replace(spec, nics=cards), plan.guest, plan.kernel, plan.disk)
+    # The boot disk is made later; it is complete.
+    making.check(replace(spec, image=None))
+    return spec
+
+
+def print_boot_disk(plan: Plan) -> None:
+    """Prints the commands that make the boot disk, if the guest has one."""
+    if plan.boot_image:
+        from rumplab.guest import bootdisk
+        from rumplab.image.recipe import shell
+
+        recipe, _ = bootdisk.plan(Path(plan.kernel.file), plan.root, plan.waits)
+        script(shell(recipe, plan.boot_image))
+
+
+def print_recording(plan: Plan, spec: Spec, directory: str) -> None:
+    """Prints the commands that record the guest, as shell."""
+    print_boot_disk(plan)
+    wanted = Wanted(spec, record(plan, spec), ports=hardware.PORTS)
+    argv = [*making.argv(wanted, foreground=True), *hardware.unused_argv(DEBUGGER)]
+    script(making.shell(directory or f"{plan.guest.name}.recording", wanted, argv) + "\n")
+
+
+def start_recorded(
+    lab: Lab,
+    machines: Machines,
+    plan: Plan,
+    spec: Spec,
+    attached: attachment.Attachment | None,
+    seen: Collection[str],
+    args: argparse.Namespace,
+) -> int:
+    """Starts and records the guest, and returns the exit status. RumplabError if it ends at once."""
+    with store.new(lab, args.record, plan.guest.name) as directory:
+        emulator = identify(spec.qemu)
+        made = replace(record(plan, spec), recording=str(directory))
+        machine = machines.claim(made, numbered=False, seen_macs=seen)
+        wanted = Wanted(replace(spec, stub=machine.stub, nics=machine.nics), machine, ports=hardware.PORTS)
+        with contextlib.ExitStack() as stack:
+            with machines.claimed(machine):
+                # After the claim, no other command can prepare or start this guest.
+                prepare(plan, lab.component("qemu").path("qemu-img"), machines)
+                link = stack.enter_context(attachment.opened(attached, machine.nics))
+                wanted = replace(wanted, spec=replace(wanted.spec, link=link))
+                argv = [*qemu_argv.machine_argv(wanted.recorded), *hardware.running_argv(machine)]
+                recorded_console.make(machine, making.make(directory, wanted, argv, emulator).console)
+            passed = link.taps if link else ()
+            running_machine = launch.detached(machines, machine, argv, passed, str(directory))
+    if running_machine is not None:
+        print(report(plan.guest, running_machine, args))
+    record_options.print_state(recordings.read(directory), machines, shlex.quote(args.record or directory.name))
+    if running_machine is None:
+        raise RumplabError(
+            f"{plan.guest.name} has ended already; read its console with: rumplab logs {plan.guest.name}"
+        )
+    return 0
+
+
 def start_mode(args: argparse.Namespace) -> str:
     """Returns the value of Machine.guest for these options."""
     return KGDB if args.kgdb else IPKDB if args.ipkdb else RUN
@@ -217,7 +313,13 @@ def report(guest: Guest, machine: Machine, args: argparse.Namespace) -> str:
     ssh = f", ssh on port {port} of 127.0.0.1" if port else ""
     ends = [item.host for card in machine.nics if card.slot for item in card.forwards]
     udp = f", IPKDB on UDP port {ends[0]}" if ends else ""
-    option = " --qemu-stub" if args.qemu_stub else "" if args.kgdb or args.ipkdb else " --break"
+    option = (
+        " --qemu-stub"
+        if args.qemu_stub or (machine.recording and not args.ipkdb)
+        else ""
+        if args.kgdb or args.ipkdb
+        else " --break"
+    )
     return (
         f"{guest.name} runs (pid {machine.pid}, {machine.accel}{ssh}{udp}); debug it with:"
         f" rumplab guest debug {guest.name}{option}"

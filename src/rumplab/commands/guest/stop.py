@@ -33,6 +33,7 @@ LOOK_SECONDS = 3.0
 POLL_SECONDS = 0.1
 COMMANDS = {LINUX: "poweroff"}
 NETBSD_COMMAND = "shutdown -p now"
+NO_BUTTON = "its console shows no shell, and QEMU doesn't record the power button"
 # The last message of a kernel that can't turn the machine off. Ending the machine loses no data then.
 HALTED = r"has halted|System halted|Please press any key to reboot"
 
@@ -60,28 +61,33 @@ def why_not(machine: Machine) -> str | None:
     return None
 
 
-def shut_down(machine: Machine, guest: Guest, seconds: float) -> bool:
-    """Asks the guest to shut down, with a command on its console or with the power button. Returns whether it has shut
-    down within `seconds`."""
+def shut_down(machine: Machine, guest: Guest, seconds: float) -> str:
+    """Asks the guest to shut down, with a command on its console or with the power button. Returns why it has not shut
+    down within `seconds`; an empty string if it has."""
     deadline = time.monotonic() + seconds
     try:
         with Console(machine) as console:
             if re.search(HALTED, console.tail()):
-                return True
+                return ""
             if shell.ready(console, min(LOOK_SECONDS, seconds)):
                 console.send(COMMANDS.get(guest.kind, NETBSD_COMMAND) + shell.ENTER)
+            elif machine.recording:
+                return NO_BUTTON
             else:
                 press_button(machine)
             while time.monotonic() < deadline:
                 if process.wait_gone(machine.pid, machine.token, POLL_SECONDS):
-                    return True
+                    return ""
                 if console.expect(HALTED, 0):
-                    return True
+                    return ""
     except RumplabError:
         # Another command may use the console, or the guest may have closed it during the shutdown.
+        if machine.recording and machine.alive():
+            return NO_BUTTON
         if machine.alive():
             press_button(machine)
-    return process.wait_gone(machine.pid, machine.token, max(deadline - time.monotonic(), 0))
+    gone = process.wait_gone(machine.pid, machine.token, max(deadline - time.monotonic(), 0))
+    return "" if gone else f"it has not shut down within {seconds:.0f} s"
 
 
 def press_button(machine: Machine) -> None:
@@ -103,8 +109,10 @@ def end(machines: Machines, machine: Machine, guest: Guest, args: argparse.Names
     message = f"{guest.name} stopped"
     if why is not None and not args.now:
         message = f"{guest.name} ended without shutting down: {why}"
-    elif why is None and not shut_down(started, guest, args.timeout):
-        message = f"{guest.name} ended: it has not shut down within {args.timeout:.0f} s"
+    elif why is None:
+        problem = shut_down(started, guest, args.timeout)
+        if problem:
+            message = f"{guest.name} ended: {problem}"
     if not shutdown.end(machines, started):
         raise RumplabError(f"{guest.name} (pid {started.pid}) does not end; look at it with: ps {started.pid}")
     machines.retire(started)

@@ -33,5 +33,5 @@ def run(args: argparse.Namespace) -> int:
         print(output.as_json(listing.as_data(listing.row(found.directory, machines))))
         return 0
     print("\n".join(listing.lines(found)))
-    print(f"command       {shlex.join(found.argv)}")
+    print(f"command       {output.printable(shlex.join(found.argv))}")
     return 0
