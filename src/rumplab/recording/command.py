@@ -14,11 +14,11 @@ from pathlib import Path
 from rumplab.machine import nics, qemu_argv
 from rumplab.machine.qemu_argv import Spec
 from rumplab.recording import devices
-from rumplab.recording.record import CONSOLE, LOG, MESSAGES, RECORD
+from rumplab.recording.record import CONSOLE, LOG, MESSAGES, RECORD, SNAPSHOTS
 
 MODULE = "module"
 # The names of the recording's own files, which no copied file may have.
-TAKEN = (RECORD, LOG, CONSOLE, MESSAGES, MODULE)
+TAKEN = (RECORD, LOG, CONSOLE, MESSAGES, SNAPSHOTS, MODULE)
 RECORDING, REPLAYING = "record", "replay"
 
 

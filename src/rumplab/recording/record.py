@@ -20,6 +20,7 @@ RECORD = "recording.json"
 LOG = "log"
 CONSOLE = "console"
 MESSAGES = "messages"
+SNAPSHOTS = "snapshots"
 SEAL = "seal"
 
 

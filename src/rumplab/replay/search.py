@@ -21,8 +21,9 @@ HELD = b"T02"
 WATCHES = (b"watch", b"rwatch", b"awatch")
 # The number of stops that takes about a second.
 MANY = 1000
-# Most stops are near. QEMU executes this number of instructions quickly, even one at a time.
-NEAR = 1_000_000
+# Most stops are near. QEMU executes this number of instructions quickly, even one at a time. Then each further part of
+# the run is larger by this factor, so that a far stop doesn't need many QEMUs.
+NEAR, WIDER = 1_000_000, 4
 # A step doesn't change the position if an interrupt comes before the instruction; this happens a few times at most.
 STEPS = 100
 
@@ -141,12 +142,20 @@ def latest(
     )
 
 
-class Search:
-    """The searches of one session. It keeps the stops that it has found. A search begins in the last `near`
-    instructions, since QEMU is slow in a page with a breakpoint."""
+def beginning(_: int) -> int:
+    """Returns the position of the last snapshot before a position, without snapshots."""
+    return 0
 
-    def __init__(self, fresh: Fresh, total: int, near: int = NEAR) -> None:
-        self._fresh, self._total, self._near = fresh, total, near
+
+class Search:
+    """The searches of one session. It keeps the stops that it has found.
+
+    A search begins in the last `near` instructions, since QEMU is slow in a page with a breakpoint. The parts before
+    them begin at snapshots: `aligned` returns the position of the last snapshot at or before a position.
+    """
+
+    def __init__(self, fresh: Fresh, total: int, aligned: Callable[[int], int] = beginning, near: int = NEAR) -> None:
+        self._fresh, self._total, self._aligned, self._near = fresh, total, aligned, near
         # For each set of points: the searched range and all stops in it.
         self._known: dict[frozenset[bytes], tuple[int, int, list[Stop]]] = {}
 
@@ -162,8 +171,12 @@ class Search:
         before = [stop for stop in stops if stop.position < end]
         if before:
             return before[-1]
+        width = self._near
         while first > 0:
-            begin = max(first - self._near, 0) if first == end else 0
+            begin = max(first - width, 0)
+            if first < end:
+                begin = self._aligned(begin)
+            width *= WIDER
             on_stop(begin)
             with self._fresh(begin) as runner:
                 counted = count(runner, points, first, self._total, MANY, on_stop)

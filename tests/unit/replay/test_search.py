@@ -93,11 +93,11 @@ def same_place(found: Stop | None, expected: Stop | None) -> bool:
     return (found and found.position) == (expected and expected.position)
 
 
-@given(CODE, POINTS, st.integers(1, 80), st.data())
+@given(CODE, POINTS, st.integers(1, 80), st.integers(1, 60), st.data())
 def test_a_search_finds_the_same_stop_as_a_look_at_each_instruction(
-    code: list[tuple[int, int | None]], points: set[bytes], near: int, data: st.DataObject
+    code: list[tuple[int, int | None]], points: set[bytes], near: int, every: int, data: st.DataObject
 ) -> None:
-    one = Search(fresh_of(code), len(code), near)
+    one = Search(fresh_of(code), len(code), lambda place: place - place % every, near)
     for end in data.draw(st.lists(st.integers(0, len(code) - 1), min_size=1, max_size=5)):
         assert same_place(one.before(sorted(points), end), truth(code, sorted(points), end))
 
