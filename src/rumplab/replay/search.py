@@ -19,8 +19,9 @@ from rumplab.replay.faults import Ended, Stuck
 # The stop reply at QEMU's replay-break.
 HELD = b"T02"
 WATCHES = (b"watch", b"rwatch", b"awatch")
-# The number of stops that takes about a second.
-MANY = 1000
+# The number of stops that takes about 0.2 s. A search gives up there, and looks at a smaller part of the run.
+MANY = 100
+FEW = 1000
 # Most stops are near. QEMU executes this number of instructions quickly, even one at a time. Then each further part of
 # the run is larger by this factor, so that a far stop doesn't need many QEMUs.
 NEAR, WIDER = 1_000_000, 4
@@ -110,38 +111,6 @@ def count(
             return found, at
 
 
-def last(fresh: Fresh, points: Sequence[bytes], begin: int, end: int, total: int, most: int = MANY) -> Stop | None:
-    """Returns the last stop at `points` from `begin` to `end`, without `end`; None if there is none."""
-    if begin >= end:
-        return None
-    with fresh(begin) as runner:
-        # A range of one instruction has few stops.
-        found, reached = count(runner, points, end, total, most if end - begin > 1 else MANY)
-    return latest(fresh, points, begin, end, total, most, (found, reached))
-
-
-def latest(
-    fresh: Fresh,
-    points: Sequence[bytes],
-    begin: int,
-    end: int,
-    total: int,
-    most: int,
-    counted: tuple[list[Stop], int | None],
-) -> Stop | None:
-    """Does the same with `counted`, the result of count() from `begin`. If count() gave up, searches the last part of
-    the range, which should have half as many stops, and then the part before it."""
-    found, reached = counted
-    if reached is None:
-        return found[-1] if found else None
-    middle = max((reached + end + 1) // 2, end - max((reached - begin) // 2, 1))
-    return (
-        last(fresh, points, middle, end, total, most)
-        or last(fresh, points, reached, middle, total, most)
-        or (found[-1] if found else None)
-    )
-
-
 def beginning(_: int) -> int:
     """Returns the position of the last snapshot before a position, without snapshots."""
     return 0
@@ -154,8 +123,15 @@ class Search:
     them begin at snapshots: `aligned` returns the position of the last snapshot at or before a position.
     """
 
-    def __init__(self, fresh: Fresh, total: int, aligned: Callable[[int], int] = beginning, near: int = NEAR) -> None:
-        self._fresh, self._total, self._aligned, self._near = fresh, total, aligned, near
+    def __init__(
+        self,
+        fresh: Fresh,
+        total: int,
+        aligned: Callable[[int], int] = beginning,
+        near: int = NEAR,
+        most: int = MANY,
+    ) -> None:
+        self._fresh, self._total, self._aligned, self._near, self._most = fresh, total, aligned, near, most
         # For each set of points: the searched range and all stops in it.
         self._known: dict[frozenset[bytes], tuple[int, int, list[Stop]]] = {}
 
@@ -171,20 +147,31 @@ class Search:
         before = [stop for stop in stops if stop.position < end]
         if before:
             return before[-1]
-        width = self._near
-        while first > 0:
-            begin = max(first - width, 0)
-            if first < end:
-                begin = self._aligned(begin)
-            width *= WIDER
+        width, floor = self._near, 0
+        # The last stop at or before `floor`, where count() gave up.
+        earlier: Stop | None = None
+        while first > floor:
+            begin = self._begin(first, floor, width, near=first == end)
             on_stop(begin)
             with self._fresh(begin) as runner:
-                counted = count(runner, points, first, self._total, MANY, on_stop)
-            found, reached = counted
-            if reached is not None:
-                return latest(self._fresh, points, begin, first, self._total, MANY, counted)
+                # A range of one instruction has few stops.
+                most = self._most if first - begin > 1 else FEW
+                found, reached = count(runner, points, first, self._total, most, on_stop)
+            if reached is not None and first - begin > 1:
+                # The last part should have half as many stops.
+                floor, earlier, width = reached, found[-1], max((reached - begin) // 2, 1)
+                continue
             stops, first = [*found, *stops], begin
             self._known[key] = (first, behind, stops)
             if found:
                 return found[-1]
-        return None
+            width *= WIDER
+        return earlier
+
+    def _begin(self, first: int, floor: int, width: int, near: bool) -> int:
+        """Returns where the next part of the run begins. It ends at `first`. Below `floor` there are too many stops;
+        then each part is at most half of the rest."""
+        if floor:
+            return max(first - width, (floor + first) // 2)
+        begin = max(first - width, 0)
+        return begin if near else self._aligned(begin)
