@@ -66,14 +66,20 @@ def watched(truth: Truth, recording: Recording) -> tuple[int, list[int]]:
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
+@given(snapshots=st.booleans(), data=st.data())
 def test_random_commands_end_where_single_steps_say(
-    truth: Truth, recording: Recording, watched: tuple[int, list[int]], data: st.DataObject
+    truth: Truth,
+    recording: Recording,
+    indexed: Recording,
+    watched: tuple[int, list[int]],
+    snapshots: bool,
+    data: st.DataObject,
 ) -> None:
     places = st.integers(truth.first, truth.last)
     points = {truth.pc(place) for place in data.draw(st.lists(places, max_size=3))}
     address, written = watched if data.draw(st.booleans()) else (None, [])
-    with RelayClient(relay.argv(recording.directory, recording.emulator)) as client:
+    used = indexed if snapshots else recording
+    with RelayClient(relay.argv(used.directory, used.emulator)) as client:
         position = data.draw(places)
         client.goto(position)
         for point in points:
