@@ -37,7 +37,7 @@ from rumplab.replay.state import Start
 MOST = 32
 LEAST_DISTANCE = 1_000_000
 # The most space for all snapshots of a recording.
-MOST_BYTES = 2 << 30
+MOST_BYTES = 4 << 30
 # The free space that must remain.
 RESERVE = 64 * MIB
 # QEMU refuses to save its state while it waits for a disk; it is asked again this number of instructions later.
@@ -138,8 +138,8 @@ class Layer:
         reference = self._reference()
         reason = ""
         position = reference.position
-        # At the last instruction, QEMU ends.
-        last = self._total - 1
+        # QEMU may end a little before the last instruction that the log counts.
+        last = self._total - self.index.every // 4
         while position < last and not reason:
             position = next(positions(self.index.every, position, self._total), last)
             scout = self._scout(reference, position)

@@ -9,6 +9,7 @@ aborts when it continues. So a search sets replay-break after its range, and nev
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -23,8 +24,10 @@ WATCHES = (b"watch", b"rwatch", b"awatch")
 MANY = 100
 FEW = 1000
 # Most stops are near. QEMU executes this number of instructions quickly, even one at a time. Then each further part of
-# the run is larger by this factor, so that a far stop doesn't need many QEMUs.
-NEAR, WIDER = 1_000_000, 4
+# the run is larger by this factor, so that a far stop doesn't need many QEMUs; but a part should take no more than this
+# number of seconds.
+NEAR, WIDER = 30_000, 10
+PART_SECONDS = 1.5
 # A step doesn't change the position if an interrupt comes before the instruction; this happens a few times at most.
 STEPS = 100
 
@@ -120,7 +123,8 @@ class Search:
     """The searches of one session. It keeps the stops that it has found.
 
     A search begins in the last `near` instructions, since QEMU is slow in a page with a breakpoint. The parts before
-    them begin at snapshots: `aligned` returns the position of the last snapshot at or before a position.
+    them begin at snapshots if that doesn't double their size: `aligned` returns the position of the last snapshot at or
+    before a position.
     """
 
     def __init__(
@@ -130,8 +134,10 @@ class Search:
         aligned: Callable[[int], int] = beginning,
         near: int = NEAR,
         most: int = MANY,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fresh, self._total, self._aligned, self._near, self._most = fresh, total, aligned, near, most
+        self._clock = clock
         # For each set of points: the searched range and all stops in it.
         self._known: dict[frozenset[bytes], tuple[int, int, list[Stop]]] = {}
 
@@ -151,27 +157,30 @@ class Search:
         # The last stop at or before `floor`, where count() gave up.
         earlier: Stop | None = None
         while first > floor:
-            begin = self._begin(first, floor, width, near=first == end)
-            on_stop(begin)
+            begin = self._begin(first, floor, width)
             with self._fresh(begin) as runner:
+                began = self._clock()
                 # A range of one instruction has few stops.
                 most = self._most if first - begin > 1 else FEW
                 found, reached = count(runner, points, first, self._total, most, on_stop)
+                took = max(self._clock() - began, 0.001)
             if reached is not None and first - begin > 1:
                 # The last part should have half as many stops.
                 floor, earlier, width = reached, found[-1], max((reached - begin) // 2, 1)
                 continue
+            done = first - begin
             stops, first = [*found, *stops], begin
             self._known[key] = (first, behind, stops)
             if found:
                 return found[-1]
-            width *= WIDER
+            width = max(min(width * WIDER, int(done / took * PART_SECONDS)), self._near)
         return earlier
 
-    def _begin(self, first: int, floor: int, width: int, near: bool) -> int:
+    def _begin(self, first: int, floor: int, width: int) -> int:
         """Returns where the next part of the run begins. It ends at `first`. Below `floor` there are too many stops;
         then each part is at most half of the rest."""
         if floor:
             return max(first - width, (floor + first) // 2)
         begin = max(first - width, 0)
-        return begin if near else self._aligned(begin)
+        snapshot = self._aligned(begin)
+        return snapshot if begin - snapshot < width else begin

@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"the snapshots of {found.name} are removed")
             return 0
         index = laying.lay(found, qemu_img, progress(found))
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
         if index.reason:
             print(f"rumplab: no more snapshots of {found.name}: {index.reason}", file=sys.stderr)
         size = listing.readable(snapshots.size(found.directory))
@@ -50,7 +52,6 @@ def progress(recording: Recording) -> laying.Report:
 
     def report(position: int, count: int) -> None:
         if sys.stderr.isatty():
-            end = "\n" if position == total - 1 else ""
-            print(f"\rinstruction {position} of {total}, {count} snapshots", end=end, file=sys.stderr, flush=True)
+            print(f"\rinstruction {position} of {total}, {count} snapshots", end="", file=sys.stderr, flush=True)
 
     return report
