@@ -40,12 +40,22 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
+class Leg:
+    """A part of the run, from `begin` to `end`. The file with the executed code has this SHA-256."""
+
+    begin: int
+    end: int
+    code: str
+
+
+@dataclass(frozen=True)
 class Index:
-    """The verified snapshots of a recording, sorted by position, `every` instructions apart. With `complete`, there
-    will be no more; then `reason` says why there are fewer than planned, or is empty."""
+    """The verified snapshots of a recording, sorted by position, `every` instructions apart, and the legs between them.
+    With `complete`, there will be no more; then `reason` says why there are fewer than planned, or is empty."""
 
     every: int = 0
     snapshots: tuple[Snapshot, ...] = ()
+    legs: tuple[Leg, ...] = ()
     complete: bool = False
     reason: str = ""
     schema: int = field(default=SCHEMA)
@@ -66,6 +76,10 @@ def place(recording: Recording, snapshot: Snapshot) -> Path:
     return root(recording) / str(snapshot.position)
 
 
+def code_file(recording: Recording, leg: Leg) -> Path:
+    return root(recording) / f"{leg.begin}-{leg.end}.code"
+
+
 def identity(recording: Recording) -> str:
     """Returns the hash of all that a snapshot depends on: the recording's files, the command, and the QEMU."""
     return seal({"hashes": recording.hashes, "version": recording.version, "firmware": recording.firmware,
@@ -81,8 +95,9 @@ def read(recording: Recording) -> Index:
         if data.pop("of") != identity(recording):
             return Index()
         snapshots = tuple(Snapshot(**one) for one in data.pop("snapshots"))
-        index = Index(snapshots=snapshots, **data)
-        for one in (index, *snapshots):
+        legs = tuple(Leg(**one) for one in data.pop("legs"))
+        index = Index(snapshots=snapshots, legs=legs, **data)
+        for one in (index, *snapshots, *legs):
             check_fields(one)
     except (*MALFORMED, OSError):
         return Index()
@@ -118,18 +133,19 @@ def size(directory: Path) -> int:
 
 
 def changes(recording: Recording) -> list[str]:
-    """Returns a message for each file of a snapshot that is missing or has changed."""
-    found = []
-    for snapshot in read(recording).snapshots:
-        for name, digest in snapshot.files.items():
-            path = place(recording, snapshot) / name
-            try:
-                same = sha256(path) == digest
-            except OSError:
-                same = False
-            if not same:
-                found.append(f"{path} is missing or has changed")
-    return found
+    """Returns a message for each file of the snapshots that is missing or has changed."""
+    index = read(recording)
+    files = {place(recording, one) / name: digest for one in index.snapshots for name, digest in one.files.items()}
+    files.update({code_file(recording, leg): leg.code for leg in index.legs})
+    return [f"{path} is missing or has changed" for path, digest in files.items() if not unchanged(path, digest)]
+
+
+def unchanged(path: Path, digest: str) -> bool:
+    """Returns whether the file `path` has this SHA-256."""
+    try:
+        return sha256(path) == digest
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager
@@ -159,3 +175,5 @@ def clear(recording: Recording) -> None:
     for path in root(recording).iterdir():
         if path.is_dir():
             shutil.rmtree(path)
+        elif path.suffix == ".code":
+            path.unlink()

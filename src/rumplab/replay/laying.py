@@ -23,10 +23,10 @@ import rumplab
 from rumplab.errors import RumplabError
 from rumplab.host.files import MIB, require_space, sha256, work_directory
 from rumplab.host.process import interruptible
-from rumplab.recording import command, devices, record, snapshots
+from rumplab.recording import code, command, devices, record, snapshots
 from rumplab.recording.record import Recording
 from rumplab.recording.removing import kept
-from rumplab.recording.snapshots import CANDIDATE, Index, Snapshot
+from rumplab.recording.snapshots import CANDIDATE, Index, Leg, Snapshot
 from rumplab.replay import state
 from rumplab.replay.faults import Fault, Stuck, Untrusted
 from rumplab.replay.player import NOBODY, Listener, Player
@@ -123,6 +123,8 @@ class Layer:
         self._total = end_of(recording).instructions
         # The QEMUs that run, with the files of each.
         self._running: dict[Player, Start] = {}
+        # Where each scout started.
+        self._began: dict[Player, int] = {}
         self._number = 0
         self._failures = 0
         self._candidate: Candidate | None = None
@@ -149,7 +151,9 @@ class Layer:
             self._accept()
             if position < last:
                 reason = self._save(scout)
+            end = scout.position
             self._end(scout)
+            self._keep_code(scout, end)
             self._report(position, len(self.index.snapshots))
         self.index = replace(self.index, complete=True, reason=reason)
         snapshots.write(self._recording, self.index)
@@ -190,7 +194,8 @@ class Layer:
         begin = self._newest
         scout = None
         try:
-            scout = self._player(begin)
+            scout = self._player(begin, logs=True)
+            self._began[scout] = begin.position if begin else 0
             if scout.set_out(position):
                 scout.arrive(position, SCOUT_SECONDS)
             return scout
@@ -210,19 +215,31 @@ class Layer:
         else:
             self._drop(self.index.snapshots[-1])
 
+    def _keep_code(self, scout: Player, end: int) -> None:
+        """Writes the code of the leg that `scout` has executed, and adds the leg to the index."""
+        log = self._work / f"{scout.directory.name}.code"
+        leg = Leg(self._began.pop(scout), end, "")
+        path = snapshots.code_file(self._recording, leg)
+        code.logged(log).write(path)
+        log.unlink()
+        self.index = replace(self.index, legs=(*self.index.legs, replace(leg, code=sha256(path))))
+        snapshots.write(self._recording, self.index)
+
     def _forget(self) -> None:
         """Drops the candidate."""
         if self._candidate is not None:
             shutil.rmtree(self._candidate.directory, ignore_errors=True)
         self._candidate = None
 
-    def _player(self, begin: Candidate | Snapshot | None) -> Player:
-        """Starts a QEMU at `begin`, or at the beginning, with files of its own, in which it can save its state."""
+    def _player(self, begin: Candidate | Snapshot | None, logs: bool = False) -> Player:
+        """Starts a QEMU at `begin`, or at the beginning, with files of its own, in which it can save its state. With
+        `logs`, it logs the code."""
         name = str(self._number)
         self._number += 1
         files = snapshots.root(self._recording) / f"{CANDIDATE}{name}"
         files.mkdir(0o700)
-        start = Start(files, begin is not None, self._work / f"{name}.memory")
+        log = self._work / f"{name}.code" if logs else None
+        start = Start(files, begin is not None, self._work / f"{name}.memory", log)
         try:
             if isinstance(begin, Snapshot):
                 state.copy_verified(snapshots.place(self._recording, begin), begin.files, files)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rumplab.replay.faults import Ended, Stuck
+from rumplab.replay.points import BREAKPOINTS
 
 # The stop reply at QEMU's replay-break.
 HELD = b"T02"
@@ -26,8 +27,8 @@ FEW = 1000
 # Most stops are near. QEMU executes this number of instructions quickly, even one at a time. Then each further part of
 # the run is larger by this factor, so that a far stop doesn't need many QEMUs; but a part should take no more than this
 # number of seconds.
-NEAR, WIDER = 30_000, 10
-PART_SECONDS = 1.5
+NEAR, WIDER = 200_000, 10
+PART_SECONDS = 2.0
 # A step doesn't change the position if an interrupt comes before the instruction; this happens a few times at most.
 STEPS = 100
 
@@ -114,6 +115,17 @@ def count(
             return found, at
 
 
+def breakpoints_only(points: Sequence[bytes]) -> list[int]:
+    """Returns the addresses of `points` if all of them are breakpoints; otherwise an empty list."""
+    words = [point.split(b",") for point in points]
+    return [int(word[1], 16) for word in words] if all(word[0] in BREAKPOINTS for word in words) else []
+
+
+def unknown(_: Sequence[int], end: int) -> int:
+    """Returns from which position on the run up to `end` executes no breakpoint's address, without any knowledge."""
+    return end
+
+
 def beginning(_: int) -> int:
     """Returns the position of the last snapshot before a position, without snapshots."""
     return 0
@@ -124,7 +136,8 @@ class Search:
 
     A search begins in the last `near` instructions, since QEMU is slow in a page with a breakpoint. The parts before
     them begin at snapshots if that doesn't double their size: `aligned` returns the position of the last snapshot at or
-    before a position.
+    before a position. `quiet_from` returns a position from which on the run up to another one executes nothing at some
+    addresses; a search for breakpoints skips that part.
     """
 
     def __init__(
@@ -134,10 +147,11 @@ class Search:
         aligned: Callable[[int], int] = beginning,
         near: int = NEAR,
         most: int = MANY,
+        quiet_from: Callable[[Sequence[int], int], int] = unknown,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fresh, self._total, self._aligned, self._near, self._most = fresh, total, aligned, near, most
-        self._clock = clock
+        self._quiet_from, self._clock = quiet_from, clock
         # For each set of points: the searched range and all stops in it.
         self._known: dict[frozenset[bytes], tuple[int, int, list[Stop]]] = {}
 
@@ -156,7 +170,14 @@ class Search:
         width, floor = self._near, 0
         # The last stop at or before `floor`, where count() gave up.
         earlier: Stop | None = None
+        addresses = breakpoints_only(points)
         while first > floor:
+            if addresses:
+                # Nothing stops there.
+                first = max(self._quiet_from(addresses, first), floor)
+                self._known[key] = (first, behind, stops)
+                if first == floor:
+                    break
             begin = self._begin(first, floor, width)
             with self._fresh(begin) as runner:
                 began = self._clock()

@@ -117,7 +117,7 @@ class Session:
         # Whether QEMU will report the last stop again.
         self._repeats = False
         self._starts = Starts(recording)
-        self._search = Search(self._temporary, self.total, self._starts.aligned)
+        self._search = Search(self._temporary, self.total, self._starts.aligned, quiet_from=self._starts.quiet_from)
         self.here = self._fresh(0)
 
     def close(self) -> None:

@@ -36,11 +36,13 @@ SECONDS = 60.0
 @dataclass(frozen=True)
 class Start:
     """The files with which QEMU starts, in `directory`. With `loads`, QEMU loads the snapshot in them; otherwise it
-    starts at the beginning, and can save one. If `memory` is a path, QEMU keeps the guest's memory in that file."""
+    starts at the beginning, and can save one. If `memory` is a path, QEMU keeps the guest's memory in that file; if
+    `code` is one, it writes the code that it translates there."""
 
     directory: Path
     loads: bool
     memory: Path | None = None
+    code: Path | None = None
 
     def argv(self, argv: Sequence[str]) -> list[str]:
         """Returns `argv`, the command of a replay, with these files."""
@@ -49,6 +51,7 @@ class Start:
         words[1:1] = ["-drive", f"if=none,id={STATE},format=qcow2,file={value(str(self.directory / STATE))}"]
         if self.loads:
             words[words.index("-icount") + 1] += f",rrsnapshot={TAG}"
+        words += ["-d", "in_asm", "-D", str(self.code)] if self.code else []
         return with_memory(words, self.memory) if self.memory else words
 
     def _drive(self, word: str) -> str:
