@@ -5,8 +5,11 @@
     tools/python bench/replay.py reverse [COMMANDS]   executes random commands in one session, forwards and backwards
     tools/python bench/replay.py linux VMLINUZ INITRD [ROUNDS]   records and replays a guest, which must power itself
         off, by rumplab and by the commands of 'rumplab guest start --record --dry-run'
+    tools/python bench/replay.py long [MILLIONS]      goes backwards in a recording of so many million instructions,
+                                                      without and with snapshots, from random positions
 
-Needs a provisioned lab (or RUMPLAB_CONFIG) with components qemu, pcihello and rump_stager. A card's own boot code uses
+Needs a provisioned lab (or RUMPLAB_CONFIG) with components qemu, pcihello and rump_stager. `long` builds
+tests/fixtures/long, by gcc and make. A card's own boot code uses
 the card: it asks the user network for an address for a while. A disk boots the demo. `devices` prints the rows of the
 table in docs/commands/recording.md. The benchmark asserts nothing.
 """
@@ -26,6 +29,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from support.demos import ROOT, build
 from support.relayclient import RelayClient
 
 from rumplab.errors import RumplabError
@@ -35,16 +39,21 @@ from rumplab.machine.disk_controllers import CDROM, CONTROLLERS, Disk
 from rumplab.machine.nics import Nic
 from rumplab.machine.qemu_argv import Spec, control_argv, machine_argv
 from rumplab.machine.registry import Machine
-from rumplab.recording import ending, making
+from rumplab.recording import ending, making, snapshots
 from rumplab.recording.emulator import identify
 from rumplab.recording.making import Wanted
 from rumplab.recording.record import Recording
-from rumplab.replay import relay, running
+from rumplab.replay import laying, relay, running
 from rumplab.replay.faults import Ended
 from rumplab.replay.player import Player
 
 ROUNDS = 5
 COMMANDS = 200
+MILLIONS = 50
+# The instructions that the firmware executes first, in millions.
+FIRMWARE = 7
+# The number of random positions, for each kind of movement.
+TRIALS = 12
 # The number of last instructions that are stepped through, to compute the expected stops.
 STEPPED = 6000
 # The time after which a run ends if the guest doesn't end it.
@@ -170,7 +179,7 @@ def reverse(spec: Spec, count: int) -> None:
         times: list[float] = []
         wrong = 0
         chance = random.Random(1)
-        with RelayClient(relay.argv(recording.directory, recording.emulator)) as client:
+        with RelayClient(relay.argv(recording)) as client:
             client.ask(b"qSupported:swbreak+;hwbreak+")
             position, points = first + STEPPED // 2, set[int]()
             client.goto(position)
@@ -197,6 +206,65 @@ def reverse(spec: Spec, count: int) -> None:
                     client.goto(position)
     print(f"{count - wrong} of {count} ended where a forward run says; load {os.getloadavg()[0]:.1f}")
     print(f"median {statistics.median(times):.2f} s, worst {max(times):.2f} s")
+
+
+def long(spec: Spec, millions: int) -> None:
+    """The same movements from the same random positions, without and with snapshots."""
+    with tempfile.TemporaryDirectory(prefix="rb") as path:
+        program = build(
+            ROOT / "tests/fixtures/long", Path(path, "long.bin"), f"CC=gcc -DMILLIONS={millions - FIRMWARE}"
+        )
+        directory = Path(path, "recording")
+        directory.mkdir()
+        recording = record(replace(spec, program=str(program)), directory)
+        total = running.end_of(recording).instructions
+        known = symbols(program)
+        points = {
+            "step": b"",
+            "breakpoint, hit each 1000": b"Z1,%x,1" % known["often"],
+            "breakpoint, each million": b"Z1,%x,1" % known["tick"],
+            "breakpoint, each 10 million": b"Z1,%x,1" % known["seldom"],
+            "breakpoint, once, slow page": b"Z1,%x,1" % known["once"],
+            "watchpoint, each 10 million": b"Z2,%x,8" % known["written"],
+        }
+        chance = random.Random(1)
+        places = [chance.randrange(total // 2, total) for _ in range(TRIALS)]
+        found = {name: movements(recording, point, places) for name, point in points.items()}
+        began = time.perf_counter()
+        index = laying.lay(recording, config.load().component("qemu").path("qemu-img"))
+        size = snapshots.size(directory) / (1 << 20)
+        print(f"{total} instructions; {len(index.snapshots)} snapshots, {size:.0f} MiB, in", end=" ")
+        print(f"{time.perf_counter() - began:.1f} s; load {os.getloadavg()[0]:.1f}\n")
+        print("| movement | without | worst | with snapshots | worst | same place |\n|---|---|---|---|---|---|")
+        for name, point in points.items():
+            places_before, before = found[name]
+            places_after, after = movements(recording, point, places)
+            same = sum(one == other for one, other in zip(places_before, places_after, strict=True))
+            print(f"| {name} | {spread(before)} | {spread(after)} | {same} of {len(places)} |", flush=True)
+
+
+def spread(times: list[float]) -> str:
+    return f"{statistics.median(times):.2f} s | {max(times):.2f} s"
+
+
+def movements(recording: Recording, point: bytes, places: list[int]) -> tuple[list[int], list[float]]:
+    """Go backwards from each of `places`, and return where each movement ends and its time. Each is the first movement
+    of a session, which has no stops in its memory."""
+    ends, times = [], []
+    for place in places:
+        with RelayClient(relay.argv(recording)) as client:
+            client.ask(b"qSupported:swbreak+;hwbreak+")
+            client.goto(place)
+            if point:
+                client.ask(point)
+            times.append(seconds(partial(client.ask, b"bc" if point else b"bs", PATIENCE)))
+            ends.append(client.position)
+    return ends, times
+
+
+def symbols(program: Path) -> dict[str, int]:
+    lines = subprocess.run(["nm", program], capture_output=True, text=True, check=True).stdout.splitlines()
+    return {words[-1]: int(words[0], 16) for words in map(str.split, lines)}
 
 
 def trace(recording: Recording, first: int) -> list[int]:
@@ -280,7 +348,12 @@ def linux(kernel: str, initrd: str, rounds: int) -> None:
 
 
 def main() -> None:
-    modes = {"devices": (devices, ROUNDS), "cost": (cost, ROUNDS), "reverse": (reverse, COMMANDS)}
+    modes = {
+        "devices": (devices, ROUNDS),
+        "cost": (cost, ROUNDS),
+        "reverse": (reverse, COMMANDS),
+        "long": (long, MILLIONS),
+    }
     words = sys.argv[1:]
     if words[:1] == ["linux"] and len(words) in (3, 4):
         linux(words[1], words[2], int(words[3]) if len(words) > 3 else ROUNDS)

@@ -156,12 +156,13 @@ def run_replay(args: argparse.Namespace, lab: Lab) -> int:
     command_line.check_files(args.symbols, *args.script)
     with opening.opened(lab, open_machines(lab), args.name) as recording:
         program = os.path.abspath(args.symbols) if args.symbols else recording.symbols_file
+        qemu_img = lab.component("qemu").paths.get("qemu-img", "")
         if args.location is not None and program is None and not args.location.startswith("*"):
             raise RumplabError(f"'{args.location}' needs symbols, and there are none; give them with --symbols FILE")
         session = Session(
             gdb=gdb,
             gdbinit=gdbinit,
-            remote=f"| {shlex.join(relay.argv(recording.directory, recording.emulator, recording.sandbox))}",
+            remote=f"| {shlex.join(relay.argv(recording, qemu_img))}",
             program=program,
             sources=sources_of(lab, recording.origin),
             location=args.location,

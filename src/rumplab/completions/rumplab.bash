@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/rumplab
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_rumplab_recording_subparsers=(ls show verify rm pack unpack)
+_shtab_rumplab_recording_subparsers=(ls show verify index rm pack unpack)
 _shtab_rumplab_guest_subparsers=(create start console debug break pci stop list delete)
 _shtab_rumplab_ipkdb_subparsers=(connect decode check-port new-port)
 _shtab_rumplab_net_subparsers=(up down status)
@@ -30,6 +30,7 @@ _shtab_rumplab_back_option_strings=(-h --help)
 _shtab_rumplab_recording_ls_option_strings=(-h --help --json)
 _shtab_rumplab_recording_show_option_strings=(-h --help --json)
 _shtab_rumplab_recording_verify_option_strings=(-h --help)
+_shtab_rumplab_recording_index_option_strings=(-h --help --remove)
 _shtab_rumplab_recording_rm_option_strings=(-h --help)
 _shtab_rumplab_recording_pack_option_strings=(-h --help -o --output)
 _shtab_rumplab_recording_unpack_option_strings=(-h --help --name)
@@ -135,7 +136,7 @@ _shtab_rumplab_run___format_choices=(raw qcow2 vmdk)
 _shtab_rumplab_run___accel_choices=(auto kvm hvf tcg)
 _shtab_rumplab_run___net_choices=(user bridge none)
 _shtab_rumplab_run___vmnet_choices=(shared host)
-_shtab_rumplab_recording_pos_0_choices=(ls show verify rm pack unpack)
+_shtab_rumplab_recording_pos_0_choices=(ls show verify index rm pack unpack)
 _shtab_rumplab_guest_create___arch_choices=(amd64 i386)
 _shtab_rumplab_guest_create___boot_choices=(grub direct)
 _shtab_rumplab_guest_create___net_choices=(user bridge none)
@@ -234,6 +235,9 @@ _shtab_rumplab_recording_show___help_nargs=0
 _shtab_rumplab_recording_show___json_nargs=0
 _shtab_rumplab_recording_verify__h_nargs=0
 _shtab_rumplab_recording_verify___help_nargs=0
+_shtab_rumplab_recording_index__h_nargs=0
+_shtab_rumplab_recording_index___help_nargs=0
+_shtab_rumplab_recording_index___remove_nargs=0
 _shtab_rumplab_recording_rm_pos_0_nargs=+
 _shtab_rumplab_recording_rm__h_nargs=0
 _shtab_rumplab_recording_rm___help_nargs=0

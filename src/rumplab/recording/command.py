@@ -15,10 +15,10 @@ from rumplab.machine import qemu_argv
 from rumplab.machine.qemu_argv import Spec
 from rumplab.recording import devices, hardware
 from rumplab.recording.hardware import MODULE
-from rumplab.recording.record import CONSOLE, LOG, OWN, Recording
+from rumplab.recording.record import CONSOLE, LOG, OWN, SNAPSHOTS, Recording
 
 # The names of the recording's own files, which no copied file may have.
-TAKEN = (*OWN, MODULE)
+TAKEN = (*OWN, SNAPSHOTS, MODULE)
 # The id of the second serial port's character device.
 DEBUGGER = "com1"
 RECORDING, REPLAYING = "record", "replay"

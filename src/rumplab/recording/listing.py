@@ -11,7 +11,7 @@ from typing import Any
 from rumplab.errors import RumplabError
 from rumplab.machine.registry import Machines
 from rumplab.output import printable
-from rumplab.recording import ending, record
+from rumplab.recording import ending, record, snapshots
 from rumplab.recording.record import Recording
 from rumplab.recording.store import Recordings
 
@@ -47,8 +47,9 @@ def row(directory: Path, machines: Machines) -> Row:
 
 
 def size(directory: Path) -> int:
-    """Returns the number of bytes that a recording takes on its disk."""
-    return sum(path.stat().st_blocks * 512 for path in directory.iterdir() if path.is_file())
+    """Returns the number of bytes that a recording takes on its disk, with its snapshots."""
+    own = sum(path.stat().st_blocks * 512 for path in directory.iterdir() if path.is_file())
+    return own + snapshots.size(directory)
 
 
 def readable(count: int) -> str:
@@ -79,7 +80,23 @@ def as_data(one: Row) -> dict[str, Any]:
     """Returns the row for JSON."""
     found = record.as_data(one.recording) if one.recording else {}
     return {"name": one.directory.name, "directory": str(one.directory), "state": one.state, **found,
-            "reason": one.reason or None, "size": size(one.directory)}  # fmt: skip
+            "reason": one.reason or None, "size": size(one.directory), "snapshots": positions(one)}  # fmt: skip
+
+
+def positions(one: Row) -> list[int]:
+    """Returns the positions of the snapshots."""
+    found = one.recording
+    return [snapshot.position for snapshot in snapshots.read(found).snapshots] if found and found.end else []
+
+
+def snapshots_of(one: Recording) -> str:
+    """Returns a text about the snapshots of a complete recording."""
+    index = snapshots.read(one)
+    if not index.snapshots:
+        return f"none{f' ({index.reason})' if index.reason else ''}"
+    size = readable(snapshots.size(one.directory))
+    missing = "" if index.complete else f"; more with: rumplab recording index {one.name}"
+    return f"{len(index.snapshots)}, {index.every} instructions apart ({size}){missing}"
 
 
 def lines(one: Recording) -> Iterator[str]:
@@ -96,6 +113,7 @@ def lines(one: Recording) -> Iterator[str]:
         cut = " (QEMU was killed; the log is cut after the last complete event)" if end.mended else ""
         yield f"instructions  {end.instructions}{cut}"
         yield f"log           {readable(one.log.stat().st_size)}"
+        yield f"snapshots     {snapshots_of(one)}"
     for part in one.parts:
         yield printable(f"file          {part.name}{f', copy of {part.origin}' if part.origin else ''}")
     yield f"size          {readable(size(one.directory))}"

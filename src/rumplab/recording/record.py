@@ -26,6 +26,7 @@ CONSOLE = "console"
 MESSAGES = "messages"
 # The recording's own files. The others are its parts.
 OWN = (RECORD, LOG, CONSOLE, MESSAGES)
+SNAPSHOTS = "snapshots"
 SEAL = "seal"
 # The most bytes of a record: one with all devices has a few thousand.
 LARGEST = 1 << 20

@@ -31,3 +31,7 @@ class Stuck(Fault):
 
 class Interrupted(Exception):
     """The debugger's user has interrupted the wait."""
+
+
+class Untrusted(Fault):
+    """The snapshot from which QEMU should start is damaged, or QEMU doesn't continue from it as it should."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import signal
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from rumplab.host import child_environment
 from rumplab.machine import qmp
 from rumplab.recording import command
 from rumplab.recording.record import Recording
-from rumplab.replay.faults import Ended, Stuck
+from rumplab.replay.faults import Ended, Stuck, Untrusted
+from rumplab.replay.state import TAG, Start
 from rumplab.replay.stub import ANSWER_SECONDS, Hangup, Stub
 
 START_SECONDS = 20.0
@@ -30,6 +32,7 @@ POLL_SECONDS = 0.002
 LOOK_SECONDS = 0.5
 STALL_SECONDS = 120.0
 END_SECONDS = 5.0
+SAVE_SECONDS = 120.0
 CONSOLE, CONTROL, STUB, OUTPUT = "console", "qmp.sock", "gdb.sock", "qemu.log"
 # The first byte of a stop reply.
 STOPS = (b"T", b"S")
@@ -59,13 +62,15 @@ NOBODY = Listener()
 
 
 class Player:
-    """A QEMU that replays `recording`, stopped before the first instruction.
+    """A QEMU that replays `recording`, stopped before the first instruction, or at the snapshot of `start`.
 
     Makes the directory `directory` for its sockets, so the path must be short. Use it in a `with` statement, or call
     close().
     """
 
-    def __init__(self, recording: Recording, directory: Path, listener: Listener = NOBODY) -> None:
+    def __init__(
+        self, recording: Recording, directory: Path, listener: Listener = NOBODY, start: Start | None = None
+    ) -> None:
         self.directory, self._listener = directory, listener
         directory.mkdir(mode=0o700)
         argv = command.replay_argv(
@@ -75,6 +80,7 @@ class Player:
             stub=str(directory / STUB),
             held=True,
         )
+        argv = start.argv(argv) if start else argv
         with (directory / OUTPUT).open("wb") as output:
             self._process = subprocess.Popen(
                 argv,
@@ -130,18 +136,45 @@ class Player:
         with self._answering():
             return self.stub.ask(data)
 
+    @property
+    def registers(self) -> str:
+        """Returns the SHA-256 of the registers, in the format of the stub."""
+        return hashlib.sha256(self.ask(b"g")).hexdigest()
+
     def go(self, position: int) -> None:
         """Executes up to `position`. No breakpoint or watchpoint may be set."""
+        if self.set_out(position):
+            self.arrive(position)
+
+    def set_out(self, position: int) -> bool:
+        """Begins to execute up to `position`; arrive() waits for the end. Returns False if QEMU is there already."""
         now = self.position
         if position < now:
             raise ValueError(f"{position} is before {now}")
         if position > now:
             self.hold_at(position)
             self.resume(b"c")
-            self.stop()
-            reached = self.position
-            if reached != position:
-                raise Stuck(f"QEMU stopped at instruction {reached} before it reached {position}")
+        return position > now
+
+    def arrive(self, position: int, stall: float = STALL_SECONDS) -> None:
+        """Waits until QEMU is at `position`. Stuck if it isn't, or after `stall` seconds without progress."""
+        self.stop(stall)
+        reached = self.position
+        if reached != position:
+            raise Stuck(f"QEMU stopped at instruction {reached} before it reached {position}")
+
+    def require_at(self, position: int, registers: str) -> None:
+        """Raises Untrusted unless QEMU is at `position` and has these registers."""
+        if (self.position, self.registers) != (position, registers):
+            raise Untrusted(f"QEMU does not start at the snapshot at instruction {position}")
+
+    def save(self) -> str:
+        """Saves the state in the files of `start`. Returns QEMU's message if it can't, or an empty string."""
+        with self._answering():
+            # QEMU takes this snapshot when a debugger connects.
+            for command in ("delvm start_debugging", f"savevm {TAG}"):
+                said = self._control.execute("human-monitor-command", {"command-line": command}, SAVE_SECONDS)
+            return str(said).strip()
 
     def hold_at(self, position: int) -> None:
         """Sets QEMU's one breakpoint at a position."""

@@ -26,8 +26,10 @@ from rumplab.gdb.rsp import Packet, Sign
 from rumplab.host.files import work_directory
 from rumplab.host.process import interruptible
 from rumplab.recording import record
+from rumplab.recording.record import Recording
 from rumplab.recording.removing import kept
 from rumplab.replay import commands
+from rumplab.replay.background import Background, pays
 from rumplab.replay.faults import Fault, Interrupted
 from rumplab.replay.player import Listener
 from rumplab.replay.session import INTERRUPTED, Failed, Session
@@ -126,8 +128,8 @@ class Gdb(Listener):
 class Relay:
     """Answers the packets of GDB."""
 
-    def __init__(self, gdb: Gdb, session: Session) -> None:
-        self._gdb, self._session = gdb, session
+    def __init__(self, gdb: Gdb, session: Session, background: Background | None = None) -> None:
+        self._gdb, self._session, self._background = gdb, session, background
         self._commands = commands.MonitorCommands(session)
 
     def serve(self) -> None:
@@ -171,6 +173,9 @@ class Relay:
         return session.ask(data)
 
     def _move(self, data: bytes) -> bytes:
+        message = self._background.message() if self._background else ""
+        if message:
+            self._gdb.say(f"rumplab: there are no more snapshots of this recording: {message}\n")
         target = self._commands.take_target()
         if target is not None:
             return self._session.go(target)
@@ -227,27 +232,28 @@ def supported(answer: bytes) -> bytes:
 OWN = (b"ReverseStep", b"ReverseContinue", b"swbreak", b"hwbreak")
 
 
-def argv(directory: Path, emulator: str, sandbox: str | None = None) -> list[str]:
-    """Returns the command in GDB's 'target remote |' for the recording in `directory`. `sandbox` is the value of QEMU's
-    -sandbox, or None."""
+def argv(recording: Recording, qemu_img: str = "") -> list[str]:
+    """Returns the command in GDB's 'target remote |' for `recording`. With the path `qemu_img`, the relay has snapshots
+    taken in the background, if the recording is long."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(rumplab.__file__)))
-    return [sys.executable, "-I", "-S", "-c", CALL, root, str(directory), emulator, sandbox or ""]
+    own = [str(recording.directory), recording.emulator, recording.sandbox or "", qemu_img]
+    return [sys.executable, "-I", "-S", "-c", CALL, root, *own]
 
 
 def main(arguments: Sequence[str]) -> int:
     """Entry point; GDB runs it with the arguments from argv(). `rumplab debug` has verified the recording before."""
-    directory, emulator, sandbox = arguments
+    directory, emulator, sandbox, qemu_img = arguments
     # A terminal sends Ctrl-C to all its processes. GDB reacts to it, and tells the relay.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with interruptible(), kept(Path(directory)), work_directory("replay") as work:
             recording = record.read(Path(directory)).run_by(emulator, sandbox or None)
             gdb = Gdb(sys.stdin.fileno(), sys.stdout.fileno())
-            session = Session(recording, work, gdb)
-            try:
-                Relay(gdb, session).serve()
-            finally:
-                session.close()
+            with contextlib.closing(Session(recording, work, gdb)) as session, contextlib.ExitStack() as stack:
+                background = None
+                if pays(recording, qemu_img):
+                    background = stack.enter_context(contextlib.closing(Background(recording, qemu_img, work)))
+                Relay(gdb, session, background).serve()
     except (RumplabError, Fault, OSError) as error:
         print(f"rumplab: {error}", file=sys.stderr, flush=True)
         return 1

@@ -9,20 +9,26 @@ aborts when it continues. So a search sets replay-break after its range, and nev
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 from rumplab.replay.faults import Ended, Stuck
+from rumplab.replay.points import BREAKPOINTS
 
 # The stop reply at QEMU's replay-break.
 HELD = b"T02"
 WATCHES = (b"watch", b"rwatch", b"awatch")
-# The number of stops that takes about a second.
-MANY = 1000
-# Most stops are near. QEMU executes this number of instructions quickly, even one at a time.
-NEAR = 1_000_000
+# The number of stops that takes about 0.2 s. A search gives up there, and looks at a smaller part of the run.
+MANY = 100
+FEW = 1000
+# Most stops are near. QEMU executes this number of instructions quickly, even one at a time. Then each further part of
+# the run is larger by this factor, so that a far stop doesn't need many QEMUs; but a part should take no more than this
+# number of seconds.
+NEAR, WIDER = 200_000, 10
+PART_SECONDS = 2.0
 # A step doesn't change the position if an interrupt comes before the instruction; this happens a few times at most.
 STEPS = 100
 
@@ -109,44 +115,43 @@ def count(
             return found, at
 
 
-def last(fresh: Fresh, points: Sequence[bytes], begin: int, end: int, total: int, most: int = MANY) -> Stop | None:
-    """Returns the last stop at `points` from `begin` to `end`, without `end`; None if there is none."""
-    if begin >= end:
-        return None
-    with fresh(begin) as runner:
-        # A range of one instruction has few stops.
-        found, reached = count(runner, points, end, total, most if end - begin > 1 else MANY)
-    return latest(fresh, points, begin, end, total, most, (found, reached))
+def breakpoints_only(points: Sequence[bytes]) -> list[int]:
+    """Returns the addresses of `points` if all of them are breakpoints; otherwise an empty list."""
+    words = [point.split(b",") for point in points]
+    return [int(word[1], 16) for word in words] if all(word[0] in BREAKPOINTS for word in words) else []
 
 
-def latest(
-    fresh: Fresh,
-    points: Sequence[bytes],
-    begin: int,
-    end: int,
-    total: int,
-    most: int,
-    counted: tuple[list[Stop], int | None],
-) -> Stop | None:
-    """Does the same with `counted`, the result of count() from `begin`. If count() gave up, searches the last part of
-    the range, which should have half as many stops, and then the part before it."""
-    found, reached = counted
-    if reached is None:
-        return found[-1] if found else None
-    middle = max((reached + end + 1) // 2, end - max((reached - begin) // 2, 1))
-    return (
-        last(fresh, points, middle, end, total, most)
-        or last(fresh, points, reached, middle, total, most)
-        or (found[-1] if found else None)
-    )
+def unknown(_: Sequence[int], end: int) -> int:
+    """Returns from which position on the run up to `end` executes no breakpoint's address, without any knowledge."""
+    return end
+
+
+def beginning(_: int) -> int:
+    """Returns the position of the last snapshot before a position, without snapshots."""
+    return 0
 
 
 class Search:
-    """The searches of one session. It keeps the stops that it has found. A search begins in the last `near`
-    instructions, since QEMU is slow in a page with a breakpoint."""
+    """The searches of one session. It keeps the stops that it has found.
 
-    def __init__(self, fresh: Fresh, total: int, near: int = NEAR) -> None:
-        self._fresh, self._total, self._near = fresh, total, near
+    A search begins in the last `near` instructions, since QEMU is slow in a page with a breakpoint. The parts before
+    them begin at snapshots if that doesn't double their size: `aligned` returns the position of the last snapshot at or
+    before a position. `quiet_from` returns a position from which on the run up to another one executes nothing at some
+    addresses; a search for breakpoints skips that part.
+    """
+
+    def __init__(
+        self,
+        fresh: Fresh,
+        total: int,
+        aligned: Callable[[int], int] = beginning,
+        near: int = NEAR,
+        most: int = MANY,
+        quiet_from: Callable[[Sequence[int], int], int] = unknown,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._fresh, self._total, self._aligned, self._near, self._most = fresh, total, aligned, near, most
+        self._quiet_from, self._clock = quiet_from, clock
         # For each set of points: the searched range and all stops in it.
         self._known: dict[frozenset[bytes], tuple[int, int, list[Stop]]] = {}
 
@@ -162,16 +167,41 @@ class Search:
         before = [stop for stop in stops if stop.position < end]
         if before:
             return before[-1]
-        while first > 0:
-            begin = max(first - self._near, 0) if first == end else 0
-            on_stop(begin)
+        width, floor = self._near, 0
+        # The last stop at or before `floor`, where count() gave up.
+        earlier: Stop | None = None
+        addresses = breakpoints_only(points)
+        while first > floor:
+            if addresses:
+                # Nothing stops there.
+                first = max(self._quiet_from(addresses, first), floor)
+                self._known[key] = (first, behind, stops)
+                if first == floor:
+                    break
+            begin = self._begin(first, floor, width)
             with self._fresh(begin) as runner:
-                counted = count(runner, points, first, self._total, MANY, on_stop)
-            found, reached = counted
-            if reached is not None:
-                return latest(self._fresh, points, begin, first, self._total, MANY, counted)
+                began = self._clock()
+                # A range of one instruction has few stops.
+                most = self._most if first - begin > 1 else FEW
+                found, reached = count(runner, points, first, self._total, most, on_stop)
+                took = max(self._clock() - began, 0.001)
+            if reached is not None and first - begin > 1:
+                # The last part should have half as many stops.
+                floor, earlier, width = reached, found[-1], max((reached - begin) // 2, 1)
+                continue
+            done = first - begin
             stops, first = [*found, *stops], begin
             self._known[key] = (first, behind, stops)
             if found:
                 return found[-1]
-        return None
+            width = max(min(width * WIDER, int(done / took * PART_SECONDS)), self._near)
+        return earlier
+
+    def _begin(self, first: int, floor: int, width: int) -> int:
+        """Returns where the next part of the run begins. It ends at `first`. Below `floor` there are too many stops;
+        then each part is at most half of the rest."""
+        if floor:
+            return max(first - width, (floor + first) // 2)
+        begin = max(first - width, 0)
+        snapshot = self._aligned(begin)
+        return snapshot if begin - snapshot < width else begin

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from rumplab.recording import snapshots
 from rumplab.recording.record import Recording
+from rumplab.recording.snapshots import Snapshot
 from rumplab.replay import search
-from rumplab.replay.faults import Fault, Interrupted, Stuck
+from rumplab.replay.faults import Fault, Interrupted, Stuck, Untrusted
 from rumplab.replay.player import Listener, Player
 from rumplab.replay.points import Points
 from rumplab.replay.running import end_of
 from rumplab.replay.search import HELD, Search
+from rumplab.replay.starts import Starts
+from rumplab.replay.state import Start, copy_verified
 from rumplab.replay.stub import ANSWER_SECONDS, Hangup
 
 TRIES = 3
@@ -38,8 +43,8 @@ class Follower:
     """A QEMU that follows a search from stop to stop, so that it soon reaches the last one after the search has
     ended."""
 
-    def __init__(self, fresh: Callable[[int], Player]) -> None:
-        self._fresh = fresh
+    def __init__(self, fresh: Callable[[int], Player], aligned: Callable[[int], int]) -> None:
+        self._fresh, self._aligned = fresh, aligned
         self._player: Player | None = None
         # Its position, or the position that it executes up to.
         self._target = 0
@@ -53,13 +58,17 @@ class Follower:
 
     def toward(self, position: int) -> None:
         """Makes QEMU execute up to `position`, unless it still executes up to an earlier one. Doesn't wait."""
-        if position < self._target:
+        # A start at a snapshot between the two positions is quicker.
+        if position < self._target or self._aligned(position) > self._target:
             self._drop()
-        if position == self._target:
+        if self._player is not None and position == self._target:
             return
         try:
             if self._player is None:
-                self._player = self._fresh(0)
+                self._target = self._aligned(position)
+                self._player = self._fresh(self._target)
+                if self._target == position:
+                    return
             if self._runs and self._player.stub.receive(0) is None:
                 return
             self._player.hold_at(position)
@@ -107,7 +116,8 @@ class Session:
         self.position = 0
         # Whether QEMU will report the last stop again.
         self._repeats = False
-        self._search = Search(self._temporary, self.total)
+        self._starts = Starts(recording)
+        self._search = Search(self._temporary, self.total, self._starts.aligned, quiet_from=self._starts.quiet_from)
         self.here = self._fresh(0)
 
     def close(self) -> None:
@@ -180,7 +190,7 @@ class Session:
         return self._with_retries(self._backwards)
 
     def _backwards(self) -> bytes:
-        with Follower(self._fresh) as follower:
+        with Follower(self._fresh, self._starts.aligned) as follower:
             stop = self._search.before(self.points.sorted(), self.position, follower.toward)
             if stop is None:
                 return BEGIN if self.position == 0 else self._moved(0, BEGIN)
@@ -258,8 +268,9 @@ class Session:
         """Returns a new QEMU at `position`. Fault if several attempts fail."""
         for left in reversed(range(TRIES)):
             player = None
+            snapshot = self._starts.before(position)
             try:
-                player = Player(self._recording, self._directory / str(next(self._numbers)), self._listener)
+                player = self._started(snapshot)
                 player.go(position)
                 return player
             except BaseException as error:
@@ -267,7 +278,31 @@ class Session:
                     player.close()
                 if not left or not isinstance(error, Fault):
                     raise
+                # The second time, the snapshot may be the reason.
+                if snapshot is not None and (isinstance(error, Untrusted) or left == 1):
+                    self._starts.distrust(snapshot)
         raise Stuck("QEMU gives no answer")
+
+    def _started(self, snapshot: Snapshot | None) -> Player:
+        """Returns a new QEMU at `snapshot`; at the beginning if that is None."""
+        number = next(self._numbers)
+        directory = self._directory / str(number)
+        if snapshot is None:
+            return Player(self._recording, directory, self._listener)
+        # QEMU keeps the files open.
+        files = self._directory / f"{number}.snapshot"
+        files.mkdir(0o700)
+        try:
+            copy_verified(snapshots.place(self._recording, snapshot), snapshot.files, files)
+            player = Player(self._recording, directory, self._listener, Start(files, loads=True))
+        finally:
+            shutil.rmtree(files, ignore_errors=True)
+        try:
+            player.require_at(snapshot.position, snapshot.registers)
+        except BaseException:
+            player.close()
+            raise
+        return player
 
     def _with_retries(self, movement: Callable[[], bytes]) -> bytes:
         """Returns the result of `movement`. If a QEMU is lost meanwhile, tries again from the same position. After the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,11 +16,11 @@ from support.staging import QEMU, command
 from rumplab.machine.nics import Nic
 from rumplab.machine.qemu_argv import Spec
 from rumplab.machine.registry import Machine
-from rumplab.recording import ending, making
+from rumplab.recording import ending, making, record
 from rumplab.recording.emulator import identify
 from rumplab.recording.making import Wanted
 from rumplab.recording.record import Recording
-from rumplab.replay import relay
+from rumplab.replay import laying, relay
 from rumplab.replay.faults import Ended
 from rumplab.replay.player import Player
 
@@ -65,6 +66,17 @@ def recording(pcihello: Path, tmp_path_factory: pytest.TempPathFactory) -> Recor
     return ending.ended(made)
 
 
+@pytest.fixture(scope="session")
+def indexed(recording: Recording, tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    """A copy of the recording, with snapshots."""
+    directory = tmp_path_factory.mktemp("indexed") / "recording"
+    shutil.copytree(recording.directory, directory)
+    made = record.read(directory)
+    index = laying.lay(made, command("qemu-img"))
+    assert (len(index.snapshots), index.complete, index.reason) == (6, True, "")
+    return made
+
+
 @pytest.fixture
 def short() -> Iterator[Path]:
     """An empty directory with a short path, for sockets."""
@@ -98,7 +110,7 @@ def registers(player: Player) -> tuple[int, ...]:
 
 @pytest.fixture
 def client(recording: Recording, short: Path) -> Iterator[RelayClient]:
-    with RelayClient(relay.argv(recording.directory, recording.emulator), short) as one:
+    with RelayClient(relay.argv(recording), short) as one:
         assert b"ReverseContinue+" in one.ask(b"qSupported:swbreak+;hwbreak+")
         yield one
 

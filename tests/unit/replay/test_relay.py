@@ -66,14 +66,20 @@ def watched(truth: Truth, recording: Recording) -> tuple[int, list[int]]:
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
+@given(snapshots=st.booleans(), data=st.data())
 def test_random_commands_end_where_single_steps_say(
-    truth: Truth, recording: Recording, watched: tuple[int, list[int]], data: st.DataObject
+    truth: Truth,
+    recording: Recording,
+    indexed: Recording,
+    watched: tuple[int, list[int]],
+    snapshots: bool,
+    data: st.DataObject,
 ) -> None:
     places = st.integers(truth.first, truth.last)
     points = {truth.pc(place) for place in data.draw(st.lists(places, max_size=3))}
     address, written = watched if data.draw(st.booleans()) else (None, [])
-    with RelayClient(relay.argv(recording.directory, recording.emulator)) as client:
+    used = indexed if snapshots else recording
+    with RelayClient(relay.argv(used)) as client:
         position = data.draw(places)
         client.goto(position)
         for point in points:
@@ -262,7 +268,7 @@ def test_ctrl_c_stops_forward_execution(truth: Truth, client: RelayClient) -> No
 
 
 def test_two_debuggers_share_a_recording(truth: Truth, client: RelayClient, recording: Recording) -> None:
-    with RelayClient(relay.argv(recording.directory, recording.emulator)) as other:
+    with RelayClient(relay.argv(recording)) as other:
         client.goto(truth.first + 1)
         other.goto(truth.first + 9)
         client.ask(BACK_STEP)

@@ -166,7 +166,7 @@ def invocations(place: Path, helps: bool = True) -> list[list[str]]:
         *(["snap", "nobody", "x"], ["snaps", "nobody"], ["snaps", "nobody", "--json"], ["back", "nobody", "x"]),
         ["run", program, f"--record={place / own}.recording", "--dry-run"],
         *(["recording", "ls"], ["recording", "ls", "--json"], ["recording", "unpack", str(place / "absent.tar.zst")]),
-        *(["recording", subverb, "nobody"] for subverb in ("show", "verify", "rm", "pack")),
+        *(["recording", subverb, "nobody"] for subverb in ("show", "verify", "index", "rm", "pack")),
         *(["replay", "nobody"], ["replay", "nobody", "--check"], ["debug", "nobody", "--replay"]),
         ["export", image, "--vmware", str(place / f"{own}.vm"), "--json"],
         *(["guest", "list"], ["guest", "list", "--json"], ["guest", "start", "nb", "--accel", "tcg", "--dry-run"]),

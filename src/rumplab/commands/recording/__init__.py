@@ -10,6 +10,7 @@ GROUP = Group(
         "ls": "list your recordings",
         "show": "show the content of a recording",
         "verify": "compare a recording with its hashes, and QEMU with the one that recorded it",
+        "index": "take snapshots along a recording, which make reverse execution quick",
         "rm": "remove recordings",
         "pack": "write a recording to one file",
         "unpack": "make a recording from such a file",

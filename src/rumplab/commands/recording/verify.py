@@ -7,7 +7,7 @@ import argparse
 from rumplab.errors import RumplabError
 from rumplab.lab import config
 from rumplab.machine.registry import open_machines
-from rumplab.recording import ending, verifying
+from rumplab.recording import ending, snapshots, verifying
 from rumplab.recording.emulator import identify
 from rumplab.recording.store import open_recordings
 
@@ -30,5 +30,11 @@ def run(args: argparse.Namespace) -> int:
     problems = [*verifying.changes(found), *verifying.differences(found, identify(emulator))]
     if problems:
         raise RumplabError("; ".join(problems))
+    damaged = snapshots.changes(found)
+    if damaged:
+        raise RumplabError(
+            f"{'; '.join(damaged)}; a replay doesn't need the snapshots; remove them: rumplab recording index"
+            f" {found.name} --remove"
+        )
     print(f"{found.name} is unchanged ({len(found.hashes)} files), and this QEMU recorded it")
     return 0
