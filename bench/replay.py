@@ -2,16 +2,17 @@
 
     tools/python bench/replay.py devices [ROUNDS]     records and replays each network card and each disk controller
     tools/python bench/replay.py cost [ROUNDS]        records and replays the demo, by rumplab and by QEMU directly
-    tools/python bench/replay.py reverse [COMMANDS]   executes random commands in one session, forwards and backwards
+    tools/python bench/replay.py reverse [COMMANDS]   executes random commands in one session, forwards and backwards,
+                                                      with snapshots
     tools/python bench/replay.py linux VMLINUZ INITRD [ROUNDS]   records and replays a guest, which must power itself
         off, by rumplab and by the commands of 'rumplab guest start --record --dry-run'
     tools/python bench/replay.py long [MILLIONS]      goes backwards in a recording of so many million instructions,
                                                       without and with snapshots, from random positions
 
 Needs a provisioned lab (or RUMPLAB_CONFIG) with components qemu, pcihello and rump_stager. `long` builds
-tests/fixtures/long, by gcc and make. A card's own boot code uses
-the card: it asks the user network for an address for a while. A disk boots the demo. `devices` prints the rows of the
-table in docs/commands/recording.md. The benchmark asserts nothing.
+tests/fixtures/long, by gcc and make. A card's own boot code uses the card: it asks the user network for an address for
+a while. A disk boots the demo. `devices` prints the rows of the table in docs/commands/recording.md. The benchmark
+asserts nothing.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from rumplab.recording import ending, making, snapshots
 from rumplab.recording.emulator import identify
 from rumplab.recording.making import Wanted
 from rumplab.recording.record import Recording
+from rumplab.recording.snapshots import Index
 from rumplab.replay import laying, relay, running
 from rumplab.replay.faults import Ended
 from rumplab.replay.player import Player
@@ -170,9 +172,10 @@ def cost(spec: Spec, rounds: int) -> None:
 
 
 def reverse(spec: Spec, count: int) -> None:
-    """Random commands, each compared with where single steps say that it must end."""
+    """Random commands, with snapshots, each compared with where single steps say that it must end."""
     with tempfile.TemporaryDirectory(prefix="rb") as path:
         recording = record(spec, Path(path))
+        lay(recording)
         total = running.end_of(recording).instructions
         first, last = total - STEPPED, total - 1
         pcs = trace(recording, first)
@@ -231,7 +234,7 @@ def long(spec: Spec, millions: int) -> None:
         places = [chance.randrange(total // 2, total) for _ in range(TRIALS)]
         found = {name: movements(recording, point, places) for name, point in points.items()}
         began = time.perf_counter()
-        index = laying.lay(recording, config.load().component("qemu").path("qemu-img"))
+        index = lay(recording)
         size = snapshots.size(directory) / (1 << 20)
         print(f"{total} instructions; {len(index.snapshots)} snapshots, {size:.0f} MiB, in", end=" ")
         print(f"{time.perf_counter() - began:.1f} s; load {os.getloadavg()[0]:.1f}\n")
@@ -241,6 +244,10 @@ def long(spec: Spec, millions: int) -> None:
             places_after, after = movements(recording, point, places)
             same = sum(one == other for one, other in zip(places_before, places_after, strict=True))
             print(f"| {name} | {spread(before)} | {spread(after)} | {same} of {len(places)} |", flush=True)
+
+
+def lay(recording: Recording) -> Index:
+    return laying.lay(recording, config.load().component("qemu").path("qemu-img"))
 
 
 def spread(times: list[float]) -> str:

@@ -21,8 +21,8 @@ from rumplab.replay.points import BREAKPOINTS
 # The stop reply at QEMU's replay-break.
 HELD = b"T02"
 WATCHES = (b"watch", b"rwatch", b"awatch")
-# The number of stops that takes about 0.2 s. A search gives up there, and looks at a smaller part of the run.
-MANY = 100
+# The number of stops that takes about 0.1 s. A search gives up there, and looks at a smaller part of the run.
+MANY = 40
 FEW = 1000
 # Most stops are near. QEMU executes this number of instructions quickly, even one at a time. Then each further part of
 # the run is larger by this factor, so that a far stop doesn't need many QEMUs; but a part should take no more than this

@@ -266,7 +266,8 @@ class Session:
 
     def _fresh(self, position: int) -> Player:
         """Returns a new QEMU at `position`. Fault if several attempts fail."""
-        for left in reversed(range(TRIES)):
+        left = TRIES
+        while True:
             player = None
             snapshot = self._starts.before(position)
             try:
@@ -276,12 +277,15 @@ class Session:
             except BaseException as error:
                 if player is not None:
                     player.close()
+                if snapshot is not None and isinstance(error, Untrusted):
+                    self._starts.distrust(snapshot)
+                    continue
+                left -= 1
                 if not left or not isinstance(error, Fault):
                     raise
                 # The second time, the snapshot may be the reason.
-                if snapshot is not None and (isinstance(error, Untrusted) or left == 1):
+                if snapshot is not None and left == 1:
                     self._starts.distrust(snapshot)
-        raise Stuck("QEMU gives no answer")
 
     def _started(self, snapshot: Snapshot | None) -> Player:
         """Returns a new QEMU at `snapshot`; at the beginning if that is None."""

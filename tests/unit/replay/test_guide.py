@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.docs_examples import Example, check, examples
-from support.labfixture import LabPrefix
+from support.labfixture import LabPrefix, host_tool
 from support.staging import OVERRUN_EXAMPLE, ROOT, build, command
 
 GUIDE = ROOT / "docs" / "guides" / "the-bug-that-happens-once.md"
@@ -70,5 +70,7 @@ def with_pcihello() -> list[Example]:
 
 @pytest.mark.parametrize("example", with_pcihello(), ids=lambda example: str(example.line))
 def test_the_examples_work_as_shown(lab: LabPrefix, pcihello: Path, tmp_path: Path, example: Example) -> None:
+    # A provisioned lab has qemu-img too, for snapshots.
+    lab.component("qemu", {name: host_tool(name) for name in ("qemu-system-x86_64", "qemu-img")})
     faults = faults_of(example, lab, tmp_path, pcihello)
     assert not faults, "\n".join(faults)
