@@ -13,6 +13,7 @@ table in docs/commands/recording.md. The benchmark asserts nothing.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -227,8 +228,8 @@ def record_guest(name: str, directory: str, environment: dict[str, str]) -> None
 
 
 def by_hand(command: str, directory: str) -> None:
-    """Run a printed QEMU command; its console is the file OUTPUT."""
-    with Path(directory, OUTPUT).open("wb") as output:
+    """Run a printed QEMU command for at most PATIENCE seconds; its console is the file OUTPUT."""
+    with Path(directory, OUTPUT).open("wb") as output, contextlib.suppress(subprocess.TimeoutExpired):
         subprocess.run(
             f"exec {command}",
             shell=True,
@@ -236,7 +237,7 @@ def by_hand(command: str, directory: str) -> None:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.DEVNULL,
-            timeout=10 * PATIENCE,
+            timeout=PATIENCE,
             check=False,
         )
 
@@ -271,6 +272,7 @@ def linux(kernel: str, initrd: str, rounds: int) -> None:
             }
             for label, work in ways.items():
                 times.setdefault(label, []).append(seconds(work))
+                print(f"{label:20} {times[label][-1]:.2f} s", flush=True)
             same += Path(bare, OUTPUT).read_bytes() == Path(bare, "console").read_bytes()
         run([*tool, "recording", "pack", f"{path}/ours0", "-o", f"{path}/p.tar.zst"])
         packed = subprocess.run(["zstd", "-9", "-q", "-c", f"{path}/ours0/log"], capture_output=True, check=True).stdout
