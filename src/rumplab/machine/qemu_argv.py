@@ -78,7 +78,7 @@ def machine_argv(spec: Spec) -> list[str]:
     socket and `extra` are not part of it."""
     argv = [spec.qemu, "-machine", f"pc,accel={spec.accel}", "-m", spec.memory, "-display", spec.display]
     argv += [] if spec.vga else ["-vga", "none"]
-    argv += nics.argv(spec.nics, spec.link, spec.pci_bridge)
+    argv += nics.argv(spec.nics, spec.link, spec.pci_bridge, logged=spec.icount is not None)
     argv += ["-icount", spec.icount, *nics.logged(spec.nics)] if spec.icount else []
     argv += stub_argv(spec)
     argv += ["-sandbox", spec.sandbox] if spec.sandbox else []

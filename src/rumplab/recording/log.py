@@ -21,6 +21,8 @@ INSTRUCTIONS = 0
 INPUT = 5
 FIRST_SHUTDOWN, LAST_SHUTDOWN = 10, 21
 SIGNAL = FIRST_SHUTDOWN + 4
+# The shutdown events that don't end QEMU: resets by QMP, by the guest and by a subsystem, and a loaded snapshot.
+RESETS = tuple(FIRST_SHUTDOWN + cause for cause in (3, 7, 9, 10))
 END = 39
 # The events with data of a fixed length: asynchronous calls and block requests have an ID, clocks a time, a write to a
 # character device its result.
@@ -40,9 +42,10 @@ INTERRUPTED = 1
 
 @dataclass(frozen=True)
 class Log:
-    """The content of a log: the number of `instructions` up to its last complete event, which ends at byte `whole`.
-    `problem` describes a defect after that byte. `ended` says that the log has its end event; `version`, that QEMU
-    wrote the version."""
+    """The content of a log: the number of `instructions` up to the guest's end, or up to the last complete event, which
+    ends at byte `whole`. After a guest has powered itself off, QEMU records some more instructions, but doesn't replay
+    them. `problem` describes a defect after that byte. `ended` says that the log has its end event; `version`, that
+    QEMU wrote the version."""
 
     instructions: int
     whole: int
@@ -67,13 +70,13 @@ def read(path: Path) -> Log:
 
 def walk(data: mmap.mmap | bytes, version: bool) -> Log:
     """Reads the log in `data`. `version` says that the version in the header is right."""
-    at, size, total = HEADER, len(data), 0
+    at, size, total, last = HEADER, len(data), 0, -1
     while at < size:
         event = data[at]
         if event == END:
             rest = size - at - 1
             problem = f"{rest} bytes follow its end" if rest else ""
-            return Log(total, at + 1, True, version, problem)
+            return Log(last if last >= 0 else total, at + 1, True, version, problem)
         length = length_of(data, at, size)
         if length is None:
             return Log(total, at, False, version, f"byte {at} begins an unknown event ({event})")
@@ -81,6 +84,8 @@ def walk(data: mmap.mmap | bytes, version: bool) -> Log:
             return Log(total, at, False, version, f"it ends in the middle of an event (byte {at})")
         if event == INSTRUCTIONS:
             total += number(data, at + 1)
+        elif last < 0 and FIRST_SHUTDOWN <= event <= LAST_SHUTDOWN and event not in RESETS:
+            last = total
         at += length
     return Log(total, at, False, version, "its end is missing")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from rumplab.errors import RumplabError
 from rumplab.host.files import sha256
-from rumplab.image.recorded import references
 from rumplab.output import printable
 from rumplab.recording import hardware
 from rumplab.recording.emulator import Emulator
@@ -41,6 +40,9 @@ def differences(recording: Recording, emulator: Emulator) -> list[str]:
 
 def outside(recording: Recording) -> list[str]:
     """Returns a message for each disk that names other files: a replay must read only files of the recording."""
+    # Imported here because it loads several modules, and few machines have disks.
+    from rumplab.image.recorded import references
+
     found = []
     for number, drive in enumerate(recording.hardware.disks):
         path = recording.directory / hardware.disk_name(number)

@@ -39,6 +39,9 @@ def test_qemu_records_disks_cards_and_time() -> None:
     argv = qemu_argv.machine_argv(command.recording(IMAGE, module=False))
     assert values(argv, "-icount") == ["shift=auto,rr=record,rrfile=log"]
     assert "filter-replay,id=replay0,netdev=net0" in values(argv, "-object")
+    (card,) = [device for device in values(argv, "-device") if device.startswith("virtio-net-pci,")]
+    assert card.endswith(",tx=timer")
+    assert "tx=" not in " ".join(qemu_argv.machine_argv(IMAGE))
     assert "driver=blkreplay,if=none,image=disk0-file,id=disk0" in values(argv, "-drive")
     assert "virtio-blk-pci,drive=disk0,bootindex=0" in values(argv, "-device")
 

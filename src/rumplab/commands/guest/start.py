@@ -14,22 +14,18 @@ from pathlib import Path
 from rumplab.cli import network_options, panic_options, record_options
 from rumplab.cli.arguments import port
 from rumplab.errors import RumplabError, UsageError
-from rumplab.guest import hardware, ipkdb, kernels, recorded_console
+from rumplab.guest import hardware, ipkdb, kernels
 from rumplab.guest.definition import DIRECT, DISK, IPKDB, Guest, keeps_disk, open_guests, running
-from rumplab.guest.lines import DEBUGGER
 from rumplab.guest.starting import KGDB, RUN, Plan, make_plan, prepare, record, ssh_port, with_ssh
 from rumplab.host.streams import script
 from rumplab.lab import config
 from rumplab.lab.config import Lab
-from rumplab.machine import accel, launch, macs, nics, qemu_argv, sandbox
+from rumplab.machine import accel, launch, macs, nics, sandbox
 from rumplab.machine.qemu_argv import Spec, check_extra
 from rumplab.machine.registry import Machine, Machines, addressed, open_machines
 from rumplab.network import attachment
 from rumplab.postmortem import panic_policy
-from rumplab.recording import devices, making, store
-from rumplab.recording import record as recordings
-from rumplab.recording.emulator import identify
-from rumplab.recording.making import Wanted
+from rumplab.recording import devices
 
 EPILOG = """\
 'rumplab guest console NAME' connects to its console, 'rumplab logs NAME' prints what the console has shown. When the
@@ -167,8 +163,8 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     kernel = kernels.resolve(lab, guest)
     plan = make_plan(guest, kernel, guests.directory(guest.name), start_mode(args), args.persist)
     attached = bridge_attachment(lab, guest, args.dry_run, platform)
-    recording = args.record is not None
-    chosen = devices.ACCEL if recording else args.accel
+    recorded = args.record is not None
+    chosen = devices.ACCEL if recorded else args.accel
     if chosen == "auto":
         chosen = accel.decide(emulator, component.version, machines.root).chosen
     spec = replace(make_spec(plan, args, emulator, chosen), link=attached.link if attached else None)
@@ -177,19 +173,23 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     helped = args.dry_run and spec.link is not None and spec.link.spawns
     closed = sandbox.choose(emulator, component.version, machines.root, helped, spec.extra, platform)
     spec = replace(spec, nics=with_ssh(spec.nics, taken), sandbox=closed)
-    if recording:
-        spec = recorded_spec(plan, spec)
+    if recorded:
+        # Imported only here, since few guests are recorded.
+        from rumplab.guest import recording
+
+        spec = recording.whole(plan, spec)
     network_options.warn(spec.nics)
     seen = macs.learned(attached.bridge) if attached and attached.bridge else frozenset()
     if args.dry_run:
         cards = addressed(spec.nics, guest.name, others, seen)
         spec = replace(spec, nics=cards, stub=f"{guest.name}.gdb.sock")
-        if recording:
-            print_recording(plan, spec, args.record)
-            return 0
-        print_commands(plan, spec, qemu_img)
+        if recorded:
+            print_boot_disk(plan)
+            script(recording.shell(plan, spec, args.record) + "\n")
+        else:
+            print_commands(plan, spec, qemu_img)
         return 0
-    if recording:
+    if recorded:
         return start_recorded(lab, machines, plan, spec, attached, seen, args)
     machine = machines.claim(record(plan, spec), numbered=False, seen_macs=seen)
     try:
@@ -222,24 +222,6 @@ def run(args: argparse.Namespace, platform: str = sys.platform) -> int:
     return 0
 
 
-def recorded_spec(plan: Plan, spec: Spec) -> Spec:
-    """Returns the whole machine `spec` of a recorded guest, and says which card is another one. UsageError if it can't
-    be recorded."""
-    if plan.kept:
-        raise UsageError(
-            f"--record copies each disk, and {plan.directory / DISK}, which --persist has kept, is only a part of one;"
-            f" make a disk of it, and a guest with that --disk: qemu-img convert -O qcow2 {plan.directory / DISK} IMAGE"
-        )
-    cards = devices.replaced(spec.nics)
-    changed = devices.explain_replaced(spec.nics, cards)
-    if changed:
-        print(f"rumplab: {plan.guest.name}: {changed}", file=sys.stderr)
-    spec = hardware.recorded_spec(replace(spec, nics=cards), plan.guest, plan.kernel, plan.disk)
-    # The boot disk is made later; it is complete.
-    making.check(replace(spec, image=None))
-    return spec
-
-
 def print_boot_disk(plan: Plan) -> None:
     """Prints the commands that make the boot disk, if the guest has one."""
     if plan.boot_image:
@@ -248,14 +230,6 @@ def print_boot_disk(plan: Plan) -> None:
 
         recipe, _ = bootdisk.plan(Path(plan.kernel.file), plan.root, plan.waits)
         script(shell(recipe, plan.boot_image))
-
-
-def print_recording(plan: Plan, spec: Spec, directory: str) -> None:
-    """Prints the commands that record the guest, as shell."""
-    print_boot_disk(plan)
-    wanted = Wanted(spec, record(plan, spec), ports=hardware.PORTS)
-    argv = [*making.argv(wanted, foreground=True), *hardware.unused_argv(DEBUGGER)]
-    script(making.shell(directory or f"{plan.guest.name}.recording", wanted, argv) + "\n")
 
 
 def start_recorded(
@@ -268,25 +242,13 @@ def start_recorded(
     args: argparse.Namespace,
 ) -> int:
     """Starts and records the guest, and returns the exit status. RumplabError if it ends at once."""
-    with store.new(lab, args.record, plan.guest.name) as directory:
-        emulator = identify(spec.qemu)
-        made = replace(record(plan, spec), recording=str(directory))
-        machine = machines.claim(made, numbered=False, seen_macs=seen)
-        wanted = Wanted(replace(spec, stub=machine.stub, nics=machine.nics), machine, ports=hardware.PORTS)
-        with contextlib.ExitStack() as stack:
-            with machines.claimed(machine):
-                # After the claim, no other command can prepare or start this guest.
-                prepare(plan, lab.component("qemu").path("qemu-img"), machines)
-                link = stack.enter_context(attachment.opened(attached, machine.nics))
-                wanted = replace(wanted, spec=replace(wanted.spec, link=link))
-                argv = [*qemu_argv.machine_argv(wanted.recorded), *hardware.running_argv(machine)]
-                recorded_console.make(machine, making.make(directory, wanted, argv, emulator).console)
-            passed = link.taps if link else ()
-            running_machine = launch.detached(machines, machine, argv, passed, str(directory))
-    if running_machine is not None:
-        print(report(plan.guest, running_machine, args))
-    record_options.print_state(recordings.read(directory), machines, shlex.quote(args.record or directory.name))
-    if running_machine is None:
+    from rumplab.guest import recording
+
+    machine, made = recording.start(lab, machines, plan, spec, attached, seen, args.record)
+    if machine is not None:
+        print(report(plan.guest, machine, args))
+    record_options.print_state(made, machines, shlex.quote(args.record or made.name))
+    if machine is None:
         raise RumplabError(
             f"{plan.guest.name} has ended already; read its console with: rumplab logs {plan.guest.name}"
         )
