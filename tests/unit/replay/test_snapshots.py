@@ -275,6 +275,23 @@ def test_a_long_recording_gets_its_snapshots_during_the_session(
     assert not list(short.iterdir())
 
 
+def test_gdb_prints_why_there_are_no_snapshots_and_the_session_works(
+    lab_with_images: LabPrefix, long_program: Path, short: Path
+) -> None:
+    made = recorded(lab_with_images, long_program, code=1)
+    with RelayClient(relay.argv(made.directory, made.emulator, command("false")), short) as client:
+        client.ask(b"qSupported:swbreak+;hwbreak+")
+
+        def told() -> bool:
+            client.goto(1000)
+            return "there are no more snapshots of this recording: " in client.said
+
+        until(told)
+        client.goto(2000)
+        assert client.said.count("no more snapshots") == 1
+        assert client.position == 2000
+
+
 NO_SPACE = """
 mount -t tmpfs -o size=$SIZE,mode=700 tmpfs "$PLACE"
 cp -r "$FROM" "$PLACE/full"
