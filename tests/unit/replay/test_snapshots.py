@@ -189,6 +189,17 @@ def test_after_three_wrong_states_there_are_no_more_snapshots(own: Recording, mo
     assert "led to another state" in index.reason
 
 
+def test_snapshots_that_take_too_much_space_become_fewer(own: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(laying, "MOST_BYTES", 1 << 20)
+    index = laying.lay(own, command("qemu-img"))
+    assert index.complete
+    assert index.every > DISTANCE
+    assert 0 < len(index.snapshots) < 4
+    assert snapshots.changes(own) == []
+    kept = {path.name for path in (own.directory / "snapshots").iterdir() if path.is_dir()}
+    assert kept == {str(one.position) for one in index.snapshots}
+
+
 def test_the_process_can_be_killed_and_another_one_continues(own: Recording) -> None:
     argv = laying.argv(own, command("qemu-img"))
     with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as process:
