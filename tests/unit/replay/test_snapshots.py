@@ -189,6 +189,17 @@ def test_after_three_wrong_states_there_are_no_more_snapshots(own: Recording, mo
     assert "led to another state" in index.reason
 
 
+def test_snapshots_that_take_too_much_space_become_fewer(own: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(laying, "MOST_BYTES", 1 << 20)
+    index = laying.lay(own, command("qemu-img"))
+    assert index.complete
+    assert index.every > DISTANCE
+    assert 0 < len(index.snapshots) < 4
+    assert snapshots.changes(own) == []
+    kept = {path.name for path in (own.directory / "snapshots").iterdir() if path.is_dir()}
+    assert kept == {str(one.position) for one in index.snapshots}
+
+
 def test_the_process_can_be_killed_and_another_one_continues(own: Recording) -> None:
     argv = laying.argv(own, command("qemu-img"))
     with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as process:
@@ -273,6 +284,23 @@ def test_a_long_recording_gets_its_snapshots_during_the_session(
     with snapshots.writing(made):
         assert len(snapshots.read(made).snapshots) >= 2
     assert not list(short.iterdir())
+
+
+def test_gdb_prints_why_there_are_no_snapshots_and_the_session_works(
+    lab_with_images: LabPrefix, long_program: Path, short: Path
+) -> None:
+    made = recorded(lab_with_images, long_program, code=1)
+    with RelayClient(relay.argv(made.directory, made.emulator, command("false")), short) as client:
+        client.ask(b"qSupported:swbreak+;hwbreak+")
+
+        def told() -> bool:
+            client.goto(1000)
+            return "there are no more snapshots of this recording: " in client.said
+
+        until(told)
+        client.goto(2000)
+        assert client.said.count("no more snapshots") == 1
+        assert client.position == 2000
 
 
 NO_SPACE = """
