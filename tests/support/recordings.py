@@ -12,6 +12,7 @@ from rumplab.machine.nics import Nic
 from rumplab.machine.qemu_argv import Spec
 from rumplab.recording import hardware, record
 from rumplab.recording.record import Part, Recording
+from rumplab.recording.store import Recordings
 
 # isa-debug-exit turns the 0x10 that pcihello writes into 2 * 0x10 + 1.
 DONE = 33
@@ -27,7 +28,8 @@ def recorded(lab: LabPrefix, program: Path, *arguments: str | Path, code: int = 
 def newest(lab: LabPrefix) -> Recording:
     listed = lab.tool("recording", "ls", "--json")
     assert listed.returncode == 0, listed.stderr
-    return record.read(Path(max(json.loads(listed.stdout), key=lambda one: one["created"])["directory"]))
+    directory = Path(max(json.loads(listed.stdout), key=lambda one: one["created"])["directory"])
+    return Recordings(directory.parent).read(directory)
 
 
 def unrecorded(directory: Path, program: bytes) -> Recording:

@@ -35,7 +35,7 @@ def settled(recording: Recording, machines: Machines) -> Recording:
         )
     with locks.held(recording.directory):
         # Another command may have completed it meanwhile.
-        recording = record.read(recording.directory)
+        recording = replace(record.read(recording.directory), key=recording.key)
         return recording if recording.end is not None else ended(recording)
 
 

@@ -32,12 +32,12 @@ class Row:
 
 def rows(recordings: Recordings, machines: Machines) -> list[Row]:
     """Returns all recordings, sorted by name, including the damaged ones."""
-    return [row(directory, machines) for directory in recordings.directories()]
+    return [row(directory, recordings, machines) for directory in recordings.directories()]
 
 
-def row(directory: Path, machines: Machines) -> Row:
+def row(directory: Path, recordings: Recordings, machines: Machines) -> Row:
     try:
-        found = record.read(directory)
+        found = recordings.read(directory)
         if found.end is None and ending.runs(found, machines):
             return Row(directory, RUNNING, found)
         found = ending.settled(found, machines)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ LARGEST = 1 << 20
 # The beginning of the year 10000. The C library can't format every time that a number can express.
 LATEST = 253_402_300_800
 # The fields of Recording that are not in its file.
-CHOSEN = ("directory", "sandbox")
+CHOSEN = ("directory", "sandbox", "key")
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class End:
 class Recording:
     """A recording. `argv` is the command that recorded it, which is only shown; a replay's command is made from
     `hardware`. `emulator` and `sandbox` are the QEMU that replays and the value of its -sandbox: this host chooses
-    them. `symbols` is the name of the part that GDB loads. `created` is UNIX time."""
+    them. `key` is the path of the user's secret: only snapshots that this user made with it are used. `symbols` is the
+    name of the part that GDB loads. `created` is UNIX time."""
 
     directory: Path
     machine: str
@@ -74,6 +76,7 @@ class Recording:
     symbols: str | None = None
     end: End | None = None
     sandbox: str | None = None
+    key: Path | None = None
     schema: int = field(default=SCHEMA)
 
     @property
@@ -91,6 +94,10 @@ class Recording:
     def run_by(self, emulator: str, sandbox: str | None) -> Recording:
         """Returns the recording with the path of another QEMU, and with the value of its -sandbox."""
         return replace(self, emulator=emulator, sandbox=sandbox)
+
+    def words(self) -> list[str]:
+        """Returns the arguments of `reopened`, for another process."""
+        return [str(self.directory), self.emulator, self.sandbox or "", str(self.key or "")]
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -210,6 +217,12 @@ def check_part(name: str) -> None:
     """Raises ValueError for a name that rumplab gives no copied file."""
     if not name or "/" in name or "\0" in name or name.startswith(".") or name in OWN:
         raise ValueError(f"{name!r} can't name a file of a recording")
+
+
+def reopened(words: Sequence[str]) -> Recording:
+    """Returns the recording whose words() another process has passed. RumplabError as `read`."""
+    directory, emulator, sandbox, key = words
+    return replace(read(Path(directory)), emulator=emulator, sandbox=sandbox or None, key=Path(key) if key else None)
 
 
 def damaged(path: Path, why: str) -> RumplabError:

@@ -3,28 +3,36 @@
 They are in the recording's directory ``snapshots``: a directory for each snapshot, and ``index.json``. A pack of the
 recording doesn't contain them. The index names the hashes of the recording and the QEMU; with another recording or
 another QEMU, the snapshots don't count. rumplab.replay.laying makes them.
+
+QEMU believes the state that it loads, so nobody else's snapshots count: the index has a message authentication code,
+whose key is a secret of the user.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from hmac import compare_digest
 from pathlib import Path
 from typing import Any
 
 from rumplab.errors import RumplabError
 from rumplab.host import locks
 from rumplab.host.answers import MALFORMED, check_fields, typed
-from rumplab.host.files import sha256
+from rumplab.host.files import sha256, temporary_file
 from rumplab.lab.config import SCHEMA
-from rumplab.recording.record import SEAL, SNAPSHOTS, Recording, seal
+from rumplab.recording.record import SNAPSHOTS, Recording, seal
 
 INDEX, LOCK = "index.json", ".lock"
+# The key of the authentication code in the index, and its size and that of the secret, in bytes.
+CODE = "code"
+DIGEST, SECRET = 32, 32
 # The prefix of the directory of a snapshot that is not verified yet.
 CANDIDATE = ".candidate-"
 
@@ -86,11 +94,43 @@ def identity(recording: Recording) -> str:
                  "command": recording.argv[1:]})  # fmt: skip
 
 
+def authentication(recording: Recording, data: dict[str, Any]) -> str | None:
+    """Returns the authentication code of an index without its code; None if the user has no secret."""
+    secret = own_secret(recording)
+    if secret is None:
+        return None
+    rest = {key: value for key, value in data.items() if key != CODE}
+    return hashlib.blake2b(json.dumps(rest, sort_keys=True).encode(), key=secret, digest_size=DIGEST).hexdigest()
+
+
+def own_secret(recording: Recording) -> bytes | None:
+    """Returns the user's secret; None if there is none."""
+    try:
+        secret = recording.key.read_bytes() if recording.key else b""
+    except OSError:
+        return None
+    return secret if len(secret) == SECRET else None
+
+
+def make_secret(recording: Recording) -> None:
+    """Makes the user's secret, if there is none. OSError."""
+    if recording.key is None or own_secret(recording) is not None:
+        return
+    with temporary_file(recording.key.parent) as path:
+        path.chmod(0o600)
+        path.write_bytes(os.urandom(SECRET))
+        # If another process makes one meanwhile, one of the two indexes doesn't count, and is made again.
+        path.replace(recording.key)
+
+
 def read(recording: Recording) -> Index:
     """Returns the index; an empty one if there is none, or if it belongs to another recording or is damaged."""
     try:
         data = typed(json.loads((root(recording) / INDEX).read_text(encoding="utf-8")), dict)
-        if data.pop("schema") != SCHEMA or data.pop(SEAL) != seal({**data, "schema": SCHEMA}):
+        code = authentication(recording, data)
+        if code is None or not isinstance(data[CODE], str) or not compare_digest(data.pop(CODE), code):
+            return Index()
+        if data.pop("schema") != SCHEMA:
             return Index()
         if data.pop("of") != identity(recording):
             return Index()
@@ -107,9 +147,10 @@ def read(recording: Recording) -> Index:
 def write(recording: Recording, index: Index) -> None:
     """Writes the index; an existing one is replaced when the new one is complete. OSError."""
     data: dict[str, Any] = {**asdict(index), "of": identity(recording)}
+    make_secret(recording)
     path = root(recording) / INDEX
     temporary = path.with_name(f".{INDEX}")
-    temporary.write_text(json.dumps({**data, SEAL: seal(data)}, indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps({**data, CODE: authentication(recording, data)}, indent=2) + "\n", encoding="utf-8")
     temporary.replace(path)
 
 

@@ -319,19 +319,19 @@ class Layer:
 def argv(recording: Recording, qemu_img: str) -> list[str]:
     """Returns the command that takes the snapshots of `recording`."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(rumplab.__file__)))
-    own = [str(recording.directory), recording.emulator, recording.sandbox or "", qemu_img]
-    return [sys.executable, "-I", "-S", "-c", CALL, root, *own]
+    return [sys.executable, "-I", "-S", "-c", CALL, root, *recording.words(), qemu_img]
 
 
 def main(arguments: Sequence[str]) -> int:
     """Entry point of the command from argv(). The debugger has verified the recording before."""
-    directory, emulator, sandbox, qemu_img = arguments
+    *words, qemu_img = arguments
     # A terminal sends Ctrl-C to all its processes; the relay ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(NICENESS)
     try:
-        with interruptible(), kept(Path(directory)):
-            lay(record.read(Path(directory)).run_by(emulator, sandbox or None), qemu_img)
+        recording = record.reopened(words)
+        with interruptible(), kept(recording.directory):
+            lay(recording, qemu_img)
     except RumplabError as error:
         print(error, file=sys.stderr, flush=True)
         return 1

@@ -17,7 +17,6 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import rumplab
 from rumplab.errors import RumplabError
@@ -236,18 +235,17 @@ def argv(recording: Recording, qemu_img: str = "") -> list[str]:
     """Returns the command in GDB's 'target remote |' for `recording`. With the path `qemu_img`, the relay has snapshots
     taken in the background, if the recording is long."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(rumplab.__file__)))
-    own = [str(recording.directory), recording.emulator, recording.sandbox or "", qemu_img]
-    return [sys.executable, "-I", "-S", "-c", CALL, root, *own]
+    return [sys.executable, "-I", "-S", "-c", CALL, root, *recording.words(), qemu_img]
 
 
 def main(arguments: Sequence[str]) -> int:
     """Entry point; GDB runs it with the arguments from argv(). `rumplab debug` has verified the recording before."""
-    directory, emulator, sandbox, qemu_img = arguments
+    *words, qemu_img = arguments
     # A terminal sends Ctrl-C to all its processes. GDB reacts to it, and tells the relay.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with interruptible(), kept(Path(directory)), work_directory("replay") as work:
-            recording = record.read(Path(directory)).run_by(emulator, sandbox or None)
+        recording = record.reopened(words)
+        with interruptible(), kept(recording.directory), work_directory("replay") as work:
             gdb = Gdb(sys.stdin.fileno(), sys.stdout.fileno())
             with contextlib.closing(Session(recording, work, gdb)) as session, contextlib.ExitStack() as stack:
                 background = None

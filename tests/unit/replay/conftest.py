@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from rumplab.recording import ending, making, record
 from rumplab.recording.emulator import identify
 from rumplab.recording.making import Wanted
 from rumplab.recording.record import Recording
+from rumplab.recording.store import KEY
 from rumplab.replay import laying, relay
 from rumplab.replay.faults import Ended
 from rumplab.replay.player import Player
@@ -63,7 +64,7 @@ def recording(pcihello: Path, tmp_path_factory: pytest.TempPathFactory) -> Recor
     argv = making.argv(wanted, foreground=False)
     made = making.make(directory, wanted, argv, identify(spec.qemu))
     subprocess.run(argv, cwd=directory, stdin=subprocess.DEVNULL, timeout=SECONDS, check=False)
-    return ending.ended(made)
+    return replace(ending.ended(made), key=tmp_path_factory.mktemp("key") / KEY)
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +72,7 @@ def indexed(recording: Recording, tmp_path_factory: pytest.TempPathFactory) -> R
     """A copy of the recording, with snapshots."""
     directory = tmp_path_factory.mktemp("indexed") / "recording"
     shutil.copytree(recording.directory, directory)
-    made = record.read(directory)
+    made = replace(record.read(directory), key=recording.key)
     index = laying.lay(made, command("qemu-img"))
     assert (len(index.snapshots), index.complete, index.reason) == (6, True, "")
     return made

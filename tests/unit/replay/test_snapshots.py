@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shlex
 import shutil
@@ -38,14 +39,14 @@ BACK_STEP, BACK = b"bs", b"bc"
 def own(recording: Recording, tmp_path: Path) -> Recording:
     """A copy of the recording, without snapshots."""
     shutil.copytree(recording.directory, tmp_path / "own")
-    return record.read(tmp_path / "own")
+    return replace(record.read(tmp_path / "own"), key=recording.key)
 
 
 @pytest.fixture
 def copied(indexed: Recording, tmp_path: Path) -> Recording:
     """A copy of the recording with snapshots, which the test may damage."""
     shutil.copytree(indexed.directory, tmp_path / "copied")
-    return record.read(tmp_path / "copied")
+    return replace(record.read(tmp_path / "copied"), key=indexed.key)
 
 
 @pytest.fixture
@@ -237,6 +238,40 @@ def test_the_guest_s_disks_have_snapshots_too(lab_with_images: LabPrefix, pcihel
     assert quick.stdout == slow.stdout
 
 
+def test_only_snapshots_of_this_user_are_loaded(copied: Recording, short: Path, tmp_path: Path) -> None:
+    index = snapshots.root(copied) / snapshots.INDEX
+    assert len(snapshots.read(copied).snapshots) == 6
+    with RelayClient(relay.argv(replace(copied, key=tmp_path / "other")), short) as client:
+        client.ask(b"qSupported:swbreak+;hwbreak+")
+        client.goto("end")
+        client.ask(BACK_STEP)
+        assert not any("rrsnapshot=" in one for one in commands_of(client))
+    content = json.loads(index.read_text())
+    for code in ("", "0" * 64, 1, None, content[snapshots.CODE][:-1]):
+        index.write_text(json.dumps({**content, snapshots.CODE: code}))
+        assert not snapshots.read(copied).snapshots
+    content["every"] += 1
+    index.write_text(json.dumps(content))
+    assert not snapshots.read(copied).snapshots
+
+
+def test_the_secret_of_the_snapshots_is_made_once_and_is_the_users(own: Recording, tmp_path: Path) -> None:
+    mine = replace(own, key=tmp_path / "secret")
+    snapshots.root(mine).mkdir()
+    assert snapshots.own_secret(mine) is None
+    snapshots.write(mine, snapshots.Index(every=1))
+    first = snapshots.own_secret(mine)
+    assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
+    snapshots.write(mine, snapshots.Index(every=2))
+    assert snapshots.own_secret(mine) == first
+    assert snapshots.read(mine).every == 2
+    # A damaged secret is replaced, and the snapshots are made again.
+    (tmp_path / "secret").write_bytes(b"short")
+    assert snapshots.read(mine).every == 0
+    snapshots.write(mine, snapshots.Index(every=3))
+    assert snapshots.read(mine).every == 3
+
+
 def test_recording_commands_know_of_snapshots(lab_with_images: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
     lab = lab_with_images
     made = recorded(lab, pcihello)
@@ -290,7 +325,7 @@ def test_gdb_prints_why_there_are_no_snapshots_and_the_session_works(
     lab_with_images: LabPrefix, long_program: Path, short: Path
 ) -> None:
     made = recorded(lab_with_images, long_program, code=1)
-    with RelayClient(relay.argv(made.directory, made.emulator, command("false")), short) as client:
+    with RelayClient(relay.argv(made, command("false")), short) as client:
         client.ask(b"qSupported:swbreak+;hwbreak+")
 
         def told() -> bool:

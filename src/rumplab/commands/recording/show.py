@@ -26,11 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     lab = config.load()
     machines = open_machines(lab)
-    found = open_recordings(lab).find(args.name)
+    recordings = open_recordings(lab)
+    found = recordings.find(args.name)
     if not ending.runs(found, machines):
         found = ending.settled(found, machines)
     if args.json:
-        print(output.as_json(listing.as_data(listing.row(found.directory, machines))))
+        print(output.as_json(listing.as_data(listing.row(found.directory, recordings, machines))))
         return 0
     print("\n".join(listing.lines(found)))
     print(f"command       {output.printable(shlex.join(found.argv))}")
