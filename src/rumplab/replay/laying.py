@@ -222,7 +222,9 @@ class Layer:
         path = snapshots.code_file(self._recording, leg)
         code.logged(log).write(path)
         log.unlink()
-        self.index = replace(self.index, legs=(*self.index.legs, replace(leg, code=sha256(path))))
+        # An earlier process may have executed the same leg.
+        others = [one for one in self.index.legs if (one.begin, one.end) != (leg.begin, leg.end)]
+        self.index = replace(self.index, legs=(*others, replace(leg, code=sha256(path))))
         snapshots.write(self._recording, self.index)
 
     def _forget(self) -> None:

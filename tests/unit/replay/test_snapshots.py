@@ -214,6 +214,8 @@ def test_the_process_can_be_killed_and_another_one_continues(own: Recording) -> 
     assert index.complete
     assert len(index.snapshots) == 6
     assert index.snapshots[: len(before.snapshots)] == before.snapshots
+    assert [leg.begin for leg in index.legs] == [0, *(one.position for one in index.snapshots)]
+    assert snapshots.changes(own) == []
 
 
 def test_the_guest_s_disks_have_snapshots_too(lab_with_images: LabPrefix, pcihello: Path, tmp_path: Path) -> None:
