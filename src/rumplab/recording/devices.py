@@ -16,7 +16,7 @@ MEASURED = ("7.2.22", "10.0.13")
 # How many replays were as recorded, for each release: with a card that nothing used, with a card whose boot code asked
 # for an address, and with a disk that booted.
 CARDS = {"virtio": (5, 5), "e1000": (5, 5), "ne2k_pci": (5, 5), "rtl8139": (5, 5)}
-BOOT_CODE = {"virtio": (3, 2), "e1000": (5, 5), "ne2k_pci": (5, 4), "rtl8139": (5, 5)}
+BOOT_CODE = {"virtio": (6, 6), "e1000": (5, 5), "ne2k_pci": (5, 4), "rtl8139": (5, 5)}
 DISKS = {
     "virtio": (10, 10),
     "ide": (10, 10),
@@ -26,7 +26,7 @@ DISKS = {
     "mpt": (8, 8),
     "nvme": (0, 0),
 }
-CARD_ROUNDS, DISK_ROUNDS = 5, {"cdrom": 5}
+CARD_ROUNDS, BOOT_ROUNDS, DISK_ROUNDS = 5, {"virtio": 6}, {"cdrom": 5}
 
 
 def rounds(disk: str) -> int:
