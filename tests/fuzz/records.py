@@ -25,6 +25,7 @@ from rumplab.commands.guest import list_
 from rumplab.container import builder_images
 from rumplab.errors import RumplabError
 from rumplab.guest import bootdisk, definition, overlay
+from rumplab.host.answers import MALFORMED
 from rumplab.image import recorded as formats
 from rumplab.lab import config, recorded, verified
 from rumplab.lab.config import Lab
@@ -353,6 +354,11 @@ def compared(data: bytes, place: Path) -> object:
     return recorded.read(str(place / "tree"))
 
 
+def outside(data: bytes, place: Path) -> object:
+    """Read the manifest as `drift` does, which turns the exceptions of MALFORMED into a row."""
+    return recorded.listed_outside(written(place, "manifest.json", data))
+
+
 def format_of_a_disk(data: bytes, place: Path) -> object:
     """Read the format of a disk from the description of a staged image, and from the record of its first run."""
     image = str(written(place, "a.img", b""))
@@ -468,6 +474,7 @@ READERS = (
     of("origin-note", came_from, json.dumps({"kind": "mirror", "origin": "/x"}).encode()),
     of("relocation", relocation, json.dumps(["a/b"]).encode(), errors=(Broken,), words=("a/b", "../outside", "a/c")),
     of("manifest.json", entries, MANIFEST, errors=(files.Unfit,)),
+    of("manifest-compared", outside, MANIFEST, errors=MALFORMED),
     of("packages-before", snapshot, SNAPSHOT),
     of("lab-json", json_of_the_lab, MANIFEST, errors=(files.Unfit,)),
 )

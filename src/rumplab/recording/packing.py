@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from rumplab.errors import NotProvisioned, RumplabError
-from rumplab.host import child_environment, regular
+from rumplab.host import child_environment, children, regular
 from rumplab.host.answers import MALFORMED
 from rumplab.host.files import sweep, temporary_directory, temporary_file
 from rumplab.recording import copying, record
@@ -38,21 +38,13 @@ def program() -> str:
 def running(argv: list[str], **streams: int | IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """Starts `argv` and yields the process. RumplabError if its exit status isn't 0; after an exception in the block,
     kills it."""
-    with subprocess.Popen(
-        argv,
-        env=child_environment.of(child_environment.TOOL),
-        stderr=subprocess.PIPE,
-        **streams,  # type: ignore[call-overload]
-    ) as process:
-        try:
-            yield process
-        except BaseException:
-            process.kill()
-            raise
+    environment = child_environment.of(child_environment.TOOL)
+    with children.running(argv, subprocess.Popen.kill, environment, stderr=subprocess.PIPE, **streams) as process:
+        yield process
         for stream in (process.stdin, process.stdout):
             if stream is not None:
                 stream.close()
-        said = process.stderr.read().decode(errors="replace").strip()
+        said = process.stderr.read().decode(errors="replace").strip() if process.stderr else ""
         if process.wait(WAIT):
             raise RumplabError(f"{ZSTD} failed: {said or f'status {process.returncode}'}")
 
@@ -128,12 +120,7 @@ def unpacked(source: Path, parent: Path) -> Iterator[Recording]:
                     [program(), "--decompress", "--quiet", "--stdout"], stdin=given, stdout=subprocess.PIPE
                 ) as zstd,
             ):
-                # TarFile uses only read, seek and tell.
-                stream: IO[bytes] = Forward(zstd.stdout)  # type: ignore[assignment, arg-type]
-                with tarfile.open(fileobj=stream, mode="r:") as archive:
-                    found = extract(archive, directory, source)
-                # Otherwise zstd waits for a reader until it is closed, and fails.
-                stream.seek(MOST)
+                found = extract(zstd.stdout, directory, source)  # type: ignore[arg-type]
         except (tarfile.TarError, EOFError, *MALFORMED) as error:
             raise RumplabError(f"{source} is not a complete packed recording ({error}); copy it again") from error
         yield record.read(found)
@@ -153,7 +140,19 @@ def opened(source: Path) -> Iterator[IO[bytes]]:
         yield given
 
 
-def extract(archive: tarfile.TarFile, directory: Path, source: Path) -> Path:
+def extract(given: IO[bytes], directory: Path, source: Path) -> Path:
+    """Writes the files of the archive that the pipe `given` contains to a directory in `directory`, and returns its
+    path. Reads to the end of the pipe: otherwise zstd would wait for a reader until it is closed, and fail.
+    RumplabError or an exception of tarfile if it isn't a packed recording."""
+    # TarFile uses only read, seek and tell.
+    stream: IO[bytes] = Forward(given)  # type: ignore[assignment]
+    with tarfile.open(fileobj=stream, mode="r:") as archive:
+        found = write_members(archive, directory, source)
+    stream.seek(MOST)
+    return found
+
+
+def write_members(archive: tarfile.TarFile, directory: Path, source: Path) -> Path:
     """Writes the archive's files to a directory in `directory`, and returns its path. RumplabError for a member that
     its record, the first member, doesn't name, and if the files take too much space."""
     members = iter(archive)

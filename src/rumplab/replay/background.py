@@ -6,7 +6,7 @@ import contextlib
 import subprocess
 from pathlib import Path
 
-from rumplab.host import child_environment
+from rumplab.host import child_environment, children
 from rumplab.recording import snapshots
 from rumplab.recording.record import Recording
 from rumplab.replay.player import kill_with_parent
@@ -33,15 +33,20 @@ class Background:
 
         self._messages = work / MESSAGES
         with self._messages.open("wb") as output:
-            self._process = subprocess.Popen(
-                laying.argv(recording, qemu_img),
-                env=child_environment.of(child_environment.TOOL),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=output,
-                start_new_session=True,
-                preexec_fn=kill_with_parent(),
-            )
+            try:
+                with children.signals_delayed():
+                    self._process = subprocess.Popen(
+                        laying.argv(recording, qemu_img),
+                        env=child_environment.of(child_environment.ITSELF),
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                        stderr=output,
+                        start_new_session=True,
+                        preexec_fn=kill_with_parent(),
+                    )
+            except BaseException:
+                self.close()
+                raise
         self._told = False
 
     def message(self) -> str:
@@ -54,6 +59,8 @@ class Background:
 
     def close(self) -> None:
         """Ends the process. The snapshots that it has taken remain."""
+        if not hasattr(self, "_process"):
+            return
         self._process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(END_SECONDS)

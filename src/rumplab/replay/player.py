@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from rumplab.host import child_environment
+from rumplab.host import child_environment, children
 from rumplab.machine import qmp
 from rumplab.recording import command
 from rumplab.recording.record import Recording
@@ -81,19 +81,19 @@ class Player:
             held=True,
         )
         argv = start.argv(argv) if start else argv
-        with (directory / OUTPUT).open("wb") as output:
-            self._process = subprocess.Popen(
-                argv,
-                env=child_environment.of(child_environment.QEMU),
-                cwd=recording.directory,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                umask=0o177,
-                preexec_fn=kill_with_parent(),
-            )
         try:
+            with (directory / OUTPUT).open("wb") as output, children.signals_delayed():
+                self._process = subprocess.Popen(
+                    argv,
+                    env=child_environment.of(child_environment.QEMU),
+                    cwd=recording.directory,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                    umask=0o177,
+                    preexec_fn=kill_with_parent(),
+                )
             self._control = self._opened_control()
             self.stub = self._opened_stub()
         except BaseException:
@@ -112,9 +112,10 @@ class Player:
             self.stub.close()
         if hasattr(self, "_control"):
             self._control.__exit__()
-        self._process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(END_SECONDS)
+        if hasattr(self, "_process"):
+            self._process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_SECONDS)
 
     @property
     def console(self) -> Path:
