@@ -70,24 +70,24 @@ def read(path: Path) -> Log:
 
 def walk(data: mmap.mmap | bytes, version: bool) -> Log:
     """Reads the log in `data`. `version` says that the version in the header is right."""
-    at, size, total, last = HEADER, len(data), 0, -1
+    at, size, executed, over = HEADER, len(data), 0, False
     while at < size:
         event = data[at]
         if event == END:
             rest = size - at - 1
             problem = f"{rest} bytes follow its end" if rest else ""
-            return Log(last if last >= 0 else total, at + 1, True, version, problem)
+            return Log(executed, at + 1, True, version, problem)
         length = length_of(data, at, size)
         if length is None:
-            return Log(total, at, False, version, f"byte {at} begins an unknown event ({event})")
+            return Log(executed, at, False, version, f"byte {at} begins an unknown event ({event})")
         if at + length > size:
-            return Log(total, at, False, version, f"it ends in the middle of an event (byte {at})")
-        if event == INSTRUCTIONS:
-            total += number(data, at + 1)
-        elif last < 0 and FIRST_SHUTDOWN <= event <= LAST_SHUTDOWN and event not in RESETS:
-            last = total
+            return Log(executed, at, False, version, f"it ends in the middle of an event (byte {at})")
+        if event == INSTRUCTIONS and not over:
+            executed += number(data, at + 1)
+        elif FIRST_SHUTDOWN <= event <= LAST_SHUTDOWN and event not in RESETS:
+            over = True
         at += length
-    return Log(total, at, False, version, "its end is missing")
+    return Log(executed, at, False, version, "its end is missing")
 
 
 def length_of(data: mmap.mmap | bytes, at: int, size: int) -> int | None:
