@@ -182,7 +182,10 @@ class Relay:
             return self._session.backwards_step()
         if data == BACK:
             return self._session.backwards()
-        return self._session.forwards(direction(data))
+        action = direction(data)
+        if action == b"s" and self._session.position >= self._session.end:
+            self._gdb.say("rumplab: the recording ends here; only reverse execution goes on\n")
+        return self._session.forwards(action)
 
     def _command(self, digits: bytes) -> bytes:
         """Executes a command of GDB's `monitor`."""

@@ -155,9 +155,14 @@ class Session:
         self.points.clear()
 
     def forwards(self, packet: bytes) -> bytes:
-        """Executes `packet` (s or c) to the next stop or to the recording's end."""
+        """Executes `packet` (s or c) to the next stop or to the recording's end.
+
+        GDB may make a step in order to get past a breakpoint of its own. If it is then told of the end, it waits for
+        the end of that step for ever. So a step that reaches the end only stops, and a step at the end is reported as
+        interrupted.
+        """
         if self.position >= self.end:
-            return END
+            return INTERRUPTED if packet == b"s" else END
         return self._with_retries(lambda: self._forwards(packet))
 
     def _forwards(self, packet: bytes) -> bytes:
@@ -170,7 +175,9 @@ class Session:
         # After a step that a watchpoint ended, QEMU reports the end of the step as one more stop.
         self._repeats = packet == b"s" and bool(search.reason(said))
         if said.startswith(HELD):
-            return END if self.position >= self.end else INTERRUPTED
+            if self.position < self.end:
+                return INTERRUPTED
+            return STOPPED if packet == b"s" else END
         return said if packet == b"s" or search.reason(said) else self._breakpoint_reply()
 
     def _resumed(self, packet: bytes) -> bytes:

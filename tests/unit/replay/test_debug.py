@@ -28,6 +28,7 @@ rr-where
 rr-goto end
 stepi
 delete
+continue
 reverse-continue
 rr-where
 """
@@ -54,7 +55,8 @@ def test_gdb_executes_backwards(lab: LabPrefix, demo: Recording, tmp_path: Path)
     assert first < second == mark == again
     assert before == second - 1
     assert begin == 0
-    # At the end and at the beginning.
+    assert said.count("the recording ends here") == 1
+    # `continue` at the end, and the beginning.
     assert said.count("No more reverse-execution history.") == 2
     assert said.count("Breakpoint 1, pci_device_found") == 5
 
@@ -68,6 +70,27 @@ def test_a_watchpoint_finds_the_function_that_wrote(lab: LabPrefix, demo: Record
     assert found, result.stdout
     assert found[1] != found[2]
     assert " in traps_init ()" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("commands", "messages"),
+    [
+        (("rr-goto end", "reverse-stepi", "hbreak *$pc", "stepi", "reverse-continue"), 0),
+        (("rr-goto end", "break *$pc", "stepi", "continue", "reverse-stepi"), 0),
+        (("rr-goto end", "break *$pc", "stepi", "stepi", "stepi", "reverse-stepi"), 0),
+        (("rr-goto begin", "break *$pc", "reverse-stepi", "stepi", "reverse-continue"), 2),
+    ],
+)
+def test_gdb_goes_on_after_a_breakpoint_at_the_end_or_the_beginning(
+    lab: LabPrefix, demo: Recording, commands: tuple[str, ...], messages: int
+) -> None:
+    words = [word for one in (*commands, "rr-where") for word in ("--ex", one)]
+    result = lab.tool("debug", demo.name, "--replay", "--batch", *words)
+    said = result.stdout + result.stderr
+    assert result.returncode == 0, said
+    assert said.count("No more reverse-execution history.") == messages, said
+    end = demo.end.instructions - 2 if demo.end else 0
+    assert places(said) == [0 if "begin" in commands[0] else end]
 
 
 def test_dry_run_prints_the_gdb_command(lab: LabPrefix, demo: Recording) -> None:
