@@ -18,8 +18,8 @@ BOARD_BUS = "pci.0"
 # for kernels that are told the slot of a card.
 FIRST_SLOT = 3
 MODELS = {"e1000": "e1000", "virtio": "virtio-net-pci", "ne2k_pci": "ne2k_pci", "rtl8139": "rtl8139"}
-# QEMU 7.2 sends a virtio card's packets at a time that it doesn't record, so some replays hang. With a timer of the
-# guest's clock, it sends them after the same instruction.
+# With a timer of the guest's clock, a virtio card sends its packets after the same instruction in each replay. Otherwise
+# it sends them in a bottom half, which is the likely reason why some replays of a used card hung on a busy host.
 TIMED = {"virtio": ",tx=timer"}
 USER = "user"
 BRIDGE = "bridge"
