@@ -93,8 +93,9 @@ def test_verifying_names_a_changed_file_and_its_remedy(host: Host) -> None:
         run = subprocess.run(verify, capture_output=True, text=True, timeout=900, check=False)
     finally:
         host.run_test("rm /opt/rumplab/pcihello/added")
-    assert run.returncode == 2, run.stdout
-    assert "pcihello: added: added; ./provision --tags pcihello -e rumplab_verify=true" in run.stdout
+    said = run.stdout + run.stderr
+    assert run.returncode == 2, said
+    assert "pcihello: added: added; ./provision --tags pcihello -e rumplab_verify=true" in said
 
 
 def test_what_is_lost_is_noticed_and_made_anew(host: Host) -> None:

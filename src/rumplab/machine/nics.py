@@ -18,8 +18,8 @@ BOARD_BUS = "pci.0"
 # for kernels that are told the slot of a card.
 FIRST_SLOT = 3
 MODELS = {"e1000": "e1000", "virtio": "virtio-net-pci", "ne2k_pci": "ne2k_pci", "rtl8139": "rtl8139"}
-# With a timer of the guest's clock, a virtio card sends its packets after the same instruction in each replay. Otherwise
-# it sends them in a bottom half, which is the likely reason why some replays of a used card hung on a busy host.
+# With a timer of the guest's clock, a virtio card sends its packets after the same instruction in each replay. By
+# default, it sends them in a bottom half, which is the likely reason why some replays of a used card hung.
 TIMED = {"virtio": ",tx=timer"}
 USER = "user"
 BRIDGE = "bridge"
