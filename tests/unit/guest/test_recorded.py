@@ -16,6 +16,7 @@ from support.running import until
 from support.staging import EXAMPLES, IPKDB_EXAMPLE, build, command, needs_compiler, needs_qemu
 
 from rumplab.commands.guest import stop
+from rumplab.machine import qmp, registry
 from rumplab.recording import log
 
 pytestmark = [pytest.mark.qemu, needs_qemu, needs_compiler]
@@ -51,6 +52,19 @@ def boot(lab: LabPrefix) -> None:
     until(lambda: "login: " in lab.tool("logs", "nb").stdout)
 
 
+def run_for(lab: LabPrefix, instructions: int) -> None:
+    """Wait until the guest has executed so many more: on an idle host, its first clock tick comes after the login
+    prompt."""
+    (machine,) = lab.machines()
+    control = Path(machine["directory"], registry.SOCKET)
+
+    def executed() -> int:
+        return int(qmp.execute(control, "query-replay")["icount"])
+
+    wanted = executed() + instructions
+    until(lambda: executed() >= wanted)
+
+
 def typed(lab: LabPrefix, text: str) -> None:
     argv = lab.argv("guest", "console", "nb")
     subprocess.run(argv, env=lab.environment, input=text.encode(), timeout=SECONDS, check=True, capture_output=True)
@@ -81,6 +95,8 @@ def test_a_guest_is_recorded_with_all_that_was_typed(nb: LabPrefix) -> None:
 def test_a_recorded_guest_is_debugged_backwards(nb: LabPrefix) -> None:
     guest(nb, "start", "nb", "--record")
     boot(nb)
+    # Some ticks; each calls counter_step.
+    run_for(nb, 1000)
     guest(nb, "stop", "nb", "--now")
     words = ["rr-goto end", "break counter_step", "reverse-continue", "print counter", "reverse-stepi", "rr-where"]
     result = nb.tool("debug", "nb", "--replay", "--batch", *(part for word in words for part in ("--ex", word)))
