@@ -142,23 +142,18 @@ def running(
     argv: Sequence[str], directory: str, environment: dict[str, str], lock: int
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Starts a command in its own process group. Ends the whole group at the end of the context."""
-    with contextlib.ExitStack() as stack:
-        try:
-            process = stack.enter_context(
-                children.running(
-                    argv,
-                    end_group,
-                    environment,
-                    cwd=directory,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    pass_fds=(lock,),
-                )
-            )
-        except OSError as error:
-            raise RumplabError(f"cannot run {argv[0]}: {error.strerror}; provision it again") from error
+    with children.running(
+        argv,
+        end_group,
+        environment,
+        "provision it again",
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        pass_fds=(lock,),
+    ) as process:
         yield process
 
 

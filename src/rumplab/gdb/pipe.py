@@ -18,8 +18,6 @@ import time
 from collections.abc import Callable, Sequence
 from os import read, write
 
-import rumplab
-
 INTERRUPT = 0x03
 PACKET_START = ord("$")
 PACKET_END = ord("#")
@@ -35,9 +33,6 @@ FINISH_SECONDS = 3.0
 QUIET_SECONDS = 0.1
 # The time limit of a command that stops the guest.
 COMMAND_SECONDS = 30
-# Runs this file's module, independent of the working directory and the user's Python settings. It needs no
-# site-packages.
-CALL = "import sys; sys.path.insert(0, sys.argv[1]); from rumplab.gdb.pipe import main; sys.exit(main(sys.argv[2:]))"
 
 
 class Stream:
@@ -265,8 +260,10 @@ def argv(
     On Ctrl-C, it sends a BREAK on the character device `line` through the QMP socket `control`, or runs `command`. With
     `through`, the socket belongs to a stub that handles the interrupt byte itself.
     """
-    root = os.path.dirname(os.path.dirname(os.path.abspath(rumplab.__file__)))
-    call = [sys.executable, "-I", "-S", "-c", CALL, root, line_socket]
+    # Imported here because the process that GDB starts doesn't need it.
+    from rumplab.host.process import own_module
+
+    call = own_module("rumplab.gdb.pipe", line_socket)
     if through:
         return [*call, THROUGH]
     if command:

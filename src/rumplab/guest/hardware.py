@@ -83,13 +83,8 @@ def running_argv(machine: Machine) -> list[str]:
     if machine.recording:
         console = ["-chardev", f"pipe,id={CONSOLE},path={value(str(pipe_path(machine)))}"]
         console += ["-serial", f"chardev:{CONSOLE}"]
-        debugger = unused_argv(DEBUGGER)
+        debugger = qemu_argv.unused_port_argv(DEBUGGER)
     return [*console, *debugger, *qemu_argv.control_argv(str(machine.socket))]
-
-
-def unused_argv(name: str) -> list[str]:
-    """The options for a serial port whose other side is closed."""
-    return ["-chardev", f"null,id={name}", "-serial", f"chardev:{name}"]
 
 
 def standalone_argv(name: str) -> list[str]:

@@ -45,7 +45,7 @@ def whole(plan: Plan, spec: Spec) -> Spec:
 def shell(plan: Plan, spec: Spec, directory: str) -> str:
     """The commands that record the guest without rumplab, after its boot disk was made."""
     wanted = Wanted(spec, record(plan, spec), ports=hardware.PORTS)
-    argv = [*making.argv(wanted, foreground=True), *hardware.unused_argv(DEBUGGER)]
+    argv = [*making.argv(wanted, foreground=True), *qemu_argv.unused_port_argv(DEBUGGER)]
     return making.shell(directory or f"{plan.guest.name}.recording", wanted, argv)
 
 

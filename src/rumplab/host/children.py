@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
+from rumplab.errors import RumplabError
+
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -55,12 +57,19 @@ def running(
     argv: Sequence[str],
     end: Callable[[subprocess.Popen[bytes]], object],
     environment: dict[str, str],
+    remedy: str = "",
     **options: Any,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Starts a program with `environment`. At the end of the block calls `end`, which ends the program if it
-    still runs. Popen gets `options`. OSError if the program can't be started."""
+    still runs. Popen gets `options`. If the program can't be started: RumplabError with `remedy`; without one,
+    OSError."""
     with contextlib.ExitStack() as stack:
-        with signals_delayed():
-            process = stack.enter_context(subprocess.Popen(argv, env=environment, **options))
-            stack.callback(end, process)
+        try:
+            with signals_delayed():
+                process = stack.enter_context(subprocess.Popen(argv, env=environment, **options))
+                stack.callback(end, process)
+        except OSError as error:
+            if not remedy:
+                raise
+            raise RumplabError(f"cannot run {argv[0]}: {error.strerror}; {remedy}") from error
         yield process

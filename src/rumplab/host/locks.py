@@ -65,6 +65,21 @@ def recorded_holder(handle: int) -> str:
 
 
 @contextlib.contextmanager
+def at_once(path: Path, kind: int, refusal: str) -> Iterator[None]:
+    """Holds the lock file `path` during the block, with LOCK_EX or LOCK_SH as `kind`. RumplabError with the message
+    `refusal`, without a wait, if another process holds it."""
+    handle = opened(path)
+    try:
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RumplabError(refusal) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
 def held(root: Path) -> Iterator[None]:
     """Holds the lock of the records in `root` during the block. The kernel releases it when the process ends, even if
     it is killed. RumplabError if another process holds it for RECORD_SECONDS."""

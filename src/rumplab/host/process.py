@@ -13,12 +13,20 @@ from types import FrameType
 
 PROC = Path("/proc/self")
 CALL = "import sys; sys.path.insert(0, sys.argv.pop(1)); from rumplab.__main__ import entry; sys.exit(entry())"
+CALL_MODULE = "import sys; sys.path.insert(0, sys.argv[1]); from {} import main; sys.exit(main(sys.argv[2:]))"
+ROOT = str(Path(__file__).resolve().parents[2])
 
 
 def own_command(*arguments: str) -> list[str]:
     """Returns the argv that runs this tool with `arguments`. The working directory and the user's Python settings don't
     affect it."""
-    return [sys.executable, "-I", "-c", CALL, str(Path(__file__).resolve().parents[2]), *arguments]
+    return [sys.executable, "-I", "-c", CALL, ROOT, *arguments]
+
+
+def own_module(module: str, *arguments: str) -> list[str]:
+    """Returns the argv that calls `main` of this tool's `module` with the list `arguments`. It starts quickly: the
+    module can't import anything from site-packages."""
+    return [sys.executable, "-I", "-S", "-c", CALL_MODULE.format(module), ROOT, *arguments]
 
 
 def started(pid: int) -> str | None:

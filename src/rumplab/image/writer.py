@@ -144,23 +144,16 @@ class Runner:
     @contextlib.contextmanager
     def running(self, step: Step) -> Iterator[subprocess.Popen[bytes]]:
         """Starts a command. Kills it if it still runs at the end of the context."""
-        with contextlib.ExitStack() as stack:
-            try:
-                process = stack.enter_context(
-                    children.running(
-                        step.argv,
-                        subprocess.Popen.kill,
-                        {**child_environment.of(child_environment.TOOL), **self.environment},
-                        cwd=self.work,
-                        stdin=subprocess.PIPE,
-                        stdout=subprocess.PIPE,
-                        stderr=subprocess.PIPE,
-                    )
-                )
-            except OSError as error:
-                raise RumplabError(
-                    f"cannot run {step.argv[0]}: {error.strerror}; check that it is installed"
-                ) from error
+        with children.running(
+            step.argv,
+            subprocess.Popen.kill,
+            {**child_environment.of(child_environment.TOOL), **self.environment},
+            "check that it is installed",
+            cwd=self.work,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
             yield process
 
     def finish(self, step: Step, process: subprocess.Popen[bytes]) -> None:

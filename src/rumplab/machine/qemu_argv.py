@@ -133,6 +133,11 @@ def detached_argv(log: str) -> list[str]:
     return ["-chardev", f"file,id=console,path={value(log)}", "-serial", "chardev:console"]
 
 
+def unused_port_argv(name: str) -> list[str]:
+    """Returns the options for a serial port whose other side is closed."""
+    return ["-chardev", f"null,id={name}", "-serial", f"chardev:{name}"]
+
+
 def control_argv(socket: str) -> list[str]:
     """Returns the options of the control socket (QMP), which ps, stop, screen and type use."""
     return ["-chardev", f"socket,id=control,path={value(socket)},server=on,wait=off",

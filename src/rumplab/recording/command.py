@@ -57,7 +57,7 @@ def replay_argv(
     argv += qemu_argv.detached_argv(console)
     if recorded.hardware.ports > 1:
         # The log has the input of all ports, so they need no other side.
-        argv += ["-chardev", f"null,id={DEBUGGER}", "-serial", f"chardev:{DEBUGGER}"]
+        argv += qemu_argv.unused_port_argv(DEBUGGER)
     argv += qemu_argv.control_argv(control) if control else []
     if stub:
         argv += ["-chardev", f"socket,id=gdb,path={qemu_argv.value(stub)},server=on,wait=off", "-gdb", "chardev:gdb"]

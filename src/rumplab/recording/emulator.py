@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,16 +49,20 @@ def firmware(directories: list[str]) -> str:
 
 
 def answer(*argv: str) -> str:
+    return completed(argv, SECONDS).stdout
+
+
+def completed(argv: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
+    """Returns the end of a program of QEMU's. RumplabError if it can't run, or runs longer than `seconds`."""
     try:
-        done = subprocess.run(
+        return subprocess.run(
             argv,
             env=child_environment.of(child_environment.TOOL),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=SECONDS,
+            timeout=seconds,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RumplabError(f"'{' '.join(argv)}' gives no answer ({error}); check QEMU with: rumplab doctor") from error
-    return done.stdout

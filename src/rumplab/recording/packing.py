@@ -8,7 +8,7 @@ import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from rumplab.errors import NotProvisioned, RumplabError
 from rumplab.host import child_environment, children, regular
@@ -35,7 +35,7 @@ def program() -> str:
 
 
 @contextlib.contextmanager
-def running(argv: list[str], **streams: int | IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+def running(argv: list[str], **streams: Any) -> Iterator[subprocess.Popen[bytes]]:
     """Starts `argv` and yields the process. RumplabError if its exit status isn't 0; after an exception in the block,
     kills it."""
     environment = child_environment.of(child_environment.TOOL)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,16 +18,9 @@ USED = ".used"
 @contextlib.contextmanager
 def kept(directory: Path) -> Iterator[None]:
     """Holds a shared lock, so that no command removes the recording. RumplabError if one removes it already."""
-    handle = locks.opened(directory / USED)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise RumplabError(f"another command is removing {directory.name}; use another recording") from None
-    try:
+    refusal = f"another command is removing {directory.name}; use another recording"
+    with locks.at_once(directory / USED, fcntl.LOCK_SH, refusal):
         yield
-    finally:
-        os.close(handle)
 
 
 def remove(directory: Path, machines: Machines) -> None:
@@ -40,11 +32,6 @@ def remove(directory: Path, machines: Machines) -> None:
                 f"{directory.name} is still being recorded by machine '{machine.name}' (pid {machine.pid}); stop it"
                 f" first: rumplab stop {machine.name}"
             )
-    handle = locks.opened(directory / USED)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    refusal = f"another process replays {directory.name}; end that process first"
+    with locks.at_once(directory / USED, fcntl.LOCK_EX, refusal):
         shutil.rmtree(directory)
-    except BlockingIOError:
-        raise RumplabError(f"another process replays {directory.name}; end that process first") from None
-    finally:
-        os.close(handle)

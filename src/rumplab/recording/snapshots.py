@@ -22,7 +22,6 @@ from hmac import compare_digest
 from pathlib import Path
 from typing import Any
 
-from rumplab.errors import RumplabError
 from rumplab.host import locks
 from rumplab.host.answers import MALFORMED, check_fields, typed
 from rumplab.host.files import sha256, temporary_file
@@ -194,19 +193,11 @@ def writing(recording: Recording) -> Iterator[None]:
     """Holds the lock of the snapshots, and removes the candidates that a killed process left. RumplabError if another
     process holds it."""
     root(recording).mkdir(0o700, exist_ok=True)
-    handle = locks.opened(root(recording) / LOCK)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RumplabError(
-                f"another process takes the snapshots of {recording.name}; wait until it has ended"
-            ) from None
+    refusal = f"another process takes the snapshots of {recording.name}; wait until it has ended"
+    with locks.at_once(root(recording) / LOCK, fcntl.LOCK_EX, refusal):
         for path in root(recording).glob(f"{CANDIDATE}*"):
             shutil.rmtree(path, ignore_errors=True)
         yield
-    finally:
-        os.close(handle)
 
 
 def clear(recording: Recording) -> None:

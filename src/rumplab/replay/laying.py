@@ -19,10 +19,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import rumplab
 from rumplab.errors import RumplabError
 from rumplab.host.files import MIB, require_space, sha256, work_directory
-from rumplab.host.process import interruptible
+from rumplab.host.process import interruptible, own_module
 from rumplab.recording import code, command, devices, record, snapshots
 from rumplab.recording.record import Recording
 from rumplab.recording.removing import kept
@@ -48,10 +47,6 @@ MOST_FAILURES = 3
 # The longest time without progress of a QEMU that started at a snapshot.
 SCOUT_SECONDS = 30.0
 NICENESS = 10
-# Imports this module, as relay.CALL does.
-CALL = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from rumplab.replay.laying import main; sys.exit(main(sys.argv[2:]))"
-)
 Report = Callable[[int, int], None]
 
 
@@ -320,8 +315,7 @@ class Layer:
 
 def argv(recording: Recording, qemu_img: str) -> list[str]:
     """Returns the command that takes the snapshots of `recording`."""
-    root = os.path.dirname(os.path.dirname(os.path.abspath(rumplab.__file__)))
-    return [sys.executable, "-I", "-S", "-c", CALL, root, *recording.words(), qemu_img]
+    return own_module("rumplab.replay.laying", *recording.words(), qemu_img)
 
 
 def main(arguments: Sequence[str]) -> int:

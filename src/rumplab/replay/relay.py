@@ -18,12 +18,11 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-import rumplab
 from rumplab.errors import RumplabError
 from rumplab.gdb import rsp
 from rumplab.gdb.rsp import Packet, Sign
 from rumplab.host.files import work_directory
-from rumplab.host.process import interruptible
+from rumplab.host.process import interruptible, own_module
 from rumplab.recording import record
 from rumplab.recording.record import Recording
 from rumplab.recording.removing import kept
@@ -35,10 +34,6 @@ from rumplab.replay.session import INTERRUPTED, Failed, Session
 
 CHUNK = 1 << 16
 OK, UNKNOWN, REFUSED = b"OK", b"", b"E01"
-# Imports this module, independent of the working directory and of the user's Python settings, without site-packages.
-CALL = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from rumplab.replay.relay import main; sys.exit(main(sys.argv[2:]))"
-)
 BACK_STEP, BACK = b"bs", b"bc"
 # Packets that would change the guest, or start another one. An empty answer to X makes GDB use M.
 CHANGES = (b"G", b"M", b"P")
@@ -183,7 +178,7 @@ class Relay:
         if data == BACK:
             return self._session.backwards()
         action = direction(data)
-        if action == b"s" and self._session.position >= self._session.end:
+        if action == b"s" and self._session.at_end:
             self._gdb.say("rumplab: the recording ends here; only reverse execution goes on\n")
         return self._session.forwards(action)
 
@@ -237,8 +232,7 @@ OWN = (b"ReverseStep", b"ReverseContinue", b"swbreak", b"hwbreak")
 def argv(recording: Recording, qemu_img: str = "") -> list[str]:
     """Returns the command in GDB's 'target remote |' for `recording`. With the path `qemu_img`, the relay has snapshots
     taken in the background, if the recording is long."""
-    root = os.path.dirname(os.path.dirname(os.path.abspath(rumplab.__file__)))
-    return [sys.executable, "-I", "-S", "-c", CALL, root, *recording.words(), qemu_img]
+    return own_module("rumplab.replay.relay", *recording.words(), qemu_img)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -140,6 +140,11 @@ class Session:
         return answer
 
     @property
+    def at_end(self) -> bool:
+        """Returns whether only reverse execution goes on."""
+        return self.position >= self.end
+
+    @property
     def pc(self) -> int:
         """Returns the address of the next instruction."""
         return self.here.pc
@@ -161,7 +166,7 @@ class Session:
         the end of that step for ever. So a step that reaches the end only stops, and a step at the end is reported as
         interrupted.
         """
-        if self.position >= self.end:
+        if self.at_end:
             return INTERRUPTED if packet == b"s" else END
         return self._with_retries(lambda: self._forwards(packet))
 
@@ -175,7 +180,7 @@ class Session:
         # After a step that a watchpoint ended, QEMU reports the end of the step as one more stop.
         self._repeats = packet == b"s" and bool(search.reason(said))
         if said.startswith(HELD):
-            if self.position < self.end:
+            if not self.at_end:
                 return INTERRUPTED
             return STOPPED if packet == b"s" else END
         return said if packet == b"s" or search.reason(said) else self._breakpoint_reply()

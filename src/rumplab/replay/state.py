@@ -10,15 +10,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rumplab.errors import RumplabError
-from rumplab.host import child_environment
 from rumplab.machine.qemu_argv import value
 from rumplab.recording import copying
+from rumplab.recording.emulator import completed
 from rumplab.replay.faults import Untrusted
 
 # The file with the state, and the name of the snapshot inside each file.
@@ -87,18 +86,7 @@ def create(qemu_img: str, argv: Sequence[str], source: Path, directory: Path) ->
 
 
 def run(argv: Sequence[str]) -> None:
-    try:
-        done = subprocess.run(
-            argv,
-            env=child_environment.of(child_environment.TOOL),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise RumplabError(f"'{' '.join(argv)}' failed ({error}); check QEMU with: rumplab doctor") from error
+    done = completed(argv, SECONDS)
     if done.returncode:
         raise RumplabError(f"'{' '.join(argv)}' failed: {done.stderr.strip()}")
 
